@@ -1,0 +1,1 @@
+"""Segmentation training and prediction with MMSegmentation, through its registries."""
