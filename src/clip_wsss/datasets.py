@@ -1,0 +1,404 @@
+"""Data sets in the VOC devkit layout, and plain folders of images with a CSV of labels.
+
+A data set is only ever read from here: the user's folder is never written to.
+"""
+
+import csv
+import os
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from clip_wsss.errors import InputError
+from clip_wsss.imageio import read_label, read_rgb
+
+IGNORE = 255  # ignore index of ground truth: borders, crowds
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+ALL = "all"  # the split that holds every image of the folder, where no such list exists
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes of a data set and the words that prompts use for them.
+
+    Attributes:
+        classes: the C foreground classes; class c has the mask value c + 1.
+        names: list name -> {class: text}, complete and in class order.
+        backgrounds: list name -> background words.
+        path: the file it was read from, for messages.
+    """
+
+    classes: tuple[str, ...]
+    names: dict[str, dict[str, str]]
+    backgrounds: dict[str, tuple[str, ...]]
+    path: str = ""
+
+    def texts(self, name: str) -> dict[str, str]:
+        """What every class is called in the list `name`. Raises InputError if there is none."""
+        return _entry(self.names, name, "names", self.path)
+
+    def background(self, name: str) -> tuple[str, ...]:
+        """The background words of the list `name`. Raises InputError if there is none."""
+        return _entry(self.backgrounds, name, "backgrounds", self.path)
+
+
+def _entry(lists: Mapping, name: str, group: str, path: str):
+    if name not in lists:
+        known = ", ".join(lists) or "none"
+        raise InputError(f"{path}: {group} has no list `{name}`; it has {known}")
+    return lists[name]
+
+
+def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
+    """Read a vocabulary: classes in the order of their ids, renames, background words.
+
+    Raises:
+        InputError: the file is missing, malformed, or renames a class that it does not have.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such vocabulary; set dataset.vocabulary to a YAML file with classes, "
+            "names and backgrounds"
+        ) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it") from None
+    if not isinstance(content, dict) or set(content) != {"classes", "names", "backgrounds"}:
+        raise InputError(f"{path}: needs exactly the keys classes, names and backgrounds")
+    classes = content["classes"]
+    if not _is_words(classes) or not 1 <= len(classes) < IGNORE:
+        raise InputError(f"{path}: classes must be a list of 1 to 254 names, all of them text")
+    if twice := _duplicates(classes):
+        raise InputError(f"{path}: classes lists {', '.join(twice)} more than once; keep one")
+    names = {}
+    for name, renames in (content["names"] or {}).items():
+        if not isinstance(renames, dict) or not _is_words(list(renames.values())):
+            raise InputError(f"{path}: names.{name} must map class names to text")
+        if unknown := [key for key in renames if key not in classes]:
+            raise InputError(
+                f"{path}: names.{name} renames {', '.join(map(str, unknown))}, which is not "
+                "among the classes; correct the spelling"
+            )
+        names[name] = {key: renames.get(key, key) for key in classes}
+    backgrounds = {}
+    for name, words in (content["backgrounds"] or {}).items():
+        if not _is_words(words):
+            raise InputError(f"{path}: backgrounds.{name} must be a list of words")
+        backgrounds[name] = tuple(words)
+    return Vocabulary(tuple(classes), names, backgrounds, str(path))
+
+
+def _is_words(value) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) and word for word in value)
+
+
+def _duplicates(items) -> list[str]:
+    return [item for item, count in Counter(items).items() if count > 1]
+
+
+def open_dataset(settings: Mapping) -> "Dataset":
+    """Open the data set that the `dataset` block of a config describes.
+
+    Only the vocabulary is read here; the folder may still have to be made.
+
+    Raises:
+        InputError: the vocabulary cannot be used, or `labels: xml` with a source without XML.
+    """
+    if settings["source"] == "images" and settings["labels"] == "xml":
+        raise InputError(
+            "dataset.labels: a plain folder of images has no XML; set it to a CSV with the "
+            "columns image and labels"
+        )
+    return Dataset(dict(settings), read_vocabulary(settings["vocabulary"]))
+
+
+@dataclass
+class Dataset:
+    """Images, image-level labels and ground truth by image id (a file name without its suffix)."""
+
+    settings: dict = field(repr=False)
+    vocabulary: Vocabulary = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, as in results/<name>."""
+        return self.settings["name"]
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the data."""
+        return Path(self.settings["root"])
+
+    @property
+    def image_folder(self) -> Path:
+        """JPEGImages below the root, or the root of a plain folder of images."""
+        return self.root if self.settings["source"] == "images" else self.root / "JPEGImages"
+
+    def split_file(self, split: str) -> Path | None:
+        """The list of a split: a path that ends in .txt, else ImageSets/Segmentation/<split>.txt.
+
+        None for `all` where no such list exists: it then holds every image.
+        """
+        if split.endswith(".txt"):
+            return Path(split)
+        path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        return None if split == ALL and not path.exists() else path
+
+    def ids(self, split: str) -> list[str]:
+        """Ids of a split in the order of its list; those of `all` are sorted.
+
+        Raises:
+            InputError: the list is missing or empty, names an image twice, or holds paths.
+        """
+        path = self.split_file(split)
+        if path is None:
+            found = set(self._files) | (set() if self._xml_labels else set(self._csv))
+            if not found:
+                raise InputError(f"{self.image_folder}: holds no images; set dataset.root")
+            return sorted(found)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            there = sorted(file.stem for file in path.parent.glob("*.txt"))
+            raise InputError(
+                f"{path}: no such list of images; set dataset.splits to lists that exist "
+                f"(there: {', '.join(there) or 'none'})"
+            ) from None
+        ids = [line.strip() for line in lines if line.strip()]
+        if not ids:
+            raise InputError(f"{path}: the list is empty; write one image id a line")
+        if twice := _duplicates(ids):
+            raise InputError(f"{path}: lists {_some(twice)} more than once; keep one line of each")
+        if paths := [name for name in ids if "/" in name or "\\" in name]:
+            raise InputError(
+                f"{path}: holds paths such as {paths[0]}; write image ids (the file name without "
+                "folder and suffix), one a line"
+            )
+        return ids
+
+    def image_path(self, name: str) -> Path:
+        """Path of an image. Raises InputError if it is missing."""
+        if name not in self._files:
+            raise InputError(
+                f"{self.image_folder / name}.jpg: no such image; add the file or take its line out"
+                " of the list"
+            )
+        return self.image_folder / self._files[name]
+
+    def image(self, name: str) -> np.ndarray:
+        """The image, (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: it is missing, truncated, or of another size than its XML says.
+        """
+        self.size(name)
+        return read_rgb(self.image_path(name))
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Height and width of an image; with `size: xml` they must be those of its XML.
+
+        An image without XML (a test image) has nothing to disagree with.
+
+        Raises:
+            InputError: the image is missing or no image, or its XML gives another size.
+        """
+        path = self.image_path(name)
+        try:
+            with Image.open(path) as image:  # reads the header only
+                width, height = image.size
+        except (OSError, SyntaxError):
+            raise InputError(f"{path}: not an image that can be read; replace the file") from None
+        xml = self.root / "Annotations" / f"{name}.xml"
+        if self.settings["size"] == "xml" and xml.exists():
+            stated = _xml_size(_parse(xml), xml)
+            if stated != (height, width):
+                raise InputError(
+                    f"{xml}: says {stated[1]} x {stated[0]}, but {path.name} is {width} x {height} "
+                    "(width x height); correct the XML, or set dataset.size to image"
+                )
+        return height, width
+
+    def labels(self, name: str) -> list[int]:
+        """Classes of an image, 0-based, in order of first appearance, duplicates dropped.
+
+        The order is that of the objects in the XML, since it breaks ties (docs/parity.md,
+        fact 5), or of the CSV.
+
+        Raises:
+            InputError: no XML or no row, no objects, or a class that the vocabulary lacks.
+        """
+        if self._xml_labels:
+            source = self.root / "Annotations" / f"{name}.xml"
+            # Direct children only: VOC's person objects hold <part> elements with names too.
+            found = [item.findtext("name", "").strip() for item in _parse(source).findall("object")]
+            where, remedy = str(source), "add one, or take the image out of the list"
+            if not found:
+                raise InputError(f"{where}: has no objects, so the image has no class; {remedy}")
+        else:
+            where = f"{self.settings['labels']}, image {name}"
+            found = self._csv.get(name)
+            if not found:
+                what = "has no row" if found is None else "has no labels"
+                raise InputError(f"{where}: {what}; add its labels, or leave the image out")
+        if unknown := [label for label in found if label not in self._index]:
+            raise InputError(
+                f"{where}: unknown class `{unknown[0]}`; correct it, or add the class to "
+                f"{self.settings['vocabulary']}"
+            )
+        return [self._index[label] for label in dict.fromkeys(found)]
+
+    def mask_path(self, name: str) -> Path | None:
+        """Path of the ground truth of an image; None where the data set has none."""
+        folder = self.settings["masks"]
+        return None if folder is None else self.root / folder / f"{name}.png"
+
+    def mask(self, name: str) -> np.ndarray | None:
+        """Ground truth, (H, W) uint8: 0 background, 1..C classes, 255 ignored; None without masks.
+
+        Raises:
+            InputError: it is missing, of another size than the image, or has other values.
+        """
+        path = self.mask_path(name)
+        if path is None:
+            return None
+        if not path.exists():
+            raise InputError(
+                f"{path}: no such mask; add it, or set dataset.masks to the folder that has it"
+            )
+        mask = read_label(path)
+        size = self.size(name)
+        if mask.shape != size:
+            raise InputError(
+                f"{path}: is {mask.shape[1]} x {mask.shape[0]}, but its image is "
+                f"{size[1]} x {size[0]} (width x height); replace the mask"
+            )
+        count = len(self.vocabulary.classes)
+        values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+        if strange := [int(value) for value in values if count < value < IGNORE]:
+            raise InputError(
+                f"{path}: holds the value {strange[0]}, but the vocabulary has {count} classes "
+                f"(0 to {count}, and {IGNORE} for ignored); mend the mask or the vocabulary"
+            )
+        return mask
+
+    def problems(self, split: str, need_masks: bool = False, workers: int = 1) -> dict[str, str]:
+        """What is wrong with the images of a split: id -> one line, the good ones left out.
+
+        Every file is read whole, so truncated ones are found. Raises InputError if the list
+        itself cannot be used.
+        """
+
+        def problem(name: str) -> str | None:
+            try:
+                self.image(name)
+                self.labels(name)
+                if need_masks:
+                    self.mask(name)
+            except InputError as error:
+                return str(error)
+            return None
+
+        ids = self.ids(split)
+        with ThreadPoolExecutor(workers) as pool:
+            found = pool.map(problem, ids)
+            return {name: line for name, line in zip(ids, found, strict=True) if line}
+
+    def check(self, split: str, need_masks: bool = False, workers: int = 1) -> list[str]:
+        """The lines of `problems`."""
+        return list(self.problems(split, need_masks, workers).values())
+
+    @property
+    def _xml_labels(self) -> bool:
+        return self.settings["labels"] == "xml"
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {label: index for index, label in enumerate(self.vocabulary.classes)}
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """Image id -> file name."""
+        folder, files = self.image_folder, {}
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of images; set dataset.root")
+        for file in sorted(entry.name for entry in os.scandir(folder)):
+            stem, suffix = os.path.splitext(file)
+            if suffix.lower() in IMAGE_SUFFIXES:
+                if stem in files:
+                    raise InputError(
+                        f"{folder / file}: {files[stem]} has the same id `{stem}`; rename one"
+                    )
+                files[stem] = file
+        return files
+
+    @cached_property
+    def _csv(self) -> dict[str, list[str]]:
+        return read_labels_csv(self.settings["labels"])
+
+
+def read_labels_csv(path: str | os.PathLike) -> dict[str, list[str]]:
+    """Image-level labels: image id -> class names in the order of the file.
+
+    Columns `image` (a file name or an id) and `labels` (names with `;` between them), or
+    `image` and `label` with one row for each pair.
+
+    Raises:
+        InputError: no such file, other columns, or an image with two rows of `labels`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such CSV; set dataset.labels to one with the columns image and labels"
+        )
+    found: dict[str, list[str]] = {}
+    with path.open(newline="", encoding="utf-8-sig") as lines:  # -sig: Excel writes a BOM
+        reader = csv.DictReader(lines)
+        columns = set(reader.fieldnames or ())
+        if "image" not in columns or not columns & {"labels", "label"}:
+            raise InputError(
+                f"{path}: needs the columns image and labels (names with ; between them), "
+                "or image and label"
+            )
+        many = "labels" in columns
+        for row in reader:
+            name = Path((row["image"] or "").strip())
+            stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
+            if many and stem in found:
+                raise InputError(f"{path}: has two rows for {stem}; put all its labels into one")
+            labels = (row["labels"] or "").split(";") if many else [row["label"] or ""]
+            found.setdefault(stem, []).extend(filter(None, map(str.strip, labels)))
+    return found
+
+
+def _parse(path: Path) -> ET.Element:
+    try:
+        return ET.parse(path).getroot()
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; add it, or set dataset.labels to a CSV of labels"
+        ) from None
+    except ET.ParseError as error:
+        raise InputError(f"{path}: not XML ({error}); replace the file") from None
+
+
+def _xml_size(root: ET.Element, path: Path) -> tuple[int, int]:
+    try:
+        return int(root.findtext("size/height", "")), int(root.findtext("size/width", ""))
+    except ValueError:
+        raise InputError(
+            f"{path}: gives no width and height; add them, or set dataset.size to image"
+        ) from None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
