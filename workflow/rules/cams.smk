@@ -1,0 +1,26 @@
+# Initial CAMs and their affinity-refined maps: one forward pass an image gives both.
+
+
+rule cams:
+    input:
+        images=split_list("pseudo"),
+        texts=text_features,
+        model=files_of_model,
+        code=code("clip", "cam", "refine", "datasets"),
+    output:
+        RESULTS / "cams/{texts}/{cam}/{shard}.npz",
+    params:
+        entry=entry("cam"),
+        model=lambda wildcards: config["models"][model_of(wildcards)],
+        dataset=DATASET,
+        split=SPLITS["pseudo"],
+        compute=COMPUTE,
+    threads: COMPUTE["threads"]
+    resources:
+        gpu=GPU,
+    log:
+        LOGS / "cams/{texts}/{cam}/{shard}.log",
+    benchmark:
+        COSTS / "cams/{texts}/{cam}/{shard}.tsv"
+    script:
+        "../scripts/cams.py"
