@@ -84,8 +84,12 @@ def manifests(wildcards):
 
 
 def split_list(split):
-    """The list of a split, which is what rules depend on when they read the data set."""
-    return [] if SPLITS[split] is None else [ROOT / f"ImageSets/Segmentation/{SPLITS[split]}.txt"]
+    """What a rule depends on when it reads a split: its list, or the CSV of a plain folder."""
+    if SPLITS[split] is None:
+        return []
+    if DATASET["source"] == "images":
+        return [DATASET["labels"]]
+    return [ROOT / f"ImageSets/Segmentation/{SPLITS[split]}.txt"]
 
 
 MASKS = sorted(

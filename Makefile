@@ -1,0 +1,54 @@
+# make demo   the environment if it is not there, then the whole demo
+# make test   the environment if it is not there, then the tests
+# make lint   formatting, linting and `snakemake --lint`
+# make track  data and results under DVC, after a run
+
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= all
+UV_VERSION := 0.13.9
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: demo test lint format lock track clean
+
+demo: $(READY)
+	snakemake --cores $(CORES)
+	@echo "The report: results/demo/report.html"
+
+test: $(READY)
+	pytest
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "Python 3.11 or later is needed; name one with: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+lint: $(READY)
+	ruff format --check .
+	ruff check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: $(READY)
+	ruff format .
+	ruff check --fix .
+	snakefmt Snakefile workflow
+
+# Versions and hashes only: `uv pip compile` writes no download addresses (uv.lock would).
+lock: $(READY)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+
+track: $(READY)
+	dvc commit --force data.dvc
+	dvc add --file results.dvc results/demo
+
+clean:
+	rm -rf results/demo data/demo

@@ -1,0 +1,58 @@
+# A segmentor trained on the pseudo masks, and its predictions.
+
+STAGE = RESULTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}"
+
+
+def files_of_segmentor(wildcards):
+    settings = table.resolve(config, "segmentation", wildcards.segmentation)
+    return local_files(settings["segmentor"], settings["init"]) + files_of_model(wildcards)
+
+
+rule train:
+    # The work folder (checkpoints of an interrupted training) lies outside of the outputs, which
+    # Snakemake deletes before a job starts.
+    input:
+        images=split_list("pseudo"),
+        manifests=manifests,
+        segmentor=files_of_segmentor,
+        code=SEGMENTATION_CODE,
+    output:
+        checkpoint=STAGE / "checkpoint.pth",
+        log=STAGE / "log.csv",
+    params:
+        entry=entry("segmentation"),
+        dataset=DATASET,
+        compute=COMPUTE,
+    threads: COMPUTE["threads"]
+    resources:
+        gpu=GPU * COMPUTE["gpus"],
+    log:
+        LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/train.log",
+    benchmark:
+        COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/train.tsv"
+    script:
+        "../scripts/train.py"
+
+
+rule predict:
+    input:
+        images=split_list("val"),
+        checkpoint=STAGE / "checkpoint.pth",
+        segmentor=files_of_segmentor,
+        code=SEGMENTATION_CODE,
+    output:
+        STAGE / "predictions.csv",
+    params:
+        entry=entry("segmentation"),
+        dataset=DATASET,
+        split=SPLITS["val"],
+        compute=COMPUTE,
+    threads: COMPUTE["threads"]
+    resources:
+        gpu=GPU,
+    log:
+        LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict.log",
+    benchmark:
+        COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict.tsv"
+    script:
+        "../scripts/predict.py"
