@@ -1,0 +1,94 @@
+"""A copy of the project in a temporary folder, and real Snakemake in it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+RUNS = """\
+name\tbase\ttexts\tcam\tmasks\tsegmentation\tseed\tnote
+plain\t-\tphoto\tplain\tinitial\t-\t0\t
+full\tplain\tsharpest\tsoftmax\tcaa-crf\tcgl\t0\t
+"""
+
+
+@dataclass
+class Result:
+    """What a call of Snakemake printed, and how it ended."""
+
+    code: int
+    text: str
+
+    @property
+    def jobs(self) -> dict[str, int]:
+        """Jobs of the plan by rule, `total` left out."""
+        block = self.text.partition("Job stats:")[2].partition("\n\n")[0]
+        counts = dict(re.findall(r"^(\w+)\s+(\d+)$", block, re.MULTILINE))
+        return {rule: int(number) for rule, number in counts.items() if rule != "total"}
+
+    @property
+    def nothing_to_do(self) -> bool:
+        return "Nothing to be done" in self.text
+
+
+class Project:
+    """A working copy of the project with a config of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for name in ("Snakefile", "workflow", "config", "src", "profiles"):
+            source = ROOT / name
+            if source.is_dir():
+                ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+                shutil.copytree(source, folder / name, ignore=ignore)
+            else:
+                shutil.copy(source, folder / name)
+        self.config = yaml.safe_load((folder / "config/config.yaml").read_text("utf-8"))
+
+    def cut_down(self) -> None:
+        """Make the demo small: a dozen images, two runs, a short training."""
+        self.config["demo"].update(train=8, val=4)
+        self.config["compute"].update(shards=1)
+        self.config["evaluation"].update(bootstrap=20, panels=2)
+        for entry in self.config["segmentation"].values():
+            entry["iterations"] = 4
+        self.write_runs(RUNS)
+
+    def write_runs(self, text: str) -> None:
+        (self.folder / "config/runs/test.tsv").write_text(text, encoding="utf-8")
+        self.config["runs"]["tables"] = ["config/runs/test.tsv"]
+
+    def snakemake(self, *options: str, cores: int = 2, timeout: int = 300) -> Result:
+        """Run Snakemake with the config as it is now."""
+        text = yaml.safe_dump(self.config)
+        (self.folder / "test.yaml").write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "snakemake", "--cores", str(cores)]
+        command += ["--configfile", "test.yaml", *options]
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        return Result(done.returncode, done.stdout + done.stderr)
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Project:
+    """The cut-down demo, run once for the tests of a module; they restore what they change."""
+    project = Project(tmp_path_factory.mktemp("small") / "project")
+    project.cut_down()
+    result = project.snakemake()
+    assert result.code == 0, result.text
+    return project
