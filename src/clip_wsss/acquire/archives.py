@@ -1,0 +1,160 @@
+"""One view of tar, tgz, zip and plain folders: members by name, read or saved one at a time."""
+
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from clip_wsss.acquire.download import require_space
+from clip_wsss.errors import InputError
+
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive or folder: its name with forward slashes, its bytes, its size."""
+
+    name: PurePosixPath
+    size: int
+    read: Callable[[], bytes]
+    file: Path | None = None  # where it lies already, in a folder
+
+    def save(self, target: Path, reuse: bool) -> None:
+        """Put a copy at `target`, whole or not at all; a hard link where a folder allows it.
+
+        With `reuse`, a file of the right size that is already there stays.
+        """
+        if reuse and target.exists() and target.stat().st_size == self.size:
+            return
+        part = target.with_name(f".{target.name}.part")
+        part.unlink(missing_ok=True)  # it may be a link to the user's file: never write through it
+        if self.file is None:
+            part.write_bytes(self.read())
+        else:
+            try:
+                os.link(self.file.resolve(), part)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(self.file, part)
+        part.replace(target)
+
+
+@contextmanager
+def open_members(path: Path) -> Iterator[dict[str, Member]]:
+    """The files of an archive or folder by name, in stored order.
+
+    Read them in this order: going back in a compressed tar starts it again.
+
+    Raises:
+        InputError: neither a folder nor a tar, tgz or zip archive, or a damaged one.
+    """
+    try:
+        if path.is_dir():
+            yield _by_name(_of_folder(path))
+        elif zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                yield _by_name(_of_zip(archive))
+        elif tarfile.is_tarfile(path):
+            with tarfile.open(path) as archive:
+                yield _by_name(_of_tar(archive, path.name))
+        else:
+            raise InputError(f"{path}: not a folder, tar, tgz or zip archive; replace it")
+    except _DAMAGE as error:
+        raise InputError(f"{path}: a damaged archive ({error}); replace it") from None
+
+
+def _of_folder(folder: Path) -> Iterator[Member]:
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            file = Path(parent, name)
+            relative = PurePosixPath(file.relative_to(folder).as_posix())
+            yield Member(relative, file.stat().st_size, file.read_bytes, file)
+
+
+def _of_zip(archive: zipfile.ZipFile) -> Iterator[Member]:
+    for info in archive.infolist():
+        if not info.is_dir():
+            yield Member(
+                PurePosixPath(info.filename), info.file_size, lambda info=info: archive.read(info)
+            )
+
+
+def _of_tar(archive: tarfile.TarFile, title: str) -> Iterator[Member]:
+    for info in tqdm(archive, desc=f"index of {title}", unit=" files"):
+        if info.isfile():
+            yield Member(
+                PurePosixPath(info.name),
+                info.size,
+                lambda info=info: archive.extractfile(info).read(),
+            )
+
+
+def _by_name(members: Iterable[Member]) -> dict[str, Member]:
+    return {str(member.name): member for member in members}
+
+
+def in_folder(members: Mapping[str, Member], *folder: str) -> dict[str, Member]:
+    """The members whose folders end in `folder`, by their name without suffix.
+
+    So it does not matter where an archive, or a user's copy, begins.
+    """
+    return {
+        member.name.stem: member
+        for member in members.values()
+        if member.name.parts[-1 - len(folder) : -1] == folder
+    }
+
+
+def one(members: Mapping[str, Member], *parts: str, source: Path) -> Member:
+    """The member whose path ends in `parts`. Raises InputError if it is not there once."""
+    found = [item for item in members.values() if item.name.parts[-len(parts) :] == parts]
+    if len(found) != 1:
+        raise InputError(
+            f"{source}: holds {len(found)} files called {'/'.join(parts)}, not one; is it the right"
+            " archive or folder?"
+        )
+    return found[0]
+
+
+def save_all(items: list[tuple[Member, Path]], reuse: bool, what: str) -> None:
+    """Save members, with a look at the free space before and a progress bar.
+
+    Raises:
+        InputError: the disk is too small.
+    """
+    folders = sorted({target.parent for _, target in items})
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    missing = [(member, target) for member, target in items if not (reuse and target.exists())]
+    if missing:
+        needed = sum(member.size for member, _ in missing if member.file is None)
+        require_space(folders[0], needed, what)
+    for member, target in tqdm(items, desc=what, unit=" files"):
+        member.save(target, reuse)
+
+
+def same_sources(root: Path, receipts: Mapping[str, str | os.PathLike]) -> bool:
+    """Whether what lies below `root` was begun from these very sources, so that it can be kept.
+
+    Notes them down for the next call.
+    """
+    begun = root / "archives" / "begun.txt"
+    content = "".join(Path(receipts[name]).read_text("utf-8") for name in sorted(receipts))
+    same = begun.exists() and begun.read_text(encoding="utf-8") == content
+    begun.parent.mkdir(parents=True, exist_ok=True)
+    begun.write_text(content, encoding="utf-8")
+    return same
+
+
+def write_list(path: Path, ids: Iterable[str]) -> None:
+    """Write a split: one id a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")

@@ -1,0 +1,100 @@
+"""The registry of sources (config/sources.yaml) and what a config puts in their place."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
+
+import yaml
+
+from clip_wsss.config import unknown
+from clip_wsss.errors import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to download, or its local copy.
+
+    Attributes:
+        name: the name in the registry.
+        path: a local file or folder that replaces the download, or None.
+        urls: addresses, tried in order.
+        file: the file name that it is stored under.
+        size: bytes, or None if not known.
+        md5: checksum in hexadecimal; None leaves it unchecked.
+    """
+
+    name: str
+    path: Path | None
+    urls: tuple[str, ...]
+    file: str
+    size: int | None
+    md5: str | None
+
+
+def find_source(name: str, settings: Mapping) -> Source:
+    """The source called `name`, after the replacements of the config's `sources` block.
+
+    A replacement may give `path` (a file or folder), `url`, `mirrors` and `md5`; another `url`
+    still has to serve the file of the registry unless it comes with an `md5` of its own (null:
+    unchecked).
+
+    Raises:
+        InputError: no such source, or one without an address and without a local copy.
+    """
+    entries = _read(settings["registry"])["sources"]
+    for given in (name, *settings["replace"]):
+        if given not in entries:
+            raise InputError(f"sources.replace: {unknown('source', given, entries)}")
+    entry, replacement = entries[name], settings["replace"].get(name) or {}
+    path = replacement.get("path")
+    address = replacement.get("url", entry["url"])
+    if path is None and address is None:
+        raise InputError(
+            f"sources.replace.{name}.path: {entry['title']}: there is no address to download from;"
+            " name a local copy, a folder or an archive"
+        )
+    mirrors = replacement.get("mirrors", [] if "url" in replacement else entry["mirrors"])
+    return Source(
+        name=name,
+        path=None if path is None else Path(path).expanduser(),
+        urls=() if address is None else (address, *mirrors),
+        file=_file_name(entry["url"] or address or str(path)),
+        size=None if "md5" in replacement else entry["size"],
+        md5=replacement.get("md5", entry["md5"]),
+    )
+
+
+def check_split(ids: Sequence[str], split: str, dataset: str, settings: Mapping) -> None:
+    """Compare the ids of a split with the registry, where the config says so.
+
+    Raises:
+        InputError: their number or the SHA-256 of the sorted ids is another.
+    """
+    if not settings["verify_splits"]:
+        return
+    expected = _read(settings["registry"])["splits"][dataset][split]
+    if len(ids) != expected["ids"] or expected["sha256"] not in (None, digest(ids)):
+        raise InputError(
+            f"{dataset}, split {split}: the {len(ids)} ids found are not the official "
+            f"{expected['ids']}; use the official sources, or set sources.verify_splits to false "
+            "for others"
+        )
+
+
+def digest(ids: Sequence[str]) -> str:
+    """SHA-256 of the sorted ids, one a line, each line ended by a newline."""
+    return hashlib.sha256("".join(f"{name}\n" for name in sorted(ids)).encode()).hexdigest()
+
+
+def _read(path: str | os.PathLike) -> dict:
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such registry; set sources.registry") from None
+
+
+def _file_name(address: str) -> str:
+    return PurePosixPath(urlparse(address).path).name

@@ -1,0 +1,97 @@
+# How the data come about: rendered, downloaded, or the user's own files, which need no rule.
+# The lists of ids stand for a whole data set: they are written last, and thousands of images are
+# no outputs. No rule here depends on the code of `acquire`: a changed comment there must not
+# start 20 GB again.
+
+SOURCE_OF_DATA = DATASET["source"]
+LISTS = ROOT / "ImageSets/Segmentation"
+ARCHIVES = {
+    "voc12": ["voc2012", "sbd"] + ["voc2012-test"] * (SPLITS["test"] is not None),
+    "coco14": ["coco2014-annotations", "coco2014-train", "coco2014-val"],
+}
+
+
+def receipts(name):
+    """The receipts of the archives that a data set is made from, as named inputs."""
+    return {source: ROOT / f"archives/{source}.json" for source in ARCHIVES[name]}
+
+
+if SOURCE_OF_DATA == "demo":
+
+    rule demo_data:
+        input:
+            code=code("demo/build", "demo/scenes", "demo/sprites", "demo/textures"),
+        output:
+            train=LISTS / "train.txt",
+            val=LISTS / "val.txt",
+        params:
+            root=DATASET["root"],
+            settings=config["demo"],
+        log:
+            LOGS / "data/demo.log",
+        benchmark:
+            COSTS / "data/demo.tsv"
+        script:
+            "../scripts/demo_data.py"
+
+
+if SOURCE_OF_DATA in ARCHIVES:
+
+    rule download:
+        # The archive lies beside the receipt and outside of the outputs, which Snakemake deletes
+        # before a job starts: so an interrupted download continues.
+        localrule: True
+        output:
+            ROOT / "archives/{source}.json",
+        params:
+            sources=config["sources"],
+        log:
+            LOGS / "data/download_{source}.log",
+        benchmark:
+            COSTS / "data/download_{source}.tsv"
+        script:
+            "../scripts/download.py"
+
+
+if SOURCE_OF_DATA == "voc12":
+
+    rule voc12_data:
+        input:
+            **receipts("voc12"),
+        output:
+            train=LISTS / "train.txt",
+            train_aug=LISTS / "train_aug.txt",
+            val=LISTS / "val.txt",
+            **({} if SPLITS["test"] is None else {"test": LISTS / "test.txt"}),
+        params:
+            root=DATASET["root"],
+            sources=config["sources"],
+        log:
+            LOGS / "data/voc12.log",
+        benchmark:
+            COSTS / "data/voc12.tsv"
+        script:
+            "../scripts/voc12_data.py"
+
+
+if SOURCE_OF_DATA == "coco14":
+
+    rule coco14_data:
+        input:
+            **receipts("coco14"),
+        output:
+            train=LISTS / "train.txt",
+            val=LISTS / "val.txt",
+            labels=DATASET["labels"],
+        params:
+            root=DATASET["root"],
+            sources=config["sources"],
+            vocabulary=DATASET["vocabulary"],
+            workers=COMPUTE["workers"],
+        threads: COMPUTE["workers"]
+        log:
+            LOGS / "data/coco14.log",
+        benchmark:
+            COSTS / "data/coco14.tsv"
+        script:
+            "../scripts/coco14_data.py"
