@@ -24,13 +24,13 @@ if SOURCE_OF_DATA == "demo":
         output:
             train=LISTS / "train.txt",
             val=LISTS / "val.txt",
-        params:
-            root=DATASET["root"],
-            settings=config["demo"],
         log:
             LOGS / "data/demo.log",
         benchmark:
             COSTS / "data/demo.tsv"
+        params:
+            root=DATASET["root"],
+            settings=config["demo"],
         script:
             "../scripts/demo_data.py"
 
@@ -38,17 +38,17 @@ if SOURCE_OF_DATA == "demo":
 if SOURCE_OF_DATA in ARCHIVES:
 
     rule download:
-        # The archive lies beside the receipt and outside of the outputs, which Snakemake deletes
-        # before a job starts: so an interrupted download continues.
-        localrule: True
         output:
             ROOT / "archives/{source}.json",
-        params:
-            sources=config["sources"],
         log:
             LOGS / "data/download_{source}.log",
         benchmark:
             COSTS / "data/download_{source}.tsv"
+        # The archive lies beside the receipt and outside of the outputs, which Snakemake deletes
+        # before a job starts: so an interrupted download continues.
+        localrule: True
+        params:
+            sources=config["sources"],
         script:
             "../scripts/download.py"
 
@@ -59,17 +59,17 @@ if SOURCE_OF_DATA == "voc12":
         input:
             **receipts("voc12"),
         output:
+            **({} if SPLITS["test"] is None else {"test": LISTS / "test.txt"}),
             train=LISTS / "train.txt",
             train_aug=LISTS / "train_aug.txt",
             val=LISTS / "val.txt",
-            **({} if SPLITS["test"] is None else {"test": LISTS / "test.txt"}),
-        params:
-            root=DATASET["root"],
-            sources=config["sources"],
         log:
             LOGS / "data/voc12.log",
         benchmark:
             COSTS / "data/voc12.tsv"
+        params:
+            root=DATASET["root"],
+            sources=config["sources"],
         script:
             "../scripts/voc12_data.py"
 
@@ -83,15 +83,15 @@ if SOURCE_OF_DATA == "coco14":
             train=LISTS / "train.txt",
             val=LISTS / "val.txt",
             labels=DATASET["labels"],
+        log:
+            LOGS / "data/coco14.log",
+        benchmark:
+            COSTS / "data/coco14.tsv"
+        threads: COMPUTE["workers"]
         params:
             root=DATASET["root"],
             sources=config["sources"],
             vocabulary=DATASET["vocabulary"],
             workers=COMPUTE["workers"],
-        threads: COMPUTE["workers"]
-        log:
-            LOGS / "data/coco14.log",
-        benchmark:
-            COSTS / "data/coco14.tsv"
         script:
             "../scripts/coco14_data.py"
