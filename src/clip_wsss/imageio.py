@@ -1,119 +1,114 @@
-"""Images on disk: photographs, label PNGs with the VOC palette, 16-bit confidence PNGs.
+"""Images on disk: RGB in, label masks with the VOC palette and 16-bit confidence maps in and out.
 
-Every file is written beside its place and then moved there, so that a killed job never leaves
-half a file behind.
+Files are written under another name and then moved into place, so that none is ever half there;
+the same array gives the same bytes.
 """
 
 import hashlib
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from clip_wsss.errors import InputError
 
-CONFIDENCE_STEPS = 65535  # a confidence PNG holds confidence * 65535, rounded
+CONFIDENCE_STEPS = 65535  # a confidence of 1 in a 16-bit PNG
 
 
+@cache
 def voc_palette() -> np.ndarray:
-    """Colours of PASCAL VOC's label PNGs.
+    """The colours of VOC's masks, (256, 3) uint8.
 
-    Returns:
-        (256, 3) uint8; row i is the RGB colour of label i.
+    The bits of a label, three at a time from the lowest, are the bits of red, green and blue
+    from the highest: 1 is (128, 0, 0), 255 is (224, 224, 192).
     """
-    bits = (np.arange(256)[:, None] >> np.arange(8)) & 1  # (256, 8), lowest bit first
-    channels = [
-        sum(bits[:, channel + 3 * step] << (7 - step) for step in range(3 if channel < 2 else 2))
-        for channel in range(3)
-    ]
-    return np.stack(channels, axis=1).astype(np.uint8)
-
-
-def read_rgb(path: Path) -> np.ndarray:
-    """Decode a photograph.
-
-    Returns:
-        (H, W, 3) uint8 RGB, as stored: an EXIF rotation is not applied.
-
-    Raises:
-        InputError: the file is missing, truncated or no image.
-    """
-    with _opened(path) as image:
-        return np.array(image.convert("RGB"))
-
-
-def read_label(path: Path) -> np.ndarray:
-    """Read a label PNG with its indices, whatever its palette.
-
-    Returns:
-        (H, W) uint8; 0 background, 1..C classes, 255 ignored.
-
-    Raises:
-        InputError: the file is missing, truncated, or its pixels are colours, not indices.
-    """
-    with _opened(path) as image:
-        if image.mode not in ("P", "L"):
-            raise InputError(
-                f"{path}: a label image holds class indices (mode P or L), this one has mode "
-                f"{image.mode}; convert its colours to indices first"
+    labels = np.arange(256)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
+                np.uint8
             )
-        return np.array(image)
+    return palette
 
 
-def write_label(path: Path, label: np.ndarray) -> None:
-    """Write (H, W) uint8 labels as a PNG with the VOC palette."""
+def read_rgb(path: str | os.PathLike) -> np.ndarray:
+    """Read an image whole, (H, W, 3) uint8 RGB, as stored (an EXIF orientation is not applied).
+
+    Raises:
+        InputError: it is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image; add it or take it out of the list") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a whole image ({error}); replace it or take it out of the list"
+        ) from None
+
+
+def write_label(path: str | os.PathLike, label: np.ndarray) -> None:
+    """Write a label mask, (H, W) uint8, as a PNG with the VOC palette."""
     image = Image.fromarray(np.ascontiguousarray(label, dtype=np.uint8))
     image.putpalette(voc_palette().tobytes())
-    _save(path, image)
+    _atomically(path, lambda part: image.save(part, format="PNG"))
 
 
-def read_confidence(path: Path) -> np.ndarray:
-    """Read a confidence PNG.
-
-    Returns:
-        (H, W) float32 in 0..1.
+def read_label(path: str | os.PathLike) -> np.ndarray:
+    """Read a label mask, (H, W) uint8: the indices of a palette PNG, or the values of a grey one.
 
     Raises:
-        InputError: the file is missing, truncated or has not 16 bits a pixel.
+        InputError: it is missing, truncated, or a colour image.
     """
-    with _opened(path) as image:
-        if not image.mode.startswith("I"):
-            raise InputError(
-                f"{path}: a confidence image has 16 bits a pixel, not mode {image.mode}"
-            )
-        return np.array(image).astype(np.float32) / np.float32(CONFIDENCE_STEPS)
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L"):
+                raise InputError(
+                    f"{path}: a mask must be a palette or an 8-bit grey PNG, not {image.mode}; "
+                    "store the class of each pixel"
+                )
+            return np.array(image)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such mask; add it") from None
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"{path}: not a whole mask ({error}); replace the file") from None
 
 
-def write_confidence(path: Path, confidence: np.ndarray) -> None:
-    """Write (H, W) confidences in 0..1 as a 16-bit PNG, in steps of 1/65535."""
-    steps = np.rint(confidence.astype(np.float64) * CONFIDENCE_STEPS)
-    _save(path, Image.fromarray(steps.clip(0, CONFIDENCE_STEPS).astype(np.uint16)))
+def write_confidence(path: str | os.PathLike, confidence: np.ndarray) -> None:
+    """Write a confidence map, (H, W) float in [0, 1], as a 16-bit grey PNG, rounded."""
+    steps = np.rint(np.asarray(confidence, dtype=np.float64) * CONFIDENCE_STEPS).astype(np.uint16)
+    written, data = cv2.imencode(".png", steps)
+    assert written
+    _atomically(path, lambda part: part.write_bytes(data.tobytes()))
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+def read_confidence(path: str | os.PathLike) -> np.ndarray:
+    """Read a confidence map, (H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: it is missing or no 16-bit grey PNG.
+    """
+    steps = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
+    if steps is None or steps.dtype != np.uint16 or steps.ndim != 2:
+        raise InputError(f"{path}: not a 16-bit grey PNG of confidences; make it again")
+    return (steps / np.float64(CONFIDENCE_STEPS)).astype(np.float32)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _opened(path: Path) -> Image.Image:
-    """Open and decode, so that a truncated file is noticed here."""
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image that can be read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: the image is damaged ({error}); fetch it again") from None
-    return image
-
-
-def _save(path: Path, image: Image.Image) -> None:
+def _atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    image.save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    part = path.with_name(f".{path.name}.part")
+    write(part)
+    part.replace(path)
