@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 from clip_wsss import config as checks
 from clip_wsss import runs as table
 from clip_wsss.errors import InputError
+from clip_wsss.shards import shard_names
 
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
@@ -25,7 +26,7 @@ ROOT = Path(DATASET["root"])
 RESULTS = Path("results") / DATASET["name"]
 LOGS = Path("results") / DATASET["name"] / "logs"
 COSTS = Path("results") / DATASET["name"] / "costs"
-SHARDS = [f"{i:04d}of{COMPUTE['shards']:04d}" for i in range(1, COMPUTE["shards"] + 1)]
+SHARDS = shard_names(COMPUTE["shards"])
 GPU = int(COMPUTE["device"] != "cpu")
 
 

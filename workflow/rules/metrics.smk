@@ -2,13 +2,31 @@
 
 
 def settings_of(*groups):
-    """A rule parameter: the settings of every group up to a stage, for its provenance."""
+    """A rule parameter: everything that the config says about a measurement, for its provenance."""
 
     def settings(wildcards):
         found = {group: table.resolve(config, group, wildcards[group]) for group in groups}
-        return {"model": config["models"][found["cam"]["model"]], **found}
+        model = config["models"][found["cam"]["model"]]
+        return {"dataset": DATASET, "model": model, **found}
 
     return settings
+
+
+def meta(split):
+    """A rule parameter: what a measurement says of itself beside its figures."""
+
+    def values(wildcards):
+        precision = table.resolve(config, "cam", wildcards.cam)["precision"]
+        if wildcards.get("segmentation"):
+            precision = table.resolve(config, "segmentation", wildcards.segmentation)["precision"]
+        seed = wildcards.get("seed")
+        return {
+            "split": SPLITS[split],
+            "precision": precision,
+            "seed": None if seed is None else int(seed),
+        }
+
+    return values
 
 
 rule evaluate_maps:
@@ -24,6 +42,7 @@ rule evaluate_maps:
     params:
         dataset=DATASET,
         split=SPLITS["score"],
+        meta=meta("score"),
         powers=config["evaluation"]["powers"],
         settings=settings_of("texts", "cam"),
     log:
@@ -45,6 +64,7 @@ rule evaluate_masks:
     params:
         dataset=DATASET,
         split=SPLITS["score"],
+        meta=meta("score"),
         settings=settings_of("texts", "cam", "masks"),
     log:
         LOGS / "metrics/{texts}/{cam}/{masks}/mask.log",
@@ -67,6 +87,7 @@ rule evaluate_segmentation:
     params:
         dataset=DATASET,
         split=SPLITS["val"],
+        meta=meta("val"),
         settings=settings_of("texts", "cam", "masks", "segmentation"),
     log:
         LOGS / "metrics/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/segmentation.log",
