@@ -20,8 +20,8 @@ from clip_wsss.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clip_wsss.clip import FrozenClip
     from clip_wsss.datasets import Dataset
+    from clip_wsss.frozen_clip import FrozenClip
 
 READERS = 2  # threads that decode the images of the next batches
 

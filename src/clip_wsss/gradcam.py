@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clip_wsss.clip import FrozenClip
+from clip_wsss.frozen_clip import FrozenClip
 from clip_wsss.refine import min_max
 
 MAX_BATCH_BYTES = 1 << 30  # of attention held at once, which bounds the batch of large images

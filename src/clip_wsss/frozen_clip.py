@@ -1,0 +1,237 @@
+"""A frozen CLIP's image and text features, and the parts of its vision tower that CAMs need.
+
+The tower is run in two parts. `trunk` takes the images up to the last block, without gradients
+and with the attention maps that an affinity needs; `last_block` and `image_features` are the
+differentiable rest, which GradCAM goes back through (docs/parity.md, facts 6, 7 and 9).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+TEXT_BATCH = 256  # texts in one forward pass
+
+
+class FrozenClip:
+    """A CLIP without gradients in its weights.
+
+    Attributes:
+        patch: (height, width) of a patch in pixels.
+        layers: number of blocks of the vision tower.
+        heads: attention heads of a block.
+        logit_scale: float, exp of the stored one.
+        device: where the tensors live.
+        dtype: of the vision tower's activations.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tokenize: Callable[[list[str]], Tensor],
+        crop: Callable[[Image.Image], Tensor],
+        statistics: tuple[Sequence[float], Sequence[float]],
+        position: dict,
+        dtype: torch.dtype,
+    ):
+        self.network, self.visual = network, network.visual
+        self.tokenize, self.crop = tokenize, crop
+        self.position, self.dtype = position, dtype
+        self.patch = tuple(self.visual.patch_size)
+        self.layers = len(self.visual.transformer.resblocks)
+        self.heads = self.visual.transformer.resblocks[-1].attn.num_heads
+        self.device = self.visual.proj.device
+        self.logit_scale = float(network.logit_scale.detach().exp())
+        self.mean, self.std = (np.array(values, dtype=np.float32) for values in statistics)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Patches (gh, gw) of an image of size (H, W): each side rounded up by itself."""
+        return math.ceil(size[0] / self.patch[0]), math.ceil(size[1] / self.patch[1])
+
+    def preprocess(self, rgb: np.ndarray) -> Tensor:
+        """An image at its own size (docs/parity.md, fact 2).
+
+        Args:
+            rgb: (H, W, 3) uint8.
+
+        Returns:
+            (3, H', W') float32 on the CPU; sides are whole numbers of patches.
+        """
+        gh, gw = self.grid(rgb.shape[:2])
+        size = (gw * self.patch[1], gh * self.patch[0])
+        resized = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
+        scaled = (resized.astype(np.float32) / np.float32(255) - self.mean) / self.std
+        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+
+    def preprocess_ordinary(self, rgb: np.ndarray) -> Tensor:
+        """CLIP's own square crop, for classification: (H, W, 3) uint8 -> (3, S, S) float32."""
+        return self.crop(Image.fromarray(rgb))
+
+    @torch.no_grad()
+    def cls_features(self, batch: Tensor) -> Tensor:
+        """CLIP's ordinary image features.
+
+        Args:
+            batch: (B, 3, S, S) float32 from `preprocess_ordinary`.
+
+        Returns:
+            (B, E) float32, normalised.
+        """
+        x = self._embed(batch.to(self.device))
+        for block in self.visual.transformer.resblocks:
+            x = self._rest(block, x, self._attend(block, block.ln_1(x), False)[0])
+        pooled, _ = self.visual._pool(x)
+        return F.normalize(pooled.float() @ self.visual.proj.float(), dim=-1)
+
+    @torch.no_grad()
+    def block_outputs(self, batch: Tensor) -> list[Tensor]:
+        """Patch tokens after each block: (B, 3, H', W') -> a (B, N, D) of `dtype` for every one."""
+        x = self._embed(batch.to(self.device))
+        outputs = []
+        for block in self.visual.transformer.resblocks:
+            x = self._rest(block, x, self._attend(block, block.ln_1(x), False)[0])
+            outputs.append(x[:, 1:])
+        return outputs
+
+    @torch.no_grad()
+    def patch_features(self, batch: Tensor) -> Tensor:
+        """The image feature that GradCAM scores: (B, 3, H', W') -> (B, E) float32, normalised."""
+        x, _ = self.trunk(batch, 0)
+        tokens, _ = self.last_block(x, self.visual.transformer.resblocks[-1].ln_1(x), False)
+        return self.image_features(tokens.float())
+
+    @torch.no_grad()
+    def encode_texts(self, texts: list[list[str]]) -> Tensor:
+        """Text features, averaged over the texts of each item (docs/parity.md, fact 4).
+
+        Args:
+            texts: for each of n items, its texts (one for each template).
+
+        Returns:
+            (n, E) float32 on the CPU: each text normalised, their mean normalised again.
+
+        Raises:
+            InputError: a text is too long, or has a word that a compact vocabulary lacks.
+        """
+        if not texts:
+            return torch.zeros(0, self.visual.proj.shape[1])
+        flat = list(dict.fromkeys(text for item in texts for text in item))
+        features = torch.cat(
+            [
+                F.normalize(self.network.encode_text(self.tokenize(part).to(self.device)), dim=-1)
+                .float()
+                .cpu()
+                for part in (flat[i : i + TEXT_BATCH] for i in range(0, len(flat), TEXT_BATCH))
+            ]
+        )
+        place = {text: i for i, text in enumerate(flat)}
+        means = [features[[place[text] for text in item]].mean(dim=0) for item in texts]
+        return F.normalize(torch.stack(means), dim=-1)
+
+    @torch.no_grad()
+    def trunk(self, batch: Tensor, maps: int) -> tuple[Tensor, Tensor]:
+        """Everything before the last block (docs/parity.md, facts 3 and 9).
+
+        Args:
+            batch: (B, 3, H', W') float32.
+            maps: how many attention maps, counted from the last block, are wanted in all.
+
+        Returns:
+            The residual stream (B, 1 + N, D) that enters the last block, and the head-averaged
+            maps (B, min(maps, layers), N, N) float32 without the CLS row and column, not
+            renormalised; the last of them is left for the last block's own.
+        """
+        x = self._embed(batch.to(self.device))
+        count = min(maps, self.layers)
+        N = x.shape[1] - 1
+        attention = torch.empty(len(x), count, N, N, device=self.device)
+        for index, block in enumerate(self.visual.transformer.resblocks[:-1]):
+            slot = index - (self.layers - count)
+            y, weights = self._attend(block, block.ln_1(x), slot >= 0)
+            if weights is not None:
+                attention[:, slot] = weights[:, 1:, 1:]
+            x = self._rest(block, x, y)
+        return x, attention
+
+    def last_block(self, x: Tensor, a: Tensor, need_map: bool) -> tuple[Tensor, Tensor | None]:
+        """The last block from its ln_1's output on.
+
+        Args:
+            x: (B, 1 + N, D), the residual stream from `trunk`.
+            a: (B, 1 + N, D), ln_1(x); gradients flow back to it.
+            need_map: whether the attention map is wanted.
+
+        Returns:
+            Output tokens (B, 1 + N, D), and the map (B, N, N) float32 as in `trunk` or None.
+        """
+        block = self.visual.transformer.resblocks[-1]
+        y, weights = self._attend(block, a, need_map)
+        tokens = self._rest(block, x, y)
+        return tokens, None if weights is None else weights[:, 1:, 1:].detach().float()
+
+    def image_features(self, tokens: Tensor) -> Tensor:
+        """Mean over the patches, projected (docs/parity.md, fact 6).
+
+        Args:
+            tokens: (B, 1 + N, D) float32, the last block's output.
+
+        Returns:
+            (B, E) float32, normalised. CLS does not take part. A model that normalises after
+            pooling (`final_ln_after_pool`) does so here too.
+        """
+        norm, patches = self.visual.ln_post, tokens[:, 1:]
+        if self.visual.final_ln_after_pool:
+            pooled = norm(patches.mean(dim=1))
+        else:
+            pooled = norm(patches).mean(dim=1)
+        return F.normalize(pooled @ self.visual.proj.float(), dim=-1)
+
+    def _embed(self, batch: Tensor) -> Tensor:
+        visual = self.visual
+        flags = {"benchmark": False, "deterministic": True, "allow_tf32": False}
+        with torch.backends.cudnn.flags(enabled=True, **flags):
+            patches = visual.conv1(batch.to(self.dtype))  # (B, D, gh, gw)
+        positions = self._position_embedding(tuple(patches.shape[2:])).to(self.dtype)
+        x = patches.flatten(2).transpose(1, 2)  # (B, N, D)
+        cls = visual.class_embedding.to(self.dtype).expand(len(x), 1, -1)
+        return visual.ln_pre(torch.cat([cls, x], dim=1) + positions)
+
+    def _position_embedding(self, grid: tuple[int, int]) -> Tensor:
+        """(1 + N, D) float32 for a grid: CLS row kept, the rest resized."""
+        stored = self.visual.positional_embedding.float()
+        rows, native = stored[1:], tuple(self.visual.grid_size)
+        if grid != native:
+            bicubic = self.position["resize"] == "bicubic"
+            image = rows.T.reshape(1, -1, *native)  # (1, D, gh, gw)
+            image = F.interpolate(
+                image, grid, mode=self.position["resize"], antialias=bicubic, align_corners=False
+            )
+            rows = image.flatten(2)[0].T
+        resized = torch.cat([stored[:1], rows])
+        return resized.half().float() if self.position["round"] == "float16" else resized
+
+    @staticmethod
+    def _attend(block: nn.Module, a: Tensor, need_map: bool) -> tuple[Tensor, Tensor | None]:
+        """The attention branch on ln_1's output, and its maps averaged over the heads."""
+        if isinstance(block.attn, nn.MultiheadAttention):
+            return block.attn(a, a, a, need_weights=need_map)
+        weights = _custom_attention_map(block.attn, a) if need_map else None
+        return block.ln_attn(block.attn(a)), weights
+
+    @staticmethod
+    def _rest(block: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x = x + block.ls_1(y)
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def _custom_attention_map(attn: nn.Module, a: Tensor) -> Tensor:
+    """Softmax maps of open_clip's own Attention, averaged over the heads: (B, L, L)."""
+    B, L, _ = a.shape
+    q, k, _ = F.linear(a, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+    q = attn.ln_q(q.reshape(B, L, attn.num_heads, -1).transpose(1, 2)) * attn.scale
+    k = attn.ln_k(k.reshape(B, L, attn.num_heads, -1).transpose(1, 2))
+    return (q @ k.transpose(-1, -2)).softmax(dim=-1).mean(dim=1)
