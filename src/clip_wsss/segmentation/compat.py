@@ -1,0 +1,47 @@
+"""Makes MMSegmentation importable without mmcv's compiled operators.
+
+`import mmseg.models` fails with "No module named 'mmcv._ext'" beside mmcv-lite, although only
+heads that nobody here uses need those operators. A stand-in module takes their place; where the
+real one is installed, it is used.
+"""
+
+import importlib.machinery
+import importlib.util
+import sys
+import types
+
+import mmcv
+
+NAME = "mmcv._ext"
+
+
+class _MissingOperators(types.ModuleType):
+    """Any operator can be looked up; calling it is the error."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):  # what the import system and `inspect` ask for
+            raise AttributeError(name)
+
+        def missing(*args, **kwargs):
+            raise RuntimeError(
+                f"mmcv's compiled operator `{name}` is not installed (mmcv-lite has none); install "
+                "the full mmcv, or choose a segmentor that does without"
+            )
+
+        return missing
+
+
+def provide_operators() -> bool:
+    """Put the stand-in for `mmcv._ext` in place if the real one is missing.
+
+    Returns:
+        Whether the real operators are there.
+    """
+    if NAME in sys.modules:
+        return not isinstance(sys.modules[NAME], _MissingOperators)
+    if importlib.util.find_spec(NAME) is not None:
+        return True
+    module = _MissingOperators(NAME)
+    module.__spec__ = importlib.machinery.ModuleSpec(NAME, loader=None)
+    sys.modules[NAME] = mmcv._ext = module
+    return False

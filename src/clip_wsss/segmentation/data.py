@@ -1,0 +1,190 @@
+"""Images with their pseudo masks, as an MMSegmentation data set.
+
+Sample number k of a run is the same whatever the number of workers and wherever the run was
+interrupted: its image and its random crop follow from the seed and k alone.
+"""
+
+import csv
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.dist import get_dist_info
+from mmengine.registry import DATA_SAMPLERS
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS, TRANSFORMS
+from torch.utils.data import Sampler
+
+from clip_wsss.datasets import open_dataset
+from clip_wsss.errors import InputError
+from clip_wsss.imageio import read_confidence, read_label
+from clip_wsss.segmentation.losses import IGNORE, pack
+
+
+def read_manifests(manifests: list[str]) -> list[str]:
+    """Ids of the images that have a pseudo mask, in the order of the files.
+
+    Rows whose column `skipped` says why the image was left out have no mask.
+
+    Raises:
+        InputError: a missing manifest, an image that two rows name, or no mask at all.
+    """
+    ids: dict[str, str] = {}
+    for manifest in manifests:
+        if not Path(manifest).is_file():
+            raise InputError(f"{manifest}: no such manifest of pseudo masks; make the masks first")
+        with open(manifest, newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                if row.get("skipped"):
+                    continue
+                if row["id"] in ids:
+                    raise InputError(
+                        f"{manifest}: {row['id']} stands in {ids[row['id']]} too; make the masks "
+                        "again"
+                    )
+                ids[row["id"]] = manifest
+    if not ids:
+        raise InputError(f"{', '.join(map(str, manifests))}: no pseudo mask to train on")
+    return list(ids)
+
+
+@DATASETS.register_module()
+class PseudoMaskDataset(BaseSegDataset):
+    """The images of a data set with the label and confidence PNGs of a masks folder.
+
+    A sample enters the pipeline with `img` (H, W, 3) uint8 BGR, as MMSegmentation's transforms
+    expect, and `gt_seg_map` (H, W) int32, labels and confidences packed.
+
+    Args:
+        settings: the `dataset` block of the config.
+        manifests: CSVs that list the masks.
+        folder: holds labels/<id>.png and confidence/<id>.png.
+        seed: of the order and of the transforms.
+        pipeline: transforms.
+
+    Raises:
+        InputError: a listed mask is missing, or does not fit its image or the classes.
+    """
+
+    def __init__(
+        self, settings: dict, manifests: list[str], folder: str, seed: int, pipeline: list
+    ):
+        self.images = open_dataset(settings)
+        self.manifests, self.folder, self.seed = manifests, Path(folder), seed
+        self._epoch: tuple[int, np.ndarray] | None = None
+        classes = ("background", *self.images.vocabulary.classes)
+        super().__init__(metainfo={"classes": classes}, pipeline=pipeline, serialize_data=False)
+
+    def load_data_list(self) -> list[dict]:
+        """One entry an image, after checking that its PNGs are there."""
+        ids = read_manifests(self.manifests)
+        for name in ids:
+            for path in self._paths(name):
+                if not path.is_file():
+                    raise InputError(
+                        f"{path}: the manifest lists this mask, but the file is missing; delete "
+                        f"{self.manifests[0]} and its like, and run again"
+                    )
+        return [{"id": name} for name in ids]
+
+    def _paths(self, name: str) -> tuple[Path, Path]:
+        return self.folder / "labels" / f"{name}.png", self.folder / "confidence" / f"{name}.png"
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            self._epoch = epoch, rng.permutation(len(self))
+        return self._epoch[1]
+
+    def __getitem__(self, number: int) -> dict:
+        """Sample `number` of the run, which may go over the images any number of times."""
+        epoch, place = divmod(number, len(self))
+        state = np.random.SeedSequence((self.seed, number)).generate_state(2)
+        np.random.seed(state[0])  # noqa: NPY002 - MMCV's transforms draw from the global generators
+        random.seed(int(state[1]))
+        return self.prepare_data(int(self._order(epoch)[place]))
+
+    def prepare_data(self, idx: int) -> dict:
+        """Image number `idx` of the list, through the pipeline."""
+        name = self.get_data_info(idx)["id"]
+        image, (label, confidence) = self.images.image(name), self._paths(name)
+        mask = read_label(label)
+        if mask.shape != image.shape[:2]:
+            raise InputError(
+                f"{label}: is {mask.shape[1]} x {mask.shape[0]}, but its image is "
+                f"{image.shape[1]} x {image.shape[0]} (width x height); make the masks again"
+            )
+        classes = len(self.metainfo["classes"])
+        if (values := mask[(mask >= classes) & (mask != IGNORE)]).size:
+            raise InputError(
+                f"{label}: holds the value {values[0]}, but there are {classes} classes; "
+                "make the masks again"
+            )
+        return self.pipeline(
+            {
+                "img": np.ascontiguousarray(image[..., ::-1]),
+                "img_path": name,
+                "img_shape": mask.shape,
+                "ori_shape": mask.shape,
+                "gt_seg_map": pack(mask, read_confidence(confidence)),
+                "seg_fields": ["gt_seg_map"],
+            }
+        )
+
+
+@DATA_SAMPLERS.register_module()
+class CountingSampler(Sampler):
+    """Sample numbers without end: rank, rank + world size, ...; `PseudoMaskDataset` makes of them.
+
+    Args:
+        dataset: what is sampled.
+        seed: not used: the data set holds it.
+    """
+
+    def __init__(self, dataset, seed: int | None = None):
+        self.size = len(dataset)
+        self.start = 0  # samples of this rank that were used before
+
+    def __iter__(self) -> Iterator[int]:
+        rank, world = get_dist_info()
+        number = rank + self.start * world
+        while True:
+            yield number
+            number += world
+
+    def __len__(self) -> int:
+        return self.size
+
+
+@TRANSFORMS.register_module()
+class RandomScale(BaseTransform):
+    """Resizes image (bilinear) and labels (nearest) by one of a list of factors.
+
+    Args:
+        factors: to choose from.
+    """
+
+    def __init__(self, factors: list[float]):
+        self.factors = factors
+
+    def transform(self, results: dict) -> dict:
+        """See the class."""
+        factor = np.random.choice(self.factors)  # noqa: NPY002 - seeded by the data set
+        height, width = results["img"].shape[:2]
+        size = max(1, int(width * factor)), max(1, int(height * factor))
+        results["img"] = cv2.resize(results["img"], size, interpolation=cv2.INTER_LINEAR)
+        results["gt_seg_map"] = cv2.resize(
+            results["gt_seg_map"], size, interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        results["img_shape"] = results["img"].shape[:2]
+        return results
+
+
+def seed_iteration(seed: int, iteration: int, rank: int) -> None:
+    """Seed torch for one iteration (dropout and the like)."""
+    state = np.random.SeedSequence((seed, iteration, rank)).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]))

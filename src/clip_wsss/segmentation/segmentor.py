@@ -1,0 +1,112 @@
+"""Segmentors as data: a YAML file with an MMEngine config, made into a model for a data set."""
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import torch
+import yaml
+from mmengine import Config
+from mmengine.device import utils as device_utils
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.registry import MODELS
+
+from clip_wsss.config import unknown
+from clip_wsss.errors import InputError
+from clip_wsss.imageio import sha256
+from clip_wsss.segmentation.losses import loss_config
+
+KEYS = {  # what a segmentor's file holds, and whether it must
+    "model": True,
+    "init": False,
+    "train_pipeline": True,
+    "train_dataloader": True,
+    "optim_wrapper": True,
+    "param_scheduler": True,
+    "checkpoint_interval": True,
+}
+
+
+def read_segmentor(path: str | Path) -> Config:
+    """Read the YAML of a segmentor (config/segmentors/).
+
+    Raises:
+        InputError: the file is missing or no YAML, or lacks a key or has an unknown one.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"segmentation.segmentor: there is no file {path}")
+    try:
+        segmentor = Config.fromfile(path)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    for key in segmentor:
+        if key not in KEYS:
+            raise InputError(f"{path}: {unknown('key', key, KEYS)}")
+    for key, needed in KEYS.items():
+        if needed and key not in segmentor:
+            raise InputError(f"{path}: the key {key} is missing")
+    return segmentor
+
+
+def build_model(segmentor: Config, entry: dict, classes: int, path: str) -> EncoderDecoder:
+    """Build a segmentor with the loss of a run in each of its heads.
+
+    Args:
+        segmentor: from `read_segmentor`.
+        entry: of the config's group `segmentation`.
+        classes: foreground classes and background.
+        path: the segmentor's file, for messages.
+
+    Raises:
+        InputError: a loss that is unknown or has a wrong mu, a model that cannot be built.
+    """
+    model = segmentor.model.to_dict()
+    heads = model.get("auxiliary_head") or []
+    for head in [model["decode_head"], *(heads if isinstance(heads, list) else [heads])]:
+        loss_weight = (head.pop("loss_decode", None) or {}).get("loss_weight", 1.0)
+        head["loss_decode"] = loss_config(entry["loss"], entry["mu"], loss_weight)
+        head["sampler"] = {"type": "ConfidenceSampler"}
+        head["num_classes"] = classes
+        head["ignore_index"] = 255
+    if not MMLogger.check_instance_created("clip_wsss"):
+        MMLogger.get_instance("clip_wsss", log_level="ERROR")  # else each tensor's origin is told
+    init_default_scope("mmseg")  # where MMEngine looks names up
+    try:
+        with warnings.catch_warnings():  # MMSegmentation's heads use its own deprecated builders
+            warnings.filterwarnings("ignore", message="``build_")
+            return MODELS.build({"train_cfg": {}, "test_cfg": {"mode": "whole"}, **model})
+    except InputError:
+        raise
+    except Exception as error:  # MMSegmentation asserts, and raises what it likes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: the model cannot be built ({reason})") from None
+
+
+def digest(segmentor: Config) -> str:
+    """SHA-256 of a segmentor's settings and of the local weight file that its backbone names."""
+    text = json.dumps(segmentor.to_dict(), sort_keys=True)
+    weights = segmentor.model.backbone.get("weights")
+    if weights is not None and Path(weights).is_file():
+        text += sha256(weights)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def use_device(device: str) -> str:
+    """Make MMEngine use a device, `auto` being CUDA where there is one.
+
+    Returns:
+        cpu or cuda.
+
+    Raises:
+        InputError: cuda is asked for and there is none.
+    """
+    cuda = torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if cuda else "cpu"
+    if device == "cuda" and not cuda:
+        raise InputError("compute.device: cuda is asked for, but there is no GPU; set cpu or auto")
+    device_utils.DEVICE = device  # MMEngine has no setting for it, only what it found on import
+    return device

@@ -1,0 +1,254 @@
+"""Training of a segmentor on pseudo masks.
+
+A training is a function of its settings: on the CPU the same settings give the same checkpoint,
+byte for byte, also if the training was killed and started again in between. What must survive a
+kill lies in a work folder; the finished checkpoint and log are moved to their places at the end.
+"""
+
+import io
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from clip_wsss.datasets import open_dataset
+from clip_wsss.errors import InputError
+from clip_wsss.imageio import sha256
+from clip_wsss.segmentation.data import read_manifests
+from clip_wsss.segmentation.hooks import latest_checkpoint
+from clip_wsss.segmentation.losses import loss_config
+from clip_wsss.segmentation.segmentor import build_model, digest, read_segmentor, use_device
+from clip_wsss.segmentation.weights import fetch, load_initial
+
+log_ = logging.getLogger(__name__)
+
+CHECKPOINT, LOG, SETTINGS, ERROR = "checkpoint.pth", "log.csv", "settings.json", "error.txt"
+
+
+def train(
+    entry: dict,
+    dataset_settings: dict,
+    manifests: list[str],
+    masks_folder: str | Path,
+    seed: int,
+    work_dir: str | Path,
+    checkpoint: str | Path,
+    log: str | Path,
+    threads: int = 1,
+    device: str = "auto",
+    gpus: int = 1,
+) -> None:
+    """Train a segmentor on the pseudo masks of a data set.
+
+    Args:
+        entry: of the config's group `segmentation`: segmentor, loss, mu, iterations (updates of
+            the weights), precision, init.
+        dataset_settings: the config's `dataset`.
+        manifests: CSVs of the pseudo masks, columns id, label_sha256, confidence_sha256 and
+            perhaps skipped.
+        masks_folder: holds labels/<id>.png and confidence/<id>.png.
+        seed: decides the initial weights, the order and the augmentation.
+        work_dir: keeps checkpoints of an unfinished training; what it holds of other settings is
+            set aside as <work_dir>.old; it is gone after the training.
+        checkpoint: the trained weights, for `predict`: torch's format, `state_dict` (float32,
+            without those of a frozen backbone) and `meta` (JSON text).
+        log: CSV with iteration, loss, lr, a row an update.
+        threads: of torch; they decide the last bits.
+        device: auto, cpu or cuda.
+        gpus: processes that share each update's samples, by MMEngine's launcher; on the CPU too.
+
+    Raises:
+        InputError: settings, masks or initial weights that cannot be used.
+    """
+    device = use_device(device)
+    segmentor = read_segmentor(entry["segmentor"])
+    loss_config(entry["loss"], entry["mu"])
+    if entry["precision"] == "amp" and device != "cuda":
+        raise InputError("segmentation.precision: amp needs CUDA; set it to float32 on the CPU")
+    if device == "cuda" and gpus > torch.cuda.device_count():
+        raise InputError(
+            f"compute.gpus: {gpus} are asked for, but {torch.cuda.device_count()} can be seen"
+        )
+    read_manifests(manifests)
+    init = fetch(entry["init"] or segmentor.get("init"))
+    settings = {
+        "entry": {key: value for key, value in entry.items() if key != "test"},
+        "dataset": dataset_settings,
+        "manifests": [str(path) for path in manifests],
+        "masks": str(masks_folder),
+        "seed": seed,
+        "threads": threads,
+        "device": device,
+        "init": None if init is None else str(init),
+        **_split(segmentor, gpus),
+    }
+    contents = [digest(segmentor), *(sha256(p) for p in (*manifests, *filter(None, [init])))]
+    work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
+
+    resume = latest_checkpoint(work_dir)
+    if gpus == 1:
+        _fit(settings, work_dir, resume)
+    else:
+        _spawn(work_dir, resume, gpus)
+    for made, wanted in ((CHECKPOINT, checkpoint), (LOG, log)):
+        Path(wanted).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(work_dir / made, wanted)
+    shutil.rmtree(work_dir)
+
+
+def _split(segmentor, gpus: int) -> dict:
+    """Share an update's samples between processes: the accumulation first, then the batch."""
+    batch = segmentor.train_dataloader.batch_size
+    accumulate = segmentor.optim_wrapper.get("accumulative_counts", 1)
+    if accumulate % gpus == 0:
+        accumulate //= gpus
+    elif (batch * accumulate) % gpus == 0:
+        batch, accumulate = batch * accumulate // gpus, 1
+    else:
+        raise InputError(
+            f"compute.gpus: {gpus} processes cannot share the {batch * accumulate} samples of an "
+            "update evenly; choose a divisor"
+        )
+    return {"gpus": gpus, "batch": batch, "accumulate": accumulate}
+
+
+def _prepare(work_dir: Path, settings: dict) -> Path:
+    """The work folder for these settings; another training's is set aside."""
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    if work_dir.exists():
+        kept = work_dir / SETTINGS
+        if kept.is_file() and kept.read_text(encoding="utf-8") == text:
+            return work_dir
+        aside = work_dir.with_name(f"{work_dir.name}.old")
+        shutil.rmtree(aside, ignore_errors=True)
+        work_dir.rename(aside)
+        log_.info("%s belongs to other settings: set aside as %s", work_dir, aside)
+    work_dir.mkdir(parents=True)
+    (work_dir / SETTINGS).write_text(text, encoding="utf-8")
+    return work_dir
+
+
+def _spawn(work_dir: Path, resume: Path | None, gpus: int) -> None:
+    """Run `_fit` in several processes with torchrun, and pass its InputError on."""
+    (work_dir / ERROR).unlink(missing_ok=True)
+    command = ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    arguments = ["-m", "clip_wsss.segmentation.train", str(work_dir), str(resume or "")]
+    done = subprocess.run([sys.executable, "-m", *command, *arguments], check=False)
+    if (work_dir / ERROR).exists():
+        raise InputError((work_dir / ERROR).read_text(encoding="utf-8"))
+    done.check_returncode()
+
+
+def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
+    """Train in this process, from a checkpoint if there is one."""
+    entry, seed, accumulate = settings["entry"], settings["seed"], settings["accumulate"]
+    cpu = use_device(settings["device"]) == "cpu"
+    distributed = settings["gpus"] > 1
+    torch.set_num_threads(settings["threads"])
+    segmentor = read_segmentor(entry["segmentor"])
+    classes = ["background", *open_dataset(settings["dataset"]).vocabulary.classes]
+    torch.manual_seed(seed)
+    model = build_model(segmentor, entry, len(classes), entry["segmentor"])
+    model.init_weights()
+    if settings["init"] is not None:
+        load_initial(model, Path(settings["init"]))
+
+    iterations = entry["iterations"] * accumulate
+    workers = 0 if cpu else segmentor.train_dataloader.get("num_workers", 0)
+    amp = {"type": "AmpOptimWrapper"} if entry["precision"] == "amp" else {}
+    interval = segmentor.checkpoint_interval * accumulate
+    runner = Runner(
+        model=model,
+        work_dir=str(work_dir),
+        train_dataloader={
+            "dataset": {
+                "type": "PseudoMaskDataset",
+                "settings": settings["dataset"],
+                "manifests": settings["manifests"],
+                "folder": settings["masks"],
+                "seed": seed,
+                "pipeline": [*segmentor.train_pipeline, {"type": "PackSegInputs"}],
+            },
+            "sampler": {"type": "CountingSampler"},
+            "batch_size": settings["batch"],
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": not cpu,
+        },
+        train_cfg={"type": "ResumableLoop", "max_iters": iterations},
+        optim_wrapper={**segmentor.optim_wrapper, **amp, "accumulative_counts": accumulate},
+        param_scheduler=[
+            {"end": iterations, "accumulate": accumulate, **scheduler}
+            for scheduler in segmentor.param_scheduler
+        ],
+        default_hooks={
+            "checkpoint": {
+                "type": "CheckpointHook",
+                "by_epoch": False,
+                "interval": interval,
+                "max_keep_ckpts": 2,  # while the newest is written, the one before is whole
+            },
+            **dict.fromkeys(("timer", "logger", "sampler_seed", "runtime_info")),
+        },
+        custom_hooks=[
+            {"type": "SeedHook", "seed": seed},
+            {"type": "PlainCheckpointHook"},
+            {"type": "LogHook", "path": str(work_dir / LOG), "accumulate": accumulate},
+        ],
+        launcher="pytorch" if distributed else "none",
+        load_from=None if resume is None else str(resume),
+        resume=resume is not None,
+        randomness={"seed": seed, "deterministic": cpu},
+        env_cfg={"dist_cfg": {"backend": "nccl"}},
+        log_level="ERROR",
+        default_scope="mmseg",
+        experiment_name=uuid.uuid4().hex,  # MMEngine shares state between runs of one name
+        cfg={
+            "sync_bn": None if cpu else "torch",
+            "model_wrapper_cfg": {"device_ids": None} if cpu and distributed else None,
+        },
+    )
+    runner.train()
+    if is_main_process():
+        _save(runner, classes, settings, work_dir / CHECKPOINT)
+
+
+def _save(runner: Runner, classes: list[str], settings: dict, path: Path) -> None:
+    """Write the final checkpoint; the same weights and settings give the same bytes."""
+    model = getattr(runner.model, "module", runner.model)
+    meta = {"classes": classes, "entry": settings["entry"], "seed": settings["seed"]}
+    content = {
+        "state_dict": {key: value.cpu() for key, value in model.state_dict().items()},
+        "meta": json.dumps(meta, sort_keys=True),
+    }
+    data = io.BytesIO()  # a file's own name would enter the archive
+    torch.save(content, data)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data.getvalue())
+    part.replace(path)
+
+
+def _main(work_dir: Path, resume: Path | None) -> None:
+    """One process of several (torchrun)."""
+    settings = json.loads((work_dir / SETTINGS).read_text(encoding="utf-8"))
+    if settings["device"] == "cpu":
+        torch.distributed.init_process_group("gloo")  # MMEngine's launcher wants CUDA
+    else:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    try:
+        _fit(settings, work_dir, resume)
+    except InputError as error:
+        (work_dir / ERROR).write_text(str(error), encoding="utf-8")
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None)

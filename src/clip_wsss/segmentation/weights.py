@@ -1,0 +1,152 @@
+"""Initial weights: where they come from, and what their tensors are called here."""
+
+import hashlib
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from clip_wsss.errors import InputError
+
+RANDOM = "random"  # none
+REQUIRED = "required"  # in a segmentor's file: the run must say
+
+
+def fetch(init: str | None) -> Path | None:
+    """Bring initial weights to a local file.
+
+    Args:
+        init: a file; `https://...#sha256=<hex>`, with at least the first 8 digits of the
+            checksum; `torchvision://ResNet101_Weights.IMAGENET1K_V1` or another of torchvision's
+            weights; `random` or None for none.
+
+    Returns:
+        The file, in torch's hub cache if it was downloaded; None if there are no weights.
+
+    Raises:
+        InputError: a missing file, an unknown name, no checksum or a wrong one, no network.
+    """
+    if init is None or init == RANDOM:
+        return None
+    if init == REQUIRED:
+        raise InputError(
+            "segmentation.init: this segmentor starts from weights that its run must name (see the "
+            "comment in the segmentor's file); set init to the file or address, or to random"
+        )
+    address, _, checksum = init.partition("#sha256=")
+    if init.startswith("torchvision://"):
+        try:
+            address = torchvision.models.get_weight(init.removeprefix("torchvision://")).url
+        except ValueError:
+            raise InputError(
+                f"init: {init}: torchvision has no such weights; an example is "
+                "torchvision://ResNet101_Weights.IMAGENET1K_V1"
+            ) from None
+        checksum = re.search(r"-([0-9a-f]{8,})\.", address)[1]
+    elif "://" not in init:
+        if not Path(init).is_file():
+            raise InputError(f"init: there is no file {init}; get it, or set init to random")
+        return Path(init)
+    if not re.fullmatch(r"[0-9a-f]{8,64}", checksum):
+        raise InputError(
+            f"init: {init}: an address needs its checksum; append #sha256= and the digits"
+        )
+    return _download(address, checksum)
+
+
+def _download(address: str, checksum: str) -> Path:
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(address).path).name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        found = hashlib.sha256(target.read_bytes()).hexdigest()
+        if not found.startswith(checksum):
+            raise InputError(f"{target}: its sha256 is {found}, not {checksum}; delete the file")
+        return target
+    try:
+        torch.hub.download_url_to_file(address, str(target), hash_prefix=checksum)
+    except RuntimeError as error:  # torch's word for a wrong checksum
+        raise InputError(f"init: {address}: {error}") from None
+    except OSError as error:
+        raise InputError(
+            f"init: {address} cannot be downloaded ({error}); download it on another machine and "
+            "set init to the local file"
+        ) from None
+    return target
+
+
+def load_initial(model: nn.Module, path: Path) -> None:
+    """Load a backbone, or a whole segmentor, into a model.
+
+    The backbone must fit in every tensor; of the heads whatever fits is taken, since the
+    classes may be others.
+
+    Args:
+        model: an MMSegmentation segmentor.
+        path: a state dict in the names of torchvision, of MMSegmentation (a backbone's or a whole
+            segmentor's), or of kazuto1011/deeplab-pytorch.
+
+    Raises:
+        InputError: the file is no state dict, or does not fit the backbone.
+    """
+    state = read_state(path)
+    if not any(name.startswith("backbone.") for name in state):
+        state = {f"backbone.{_torchvision_name(name)}": value for name, value in state.items()}
+    own = model.state_dict()
+    for name, value in own.items():
+        if name.startswith("backbone.") and not name.endswith("num_batches_tracked"):
+            if name not in state:
+                raise InputError(f"init: {path} does not fit the segmentor: it has no {name}")
+            if state[name].shape != value.shape:
+                raise InputError(
+                    f"init: {path} does not fit the segmentor: {name} is "
+                    f"{tuple(state[name].shape)}, {tuple(value.shape)} is needed"
+                )
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, which may be wrapped in `state_dict`.
+
+    Nothing but tensors and plain values is unpickled.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds anything else.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each have their own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: not a checkpoint that can be read ({reason[0]})") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: holds no state dict")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+_UNITS = {"reduce": 1, "conv3x3": 2, "increase": 3}
+
+
+def _torchvision_name(name: str) -> str:
+    """The name that torchvision and MMSegmentation have for a tensor of kazuto1011's ResNet.
+
+    layer1.conv1.conv.weight -> conv1.weight; layer2.block1.reduce.bn.bias -> layer1.0.bn1.bias;
+    other names stay as they are.
+    """
+    name = re.sub(r"^(base|scale)\.", "", name)
+    if stem := re.fullmatch(r"layer1\.conv1\.(conv|bn)\.(\w+)", name):
+        return f"{stem[1]}1.{stem[2]}"
+    unit = re.fullmatch(r"layer(\d)\.block(\d+)\.(\w+)\.(conv|bn)\.(\w+)", name)
+    if not unit:
+        return name
+    layer, block, part, kind, value = unit.groups()
+    place = f"layer{int(layer) - 1}.{int(block) - 1}"
+    if part in ("shortcut", "proj"):
+        return f"{place}.downsample.{0 if kind == 'conv' else 1}.{value}"
+    return f"{place}.{kind}{_UNITS[part]}.{value}"
