@@ -222,7 +222,8 @@ def main() -> None:
     parser.add_argument("--vocabulary", default="config/vocabularies/voc12.yaml")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--no-compile", dest="compile", action="store_false")
-    rebuild(**{"out": (arguments := vars(parser.parse_args())).pop("out"), "settings": arguments})
+    settings = vars(parser.parse_args())
+    rebuild(settings.pop("out"), settings)
 
 
 if __name__ == "__main__":
