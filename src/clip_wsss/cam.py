@@ -148,7 +148,8 @@ def write_shard(
         InputError: a bad image (with `fail`), an unknown target or affinity, or text features
             of another width than the model's.
     """
-    cams = compute_cams(dataset, ids, clip, text_features, entry, batch, on_bad_image)
+    texts = read_text_features(text_features, clip)
+    cams = compute_cams(dataset, ids, clip, texts, entry, batch, on_bad_image)
     found, skipped = {}, {}
     progress = tqdm(total=len(ids), desc=f"CAMs {Path(out).stem}", unit="image", disable=None)
     for id_, result in cams:
@@ -162,11 +163,28 @@ def write_shard(
     write_cams(out, ordered, {id_: skipped[id_] for id_ in ids if id_ in skipped})
 
 
+def read_text_features(path: Path, clip: FrozenClip) -> tuple[Tensor, Tensor]:
+    """Features of the classes (C, E) and of the background words (M, E), float32.
+
+    Raises:
+        InputError: the file cannot be read, or its features have another width than the model's.
+    """
+    import torch
+
+    texts, width = _load(path), clip.visual.proj.shape[1]
+    if texts["foreground"].shape[1] != width:
+        raise InputError(
+            f"{path}: features of width {texts['foreground'].shape[1]}, the model's is {width}; "
+            "make the texts with the same model"
+        )
+    return torch.from_numpy(texts["foreground"]), torch.from_numpy(texts["background"])
+
+
 def compute_cams(
     dataset: Dataset,
     ids: Sequence[str],
     clip: FrozenClip,
-    text_features: Path,
+    texts: tuple[Tensor, Tensor],
     entry: dict,
     batch: int = 16,
     on_bad_image: str = "fail",
@@ -183,15 +201,7 @@ def compute_cams(
         affinity = lookup(AFFINITIES | {"none": None}, entry["affinity"], "affinity")
         settings = entry.get(entry["affinity"]) or {}
         refinement = Refinement(affinity, settings, settings.get("layers", clip.layers))
-    texts = _load(text_features)
-    foreground, background = (torch.from_numpy(texts[k]) for k in ("foreground", "background"))
-    width = clip.visual.proj.shape[1]
-    if foreground.shape[1] != width:
-        raise InputError(
-            f"{text_features}: features of width {foreground.shape[1]}, the model's is {width}; "
-            "make the texts with the same model"
-        )
-
+    foreground, background = texts
     groups: dict[tuple[int, int], list[tuple[str, list[int]]]] = {}
     for id_ in ids:
         try:

@@ -106,11 +106,11 @@ def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
     architecture, source = model.get("architecture"), str(model["weights"])
     local = Path(source).is_file() or Path(source).suffix in (".pt", ".pth", ".bin", ".safetensors")
     if local:
-        weights = read_weights(Path(source))
-        tag = {}
+        weights, tag = read_weights(Path(source)), {}
+    elif architecture is None:
+        raise InputError(f"models: weights {source} are no file here, so `architecture` is needed")
     else:
-        tag = _known_tag(architecture, source)
-        weights = None
+        weights, tag = None, _known_tag(architecture, source)
     if architecture is None and weights.kind == "safetensors":
         architecture = _config_beside(Path(source))
     if architecture is None:
@@ -139,12 +139,12 @@ def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
     return config, preprocess, name, weights
 
 
-def _known_tag(architecture: str | None, tag: str) -> dict:
-    known = open_clip.get_pretrained_cfg(str(architecture), tag)
+def _known_tag(architecture: str, tag: str) -> dict:
+    known = open_clip.get_pretrained_cfg(architecture, tag)
     if known:
         return known
-    tags = open_clip.list_pretrained_tags_by_model(str(architecture))
-    plain = str(architecture).removesuffix("-quickgelu")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    plain = architecture.removesuffix("-quickgelu")
     for other in (f"{plain}-quickgelu", plain):
         if open_clip.get_pretrained_cfg(other, tag):
             raise InputError(

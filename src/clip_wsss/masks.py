@@ -95,7 +95,7 @@ def write_shard(
             f"{cams}: holds no refined maps; take `map: initial`, or a cam entry with an affinity"
         )
     write = partial(_write_image, dataset, entry, Path(folder))
-    with _executor(min(workers, len(images))) as mapped:
+    with parallel_map(min(workers, len(images))) as mapped:
         progress = tqdm(
             mapped(write, images),
             total=len(images),
@@ -135,8 +135,8 @@ def _write_image(
 
 
 @contextmanager
-def _executor(workers: int) -> Iterator:
-    """An ordered map over processes, or the builtin one for a single worker."""
+def parallel_map(workers: int) -> Iterator:
+    """An ordered map over processes that need no torch; the builtin one for a single worker."""
     if workers <= 1:
         yield map
         return

@@ -67,7 +67,7 @@ def boxes(cam: np.ndarray, threshold: float, edge: str) -> np.ndarray:
 
     Returns:
         (n, 4) int32, x0 y0 x1 y1 with exclusive ends, one a contour of an 8-connected
-        component, contours of holes included, sorted; one empty box if there is none.
+        component, contours of holes included, sorted, none twice; one empty box for no contour.
     """
     steps = (cam * 255).astype(np.uint8)
     above = (steps > int(threshold * steps.max())).astype(np.uint8)
@@ -77,7 +77,7 @@ def boxes(cam: np.ndarray, threshold: float, edge: str) -> np.ndarray:
     if edge == "clamp":
         gh, gw = cam.shape
         found[:, 2:] = np.minimum(found[:, 2:], (gw - 1, gh - 1))
-    return found[np.lexsort(found.T[::-1])]
+    return np.unique(found, axis=0)
 
 
 def box_mask(cam: np.ndarray, threshold: float, edge: str) -> np.ndarray:

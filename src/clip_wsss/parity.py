@@ -1,0 +1,254 @@
+"""The numbers of a preset on any VOC-format folder with any weights, image by image.
+
+`python -m clip_wsss.parity --help` says how; docs/parity.md says what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+from clip_wsss.cam import ImageCams, compute_cams
+from clip_wsss.confusion import Sparse, count_label, count_sweep, iou, mean_iou
+from clip_wsss.datasets import Dataset, open_dataset
+from clip_wsss.errors import InputError
+from clip_wsss.masks import labels_and_confidence, parallel_map, upsample_maps
+from clip_wsss.refine import box_mask, boxes
+
+CONFIGS = Path(__file__).parents[2] / "config"
+POWERS = tuple(range(1, 11))
+MU = 0.95  # confidence below which the public code writes 255
+
+
+def read_preset(dataset: str, preset: str) -> dict:
+    """The entries of a preset as config/<dataset>.yaml states them.
+
+    Args:
+        dataset: voc12 or coco14.
+        preset: clip-es or corrected.
+
+    Returns:
+        vocabulary (a path), size (xml or image), round_weights, and the entries texts, cam and
+        masks. The texts of both presets are those of `clip-es`.
+
+    Raises:
+        InputError: there is no such config or preset.
+    """
+    path = CONFIGS / f"{dataset}.yaml"
+    if not path.is_file():
+        raise InputError(f"{path}: no such config; run from a checkout of the project")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if preset not in config["cam"] or preset not in config["masks"]:
+        raise InputError(f"{path}: has no preset {preset}")
+    cam = config["cam"][preset]
+    return {
+        "vocabulary": str(CONFIGS.parent / config["dataset"]["vocabulary"]),
+        "size": config["dataset"]["size"],
+        "round_weights": config["models"][cam["model"]]["round_weights"],
+        "texts": config["texts"]["clip-es"],
+        "cam": cam,
+        "masks": config["masks"][preset],
+    }
+
+
+def run(
+    dataset: Dataset,
+    split: str,
+    model: dict,
+    preset: dict,
+    out: Path,
+    *,
+    skip_bad: bool = False,
+    device: str = "cpu",
+    batch: int = 8,
+    workers: int = 1,
+) -> dict:
+    """Write <id>.npz of every image of a split, text.npz, and summary.json.
+
+    Args:
+        dataset: images, labels and, where there are any, masks.
+        split: the images.
+        model: architecture and weights, see `clip_wsss.clip.load_clip`.
+        preset: from `read_preset`.
+        out: the folder.
+        skip_bad: leave bad images out and list them in the summary, instead of stopping.
+        device: cpu, cuda or auto.
+        batch: images of equal grid in one pass.
+        workers: processes of the CRF.
+
+    Returns:
+        What summary.json holds: ids, mIoU of every stage, and the images that were left out
+        (skipped) or could not be scored (unscored), each with its reason.
+
+    Raises:
+        InputError: bad images, one a line.
+    """
+    from clip_wsss.clip import load_for
+
+    ids = dataset.ids(split)
+    skipped = dataset.problems(split, workers=workers)
+    if skipped and not skip_bad:
+        raise InputError("\n".join(skipped.values()))
+    ids = [name for name in ids if name not in skipped]
+    if not ids:
+        raise InputError(f"split {split}: no image is left")
+    clip = load_for(preset["cam"], {**model, "round_weights": preset["round_weights"]}, device)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    texts = _encode_texts(clip, dataset, preset["texts"])
+    _savez(out / "text.npz", fg=texts[0].numpy(), bg=texts[1].numpy(), logit_scale=clip.logit_scale)
+
+    cams = compute_cams(dataset, ids, clip, texts, preset["cam"], batch)
+    found = dict(tqdm(cams, total=len(ids), desc="CAMs", unit="image", disable=None))
+    classes = 1 + len(dataset.vocabulary.classes)
+    confusion: dict[str, np.ndarray] = {}
+    unscored = {}
+    work = partial(_finish_image, dataset, preset, out)
+    with parallel_map(min(workers, len(ids))) as mapped:
+        finished = mapped(work, [found[name] for name in ids])
+        for name, (counts, problem) in zip(
+            ids,
+            tqdm(finished, total=len(ids), desc="masks", unit="image", disable=None),
+            strict=True,
+        ):
+            if problem:
+                unscored[name] = problem
+            for stage, (truth, prediction, pixels) in counts.items():
+                total = confusion.setdefault(stage, np.zeros((classes, classes), np.int64))
+                total[truth, prediction] += pixels
+    summary = {
+        "ids": ids,
+        "mIoU": {stage: mean_iou(iou(total)) for stage, total in confusion.items()},
+        "skipped": skipped,
+        "unscored": unscored,
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def _encode_texts(clip, dataset: Dataset, entry: dict):
+    template = entry["template"]
+    names = dataset.vocabulary.texts(entry["names"]).values()
+    words = dataset.vocabulary.background(entry["background"])
+    return tuple(
+        clip.encode_texts([[template.replace("{}", text)] for text in group])
+        for group in (names, words)
+    )
+
+
+def _finish_image(
+    dataset: Dataset, preset: dict, out: Path, image: ImageCams
+) -> tuple[dict[str, Sparse], str]:
+    """Write one image's npz; its counts of every stage, or why it cannot be scored."""
+    settings = preset["cam"]["caa"]
+    rules = settings["threshold"], settings["box_edge"]
+    found = [boxes(cam, *rules) for cam in image.initial]
+    label, confidence = labels_and_confidence(
+        image.refined, image.keys, dataset.image(image.id), preset["masks"]
+    )
+    _savez(
+        out / f"{image.id}.npz",
+        keys=image.keys,
+        size=np.array(image.size, dtype=np.int64),
+        grid=np.array(image.initial.shape[1:], dtype=np.int64),
+        cam_grid=image.initial,
+        caa_grid=image.refined,
+        aff_mask=np.stack([box_mask(cam, *rules) for cam in image.initial]),
+        boxes=np.concatenate([np.insert(rows, 0, k, axis=1) for k, rows in enumerate(found)]),
+        crf_label=label,
+        crf_conf=confidence.astype(np.float16),
+        pseudo_mask=np.where(confidence < MU, np.uint8(255), label),
+    )
+    try:
+        truth = dataset.mask(image.id)
+    except InputError as error:
+        return {}, str(error)
+    if truth is None:
+        return {}, "the data set has no masks"
+    classes = 1 + len(dataset.vocabulary.classes)
+    counts = {}
+    for stage, maps in (("initial", image.initial), ("caa", image.refined)):
+        full = upsample_maps(maps, image.size)
+        sweep = count_sweep(truth, full, image.keys.tolist(), POWERS, classes)
+        counts |= {f"{stage}_pow{p}": c for p, c in zip(POWERS, sweep, strict=True)}
+    counts["crf"] = count_label(truth, label, classes)
+    return counts, ""
+
+
+def _savez(path: Path, **arrays) -> None:
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(part, path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 1 after bad input, with one line for each bad file."""
+    parser = argparse.ArgumentParser(prog="python -m clip_wsss.parity", description=__doc__)
+    add = parser.add_argument
+    add("--root", required=True, help="VOC-format folder: JPEGImages, Annotations, ImageSets")
+    add("--split", required=True, help="name of a list in ImageSets/Segmentation, or a .txt file")
+    add("--weights", required=True, help="an open_clip tag, an OpenAI .pt, or safetensors")
+    add("--architecture", help="open_clip name or model config; default: inferred from the .pt")
+    add("--masks", help="folder of ground truth; default: SegmentationClassAug, else ...Class")
+    add("--labels", default="xml", help="xml, or a CSV with the columns image and labels")
+    add("--preset", default="clip-es", choices=("clip-es", "corrected"))
+    add("--dataset", default="voc12", choices=("voc12", "coco14"), help="classes and settings")
+    add("--skip-bad", action="store_true", help="list bad images instead of stopping")
+    add("--device", default="cpu", choices=("auto", "cpu", "cuda"))
+    add("--batch", type=int, default=8, help="images of equal grid in one pass")
+    add("--workers", type=int, default=1, help="processes of the CRF")
+    add("--threads", type=int, default=1, help="of torch; the last bits depend on it")
+    add("--out", required=True, help="gets <id>.npz, text.npz and summary.json")
+    args = parser.parse_args(arguments)
+    try:
+        import torch
+
+        torch.set_num_threads(args.threads)
+        preset = read_preset(args.dataset, args.preset)
+        dataset = open_dataset(
+            {
+                "name": args.dataset,
+                "source": "folder",
+                "root": args.root,
+                "vocabulary": preset["vocabulary"],
+                "labels": args.labels,
+                "size": preset["size"],
+                "masks": args.masks or _masks_folder(Path(args.root)),
+            }
+        )
+        model = {"architecture": args.architecture, "weights": args.weights}
+        options = {"device": args.device, "batch": args.batch, "workers": args.workers}
+        summary = run(
+            dataset, args.split, model, preset, args.out, skip_bad=args.skip_bad, **options
+        )
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for kind in ("skipped", "unscored"):
+        for name, reason in summary[kind].items():
+            print(f"{kind} {name}: {reason}", file=sys.stderr)
+    print(f"{len(summary['ids'])} images in {args.out}; mIoU:")
+    for stage, value in summary["mIoU"].items():
+        print(f"  {stage:14} {value:.4f}")
+    return 0
+
+
+def _masks_folder(root: Path) -> str | None:
+    for name in ("SegmentationClassAug", "SegmentationClass"):
+        if (root / name).is_dir():
+            return name
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
