@@ -182,7 +182,7 @@ def _transfer(url: str, part: Path, source: Source) -> None:
                 desc=source.file, total=length, initial=start or 0, unit="B", unit_scale=True
             ) as bar,
         ):
-            while chunk := response.read(CHUNK):
+            while chunk := response.read1(CHUNK):
                 _write(file, chunk)
                 bar.update(len(chunk))
     if total is not None and _length(part) < total:
