@@ -47,8 +47,8 @@ lock: $(READY)
 	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 
 track: $(READY)
-	dvc commit --force data.dvc
-	dvc add --file results.dvc results/demo
+	test -f results.dvc || printf 'outs:\n- path: results/demo\n' > results.dvc
+	dvc commit --force data.dvc results.dvc
 
 clean:
 	rm -rf results/demo data/demo
