@@ -44,6 +44,16 @@ def changes(old: Entries, new: Entries) -> list[str]:
     return words
 
 
+def flat_changes(old: dict, new: dict) -> list[str]:
+    """List every setting that differs, with its whole dotted key."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{key}: {_word(before, key)} -> {_word(after, key)}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+
+
 def _ambiguous(key: str, group: str, *runs: Entries) -> bool:
     others = [run[other] for run in runs for other in GROUPS if other != group]
     return any(entry and key in entry["settings"] for entry in others)

@@ -41,19 +41,19 @@ def write_layouts(frame: pd.DataFrame, stem: Path, dataset: str) -> None:
 
 def _readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     stages = [stage for stage in STAGES if frame[stage].notna().any()]
-    head = ["run", "differs from its base", "split (images)", "seeds"]
+    head = ["run", "base", "differs from the base", "split (images)", "seeds"]
     head += [TITLES[stage] for stage in stages]
     head += ["difference to the base", "more than noise", "precision"]
     lines = []
     for row in frame.to_dict("records"):
         if row["kind"] == "quoted":
             name = f"{row['run']} (quoted: {row['source']})"
-            cells = [name, _text(row["note"]), row["split"], ""]
+            cells = [name, "", _text(row["note"]), row["split"], ""]
             cells += [_figure(row[stage]) for stage in stages]
             lines.append([*cells, "", "", ""])
             continue
-        differs = f"{row['base']}, with {row['differs']}" if _there(row["base"]) else ""
-        cells = [row["run"], differs, _splits(row), _text(row["seeds"])]
+        cells = [row["run"], _text(row["base"]), _text(row["differs"])]
+        cells += [_splits(row), _text(row["seeds"])]
         cells += [_stage(row, stage) for stage in stages]
         lines.append([*cells, _difference(row), _text(row["more_than_noise"]), _precision(row)])
     return head, lines

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -41,7 +40,7 @@ def write_provenance(
     path: Path,
     inputs: Sequence[Path],
     settings: dict,
-    device: str = "cpu",
+    device: str = "auto",
     started: float | None = None,
     root: Path = Path(),
 ) -> None:
@@ -51,7 +50,7 @@ def write_provenance(
         path: the JSON to write.
         inputs: files that it was computed from, or folders (every file below them counts).
         settings: what the config said, model and data set included.
-        device: `cpu` or `cuda`.
+        device: cpu, cuda or auto, as in the config.
         started: when the job began, in seconds since the epoch.
         root: folder of the project; paths are written relative to it.
 
@@ -155,19 +154,22 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: str) -> str:
-    """Return the model of the processor or GPU, as far as it can be told without loading torch."""
-    if device.startswith("cuda") and "torch" in sys.modules:
-        return sys.modules["torch"].cuda.get_device_name(device)
-    if device.startswith("cuda"):
+    """Return the model of the GPU or processor, without loading torch.
+
+    Args:
+        device: cpu, cuda, or auto: the GPU where there is one.
+    """
+    if device != "cpu":
         try:
             query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
             done = subprocess.run(query, capture_output=True, text=True, check=True)
             return done.stdout.splitlines()[0].strip()
         except (OSError, subprocess.CalledProcessError, IndexError):
-            return device
+            if device != "auto":
+                return device
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
+        lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return names[0] if names else platform.processor() or platform.machine()

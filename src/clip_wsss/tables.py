@@ -167,7 +167,7 @@ def _line(row: Row, rows: dict[str, Row], published: pd.DataFrame | None) -> dic
         "kind": "measured",
         "base": run.base,
         "differs": "; ".join(changes(base.entries, row.entries)) if base else "",
-        "seeds": " ".join(map(str, run.seeds)) if "segmentation" in row.files else "",
+        "seeds": " ".join(map(str, run.seeds)),
         "precision": row.entries["cam"]["settings"]["precision"],
         "note": run.note,
     }
@@ -249,15 +249,15 @@ def _figures(rows: dict[str, Row]) -> pd.DataFrame:
     for name, row in rows.items():
         for stage in row.stages:
             for scoring in ("fixed", "oracle") if stage in MAP_STAGES else ("fixed",):
-                figure = row.figure(stage, scoring)
-                end = row.headline
+                figure, end = row.figure(stage, scoring), row.headline
+                last = figure.same(end) and figure.scoring == end.scoring
                 lines.append(
                     {
                         "run": name,
                         "stage": stage,
                         "scoring": scoring,
                         "power": None if figure.power is None else power_key(figure.power),
-                        "headline": "yes" if end and figure.same(end) else "no",
+                        "headline": "yes" if last else "no",
                         "split": figure.info["split"],
                         "images": figure.info["images"],
                         "seeds": " ".join(map(str, row.run.seeds)) if len(figure.files) > 1 else "",
@@ -319,7 +319,9 @@ def _confidence(rows: dict[str, Row], root: Path) -> pd.DataFrame:
 def _index(rows: dict[str, Row], config: dict) -> dict:
     """What clip_wsss.compare needs to find and name everything."""
     return {
-        "dataset": config["dataset"]["name"],
+        "dataset": portable(config["dataset"]),
+        "models": portable(config["models"]),
+        "evaluation": portable(config["evaluation"]),
         "resamples": config["evaluation"]["bootstrap"],
         "seed": config["evaluation"]["seed"],
         "runs": [

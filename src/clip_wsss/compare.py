@@ -1,0 +1,306 @@
+"""Compare two results folders or two git revisions of one: python -m clip_wsss.compare A B.
+
+A and B are results folders (results/demo, or a copy of it), or git revisions, whose results are
+read from what Git and DVC track, without a checkout. What changed is printed, B minus A, for every
+run, stage and class, with paired intervals; --out writes it too.
+"""
+
+import argparse
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from clip_wsss.changes import Entries, changes, flat_changes
+from clip_wsss.errors import InputError
+from clip_wsss.measurements import Difference, Figure, Folder, Reader, Source, difference
+from clip_wsss.metrics import MAP_STAGES, STAGES
+from clip_wsss.tables import percent
+
+STAGE_COLUMNS = (
+    "run", "same_as", "stage", "images", "a", "a_scoring", "b", "b_scoring",
+    "difference", "low", "high", "more_than_noise", "changed",
+)  # fmt: skip
+CLASS_COLUMNS = (
+    "run",
+    "same_as",
+    "stage",
+    "class",
+    "a",
+    "b",
+    "difference",
+    "low",
+    "high",
+    "more_than_noise",
+)
+SHOWN = 15  # classes that are printed
+
+
+class Revision:
+    """A results folder as a git revision has it, whether Git or DVC holds the files."""
+
+    def __init__(self, revision: str, folder: str):
+        from dvc.api import DVCFileSystem
+        from dvc.exceptions import DvcException
+
+        self.revision, self.folder = revision, folder
+        self._files = DVCFileSystem(rev=revision)
+        try:
+            self._files.repo  # noqa: B018 - opened when it is first asked for
+        except DvcException:
+            raise InputError(f"{revision}: neither a folder nor a git revision") from None
+
+    def __str__(self) -> str:
+        return f"{self.folder} at {self.revision}"
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file as the revision has it. Raises InputError where it has none."""
+        from dvc_data.index import DataIndexDirError
+
+        try:
+            with self._files.open(f"{self.folder}/{name}", "rb") as file:
+                return io.BytesIO(file.read())  # what comes from Git cannot seek
+        except (FileNotFoundError, DataIndexDirError):
+            raise InputError(
+                f"{self}: there is no {name}; results are tracked by `make track` and brought "
+                "back by `dvc fetch --all-commits`"
+            ) from None
+
+
+def open_source(text: str, results: str) -> Source:
+    """Return the results folder that A or B names.
+
+    Args:
+        text: a folder, or a git revision.
+        results: the folder within the revision.
+
+    Raises:
+        InputError: it is neither.
+    """
+    return Folder(text) if Path(text).is_dir() else Revision(text, results.rstrip("/"))
+
+
+def compare(first: Source, second: Source) -> "Comparison":
+    """Compare two results folders, the first subtracted from the second.
+
+    Raises:
+        InputError: a folder without tables/runs.json, or a measurement that is missing.
+    """
+    old, new = _index(first), _index(second)
+    reader = Reader(first, old["resamples"], old["seed"])
+    # The resamples must be the same on both sides, so the first decides on them.
+    others = Reader(second, old["resamples"], old["seed"])
+    olds, news = ({run["name"]: run for run in index["runs"]} for index in (old, new))
+    stages, classes, firsts = [], [], {}
+    for name in (name for name in news if name in olds):
+        for stage in STAGES:
+            one, other = _figure(reader, olds[name], stage), _figure(others, news[name], stage)
+            if one is None and other is None:
+                continue
+            gap = difference(other, one) if one and other else None
+            changed = "; ".join(_changes(olds[name], news[name], stage))
+            keys = [figure and (figure.files, figure.power) for figure in (one, other)]
+            known = firsts.setdefault((stage, *keys, changed), name)
+            place = (name, "" if known == name else known, stage)
+            stages.append((*place, *_stage_line(one, other, gap), changed))
+            if gap:
+                classes += [(*place, *line) for line in _class_lines(one, other, gap)]
+    settings = [key for key in ("dataset", "models", "evaluation") if old.get(key) != new.get(key)]
+    return Comparison(
+        names=(str(first), str(second)),
+        removed=[name for name in olds if name not in news],
+        added=[name for name in news if name not in olds],
+        settings=[
+            line
+            for key in settings
+            for line in flat_changes({key: old.get(key, {})}, {key: new.get(key, {})})
+        ],
+        stages=pd.DataFrame(stages, columns=list(STAGE_COLUMNS)),
+        classes=pd.DataFrame(classes, columns=list(CLASS_COLUMNS)),
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed from a first to a second results folder, in percent.
+
+    Attributes:
+        names: of the two.
+        removed: runs that only the first has.
+        added: runs that only the second has.
+        settings: what changed beside the runs' own settings, in words.
+        stages: one line a run and stage.
+        classes: one line a run, stage and class that has ground truth.
+    """
+
+    names: tuple[str, str]
+    removed: list[str]
+    added: list[str]
+    settings: list[str]
+    stages: pd.DataFrame
+    classes: pd.DataFrame
+
+    @property
+    def changed(self) -> pd.DataFrame:
+        """The lines of `stages` that are not the same on both sides."""
+        same = (self.stages["difference"] == 0) & (self.stages["low"] == 0)
+        return self.stages[~(same & (self.stages["high"] == 0) & (self.stages["changed"] == ""))]
+
+    def write(self, folder: Path) -> None:
+        """Write comparison.md, stages.csv and classes.csv."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "comparison.md").write_text(self.text(), encoding="utf-8")
+        self.stages.to_csv(folder / "stages.csv", index=False, lineterminator="\n")
+        self.classes.to_csv(folder / "classes.csv", index=False, lineterminator="\n")
+
+    def text(self) -> str:
+        """Return it as Markdown."""
+        lines = [f"# B - A: what {self.names[1]} changes against {self.names[0]}", ""]
+        for title, items in (
+            ("only in A", self.removed),
+            ("only in B", self.added),
+            ("settings of both sides", self.settings),
+        ):
+            lines += [f"- {title}: {', '.join(items)}"] if items else []
+        changed = self.changed
+        same = len(self.stages) - len(changed)
+        lines += [f"- the same on both sides: {same} of {len(self.stages)} figures", ""]
+        if len(changed):
+            lines += _markdown(
+                ["run", "stage", "A", "B", "B - A [95 %]", "more than noise", "changed settings"],
+                [_stage_cells(row) for row in _merged(changed)],
+            )
+        moved = self.classes[self.classes["more_than_noise"] == "yes"]
+        moved = _merged(moved.sort_values("difference", key=lambda gap: -gap.abs(), kind="stable"))
+        if moved:
+            title = f"## Classes that changed by more than noise ({len(moved)}"
+            shown = f", the largest {SHOWN}" if len(moved) > SHOWN else ""
+            lines += ["", f"{title}{shown})", ""]
+            lines += _markdown(
+                ["run", "stage", "class", "A", "B", "B - A [95 %]"],
+                [_class_cells(row) for row in moved[:SHOWN]],
+            )
+        return "\n".join(lines) + "\n"
+
+
+def _merged(frame: pd.DataFrame) -> list[dict]:
+    """The rows of measurements of their own, each with all runs that share it."""
+    sharing: dict[tuple, list[str]] = {}
+    for row in frame.to_dict("records"):
+        key = (row["same_as"] or row["run"], row["stage"], row.get("class"))
+        sharing.setdefault(key, []).append(row["run"])
+    return [
+        {**row, "run": ", ".join(sharing[row["run"], row["stage"], row.get("class")])}
+        for row in frame.to_dict("records")
+        if not row["same_as"]
+    ]
+
+
+def _index(source: Source) -> dict:
+    with source.open("tables/runs.json") as file:
+        return json.load(file)
+
+
+def _figure(reader: Reader, run: dict, stage: str) -> Figure | None:
+    if stage not in run["files"]:
+        return None
+    masks = run["entries"]["masks"]["settings"]
+    files = run["files"][stage]
+    return reader.figure(stage, files, masks["scoring"], masks["background_power"])
+
+
+def _changes(old: dict, new: dict, stage: str) -> list[str]:
+    """What changed in the settings that a stage depends on."""
+    words = changes(*(_settings(run["entries"], stage) for run in (old, new)))
+    if stage == "segmentation" and old["seeds"] != new["seeds"]:
+        seeds = [" ".join(map(str, run["seeds"])) for run in (old, new)]
+        words.append(f"seeds: {seeds[0]} -> {seeds[1]}")
+    return words
+
+
+def _settings(entries: Entries, stage: str) -> Entries:
+    if stage == "segmentation":
+        return entries
+    masks = entries["masks"]
+    if stage in MAP_STAGES:  # a map is scored at a power and does not depend on the rest
+        kept = {key: masks["settings"][key] for key in ("background_power", "scoring")}
+        masks = {**masks, "settings": kept}
+    return {**entries, "masks": masks, "segmentation": None}
+
+
+def _stage_line(one: Figure | None, other: Figure | None, gap: Difference | None) -> tuple:
+    values = [
+        cell
+        for figure in (one, other)
+        for cell in ((percent(figure.value), figure.scoring) if figure else (np.nan, ""))
+    ]
+    numbers = (np.nan, np.nan, np.nan, "")
+    if gap:
+        ends = (gap.value, gap.interval.low, gap.interval.high)
+        numbers = (*map(percent, ends), "yes" if gap.more_than_noise else "no")
+    return (gap.images if gap else None, *values, *numbers)
+
+
+def _class_lines(one: Figure, other: Figure, gap: Difference) -> list[tuple]:
+    lines = []
+    for place, label in enumerate(one.names):
+        around = gap.class_intervals[place]
+        numbers = (one.class_iou[place], other.class_iou[place], gap.class_values[place])
+        if not np.isnan(numbers[2]):
+            cells = map(percent, (*numbers, around.low, around.high))
+            lines.append((label, *cells, "yes" if around.excludes_zero else "no"))
+    return lines
+
+
+def _stage_cells(row: dict) -> list[str]:
+    sides = []
+    for side in ("a", "b"):
+        oracle = " (oracle)" if row[f"{side}_scoring"] == "oracle" else ""
+        sides.append("" if np.isnan(row[side]) else f"{row[side]:.1f}{oracle}")
+    both = all(sides)
+    gap = _gap(row) if not np.isnan(row["difference"]) else "not comparable" if both else ""
+    return [row["run"], row["stage"], *sides, gap, row["more_than_noise"], row["changed"]]
+
+
+def _class_cells(row: dict) -> list[str]:
+    values = [row["run"], row["stage"], row["class"]]
+    return [*values, f"{row['a']:.1f}", f"{row['b']:.1f}", _gap(row)]
+
+
+def _gap(row: dict) -> str:
+    return f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m clip_wsss.compare", description=__doc__)
+    parser.add_argument("a", metavar="A", help="results folder or git revision")
+    parser.add_argument("b", metavar="B", help="results folder or git revision")
+    parser.add_argument(
+        "--results", default="results/demo", help="the folder in a git revision (results/demo)"
+    )
+    parser.add_argument("--out", type=Path, help="folder for comparison.md and the CSVs")
+    options = parser.parse_args(arguments)
+    try:
+        sources = (open_source(text, options.results) for text in (options.a, options.b))
+        found = compare(*sources)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(found.text(), end="")
+    if options.out is not None:
+        found.write(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
