@@ -7,6 +7,8 @@ from clip_wsss.segmentation.compat import provide_operators
 
 provide_operators()  # before anything imports mmseg.models
 
+from mmengine.registry import init_default_scope  # noqa: E402
+
 from clip_wsss.segmentation import (  # noqa: E402
     backbones,
     data,
@@ -15,5 +17,7 @@ from clip_wsss.segmentation import (  # noqa: E402
     losses,
     schedule,
 )
+
+init_default_scope("mmseg")  # where MMEngine looks names up
 
 __all__ = ["backbones", "data", "heads", "hooks", "losses", "schedule"]

@@ -10,7 +10,6 @@ import yaml
 from mmengine import Config
 from mmengine.device import utils as device_utils
 from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
@@ -73,7 +72,6 @@ def build_model(segmentor: Config, entry: dict, classes: int, path: str) -> Enco
         head["ignore_index"] = 255
     if not MMLogger.check_instance_created("clip_wsss"):
         MMLogger.get_instance("clip_wsss", log_level="ERROR")  # else each tensor's origin is told
-    init_default_scope("mmseg")  # where MMEngine looks names up
     try:
         with warnings.catch_warnings():  # MMSegmentation's heads use its own deprecated builders
             warnings.filterwarnings("ignore", message="``build_")

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+import warnings
 from pathlib import Path
 
 import torch
@@ -216,7 +217,9 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
             "model_wrapper_cfg": {"device_ids": None} if cpu and distributed else None,
         },
     )
-    runner.train()
+    with warnings.catch_warnings():  # an update of several iterations begins with the second
+        warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
+        runner.train()
     if is_main_process():
         _save(runner, classes, settings, work_dir / CHECKPOINT)
 
