@@ -1,0 +1,154 @@
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from dvc.repo import Repo
+from made_results import config, draw, ladder, run, write_measurement, write_results
+
+from clip_wsss.compare import compare, main
+from clip_wsss.measurements import Folder
+from clip_wsss.tables import write_tables
+
+
+def write(root, runs, gain=0.0, **evaluation):
+    write_results(root, runs, config(**evaluation), gain)
+    write_tables(runs, config(**evaluation), root, root / "tables")
+    return Folder(root)
+
+
+def test_a_folder_against_itself(tmp_path):
+    folder = write(tmp_path, ladder())
+    found = compare(folder, folder)
+    assert len(found.changed) == 0
+    assert len(found.stages) == 15
+    assert "- the same on both sides: 15 of 15 figures" in found.text()
+    assert "more than noise" not in found.text()
+
+
+def test_a_gain_is_found_in_every_stage_and_class(tmp_path):
+    old, new = write(tmp_path / "a", ladder()), write(tmp_path / "b", ladder(), 0.15)
+    found = compare(old, new)
+    row = found.stages.set_index(["run", "stage"]).loc["crf", "mask"]
+    tables = [pd.read_csv(tmp_path / f"{side}/tables/ladder.csv") for side in "ab"]
+    figures = [table.set_index("run").loc["crf", "mask"] for table in tables]
+    assert row[["a", "b"]].tolist() == figures
+    assert row["difference"] == pytest.approx(figures[1] - figures[0], abs=2e-4)
+    assert row["low"] > 0
+    assert row["more_than_noise"] == "yes"
+    classes = found.classes[(found.classes["run"] == "crf") & (found.classes["stage"] == "mask")]
+    assert classes["class"].tolist() == ["background", "cat", "dog"]
+    assert (classes["more_than_noise"] == "yes").all()
+    assert classes["difference"].mean() == pytest.approx(row["difference"], abs=2e-4)
+
+
+def test_shared_measurements_are_told_once(tmp_path):
+    old, new = write(tmp_path / "a", ladder()), write(tmp_path / "b", ladder(), 0.15)
+    found = compare(old, new)
+    same = found.stages.set_index(["run", "stage"])["same_as"]
+    assert same["crf", "refined"] == "caa"
+    assert same["caa", "refined"] == ""
+    lines = [line for line in found.text().splitlines() if "| refined |" in line]
+    assert lines[0].startswith("| caa, crf, all, cgl | refined | ")
+
+
+def test_a_changed_setting_is_named_at_the_stages_that_depend_on_it(tmp_path):
+    old = write(tmp_path / "a", [run("cgl", None, masks="caa-crf", segmentation="cgl")])
+    changed = run("cgl", None, masks="caa-crf", segmentation="cgl,mu=0.8", seeds=(0, 1))
+    new = write(tmp_path / "b", [changed])
+    words = compare(old, new).stages.set_index("stage")["changed"]
+    assert words["segmentation"] == "mu: 0.95 -> 0.8; seeds: 0 -> 0 1"
+    assert words[["initial", "refined", "mask"]].tolist() == ["", "", ""]
+
+
+def test_runs_of_one_side_and_common_settings_are_listed(tmp_path):
+    old = write(tmp_path / "a", ladder()[:2])
+    new = write(tmp_path / "b", ladder()[1:3], bootstrap=100)
+    found = compare(old, new)
+    assert (found.removed, found.added) == (["plain"], ["caa"])
+    assert found.settings == ["evaluation.bootstrap: 200 -> 100"]
+    text = found.text()
+    assert "- only in A: plain\n- only in B: caa\n" in text
+    assert "- settings of both sides: evaluation.bootstrap: 200 -> 100" in text
+
+
+def test_stages_that_cannot_be_compared_are_said_so(tmp_path):
+    runs = [run("crf", None, masks="caa-crf")]
+    old, new = write(tmp_path / "a", runs), write(tmp_path / "b", runs)
+    mask = tmp_path / "b/metrics/photo/softmax/caa-crf/mask.json"
+    write_measurement(mask, "mask", draw(0.8, 0), split="other")
+    found = compare(old, new)
+    assert "not comparable" in found.text()
+    assert len(found.changed) == 1
+
+
+def test_only_common_images_are_compared(tmp_path):
+    runs = [run("crf", None, masks="caa-crf")]
+    old, new = write(tmp_path / "a", runs), write(tmp_path / "b", runs)
+    file = "metrics/photo/softmax/caa-crf/mask"
+    counts = pd.read_parquet(tmp_path / f"a/{file}.parquet")
+    fewer = counts[counts["id"] >= "i03"].reset_index(drop=True)
+    write_measurement(tmp_path / f"b/{file}.json", "mask", fewer)
+    row = compare(old, new).stages.set_index("stage").loc["mask"]
+    assert row["images"] == 9
+    assert row["difference"] == row["low"] == row["high"] == 0  # where both are, they are the same
+    assert row["a"] != row["b"]
+
+
+def test_the_command_prints_and_writes(tmp_path, capsys):
+    write(tmp_path / "a", ladder()[:2])
+    write(tmp_path / "b", ladder()[:2], 0.2)
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert (out / "comparison.md").read_text() == printed
+    assert printed.startswith("# B - A: what ")
+    assert len(pd.read_csv(out / "stages.csv")) == 2
+    assert len(pd.read_csv(out / "classes.csv")) == 6
+
+
+def test_a_folder_without_results_is_one_line(tmp_path, capsys):
+    assert main([str(tmp_path), str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith("tables/runs.json: no such file; run snakemake first\n")
+    assert error.count("\n") == 1
+
+
+def git(*arguments):
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", *name, *arguments], check=True, capture_output=True)
+
+
+def test_git_revisions(tmp_path, monkeypatch, capsys):
+    """The first in DVC's cache alone, the second in Git, and no checkout of either."""
+
+    def compared(*revisions):
+        status = main(list(revisions))
+        return status, *capsys.readouterr()
+
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    write(tmp_path / "results/demo", ladder()[:2])
+    Path("results.dvc").write_text("outs:\n- path: results/demo\n")
+    Path(".gitignore").write_text("/results/demo\n")
+    with Repo.init() as repo:
+        repo.commit("results.dvc", force=True)
+    git("add", "-A")
+    git("commit", "-q", "-m", "by DVC")
+    shutil.rmtree("results")
+    write(tmp_path / "results/demo", ladder()[:2], 0.2)
+    git("rm", "-q", "results.dvc", ".gitignore")
+    git("add", "-A")
+    git("commit", "-q", "-m", "by Git")
+    status, text, error = compared("HEAD~1", "HEAD")
+    assert (status, error) == (0, "")
+    assert "# B - A: what results/demo at HEAD changes against results/demo at HEAD~1" in text
+    assert "| plain | initial | " in text
+    assert compared("HEAD~1", "results/demo")[1].splitlines()[2:] == text.splitlines()[2:]
+    status, _, error = compared("HEAD", "no-such-branch")
+    assert (status, error) == (1, "error: no-such-branch: neither a folder nor a git revision\n")
+    shutil.rmtree(".dvc/cache")
+    status, _, error = compared("HEAD~1", "HEAD")
+    assert status == 1
+    assert error.startswith("error: results/demo at HEAD~1: there is no tables/runs.json")
