@@ -311,3 +311,35 @@ def test_costs(made, tmp_path):
         "| cams | photo/softmax | softmax | 2 | 10 | 5.0 | 0.5 |"
         in (tmp_path / "out/cost.md").read_text()
     )
+
+
+def snippets():
+    text = (REPOSITORY / "docs/results.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_documented_snippets_give_the_figures_of_the_table(made, capsys):
+    short, intervals = (
+        code.replace("results/demo", str(made)).replace("1000", "200") for code in snippets()
+    )
+    row = lines(made).loc["softmax"]
+    exec(short, {})
+    assert float(capsys.readouterr().out) == row["initial"]
+    for stage in ("crf/mask", "crf/cgl/seed1/segmentation"):
+        labels = short.replace("photo/softmax/initial,power=1", f"photo/softmax/caa-{stage}")
+        exec(labels.replace('.query("power == 1")', ""), {})
+        info = json.loads((made / f"metrics/photo/softmax/caa-{stage}.json").read_text())
+        assert float(capsys.readouterr().out) == round(100 * info["miou"], 4)
+    space = {}
+    exec(intervals, space)
+    gap = space["difference"](space["softmax"], space["plain"])
+    assert 100 * space["softmax"].interval.low == pytest.approx(row["initial_low"], abs=1e-4)
+    assert 100 * gap.interval.high == pytest.approx(row["difference_high"], abs=1e-4)
+
+
+def test_every_column_is_documented(made):
+    text = (REPOSITORY / "docs/results.md").read_text(encoding="utf-8")
+    for column in read(made).columns:
+        rest = column.partition("_")[2]
+        known = {f"`{column}`", f"`…_{rest}`", f"`_{rest}`"}
+        assert any(name in text for name in known), column
