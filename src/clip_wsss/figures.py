@@ -1,0 +1,289 @@
+"""Charts of the report as SVG that follows the page's colours, and a grid of pictures as PNG.
+
+The SVG carries classes and no colours (report.css gives them for light and dark), and no times,
+so the same numbers give the same text.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+DARK = 0.55  # shades from here on carry light text
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers from `low` to `high`, about `count` of them, 1, 2 or 5 times a power of ten."""
+    step = 10 ** math.floor(math.log10((high - low) / count))
+    step = next((step * m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= count), step * 10)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def shade(value: float) -> str:
+    """A value in [0, 1] as the percentage of the heat map's colour, for `--h` of report.css."""
+    return f"{min(max(value, 0.0), 1.0):.0%}"
+
+
+class Plot:
+    """An SVG chart with two linear axes.
+
+    Args:
+        title: read out by a screen reader.
+        x, y: range of each axis.
+        labels: what the axes show.
+        names: text of the ticks at x = 0, 1, … (else numbers).
+        percent: axes (of "xy") whose ticks are given in per cent.
+        size: width and height in the units of the view box.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        labels: tuple[str, str],
+        names: Sequence[str] | None = None,
+        percent: str = "xy",
+        size: tuple[int, int] = (340, 236),
+    ):
+        self.title, self.x, self.y, self.size = title, x, y, size
+        self.left, self.right, self.top, self.bottom = 48, size[0] - 12, 12, size[1] - 44
+        self._parts: list[str] = []
+        self._axes(labels, names, percent)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Place of a point in the view box."""
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return (
+            round(self.left + across * (self.right - self.left), 1),
+            round(self.bottom - up * (self.bottom - self.top), 1),
+        )
+
+    def line(self, points: Sequence[tuple[float, float]], style: str) -> None:
+        """Join points."""
+        places = " ".join(f"{x:g},{y:g}" for x, y in (self.at(*point) for point in points))
+        self._parts.append(f'<polyline class="{style}" points="{places}"/>')
+
+    def dot(self, x: float, y: float, style: str, tip: str, radius: float = 4.5) -> None:
+        """A round mark with a tip for the pointer."""
+        cx, cy = self.at(x, y)
+        self._parts.append(
+            f'<circle class="dot {style}" cx="{cx:g}" cy="{cy:g}" r="{radius:g}" '
+            f'data-tip="{escape(tip)}"/>'
+        )
+
+    def bar(
+        self, x: tuple[float, float], y: tuple[float, float], style: str, tip: str = ""
+    ) -> None:
+        """A rectangle between two corners."""
+        (x0, y0), (x1, y1) = self.at(x[0], y[0]), self.at(x[1], y[1])
+        tip = f' data-tip="{escape(tip)}"' if tip else ""
+        self._parts.append(
+            f'<rect class="{style}" x="{x0:g}" y="{y1:g}" width="{x1 - x0:.1f}" '
+            f'height="{y0 - y1:.1f}"{tip}/>'
+        )
+
+    def text(self, x: float, y: float, words: str, style: str = "note", shift=(0, 0)) -> None:
+        """Words at a point, moved by `shift` units of the view box."""
+        px, py = self.at(x, y)
+        place = f'x="{px + shift[0]:g}" y="{py + shift[1]:g}"'
+        self._parts.append(f'<text class="{style}" {place}>{escape(words)}</text>')
+
+    def svg(self) -> str:
+        """The whole chart."""
+        return (
+            f'<svg class="plot" role="img" aria-label="{escape(self.title)}" '
+            f'viewBox="0 0 {self.size[0]} {self.size[1]}">{"".join(self._parts)}</svg>'
+        )
+
+    def _axes(self, labels, names, percent: str) -> None:
+        add = self._parts.append
+        for value in ticks(*self.y):
+            _, y = self.at(self.x[0], value)
+            add(f'<path class="grid" d="M{self.left} {y:g}H{self.right}"/>')
+            add(f'<text class="tick end" x="{self.left - 8}" y="{y + 4:g}">'
+                f"{_number(value, 'y' in percent)}</text>")  # fmt: skip
+        places = (
+            enumerate(names)
+            if names
+            else ((value, _number(value, "x" in percent)) for value in ticks(*self.x))
+        )
+        for value, words in places:
+            x, _ = self.at(value, self.y[0])
+            add(f'<text class="tick mid" x="{x:g}" y="{self.bottom + 18}">{escape(words)}</text>')
+        add(f'<path class="axis" d="M{self.left} {self.bottom}H{self.right}"/>')
+        middle = (self.left + self.right) / 2
+        place = f'x="{middle:g}" y="{self.size[1] - 6}"'
+        add(f'<text class="label mid" {place}>{escape(labels[0])}</text>')
+        up = (self.top + self.bottom) / 2
+        add(f'<text class="label mid" transform="translate(12 {up:g}) rotate(-90)">'
+            f"{escape(labels[1])}</text>")  # fmt: skip
+
+
+def _number(value: float, percent: bool) -> str:
+    return f"{value * 100:g}" if percent else f"{value:g}"
+
+
+def means_chart(title: str, table: pd.DataFrame, labels: tuple[str, str], style: str) -> str:
+    """Means with their errors in named groups (what `breakdown.by_size` returns), as SVG."""
+    plot = Plot(
+        title, (-0.5, len(table) - 0.5), (0, 1), labels, names=list(table["label"]), percent="y"
+    )
+    for at, row in enumerate(table.itertuples()):
+        low, high = max(row.mean - row.error, 0), min(row.mean + row.error, 1)
+        tip = f"{row.label}: {row.mean:.1%} ± {row.error * 100:.1f} (n = {row.n})"
+        plot.bar((at - 0.3, at + 0.3), (0, row.mean), f"fill faint {style}", tip)
+        plot.line([(at, low), (at, high)], f"whisker {style}")
+        plot.dot(at, row.mean, style, tip)
+        plot.text(at, 0, f"n {row.n}", "note mid", shift=(0, -6))
+    return plot.svg()
+
+
+def calibration_chart(title: str, bins: pd.DataFrame) -> str:
+    """Share of right pixels against confidence, with the diagonal and the pixels of each bin.
+
+    Args:
+        title: read out by a screen reader.
+        bins: what `breakdown.coarse` returns.
+    """
+    plot = Plot(title, (0, 1), (0, 1), ("confidence, %", "pixels that are right, %"))
+    for row, part in zip(bins.itertuples(), bins["pixels"] / bins["pixels"].sum(), strict=True):
+        plot.bar((row.low, row.high), (0, part * 0.3), "fill ghost", f"{part:.1%} of the pixels")
+    plot.line([(0, 0), (1, 1)], "diagonal")
+    points = [(row.confidence, row.correct / row.pixels) for row in bins.itertuples()]
+    plot.line(points, "line mask")
+    for (x, y), row in zip(points, bins.itertuples(), strict=True):
+        plot.dot(x, y, "mask", f"confidence {x:.1%}: {y:.1%} of {row.pixels:,} pixels right", 4)
+    return plot.svg()
+
+
+def mu_chart(title: str, curve: pd.DataFrame, mu: float) -> str:
+    """Precision against the share of kept pixels, a dot a threshold.
+
+    Args:
+        title: read out by a screen reader.
+        curve: what `calibration.mu_curve` returns.
+        mu: the threshold to mark, one of the curve's.
+    """
+    curve = curve.dropna()
+    low = math.floor(min(curve["precision"].min(), 0.95) * 20) / 20
+    plot = Plot(title, (0, 1), (low, 1), ("pixels kept, %", "of these right, %"))
+    plot.line(list(zip(curve["kept"], curve["precision"], strict=True)), "line mask")
+    for row in curve.itertuples():
+        words = f"μ = {row.mu:g}: {row.kept:.1%} kept, {row.precision:.1%} right"
+        marked = row.mu == mu
+        plot.dot(row.kept, row.precision, "mask", words, 7 if marked else 3.5)
+        if marked:
+            side, shift = ("end", -12) if row.kept > 0.5 else ("start", 12)
+            plot.text(row.kept, row.precision, words, f"note strong {side}", (shift, 18))
+    return plot.svg()
+
+
+def scatter_chart(
+    title: str, points: Sequence[tuple[float, float, str]], labels: tuple[str, str]
+) -> str:
+    """Points with a tip each; y is a share, x a number."""
+    xs, ys = [point[0] for point in points], [point[1] for point in points]
+    plot = Plot(title, _around(xs), _around(ys), labels, percent="y")
+    for x, y, tip in points:
+        plot.dot(x, y, "initial", tip, 5)
+    return plot.svg()
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    room = (high - low) * 0.12 or abs(high) * 0.1 or 1.0
+    return low - room, high + room
+
+
+def confusion_chart(title: str, matrix: np.ndarray, names: Sequence[str]) -> str:
+    """Share of every class's pixels that a prediction got, as SVG.
+
+    Args:
+        title: read out by a screen reader.
+        matrix: (C + 1, C + 1) pixels by ground truth and prediction.
+        names: the C + 1 classes, the background first.
+    """
+    cell = max(10, min(24, 620 // len(names)))
+    edge, side = 92, cell * len(names)
+    rows = matrix.sum(axis=1)
+    parts = []
+    for i, name in enumerate(names):
+        place = edge + (i + 0.5) * cell
+        style = "tick" if cell >= 14 else "tick small"
+        parts.append(
+            f'<text class="{style} end" x="{edge - 8}" y="{place + 4:g}">{escape(name)}</text>'
+        )
+        parts.append(
+            f'<text class="{style}" transform="translate({place + 4:g} {edge - 8}) rotate(-60)">'
+            f"{escape(name)}</text>"
+        )
+    for i, j in np.argwhere(matrix > 0):
+        share = matrix[i, j] / rows[i]
+        if share < 0.005:
+            continue
+        x, y = edge + j * cell, edge + i * cell
+        tip = f"{share:.1%} of {names[i]} labelled {names[j]}"
+        parts.append(
+            f'<rect class="cell" style="--h:{shade(share)}" x="{x}" y="{y}" width="{cell - 1}" '
+            f'height="{cell - 1}" data-tip="{escape(tip)}"/>'
+        )
+        if cell >= 20 and share >= 0.05:
+            parts.append(
+                f'<text class="share{" on" if share >= DARK else ""}" '
+                f'x="{x + (cell - 1) / 2:g}" y="{y + cell / 2 + 3:g}">{share * 100:.0f}</text>'
+            )
+    parts.insert(0, f'<rect class="frame" x="{edge}" y="{edge}" width="{side}" height="{side}"/>')
+    width = edge + side + 40
+    return (
+        f'<svg class="matrix" role="img" aria-label="{escape(title)}" '
+        f'viewBox="0 0 {width} {edge + side + 4}" style="min-width:{width * 0.8:.0f}px">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def draw_grid(
+    rows: Sequence[tuple[str, Sequence[np.ndarray | None]]],
+    titles: Sequence[str],
+    out: Path,
+    limit: int,
+) -> None:
+    """Draw rows of pictures as one PNG of at most `limit` bytes.
+
+    Args:
+        rows: a caption and the pictures, (H, W, 3) uint8, None where there is none.
+        titles: one for each column.
+        out: PNG to write.
+        limit: bytes; the resolution is lowered until the file fits.
+    """
+    height = 1.75 * len(rows) + 0.35  # inches
+    figure = Figure(figsize=(1.55 * len(titles), height), facecolor="white")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    figure.subplots_adjust(0.01, 0.14 / height, 0.99, 1 - 0.38 / height, 0.04, 0.16)
+    for line, (caption, pictures) in zip(axes, rows, strict=True):
+        for axis, picture, title in zip(line, pictures, titles, strict=True):
+            axis.set_axis_off()
+            if line is axes[0]:
+                axis.set_title(title, fontsize=11, pad=6)
+            if picture is not None:
+                axis.imshow(picture, interpolation="antialiased")
+        line[0].text(0, -0.03, caption, transform=line[0].transAxes, va="top", fontsize=9)
+    for dpi in (160, 140, 120, 100, 80, 60):
+        raw, small = io.BytesIO(), io.BytesIO()
+        figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
+        colours = Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        colours.save(small, format="PNG", optimize=True)
+        if small.tell() <= limit:
+            break
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(small.getvalue())

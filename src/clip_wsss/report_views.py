@@ -1,0 +1,307 @@
+"""What the report shows of single runs: charts of a measurement, pictures, ranked templates."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from markupsafe import Markup
+
+from clip_wsss import figures
+from clip_wsss.breakdown import by_classes, by_size, coarse, extremes, image_iou, region_iou
+from clip_wsss.calibration import MUS, mu_curve
+from clip_wsss.confusion import confusion_matrix
+from clip_wsss.datasets import Dataset
+from clip_wsss.errors import InputError
+from clip_wsss.layout import TITLES
+from clip_wsss.measurements import read_counts
+from clip_wsss.metrics import MAP_STAGES, STAGES
+from clip_wsss.panels import Panels, choose
+from clip_wsss.report_tables import colour
+from clip_wsss.runs import Run, metric_files, resolve
+
+PICTURES = 2_600_000  # bytes of pictures in the page, at most: a page that can be mailed
+SIDE = 320  # longest side of a picture, made smaller where the pictures would be too many
+SMALLEST = 64
+EXTREMES = 3  # best and worst images of a run
+RELIABILITY = np.linspace(0, 1, 21)  # bins of the calibration chart
+MU = 0.95  # the paper's, marked on the mu curve
+SCATTERED = 3  # templates that must have been measured before they are drawn against mIoU
+# What is shown of the best and worst images, by what they were scored on.
+OF_LABELS = ("image", "truth", "initial", "refined", "mask", "confidence")
+OF_PREDICTIONS = ("image", "truth", "prediction")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Labels of images, as they were scored.
+
+    Attributes:
+        stage: that they come from.
+        file: the metrics JSON, relative to the results folder; the counts lie beside it.
+        power: of the background, for maps.
+    """
+
+    stage: str
+    file: str
+    power: float | None = None
+
+
+class Results:
+    """The results folder of a data set, its runs, and the data set that they ran on."""
+
+    def __init__(self, runs: list[Run], dataset: Dataset, root: Path, config: dict):
+        self.runs, self.dataset, self.root, self.config = runs, dataset, Path(root), config
+        self.names = ("background", *dataset.vocabulary.classes)
+        self.files = {run.name: metric_files(config, run) for run in runs}
+
+    @cached_property
+    def scored(self) -> bool:
+        """Whether anything was measured."""
+        return any(self.files.values())
+
+    @property
+    def panel_split(self) -> str | None:
+        """The split whose images are shown."""
+        splits = self.config["dataset"]["splits"]
+        return splits["score"] or splits["pseudo"] or splits["val"]
+
+    def settings(self, run: Run, group: str) -> dict:
+        """Settings behind a cell of a run."""
+        return resolve(self.config, group, run.cell(group))
+
+    def prompts(self, run: Run) -> Path:
+        """Folder of a run's texts."""
+        return self.root / "prompts" / self.settings(run, "cam")["model"] / run.texts
+
+    def info(self, file: str) -> dict:
+        """Content of a metrics JSON. Raises InputError where it is missing."""
+        path = self.root / file
+        if not path.is_file():
+            raise InputError(f"{path}: no such measurement; run snakemake to make it")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def counts(self, found: Measurement) -> pd.DataFrame:
+        """Counts of a measurement: id, truth, prediction, pixels."""
+        name = found.file.removesuffix(".json") + ".parquet"
+        return read_counts(self.root / name, found.power)
+
+    def measurements(self, run: Run) -> list[Measurement]:
+        """What the run ends in: its pseudo labels, and the predictions of its first seed."""
+        files, found = self.files[run.name], []
+        labels = [stage for stage in (*MAP_STAGES, "mask") if stage in files]
+        if labels:
+            stage, power = labels[-1], None
+            if stage in MAP_STAGES:
+                masks = self.settings(run, "masks")
+                power = masks["background_power"]
+                if masks["scoring"] == "oracle":
+                    power = self.info(files[stage][0])["oracle"]["power"]
+            found.append(Measurement(stage, files[stage][0], power))
+        if "segmentation" in files:
+            found.append(Measurement("segmentation", files["segmentation"][0]))
+        return found
+
+
+def details(results: Results) -> list[dict]:
+    """Charts of every measurement, with the numbers of the runs that share it."""
+    parts: dict[Measurement, dict] = {}
+    for number, run in enumerate(results.runs):
+        for found in results.measurements(run):
+            if found not in parts:
+                parts[found] = _charts(results, found) | {"runs": []}
+            parts[found]["runs"].append(number)
+    return [parts[found] for found in sorted(parts, key=lambda one: STAGES.index(one.stage))]
+
+
+def _charts(results: Results, found: Measurement) -> dict:
+    info, counts = results.info(found.file), results.counts(found)
+    regions = region_iou(counts)
+    title = f"{TITLES[found.stage].capitalize()}, {info['split']}, {info['images']} images"
+    if info["seed"] is not None:
+        title += f", seed {info['seed']}"
+    matrix = confusion_matrix(counts, len(results.names))
+    sizes, numbers = by_size(regions), by_classes(image_iou(regions))
+    charts = [
+        _chart(
+            "Confusion",
+            "What the pixels of a class (rows) are labelled (columns), in per cent of the row.",
+            figures.confusion_chart(f"Confusion matrix: {title}", matrix, results.names),
+            wide=True,
+        ),
+        _chart(
+            "Object size",
+            "IoU within an image by the share of it that the class covers; mean and its 95 % "
+            "interval.",
+            figures.means_chart(
+                f"IoU by object size: {title}",
+                sizes,
+                ("share of the image, %", "IoU, %"),
+                found.stage,
+            ),
+        ),
+        _chart(
+            "Number of classes",
+            "Mean IoU of an image by the number of classes in it.",
+            figures.means_chart(
+                f"IoU by number of classes: {title}",
+                numbers,
+                ("classes in the image", "IoU, %"),
+                found.stage,
+            ),
+        ),
+    ]
+    path = (results.root / found.file).with_name("confidence.parquet")
+    if found.stage == "mask" and path.is_file():
+        charts += _confidence_charts(pq.read_table(path).to_pandas(), title)
+    return {"title": title, "charts": charts}
+
+
+def _confidence_charts(calibration: pd.DataFrame, title: str) -> list[dict]:
+    return [
+        _chart(
+            "Is the confidence right?",
+            "Right pixels among those of a confidence; on the dashed line a pixel at 95 % is right "
+            "95 % of the time. Grey: where the pixels are.",
+            figures.calibration_chart(f"Calibration: {title}", coarse(calibration, RELIABILITY)),
+        ),
+        _chart(
+            "What a threshold keeps",
+            "Each dot is a μ of the confidence-guided loss, the paper’s marked: the share of the "
+            "pixels that count, and how many of these are right.",
+            figures.mu_chart(
+                f"Kept pixels against precision: {title}", mu_curve(calibration, MUS), MU
+            ),
+        ),
+    ]
+
+
+def _chart(title: str, caption: str, svg: str, wide: bool = False) -> dict:
+    return {"title": title, "caption": caption, "svg": Markup(svg), "wide": wide}
+
+
+def pictures(results: Results) -> dict[str, dict]:
+    """Panels of all runs and their best and worst images, in pictures that fit the page.
+
+    Returns:
+        panels: run -> images, each with id, classes, score, and cells: stage -> key of a picture,
+            or `!` and why there is none.
+        extremes: run -> groups of best and worst images.
+        pictures: key -> data URI.
+    """
+    split = results.panel_split
+    count = results.config["evaluation"]["panels"]
+    names = [] if split is None else choose(results.dataset, split, count)
+    scores = {run.name: [_scores(results, one) for one in results.measurements(run)]
+              for run in results.runs}  # fmt: skip
+    side = SIDE
+    while True:
+        panels = Panels(results.dataset, results.root, results.config, side)
+        made = {
+            "panels": {
+                run.name: [_item(results, panels, run, name) for name in names]
+                for run in results.runs
+            },
+            "extremes": {
+                run.name: [_extremes(results, panels, run, one) for one in scores[run.name]]
+                for run in results.runs
+            },
+            "pictures": panels.album.pictures,
+        }
+        if panels.album.size <= PICTURES or side == SMALLEST:
+            return made
+        # Bytes grow a little slower than pixels do.
+        shrink = 0.9 * (PICTURES / panels.album.size) ** 0.5
+        side = max(SMALLEST, int(min(side, panels.longest) * shrink))
+
+
+def _item(results: Results, panels: Panels, run: Run, name: str, score: str = "") -> dict:
+    classes = [
+        {"name": results.names[label + 1], "colour": colour(label + 1)}
+        for label in results.dataset.labels(name)
+    ]
+    return {"id": name, "classes": classes, "cells": panels.panel(run, name), "score": score}
+
+
+def _scores(results: Results, found: Measurement) -> tuple[Measurement, pd.DataFrame]:
+    return found, image_iou(region_iou(results.counts(found)))
+
+
+def _extremes(
+    results: Results, panels: Panels, run: Run, scored: tuple[Measurement, pd.DataFrame]
+) -> dict:
+    found, images = scored
+    trained = found.stage == "segmentation"
+    scores = dict(zip(images["id"], images["iou"], strict=True))
+    best, worst = (
+        [_item(results, panels, run, name, f"IoU {scores[name]:.1%}") for name in names]
+        for names in extremes(images, EXTREMES)
+    )
+    title = "Segmentation" if trained else "Pseudo labels"
+    return {
+        "title": f"{title}, {results.info(found.file)['split']}",
+        "stages": OF_PREDICTIONS if trained else OF_LABELS,
+        "best": best,
+        "worst": worst,
+    }
+
+
+def rankings(results: Results) -> list[dict]:
+    """Templates by sharpness, for every texts cell that chose by it."""
+    found = {}
+    for run in results.runs:
+        path = results.prompts(run) / "sharpness.csv"
+        if path.is_file():
+            found.setdefault(path, (run, pd.read_csv(path)))
+    made = []
+    for run, ranking in found.values():
+        if ranking.empty:
+            continue
+        top = ranking["sharpness"].max()
+        rows = [
+            {
+                "template": row.template,
+                "text": f"{row.sharpness:.4f}",
+                "width": round(100 * row.sharpness / top, 1) if top > 0 else 0,
+                "chosen": row.rank == 1,
+            }
+            for row in ranking.itertuples()
+        ]
+        scatter = _scatter(results, ranking, run)
+        made.append({"title": f"Texts {run.texts}", "rows": rows, "scatter": scatter})
+    return made
+
+
+def _scatter(results: Results, ranking: pd.DataFrame, ranked: Run) -> Markup | None:
+    """Sharpness against mIoU, where enough of the ranked templates were measured.
+
+    Only runs that agree with the ranking in all but the template, and with one another in the
+    CAM, are comparable.
+    """
+    sharpness = dict(zip(ranking["template"], ranking["sharpness"], strict=True))
+    points: dict[str, dict[str, tuple[float, float, str]]] = {}
+    for run in results.runs:
+        path = results.prompts(run) / "prompt.json"
+        if "initial" not in results.files[run.name] or not path.is_file():
+            continue
+        chosen = json.loads(path.read_text(encoding="utf-8"))["template"]
+        same = _wording(results, run) == _wording(results, ranked)
+        if same and len(chosen) == 1 and chosen[0] in sharpness:
+            miou = results.info(results.files[run.name]["initial"][0])["miou"]
+            point = (sharpness[chosen[0]], miou, f"{chosen[0]} {miou:.1%}")
+            points.setdefault(run.cam, {})[chosen[0]] = point
+    most = max(points.values(), key=len, default={})
+    if len(most) < SCATTERED:
+        return None
+    labels = ("sharpness (lower is better)", "mIoU of the initial CAM, %")
+    return Markup(figures.scatter_chart("Sharpness against mIoU", list(most.values()), labels))
+
+
+def _wording(results: Results, run: Run) -> tuple:
+    texts = results.settings(run, "texts")
+    return texts["names"], texts["background"], results.settings(run, "cam")["model"]
