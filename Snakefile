@@ -27,5 +27,6 @@ rule all:
     default_target: True
     input:
         MASKS,
-        RESULTS / "tables/runs.csv",
+        CHECKPOINTS,
+        expand(RESULTS / "tables/{name}.csv", name=NAMES),
         RESULTS / "report.html",

@@ -76,6 +76,17 @@ def write_provenance(
     part.replace(path)
 
 
+def summary(config: dict, root: Path = Path()) -> dict[str, Any]:
+    """Return what a report says of its own making: commit, config, versions, device and time."""
+    return {
+        **commit(root),
+        "config_sha256": _hash(portable(config, root)),
+        "versions": versions(),
+        "device": device_name(config["compute"]["device"]),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
 def commit(root: Path = Path()) -> dict[str, Any]:
     """Return {"commit": hash, "changed": whether tracked files differ from it}; None without git.
 

@@ -144,7 +144,7 @@ def crf_image(rgb: np.ndarray, kind: str) -> np.ndarray:
     cut to integers, negative ones wrapped to the other end of 0..255.
     """
     if kind == "rgb":
-        return np.ascontiguousarray(rgb)
+        return np.array(rgb, order="C")  # a copy: pydensecrf refuses read-only pixels
     shifted = rgb[..., ::-1].astype(np.float32) - np.array(BGR_MEAN, dtype=np.float32)
     return np.ascontiguousarray((shifted.astype(np.int32) & 255).astype(np.uint8))
 

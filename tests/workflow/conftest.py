@@ -45,6 +45,7 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        folder.mkdir(parents=True)
         for name in ("Snakefile", "workflow", "config", "src", "profiles"):
             source = ROOT / name
             if source.is_dir():

@@ -23,7 +23,7 @@ def edited(small):
 
 def test_everything_is_there(small):
     results = small.folder / RESULTS
-    table = pd.read_csv(results / "tables/runs.csv")
+    table = pd.read_csv(results / "tables/test.csv")
     assert list(table["run"]) == ["plain", "full"]
     metrics = sorted(path.name for path in results.glob("metrics/**/*.json"))
     assert "segmentation.json" in metrics

@@ -9,7 +9,7 @@ from clip_wsss import runs as table
 from clip_wsss.errors import InputError
 from clip_wsss.shards import shard_names
 
-SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
+SCHEMA = "workflow/schemas/config.schema.yaml"
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
 
 try:
@@ -93,6 +93,13 @@ def split_list(split):
     return [ROOT / f"ImageSets/Segmentation/{SPLITS[split]}.txt"]
 
 
+CAMS = sorted(
+    {
+        RESULTS / "cams" / run.texts / run.cam / f"{shard}.npz"
+        for run in RUNS
+        for shard in SHARDS
+    }
+)
 MASKS = sorted(
     {
         RESULTS / "masks" / run.texts / run.cam / run.masks / f"{shard}.csv"
@@ -109,9 +116,21 @@ METRICS = sorted(
         for file in files
     }
 )
-TRAININGS = sorted(
+PREDICTIONS = sorted(
     {
-        RESULTS / "segmentation" / run.texts / run.cam / run.masks / run.segmentation / f"seed{seed}"
+        RESULTS
+        / f"segmentation/{run.texts}/{run.cam}/{run.masks}/{run.segmentation}/seed{seed}"
+        / "predictions.csv"
+        for run in RUNS
+        if run.segmentation is not None and SPLITS["val"] is not None
+        for seed in run.seeds
+    }
+)
+CHECKPOINTS = sorted(
+    {
+        RESULTS
+        / f"segmentation/{run.texts}/{run.cam}/{run.masks}/{run.segmentation}/seed{seed}"
+        / "checkpoint.pth"
         for run in RUNS
         if run.segmentation is not None
         for seed in run.seeds

@@ -1,5 +1,12 @@
 # A segmentor trained on the pseudo masks, and its predictions.
 
+SEGMENTATION_CODE = code(
+    "clip",
+    "datasets",
+    "imageio",
+    *(f"segmentation/{name}" for name in ("backbones", "data", "heads", "hooks", "losses")),
+    *(f"segmentation/{name}" for name in ("predict", "schedule", "segmentor", "train", "weights")),
+)
 STAGE = RESULTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}"
 
 
@@ -56,3 +63,36 @@ rule predict:
         COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict.tsv"
     script:
         "../scripts/predict.py"
+
+
+use rule predict as predict_test with:
+    input:
+        images=split_list("test"),
+        checkpoint=STAGE / "checkpoint.pth",
+        segmentor=files_of_segmentor,
+        code=SEGMENTATION_CODE,
+    output:
+        STAGE / "test.csv",
+    params:
+        entry=entry("segmentation"),
+        dataset=DATASET,
+        split=SPLITS["test"],
+        compute=COMPUTE,
+    log:
+        LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict_test.log",
+    benchmark:
+        COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict_test.tsv"
+
+
+rule submission:
+    input:
+        STAGE / "test.csv",
+    output:
+        STAGE / "submission.tgz",
+    params:
+        dataset=DATASET,
+        split=SPLITS["test"],
+    log:
+        LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/submission.log",
+    script:
+        "../scripts/submission.py"

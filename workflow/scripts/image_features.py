@@ -2,13 +2,14 @@
 
 from clip_wsss.jobs import job
 
-with job(snakemake.log[0], snakemake.params.compute["threads"]):
+p = snakemake.params
+with job(snakemake.log[0], p.compute["threads"]):
+    from clip_wsss.clip import load_clip
+    from clip_wsss.datasets import open_dataset
     from clip_wsss.prompts import write_image_features
 
-    write_image_features(
-        snakemake.params.dataset,
-        snakemake.params.split,
-        snakemake.params.model,
-        snakemake.output[0],
-        snakemake.params.compute,
+    clip = load_clip(
+        p.model, round_weights=p.model["round_weights"], device=p.compute["device"]
     )
+    data, batch = open_dataset(p.dataset), p.compute["batch"]
+    write_image_features(data, p.split, clip, snakemake.output[0], batch)

@@ -2,14 +2,13 @@
 
 from clip_wsss.jobs import job
 
-with job(snakemake.log[0], snakemake.params.compute["threads"]):
+p, out, features = snakemake.params, snakemake.output, snakemake.input.get("features")
+with job(snakemake.log[0], p.compute["threads"]):
+    from clip_wsss.clip import load_clip
+    from clip_wsss.datasets import open_dataset
     from clip_wsss.prompts import write_texts
 
-    write_texts(
-        snakemake.params.entry,
-        snakemake.params.dataset,
-        snakemake.params.split,
-        snakemake.params.model,
-        snakemake.input.get("features") or None,
-        snakemake.output,
-    )
+    data = open_dataset(p.dataset)
+    clip = load_clip(p.model, round_weights=p.model["round_weights"])
+    words = data.vocabulary
+    write_texts(p.entry, words, clip, data, p.split, features, out.features, out.prompt, out.sharpness)

@@ -1,0 +1,71 @@
+# Tables and the report; and the rule that trains the demo's CLIP again, which nothing asks for.
+
+TABLES = RESULTS / "tables"
+NAMES = sorted({run.table for run in RUNS})
+
+
+rule tables:
+    input:
+        metrics=METRICS,
+        runs=config["runs"]["tables"],
+        published=local_files(config["evaluation"]["published"]),
+        schema=SCHEMA,
+        code=code("tables", "layout", "measurements", "bootstrap", "changes", "runs"),
+    output:
+        report(
+            expand(TABLES / "{name}.csv", name=NAMES),
+            caption="../report/ladder.rst",
+            category="Runs",
+        ),
+        expand(TABLES / "{name}.{ending}", name=NAMES, ending=["md", "tex"]),
+        report(TABLES / "per_class.csv", caption="../report/per_class.rst", category="Classes"),
+        TABLES / "per_class.md",
+        TABLES / "figures.csv",
+        TABLES / "confidence.csv",
+        TABLES / "headline.csv",
+        TABLES / "metrics.json",
+        TABLES / "runs.json",
+    params:
+        config=config,
+        root=RESULTS,
+    log:
+        LOGS / "tables.log",
+    script:
+        "../scripts/tables.py"
+
+
+rule report:
+    # Writes the cost table too: times differ from run to run, so it is no output that others
+    # could depend on.
+    input:
+        TABLES / "metrics.json",
+        cams=CAMS,
+        masks=MASKS,
+        predictions=PREDICTIONS,
+        schema=SCHEMA,
+        code=code("report", "report_tables", "figures", "panels", "breakdown", "costs"),
+        template=[
+            f"src/clip_wsss/report_template/{name}"
+            for name in ("template.html.j2", "report.css", "report.js")
+        ],
+    output:
+        report(RESULTS / "report.html", caption="../report/report.rst", category="Report"),
+    params:
+        config=config,
+        root=RESULTS,
+        tables=TABLES,
+    log:
+        LOGS / "report.log",
+    script:
+        "../scripts/report.py"
+
+
+rule demo_clip:
+    output:
+        directory("results/demo-clip"),
+    log:
+        "results/logs/demo_clip.log",
+    benchmark:
+        "results/logs/demo_clip.tsv"
+    script:
+        "../scripts/demo_clip.py"
