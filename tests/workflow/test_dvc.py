@@ -1,0 +1,66 @@
+"""Data and results under DVC: pinned, pushed, pulled, and current for Snakemake."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+pytestmark = [pytest.mark.workflow, pytest.mark.e2e]
+
+
+def _run(folder, *command):
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _dvc(folder, *command):
+    return _run(folder, sys.executable, "-m", "dvc", *command)
+
+
+def _git(folder, *command):
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    return _run(folder, "git", *who, *command)
+
+
+@pytest.fixture
+def tracked(small, tmp_path):
+    """The small project as a Git repository with its data and results in DVC."""
+    folder = tmp_path / "origin"
+    shutil.copytree(small.folder, folder)
+    for name in (".gitignore", ".dvcignore", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    _git(folder, "init", "-q", "-b", "main")
+    _dvc(folder, "init", "-q")
+    _dvc(folder, "add", "-q", "--file", "data.dvc", "data/demo")
+    _dvc(folder, "add", "-q", "--file", "results.dvc", "results/demo")
+    _dvc(folder, "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
+    _git(folder, "add", "-A")
+    _git(folder, "commit", "-q", "-m", "first")
+    return folder
+
+
+def test_push_pull_and_nothing_to_do(small, tracked, tmp_path):
+    _dvc(tracked, "push", "-q")
+    clone = tmp_path / "clone"
+    _git(tmp_path, "clone", "-q", str(tracked), str(clone))
+    _dvc(clone, "pull", "-q")
+    assert "up to date" in _dvc(clone, "status")
+    assert "miou" in _dvc(clone, "metrics", "show") or "initial" in _dvc(clone, "metrics", "show")
+    assert "file://" in _dvc(clone, "plots", "show")
+    here = small.folder
+    try:
+        small.folder = clone
+        assert small.snakemake("--touch").code == 0
+        assert small.snakemake("-n").nothing_to_do
+    finally:
+        small.folder = here
+    assert "up to date" in _dvc(clone, "status")
+
+
+def test_the_same_run_leaves_the_pin_as_it_is(tracked):
+    before = (tracked / "data.dvc").read_bytes()
+    _dvc(tracked, "commit", "-q", "--force", "data.dvc")
+    assert (tracked / "data.dvc").read_bytes() == before
