@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -218,3 +220,36 @@ def test_refined_maps_must_be_there(settings, tmp_path):
     write_cams(tmp_path / "1.npz", cams)
     with pytest.raises(InputError, match="a has no refined map"):
         score(settings, [tmp_path / "1.npz"], tmp_path, "refined")
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("CLIP_WSSS_SHARED", REPOSITORY.parent / "shared"))
+
+
+@pytest.mark.skipif(not (SHARED / "parity").is_dir(), reason="no shared/parity beside the project")
+def test_maps_and_labels_of_the_public_code_score_as_it_says(settings, tmp_path):
+    golden = SHARED / "parity/golden"
+    expected = json.loads((golden / "summary.json").read_text())
+    settings |= {
+        "root": str(SHARED / "parity/VOCdevkit/VOC2012"),
+        "vocabulary": str(REPOSITORY / "config/vocabularies/voc12.yaml"),
+        "labels": "xml",
+        "masks": "SegmentationClassAug",
+    }
+    dataset, cams = open_dataset(settings), []
+    for name in expected["ids"]:
+        with np.load(golden / f"{name}.npz") as image:
+            size = tuple(map(int, image["size"]))
+            cams.append(ImageCams(name, size, image["keys"], image["cam_grid"], image["caa_grid"]))
+            write_label(tmp_path / f"crf/{name}.png", image["crf_label"])
+    write_cams(tmp_path / "golden.npz", cams)
+    out = tmp_path / "m.json", tmp_path / "m.parquet", META
+    powers = range(1, 11)
+    for stage, title in (("initial", "initial"), ("refined", "caa")):
+        found = evaluate_cams(
+            dataset, expected["ids"], [tmp_path / "golden.npz"], stage, powers, 1, *out
+        )
+        for power in powers:
+            assert found["powers"][str(power)] == expected["mIoU"][f"{title}_pow{power}"]
+    found = evaluate_labels(dataset, "parity", tmp_path / "crf", "mask", *out)
+    assert found["miou"] == expected["mIoU"]["crf"]
