@@ -86,7 +86,8 @@ def evaluate_cams(
                 truth = _truth(dataset, image.id, image.size)
                 full = upsample_maps(grid, image.size)
                 keys = [int(key) for key in image.keys]
-                found[image.id] = count_sweep(truth, full, keys, counted, classes)
+                sweep = count_sweep(truth, full, keys, counted, classes)
+                found[image.id] = _columns(sweep, counted)
     progress.close()
     for name in ids:
         if name not in found and name not in skipped:
@@ -97,21 +98,15 @@ def evaluate_cams(
                     "must be a part of the split `pseudo`"
                 )
     kept = [name for name in ids if name in found]
-    per_power = {
-        power: [(name, found[name][number]) for name in kept]
-        for number, power in enumerate(counted)
-    }
-    tables = {power: _counts(rows) for power, rows in per_power.items()}
+    counts = _counts([(name, found[name]) for name in kept])
+    tables = {power: counts[counts["power"] == power] for power in counted}
     mious = {power: miou(table, classes) for power, table in tables.items()}
     best = max(map(float, powers), key=lambda power: mious[power], default=None)
     result = _result(dataset, stage, meta, kept, skipped, tables[float(fixed_power)])
     result["power"] = float(fixed_power)
     result["oracle"] = None if best is None else {"power": best, "miou": _number(mious[best])}
     result["powers"] = {power_key(power): _number(value) for power, value in mious.items()}
-    everything = pd.concat(
-        [table.assign(power=power) for power, table in tables.items()], ignore_index=True
-    )
-    _write_parquet(out_parquet, everything[["id", "truth", "prediction", "power", "pixels"]])
+    _write_parquet(out_parquet, counts)
     _write_json(out_json, result)
     return result
 
@@ -150,7 +145,7 @@ def evaluate_labels(
     ids = dataset.ids(split)
     classes = len(dataset.vocabulary.classes) + 1
     calibration = Calibration()
-    rows: list[tuple[str, Sparse]] = []
+    rows: list[tuple[str, dict[str, np.ndarray]]] = []
     skipped = _Skipped(dataset)
     for name in tqdm(ids, desc=f"score {stage}", unit="image", disable=None):
         with skipped.bad(name):
@@ -164,7 +159,7 @@ def evaluate_labels(
             if confidence_folder is not None:
                 confidence = read_confidence(Path(confidence_folder) / f"{name}.png")
                 calibration.add(confidence, label == truth, truth != IGNORE)
-            rows.append((name, count_label(truth, label, classes)))
+            rows.append((name, _columns([count_label(truth, label, classes)])))
     counts = _counts(rows)
     meta = {**meta, "split": split}
     result = _result(dataset, stage, meta, [name for name, _ in rows], skipped, counts)
@@ -225,21 +220,25 @@ def _truth(dataset: Dataset, name: str, size: tuple[int, int]) -> np.ndarray:
     return truth
 
 
-def _counts(rows: Sequence[tuple[str, Sparse]]) -> pd.DataFrame:
-    """Stack the counts of images: id, truth, prediction (uint8), pixels (int32)."""
-    lengths = [len(counts[2]) for _, counts in rows]
-    empty = [np.zeros(0, np.int64)]
-    truth, prediction, pixels = (
-        np.concatenate([counts[part] for _, counts in rows] or empty) for part in range(3)
-    )
-    return pd.DataFrame(
-        {
-            "id": np.repeat(np.array([name for name, _ in rows], dtype=object), lengths),
-            "truth": truth.astype(np.uint8),
-            "prediction": prediction.astype(np.uint8),
-            "pixels": pixels.astype(np.int32),
-        }
-    )
+def _columns(
+    counts: Sequence[Sparse], powers: Sequence[float] | None = None
+) -> dict[str, np.ndarray]:
+    """The counts of an image as columns of the Parquet, one background power after the other."""
+    truth, prediction, pixels = (np.concatenate(part) for part in zip(*counts, strict=True))
+    columns = {"truth": truth.astype(np.uint8), "prediction": prediction.astype(np.uint8)}
+    if powers is not None:
+        columns["power"] = np.repeat(np.float64(powers), [len(one[2]) for one in counts])
+    return columns | {"pixels": pixels.astype(np.int32)}
+
+
+def _counts(images: Sequence[tuple[str, dict[str, np.ndarray]]]) -> pd.DataFrame:
+    """Put the counts of images below one another."""
+    if not images:
+        return pd.DataFrame({"id": [], "truth": [], "prediction": [], "power": [], "pixels": []})
+    lengths = [len(columns["pixels"]) for _, columns in images]
+    names = np.array([name for name, _ in images], dtype=object)
+    together = {key: np.concatenate([c[key] for _, c in images]) for key in images[0][1]}
+    return pd.DataFrame({"id": np.repeat(names, lengths), **together})
 
 
 def _result(

@@ -39,14 +39,14 @@ rule evaluate_maps:
         json=RESULTS / "metrics/{texts}/{cam}/{stage},power={power}.json",
         counts=RESULTS / "metrics/{texts}/{cam}/{stage},power={power}.parquet",
         provenance=RESULTS / "metrics/{texts}/{cam}/{stage},power={power}.provenance.json",
+    log:
+        LOGS / "metrics/{texts}/{cam}/{stage},power={power}.log",
     params:
         dataset=DATASET,
         split=SPLITS["score"],
         meta=meta("score"),
         powers=config["evaluation"]["powers"],
         settings=settings_of("texts", "cam"),
-    log:
-        LOGS / "metrics/{texts}/{cam}/{stage},power={power}.log",
     script:
         "../scripts/evaluate_maps.py"
 
@@ -61,13 +61,13 @@ rule evaluate_masks:
         counts=RESULTS / "metrics/{texts}/{cam}/{masks}/mask.parquet",
         confidence=RESULTS / "metrics/{texts}/{cam}/{masks}/confidence.parquet",
         provenance=RESULTS / "metrics/{texts}/{cam}/{masks}/mask.provenance.json",
+    log:
+        LOGS / "metrics/{texts}/{cam}/{masks}/mask.log",
     params:
         dataset=DATASET,
         split=SPLITS["score"],
         meta=meta("score"),
         settings=settings_of("texts", "cam", "masks"),
-    log:
-        LOGS / "metrics/{texts}/{cam}/{masks}/mask.log",
     script:
         "../scripts/evaluate_masks.py"
 
@@ -84,12 +84,12 @@ rule evaluate_segmentation:
         / "metrics/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/segmentation.parquet",
         provenance=RESULTS
         / "metrics/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/segmentation.provenance.json",
+    log:
+        LOGS / "metrics/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/segmentation.log",
     params:
         dataset=DATASET,
         split=SPLITS["val"],
         meta=meta("val"),
         settings=settings_of("texts", "cam", "masks", "segmentation"),
-    log:
-        LOGS / "metrics/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/segmentation.log",
     script:
         "../scripts/evaluate_segmentation.py"
