@@ -10,6 +10,7 @@ Four kinds of file are told apart, since they differ in what they promise:
 
 import json
 import pickle
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from safetensors.torch import load_file
 from clip_wsss.errors import InputError
 
 ROWS = "token_embedding.rows"  # in a compact file: the vocabulary ids of the stored rows
+
+NOTES = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no weights: JIT's own
 
 
 @dataclass
@@ -50,7 +53,7 @@ def read_weights(path: Path) -> Weights:
         if path.suffix == ".safetensors":
             state, kind = load_file(path), "safetensors"
         elif _is_jit_archive(path):
-            state, kind = torch.jit.load(path, map_location="cpu").state_dict(), "openai"
+            state, kind = _read_jit_archive(path), "openai"
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
             kind = "binary" if path.suffix == ".bin" else "openai"
@@ -62,7 +65,7 @@ def read_weights(path: Path) -> Weights:
     if not isinstance(state, dict) or not state:
         raise InputError(f"{path}: holds no state dict of a CLIP model")
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    for name in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's own notes
+    for name in NOTES:
         state.pop(name, None)
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{path}: holds no state dict of a CLIP model")
@@ -166,6 +169,12 @@ def _is_jit_archive(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_jit_archive(path: Path) -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings():  # torch wants no new archives; OpenAI's are what they are
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.jit.load(path, map_location="cpu").state_dict()
 
 
 def _count_blocks(state: dict[str, torch.Tensor], prefix: str) -> int:

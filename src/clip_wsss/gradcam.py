@@ -13,7 +13,7 @@ from torch import Tensor
 from clip_wsss.frozen_clip import FrozenClip
 from clip_wsss.refine import min_max
 
-MAX_BATCH_BYTES = 1 << 30  # of attention held at once, which bounds the batch of large images
+MAX_BATCH_BYTES = 1 << 29  # of attention held at once, which bounds the batch of large images
 
 
 @dataclass(frozen=True)
