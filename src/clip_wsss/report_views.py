@@ -79,17 +79,21 @@ class Results:
         """Folder of a run's texts."""
         return self.root / "prompts" / self.settings(run, "cam")["model"] / run.texts
 
-    def info(self, file: str) -> dict:
-        """Content of a metrics JSON. Raises InputError where it is missing."""
+    def path(self, file: str) -> Path:
+        """A file of a measurement. Raises InputError where it is missing."""
         path = self.root / file
         if not path.is_file():
             raise InputError(f"{path}: no such measurement; run snakemake to make it")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path
+
+    def info(self, file: str) -> dict:
+        """Content of a metrics JSON."""
+        return json.loads(self.path(file).read_text(encoding="utf-8"))
 
     def counts(self, found: Measurement) -> pd.DataFrame:
         """Counts of a measurement: id, truth, prediction, pixels."""
         name = found.file.removesuffix(".json") + ".parquet"
-        return read_counts(self.root / name, found.power)
+        return read_counts(self.path(name), found.power)
 
     def measurements(self, run: Run) -> list[Measurement]:
         """What the run ends in: its pseudo labels, and the predictions of its first seed."""

@@ -43,6 +43,10 @@ class Page:
         profile: an empty folder.
         width, height: of the view, in CSS pixels.
         dark: prefer the dark colour scheme.
+
+    Attributes:
+        problems: what went wrong since the last `open`: exceptions, errors, failed loads.
+        requests: addresses that were asked for since then, without those inside of the page.
     """
 
     def __init__(self, profile: Path, width: int = 1440, height: int = 900, dark: bool = False):
@@ -62,8 +66,8 @@ class Page:
             os.close(end)
         self._read, self._write, self._buffer, self._number = read, write, b"", 0
         self._session: str | None = None
-        self.problems: list[str] = []  # exceptions, console errors, blocked or failed loads
-        self.requests: list[str] = []  # addresses, without those inside of the page
+        self.problems: list[str] = []
+        self.requests: list[str] = []
         targets = self.send("Target.getTargets")["targetInfos"]
         target = next(one["targetId"] for one in targets if one["type"] == "page")
         attach = self.send("Target.attachToTarget", targetId=target, flatten=True)
@@ -71,8 +75,7 @@ class Page:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
         self.resize(width, height)
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.send("Emulation.setEmulatedMedia", features=scheme)
+        self.dark(dark)
 
     def __enter__(self) -> "Page":
         return self
@@ -99,6 +102,7 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Load a file and wait for its load event."""
+        self.problems, self.requests = [], []
         self.send("Page.navigate", url=path.resolve().as_uri())
         self._wait(lambda got: got.get("method") == "Page.loadEventFired", "load")
         self.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
@@ -127,6 +131,11 @@ class Page:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
+
+    def dark(self, dark: bool) -> None:
+        """Prefer the dark or the light colour scheme."""
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.send("Emulation.setEmulatedMedia", features=scheme)
 
     def screenshot(self, out: Path, whole: bool = False) -> None:
         """Write a PNG of the view, or of the whole page."""

@@ -119,10 +119,11 @@ function sortBy(table, column, ascending) {
 for (const table of all("table.sortable"))
   for (const head of table.tHead.rows[0].cells)
     head.addEventListener("click", () => {
-      const before = head.getAttribute("aria-sort");
-      const numbers = head.cellIndex > 0 && table.tBodies[0].rows[0]?.cells[head.cellIndex].dataset.value;
+      const [before, column] = [head.getAttribute("aria-sort"), head.cellIndex];
+      const rows = [...table.tBodies[0].rows];
+      const figures = column > 0 && rows.some((row) => row.cells[column].dataset.value !== undefined);
       // Figures are asked for from the highest down, names from A on.
-      sortBy(table, head.cellIndex, before ? before === "descending" : numbers === undefined);
+      sortBy(table, column, before ? before === "descending" : !figures);
     });
 
 // ---- lightbox: left and right go through the stages, up and down through the images
@@ -137,7 +138,7 @@ function enlarge(button) {
   const [under, over] = all("img", lightbox);
   over.src = one("img", button).src;
   over.alt = one("img", button).alt;
-  over.className = stage.kind;
+  over.className = `over ${stage.kind}`;
   if (stage.kind === "label") under.src = data.pictures[article.item.cells.image];
   else under.removeAttribute("src");
   const names = article.item.classes.map((c) => c.name).join(", ");
