@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,14 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 @contextmanager
-def job(log: str | Path, threads: int = 1) -> Iterator[None]:
+def job(log: str | Path, threads: int = 1) -> Iterator[float]:
     """Run the body of a workflow script.
 
     Log records go to `log`; progress bars stay on the terminal. The number of numeric threads is
     set before torch and numpy are first imported (so a script imports them inside the block): it
     comes from the config and not from the cores, since it decides the last bits of a sum.
+
+    Yields the time at which the job began, in seconds since the epoch.
 
     An `InputError` ends the process with status 1 and its one line, on the terminal and in the
     log; any other exception leaves its traceback in the log and passes on.
@@ -37,7 +40,7 @@ def job(log: str | Path, threads: int = 1) -> Iterator[None]:
     )
     logging.captureWarnings(True)
     try:
-        yield
+        yield time.time()
     except InputError as error:
         logging.error("%s", error)
         print(f"error: {error}", file=sys.stderr)

@@ -54,7 +54,7 @@ def test_every_setting_of_the_demo_is_commented(schema):
     parents |= {"evaluation", "compute", "splits", "position_embedding", "caa", "crf", "test"}
     sweeps = {"base", "seed", "scales", "flip"}
     replacements = {"path", "url", "mirrors", "md5"}  # docs/datasets.md
-    crf = {key for key in schema["$defs"]["masks"]["properties"]["crf"]["properties"]}
+    crf = set(schema["$defs"]["masks"]["properties"]["crf"]["properties"])
     missing = set(_nested_keys(schema, schema)) - commented - parents - sweeps - replacements - crf
     assert not missing
 

@@ -51,7 +51,9 @@ def test_a_cell_is_an_entry_with_changes(config):
 @pytest.mark.parametrize("table", sorted((ROOT / "config/runs").glob("*.tsv")), ids=str)
 def test_shipped_tables_fit_a_shipped_config(table, schema):
     configs = [yaml.safe_load(p.read_text("utf-8")) for p in (ROOT / "config").glob("*.yaml")]
-    users = [c for c in configs if str(table.relative_to(ROOT)) in c.get("runs", {}).get("tables", [])]
+    users = [
+        c for c in configs if str(table.relative_to(ROOT)) in c.get("runs", {}).get("tables", [])
+    ]
     for config in users or [yaml.safe_load((ROOT / "config/config.yaml").read_text("utf-8"))]:
         config["runs"]["tables"] = [str(table)]
         assert runs.read_runs(config, schema)

@@ -34,8 +34,9 @@ def tracked(small, tmp_path):
         shutil.copy(ROOT / name, folder / name)
     _git(folder, "init", "-q", "-b", "main")
     _dvc(folder, "init", "-q")
-    _dvc(folder, "add", "-q", "--file", "data.dvc", "data/demo")
-    _dvc(folder, "add", "-q", "--file", "results.dvc", "results/demo")
+    for pin, path in (("data.dvc", "data/demo"), ("results.dvc", "results/demo")):
+        (folder / pin).write_text(f"outs:\n- path: {path}\n", encoding="utf-8")
+    _dvc(folder, "commit", "-q", "--force", "data.dvc", "results.dvc")
     _dvc(folder, "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
     _git(folder, "add", "-A")
     _git(folder, "commit", "-q", "-m", "first")

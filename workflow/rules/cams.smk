@@ -9,18 +9,18 @@ rule cams:
         code=code("clip", "cam", "refine", "datasets"),
     output:
         RESULTS / "cams/{texts}/{cam}/{shard}.npz",
+    log:
+        LOGS / "cams/{texts}/{cam}/{shard}.log",
+    benchmark:
+        COSTS / "cams/{texts}/{cam}/{shard}.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        gpu=GPU,
     params:
         entry=entry("cam"),
         model=lambda wildcards: config["models"][model_of(wildcards)],
         dataset=DATASET,
         split=SPLITS["pseudo"],
-        compute=COMPUTE,
-    threads: COMPUTE["threads"]
-    resources:
-        gpu=GPU,
-    log:
-        LOGS / "cams/{texts}/{cam}/{shard}.log",
-    benchmark:
-        COSTS / "cams/{texts}/{cam}/{shard}.tsv"
+        compute=NUMERICS,
     script:
         "../scripts/cams.py"

@@ -22,6 +22,8 @@ except InputError as error:
 DATASET = config["dataset"]
 SPLITS = DATASET["splits"]
 COMPUTE = config["compute"]
+# What of it decides the bytes of a result: a change of the rest (workers, say) runs nothing again.
+NUMERICS = {key: COMPUTE[key] for key in ("device", "threads", "batch")}
 ROOT = Path(DATASET["root"])
 RESULTS = Path("results") / DATASET["name"]
 LOGS = Path("results") / DATASET["name"] / "logs"
@@ -42,63 +44,8 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def code(*modules):
-    """Modules of the package that a rule depends on: a change in one runs the rule again."""
-    return [f"src/clip_wsss/{module}.py" for module in modules]
-
-
-def entry(group):
-    """A rule parameter: the settings behind the cell in the wildcard called like the group."""
-
-    def settings(wildcards):
-        return table.resolve(config, group, wildcards[group])
-
-    return settings
-
-
-def model_of(wildcards):
-    """The name of the CLIP that a cam cell works with."""
-    return table.resolve(config, "cam", wildcards.cam)["model"]
-
-
-def local_files(*values):
-    """Those of some settings that are local files, as inputs (the others are names or tags)."""
-    return [value for value in values if value is not None and Path(value).is_file()]
-
-
-def files_of_model(wildcards):
-    name = wildcards.get("model") or model_of(wildcards)
-    return local_files(*config["models"][name].values())
-
-
-def text_features(wildcards):
-    return RESULTS / "prompts" / model_of(wildcards) / wildcards.texts / "text_features.npz"
-
-
-def shards_of_cams(wildcards):
-    return [RESULTS / "cams" / wildcards.texts / wildcards.cam / f"{s}.npz" for s in SHARDS]
-
-
-def manifests(wildcards):
-    folder = RESULTS / "masks" / wildcards.texts / wildcards.cam / wildcards.masks
-    return [folder / f"{shard}.csv" for shard in SHARDS]
-
-
-def split_list(split):
-    """What a rule depends on when it reads a split: its list, or the CSV of a plain folder."""
-    if SPLITS[split] is None:
-        return []
-    if DATASET["source"] == "images":
-        return [DATASET["labels"]]
-    return [ROOT / f"ImageSets/Segmentation/{SPLITS[split]}.txt"]
-
-
 CAMS = sorted(
-    {
-        RESULTS / "cams" / run.texts / run.cam / f"{shard}.npz"
-        for run in RUNS
-        for shard in SHARDS
-    }
+    {RESULTS / "cams" / run.texts / run.cam / f"{shard}.npz" for run in RUNS for shard in SHARDS}
 )
 MASKS = sorted(
     {

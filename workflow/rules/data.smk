@@ -11,11 +11,6 @@ ARCHIVES = {
 }
 
 
-def receipts(name):
-    """The receipts of the archives that a data set is made from, as named inputs."""
-    return {source: ROOT / f"archives/{source}.json" for source in ARCHIVES[name]}
-
-
 if SOURCE_OF_DATA == "demo":
 
     rule demo_data:
@@ -29,7 +24,7 @@ if SOURCE_OF_DATA == "demo":
         benchmark:
             COSTS / "data/demo.tsv"
         params:
-            root=DATASET["root"],
+            root=lambda wildcards, output: Path(output.train).parents[2],
             settings=config["demo"],
         script:
             "../scripts/demo_data.py"
@@ -68,7 +63,7 @@ if SOURCE_OF_DATA == "voc12":
         benchmark:
             COSTS / "data/voc12.tsv"
         params:
-            root=DATASET["root"],
+            root=lambda wildcards, output: Path(output.train).parents[2],
             sources=config["sources"],
         script:
             "../scripts/voc12_data.py"
@@ -89,7 +84,7 @@ if SOURCE_OF_DATA == "coco14":
             COSTS / "data/coco14.tsv"
         threads: COMPUTE["workers"]
         params:
-            root=DATASET["root"],
+            root=lambda wildcards, output: Path(output.train).parents[2],
             sources=config["sources"],
             vocabulary=DATASET["vocabulary"],
             workers=COMPUTE["workers"],

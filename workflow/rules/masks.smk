@@ -8,14 +8,13 @@ rule masks:
         code=code("masks", "refine", "datasets", "imageio"),
     output:
         RESULTS / "masks/{texts}/{cam}/{masks}/{shard}.csv",
-    params:
-        entry=entry("masks"),
-        dataset=DATASET,
-        workers=COMPUTE["workers"],
-    threads: COMPUTE["workers"]
     log:
         LOGS / "masks/{texts}/{cam}/{masks}/{shard}.log",
     benchmark:
         COSTS / "masks/{texts}/{cam}/{masks}/{shard}.tsv"
+    threads: COMPUTE["workers"]
+    params:
+        entry=entry("masks"),
+        dataset=DATASET,
     script:
         "../scripts/masks.py"

@@ -1,34 +1,6 @@
 # Measurements: one JSON each, with the per-image counts and the provenance beside it.
 
 
-def settings_of(*groups):
-    """A rule parameter: everything that the config says about a measurement, for its provenance."""
-
-    def settings(wildcards):
-        found = {group: table.resolve(config, group, wildcards[group]) for group in groups}
-        model = config["models"][found["cam"]["model"]]
-        return {"dataset": DATASET, "model": model, **found}
-
-    return settings
-
-
-def meta(split):
-    """A rule parameter: what a measurement says of itself beside its figures."""
-
-    def values(wildcards):
-        precision = table.resolve(config, "cam", wildcards.cam)["precision"]
-        if wildcards.get("segmentation"):
-            precision = table.resolve(config, "segmentation", wildcards.segmentation)["precision"]
-        seed = wildcards.get("seed")
-        return {
-            "split": SPLITS[split],
-            "precision": precision,
-            "seed": None if seed is None else int(seed),
-        }
-
-    return values
-
-
 rule evaluate_maps:
     # The initial CAMs or the refined maps, at a fixed background power and over the oracle sweep.
     input:
@@ -46,6 +18,7 @@ rule evaluate_maps:
         split=SPLITS["score"],
         meta=meta("score"),
         powers=config["evaluation"]["powers"],
+        device=COMPUTE["device"],
         settings=settings_of("texts", "cam"),
     script:
         "../scripts/evaluate_maps.py"
@@ -67,6 +40,7 @@ rule evaluate_masks:
         dataset=DATASET,
         split=SPLITS["score"],
         meta=meta("score"),
+        device=COMPUTE["device"],
         settings=settings_of("texts", "cam", "masks"),
     script:
         "../scripts/evaluate_masks.py"
@@ -90,6 +64,7 @@ rule evaluate_segmentation:
         dataset=DATASET,
         split=SPLITS["val"],
         meta=meta("val"),
+        device=COMPUTE["device"],
         settings=settings_of("texts", "cam", "masks", "segmentation"),
     script:
         "../scripts/evaluate_segmentation.py"

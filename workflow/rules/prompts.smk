@@ -9,26 +9,20 @@ rule image_features:
         code=code("clip", "prompts", "datasets"),
     output:
         RESULTS / "prompts/{model}/image_features.npz",
-    params:
-        model=lambda wildcards: config["models"][wildcards.model],
-        dataset=DATASET,
-        split=SPLITS["prompts"],
-        compute=COMPUTE,
-    threads: COMPUTE["threads"]
-    resources:
-        gpu=GPU,
     log:
         LOGS / "prompts/{model}/image_features.log",
     benchmark:
         COSTS / "prompts/{model}/image_features.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        model=lambda wildcards: config["models"][wildcards.model],
+        dataset=DATASET,
+        split=SPLITS["prompts"],
+        compute=NUMERICS,
     script:
         "../scripts/image_features.py"
-
-
-def ranking_features(wildcards):
-    if table.resolve(config, "texts", wildcards.texts)["template"] != "sharpest":
-        return []
-    return RESULTS / "prompts" / wildcards.model / "image_features.npz"
 
 
 rule texts:
@@ -42,14 +36,14 @@ rule texts:
         features=RESULTS / "prompts/{model}/{texts}/text_features.npz",
         prompt=RESULTS / "prompts/{model}/{texts}/prompt.json",
         sharpness=RESULTS / "prompts/{model}/{texts}/sharpness.csv",
+    log:
+        LOGS / "prompts/{model}/{texts}.log",
+    threads: COMPUTE["threads"]
     params:
         entry=entry("texts"),
         model=lambda wildcards: config["models"][wildcards.model],
         dataset=DATASET,
         split=SPLITS["prompts"],
-        compute=COMPUTE,
-    threads: COMPUTE["threads"]
-    log:
-        LOGS / "prompts/{model}/{texts}.log",
+        compute=NUMERICS,
     script:
         "../scripts/texts.py"

@@ -10,7 +10,10 @@ rule tables:
         runs=config["runs"]["tables"],
         published=local_files(config["evaluation"]["published"]),
         schema=SCHEMA,
-        code=code("tables", "layout", "measurements", "bootstrap", "changes", "runs"),
+        code=code(
+            *("tables", "layout", "measurements", "bootstrap", "changes", "runs"),
+            *("calibration", "published", "confusion", "metrics"),
+        ),
     output:
         report(
             expand(TABLES / "{name}.csv", name=NAMES),
@@ -25,11 +28,11 @@ rule tables:
         TABLES / "headline.csv",
         TABLES / "metrics.json",
         TABLES / "runs.json",
+    log:
+        LOGS / "tables.log",
     params:
         config=config,
         root=RESULTS,
-    log:
-        LOGS / "tables.log",
     script:
         "../scripts/tables.py"
 
@@ -43,19 +46,30 @@ rule report:
         masks=MASKS,
         predictions=PREDICTIONS,
         schema=SCHEMA,
-        code=code("report", "report_tables", "figures", "panels", "breakdown", "costs"),
+        code=code(
+            *(
+                "report",
+                "report_tables",
+                "report_views",
+                "figures",
+                "panels",
+                "breakdown",
+                "costs",
+            ),
+            *("calibration", "published", "confusion"),
+        ),
         template=[
             f"src/clip_wsss/report_template/{name}"
             for name in ("template.html.j2", "report.css", "report.js")
         ],
     output:
         report(RESULTS / "report.html", caption="../report/report.rst", category="Report"),
+    log:
+        LOGS / "report.log",
     params:
         config=config,
         root=RESULTS,
         tables=TABLES,
-    log:
-        LOGS / "report.log",
     script:
         "../scripts/report.py"
 

@@ -10,11 +10,6 @@ SEGMENTATION_CODE = code(
 STAGE = RESULTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}"
 
 
-def files_of_segmentor(wildcards):
-    settings = table.resolve(config, "segmentation", wildcards.segmentation)
-    return local_files(settings["segmentor"], settings["init"]) + files_of_model(wildcards)
-
-
 rule train:
     # The work folder (checkpoints of an interrupted training) lies outside of the outputs, which
     # Snakemake deletes before a job starts.
@@ -26,17 +21,17 @@ rule train:
     output:
         checkpoint=STAGE / "checkpoint.pth",
         log=STAGE / "log.csv",
-    params:
-        entry=entry("segmentation"),
-        dataset=DATASET,
-        compute=COMPUTE,
-    threads: COMPUTE["threads"]
-    resources:
-        gpu=GPU * COMPUTE["gpus"],
     log:
         LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/train.log",
     benchmark:
         COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/train.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        gpu=GPU * COMPUTE["gpus"],
+    params:
+        entry=entry("segmentation"),
+        dataset=DATASET,
+        compute={**NUMERICS, "gpus": COMPUTE["gpus"]},
     script:
         "../scripts/train.py"
 
@@ -49,18 +44,18 @@ rule predict:
         code=SEGMENTATION_CODE,
     output:
         STAGE / "predictions.csv",
-    params:
-        entry=entry("segmentation"),
-        dataset=DATASET,
-        split=SPLITS["val"],
-        compute=COMPUTE,
-    threads: COMPUTE["threads"]
-    resources:
-        gpu=GPU,
     log:
         LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict.log",
     benchmark:
         COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        entry=entry("segmentation"),
+        dataset=DATASET,
+        split=SPLITS["val"],
+        compute=NUMERICS,
     script:
         "../scripts/predict.py"
 
@@ -73,15 +68,15 @@ use rule predict as predict_test with:
         code=SEGMENTATION_CODE,
     output:
         STAGE / "test.csv",
-    params:
-        entry=entry("segmentation"),
-        dataset=DATASET,
-        split=SPLITS["test"],
-        compute=COMPUTE,
     log:
         LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict_test.log",
     benchmark:
         COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict_test.tsv"
+    params:
+        entry=entry("segmentation"),
+        dataset=DATASET,
+        split=SPLITS["test"],
+        compute=NUMERICS,
 
 
 rule submission:
@@ -89,10 +84,10 @@ rule submission:
         STAGE / "test.csv",
     output:
         STAGE / "submission.tgz",
+    log:
+        LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/submission.log",
     params:
         dataset=DATASET,
         split=SPLITS["test"],
-    log:
-        LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/submission.log",
     script:
         "../scripts/submission.py"

@@ -10,5 +10,5 @@ with job(snakemake.log[0]):
     from clip_wsss.masks import write_shard
 
     manifest = Path(snakemake.output[0])
-    cams = snakemake.input.cams
-    write_shard(open_dataset(p.dataset), cams, p.entry, manifest.parent, manifest, p.workers)
+    cams, workers = snakemake.input.cams, snakemake.threads
+    write_shard(open_dataset(p.dataset), cams, p.entry, manifest.parent, manifest, workers)

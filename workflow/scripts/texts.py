@@ -11,4 +11,6 @@ with job(snakemake.log[0], p.compute["threads"]):
     data = open_dataset(p.dataset)
     clip = load_clip(p.model, round_weights=p.model["round_weights"])
     words = data.vocabulary
-    write_texts(p.entry, words, clip, data, p.split, features, out.features, out.prompt, out.sharpness)
+    write_texts(
+        p.entry, words, clip, data, p.split, features, out.features, out.prompt, out.sharpness
+    )

@@ -1,0 +1,113 @@
+"""From an empty folder to the tables, with a server of stand-ins in the place of the real ones."""
+
+import csv
+
+import pytest
+import stand_ins
+import yaml
+
+pytestmark = pytest.mark.workflow
+
+HEADER = "name\tbase\ttexts\tcam\tmasks\tsegmentation\tseed\tnote\n"
+ROW = "corrected\t-\tclip-es\tcorrected\tcorrected\tcgl\t0\t\n"
+COCO_WORDS = {
+    "classes": ["person", "car", "dog"],
+    "names": {"plain": {}, "clip-es": {"person": "person with clothes,people,human"}},
+    "backgrounds": {"none": [], "clip-es": ["grass", "sky"]},
+}
+
+
+@pytest.fixture
+def stand_in(project, server):
+    """Set a real config up with the demo's CLIP, a small segmentor and archives of `server`."""
+
+    def prepare(name, archives):
+        demo = project.config
+        config = yaml.safe_load((project.folder / f"config/{name}.yaml").read_text("utf-8"))
+        config["models"]["vit-b-16"] = demo["models"]["demo"]
+        config["segmentation"]["cgl"].update(
+            segmentor="config/segmentors/deeplabv2-r18.yaml", iterations=2
+        )
+        config["segmentation"]["cgl"]["test"].update(scales=[1.0], flip=False)
+        config["compute"].update(device="cpu", shards=1, workers=1, threads=1)
+        config["evaluation"].update(bootstrap=20, panels=2)
+        config["sources"]["verify_splits"] = False
+        for source, (file, files) in archives.items():
+            md5 = stand_ins.write_archive(server.folder / file, files)
+            replaced = {"url": f"{server.url}/{file}", "md5": md5}
+            config["sources"]["replace"][source] = replaced
+        project.config = config
+        project.write_runs(HEADER + ROW)
+        return project
+
+    return prepare
+
+
+def voc_archives():
+    return {
+        "voc2012": ("voc.tar", stand_ins.voc_files()),
+        "sbd": ("sbd.tgz", stand_ins.sbd_files()),
+    }
+
+
+def rows(project, table):
+    with (project.folder / "results" / table).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_voc_from_its_archives_to_the_tables(stand_in, server):
+    project = stand_in("voc12", voc_archives())
+    server.cut_after = 40_000  # every connection breaks
+    result = project.snakemake()
+    assert result.code == 0, result.text
+    asked = [asked for name, asked in server.requests if name == "voc.tar"]
+    assert len(asked) > 2
+    assert all(asked[1:])
+    (row,) = rows(project, "voc12/tables/test.csv")
+    assert row["images_segmentation"] == "1"
+    assert project.snakemake("-n").nothing_to_do
+
+
+def test_coco_from_its_archives_to_the_tables(stand_in):
+    files = stand_ins.coco_files()
+    project = stand_in("coco14", {name: (f"{name}.zip", files[name]) for name in files})
+    project.config["dataset"]["vocabulary"] = "config/vocabularies/small.yaml"
+    words = project.folder / "config/vocabularies/small.yaml"
+    words.write_text(yaml.safe_dump(COCO_WORDS), encoding="utf-8")
+    result = project.snakemake()
+    assert result.code == 0, result.text
+    assert (project.folder / "data/coco14/labels.csv").exists()
+    assert rows(project, "coco14/tables/test.csv")
+
+
+def test_failed_download_is_one_line_and_continues(stand_in, server):
+    project = stand_in("voc12", voc_archives())
+    server.status["sbd.tgz"] = 404
+    lists = "data/voc12/ImageSets/Segmentation/train_aug.txt"
+    result = project.snakemake(lists)
+    assert result.code != 0
+    assert "error: sbd: cannot be downloaded" in result.text
+    assert "set sources.replace.sbd.path to a local copy" in result.text
+    assert "Traceback" not in result.text
+    assert not (project.folder / lists).exists()
+    server.status.clear()
+    assert project.snakemake(lists).code == 0
+    assert [name for name, _ in server.requests].count("voc.tar") == 1
+    assert (project.folder / lists).read_text().split() == stand_ins.TRAIN_AUG
+
+
+@pytest.mark.parametrize("name", ["voc12", "coco14", "folder", "images"])
+def test_real_configs_hold_nothing_of_the_demos(project, name):
+    config = yaml.safe_load((project.folder / f"config/{name}.yaml").read_text("utf-8"))
+    assert "demo" not in yaml.safe_dump(config)
+    assert config["cam"]["clip-es"]["caa"]["threshold"] == (0.7 if name == "coco14" else 0.4)
+    assert all(entry["caa"]["layers"] == 8 for entry in config["cam"].values())
+
+
+@pytest.mark.parametrize("name", ["voc12", "coco14"])
+def test_plans_of_the_real_configs(project, name):
+    project.config = yaml.safe_load((project.folder / f"config/{name}.yaml").read_text("utf-8"))
+    result = project.snakemake("-n", timeout=60)
+    assert result.code == 0, result.text
+    assert 100 < sum(result.jobs.values()) < 2000
+    assert "demo" not in result.text

@@ -1,0 +1,96 @@
+# Functions that look up inputs and parameters.
+
+
+def code(*modules):
+    """Modules that an output depends on; a change in one makes it again."""
+    return [f"src/clip_wsss/{module}.py" for module in modules]
+
+
+def entry(group):
+    """Parameter: the settings behind the cell in the wildcard called like the group."""
+
+    def settings(wildcards):
+        return table.resolve(config, group, wildcards[group])
+
+    return settings
+
+
+def model_of(wildcards):
+    """The name of the CLIP that a cam cell works with."""
+    return table.resolve(config, "cam", wildcards.cam)["model"]
+
+
+def local_files(*values):
+    """Those of some settings that are local files, as inputs (the others are names or tags)."""
+    return [value for value in values if value is not None and Path(value).is_file()]
+
+
+def files_of_model(wildcards):
+    name = wildcards.get("model") or model_of(wildcards)
+    return local_files(*config["models"][name].values())
+
+
+def text_features(wildcards):
+    return RESULTS / "prompts" / model_of(wildcards) / wildcards.texts / "text_features.npz"
+
+
+def shards_of_cams(wildcards):
+    return [RESULTS / "cams" / wildcards.texts / wildcards.cam / f"{s}.npz" for s in SHARDS]
+
+
+def manifests(wildcards):
+    folder = RESULTS / "masks" / wildcards.texts / wildcards.cam / wildcards.masks
+    return [folder / f"{shard}.csv" for shard in SHARDS]
+
+
+def split_list(split):
+    """What stands for a split as an input: its list, or the CSV of a plain folder."""
+    if SPLITS[split] is None:
+        return []
+    if DATASET["source"] == "images":
+        return [DATASET["labels"]]
+    return [ROOT / f"ImageSets/Segmentation/{SPLITS[split]}.txt"]
+
+
+def ranking_features(wildcards):
+    if table.resolve(config, "texts", wildcards.texts)["template"] != "sharpest":
+        return []
+    return RESULTS / "prompts" / wildcards.model / "image_features.npz"
+
+
+def files_of_segmentor(wildcards):
+    settings = table.resolve(config, "segmentation", wildcards.segmentation)
+    return local_files(settings["segmentor"], settings["init"]) + files_of_model(wildcards)
+
+
+def settings_of(*groups):
+    """Parameter: everything that the config says about a measurement, for its provenance."""
+
+    def settings(wildcards):
+        found = {group: table.resolve(config, group, wildcards[group]) for group in groups}
+        model = config["models"][found["cam"]["model"]]
+        return {"dataset": DATASET, "model": model, **found}
+
+    return settings
+
+
+def meta(split):
+    """Parameter: what a measurement says of itself beside its figures."""
+
+    def values(wildcards):
+        precision = table.resolve(config, "cam", wildcards.cam)["precision"]
+        if wildcards.get("segmentation"):
+            precision = table.resolve(config, "segmentation", wildcards.segmentation)["precision"]
+        seed = wildcards.get("seed")
+        return {
+            "split": SPLITS[split],
+            "precision": precision,
+            "seed": None if seed is None else int(seed),
+        }
+
+    return values
+
+
+def receipts(name):
+    """The receipts of the archives that a data set is made from, as named inputs."""
+    return {source: ROOT / f"archives/{source}.json" for source in ARCHIVES[name]}
