@@ -6,6 +6,7 @@ Torch is imported only by the job, so that whoever reads CAMs does without it.
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -276,5 +277,5 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             return dict(file)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not an npz that can be read ({error})") from None

@@ -1,0 +1,93 @@
+"""Image files: bytes in, the same bytes out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from clip_wsss.errors import InputError
+from clip_wsss.imageio import (
+    read_confidence,
+    read_label,
+    read_rgb,
+    sha256,
+    voc_palette,
+    write_confidence,
+    write_label,
+)
+
+
+def test_palette_is_that_of_voc():
+    palette = voc_palette()
+    assert palette.shape == (256, 3)
+    known = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        8: (64, 0, 0),
+        15: (192, 128, 128),
+        20: (0, 64, 128),
+        255: (224, 224, 192),
+    }
+    for label, colour in known.items():
+        assert tuple(palette[label]) == colour
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 30))
+def test_labels_round_trip(tmp_path_factory, seed, height, width):
+    path = tmp_path_factory.mktemp("label") / "deep" / "a.png"
+    label = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+    write_label(path, label)
+    np.testing.assert_array_equal(read_label(path), label)
+    first = sha256(path)
+    write_label(path, label)
+    assert sha256(path) == first
+    assert [file.name for file in path.parent.iterdir()] == ["a.png"]
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        colours = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(colours, voc_palette()[label])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.05, 1))
+def test_thresholding_the_file_is_thresholding_the_floats(tmp_path_factory, seed, mu):
+    path = tmp_path_factory.mktemp("confidence") / "a.png"
+    confidence = np.random.default_rng(seed).random((100, 130), dtype=np.float32)
+    write_confidence(path, confidence)
+    stored = read_confidence(path)
+    assert stored.dtype == np.float32
+    np.testing.assert_allclose(stored, confidence, atol=1 / 65535)
+    assert np.mean((stored >= mu) == (confidence >= mu)) >= 0.9998
+    with Image.open(path) as image:
+        assert image.mode.startswith("I;16")
+
+
+def test_confidence_of_one_and_zero_are_exact(tmp_path):
+    write_confidence(tmp_path / "a.png", np.array([[0.0, 1.0]]))
+    assert read_confidence(tmp_path / "a.png").tolist() == [[0, 1]]
+
+
+def test_photographs_are_rgb(tmp_path):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "grey.png"), np.stack([grey] * 3, axis=-1))
+
+
+def test_bad_files_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no image")
+    for name in ("cut.jpg", "text.jpg", "none.jpg"):
+        with pytest.raises(InputError, match=name) as error:
+            read_rgb(tmp_path / name)
+        assert "\n" not in str(error.value)
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "colours.png")
+    for read in (read_label, read_confidence):
+        for name in ("colours.png", "none.png"):
+            with pytest.raises(InputError, match=name):
+                read(tmp_path / name)

@@ -1,0 +1,128 @@
+"""Affinities and mask refinements: known answers (docs/parity.md, facts 10, 11, 15)."""
+
+import numpy as np
+import pytest
+import torch
+from gradcam_twin import boxed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clip_wsss import refine
+from clip_wsss.errors import InputError
+
+CRF = {
+    "image": "rgb",
+    "iterations": 10,
+    "gaussian_sxy": 1,
+    "gaussian_compat": 3,
+    "bilateral_sxy": 67,
+    "bilateral_srgb": 3,
+    "bilateral_compat": 4,
+}
+
+
+def test_min_max_scales_each_map_by_itself():
+    maps = torch.tensor([[[1.0, 3.0]], [[2.0, 2.0]]])
+    scaled = refine.min_max(maps)
+    torch.testing.assert_close(scaled, torch.tensor([[[0, 2 / (2 + 1e-7)]], [[0, 0]]]))
+
+
+def test_sinkhorn_divides_columns_first():
+    attention = torch.tensor([[1.0, 3.0], [1.0, 1.0]])
+    columns_then_rows = torch.tensor([[0.4, 0.6], [2 / 3, 1 / 3]])
+    expected = (columns_then_rows + columns_then_rows.T) / 2
+    torch.testing.assert_close(refine.sinkhorn(attention, 1), expected)
+    torch.testing.assert_close(refine.sinkhorn(attention, 0), (attention + attention.T) / 2)
+
+
+def test_boxes_of_two_components_and_a_hole():
+    cam = np.zeros((6, 8), np.float32)
+    cam[0:3, 0:3] = 1
+    cam[1, 1] = 0  # a hole: the contour around it has the box of the ring
+    cam[5, 7] = 0.5
+    full = refine.boxes(cam, 0.4, "full")
+    assert full.tolist() == [[0, 0, 3, 3], [7, 5, 8, 6]]
+    clamped = refine.boxes(cam, 0.4, "clamp")
+    assert clamped.tolist() == [[0, 0, 3, 3], [7, 5, 7, 5]]
+    assert not refine.box_mask(cam, 0.4, "clamp")[5, 7]
+    assert refine.box_mask(cam, 0.4, "full")[5, 7]
+    assert refine.box_mask(cam, 0.5, "full").sum() == 9  # 0.5 is 127 of 255: not above int(127.5)
+
+
+def test_components_touch_at_corners():
+    cam = np.eye(3, dtype=np.float32)
+    assert refine.boxes(cam, 0.4, "full").tolist() == [[0, 0, 3, 3]]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (4, 19)])
+def test_zero_cam_has_one_empty_box(shape):
+    zero = np.zeros(shape, np.float32)
+    for edge in ("clamp", "full"):
+        assert refine.boxes(zero, 0.4, edge).tolist() == [[0, 0, 0, 0]]
+        assert not refine.box_mask(zero, 0.4, edge).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    threshold=st.sampled_from([0.0, 0.2, 0.4, 0.7, 1.0]),
+    edge=st.sampled_from(["clamp", "full"]),
+)
+def test_box_mask_equals_its_twin(seed, shape, threshold, edge):
+    cam = np.random.default_rng(seed).random(shape, dtype=np.float32) ** 3
+    np.testing.assert_array_equal(
+        refine.box_mask(cam, threshold, edge), boxed(cam, threshold, edge)
+    )
+
+
+def test_caa_spreads_along_the_affinity():
+    """Patch 0 is above the threshold; patch 2, which attends to it, gets its share."""
+    attention = torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])[None]
+    cam = torch.tensor([[[1.0, 0.2, 0.0]]])
+    options = {"sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "full"}
+    torch.testing.assert_close(
+        refine.caa(cam, attention, options), torch.tensor([[[0.5, 0.0, 0.5]]])
+    )
+    clamped = refine.caa(cam, attention, options | {"box_edge": "clamp"})
+    assert not clamped.any()  # a grid of one row has no row that the clamp keeps
+
+
+def test_wrapped_image():
+    rgb = np.array([[[130, 116, 0], [255, 255, 255]]], np.uint8)
+    # B: 0 - 104.008 -> -104 -> 152; G: 116 - 116.669 -> -0.669 -> 0; R: 130 - 122.675 -> 7
+    assert refine.crf_image(rgb, "wrapped-bgr").tolist() == [[[152, 0, 7], [150, 138, 132]]]
+    assert refine.crf_image(rgb, "rgb").tolist() == rgb.tolist()
+
+
+def test_crf_follows_the_edge_of_the_image():
+    rgb = np.zeros((20, 20, 3), np.uint8)
+    rgb[:, 10:] = 255
+    scores = np.empty((2, 20, 20), np.float16)
+    scores[1] = 0.2
+    scores[1, :, 12:] = 0.9  # two columns short of the edge
+    scores[0] = 1 - scores[1]
+    refined = refine.crf(scores, rgb, CRF)
+    assert refined.dtype == np.float32
+    np.testing.assert_allclose(refined.sum(axis=0), 1, atol=1e-5)
+    label = refined.argmax(axis=0)
+    assert not label[:, :10].any()
+    assert label[:, 10:].all()
+
+
+def test_crf_survives_zeros_and_ones():
+    scores = np.zeros((3, 7, 5), np.float16)
+    scores[0] = 1
+    refined = refine.crf(scores, np.zeros((7, 5, 3), np.uint8), CRF)
+    assert np.isfinite(refined).all()
+    assert not refined.argmax(axis=0).any()
+
+
+def test_no_refinement_keeps_scores():
+    scores = np.random.default_rng(0).random((3, 4, 5)).astype(np.float16)
+    np.testing.assert_array_equal(refine.no_refinement(scores, None, {}), scores)
+
+
+def test_lookup_lists_what_is_known():
+    with pytest.raises(InputError, match="refinement: crf2 is unknown; known are crf, none"):
+        refine.lookup(refine.MASK_REFINEMENTS, "crf2", "refinement")
