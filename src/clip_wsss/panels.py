@@ -5,25 +5,27 @@ Runs that share a stage share its pictures: an album holds each different pictur
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from pathlib import Path
 
-import cv2
-import matplotlib
 import numpy as np
-from PIL import Image
 
 from clip_wsss.cam import ImageCams, read_cams
-from clip_wsss.datasets import IGNORE, Dataset
+from clip_wsss.datasets import Dataset
 from clip_wsss.errors import InputError
 from clip_wsss.figures import draw_grid
-from clip_wsss.imageio import read_confidence, read_label, voc_palette
-from clip_wsss.masks import labels_and_confidence, upsample_maps
+from clip_wsss.imageio import read_confidence, read_label
+from clip_wsss.masks import labels_and_confidence
+from clip_wsss.pictures import (
+    Album,
+    confidence_bytes,
+    heat_overlay,
+    label_bytes,
+    photo_bytes,
+    shrink,
+)
 from clip_wsss.runs import Run, exports_masks, resolve
 from clip_wsss.shards import shard_ids, shard_names
 
@@ -38,130 +40,53 @@ TITLES = {
 }
 STAGES = tuple(TITLES)
 NOT_PART = "not part of this run"
-HEAT = "inferno"  # of CAMs
-CONFIDENCE = "cividis"  # of confidences
-_HEAT_WEIGHT = 0.62  # of the heat over the grey image: dark where a map is low, both still readable
-_CONFIDENCE_STEPS = 64  # fewer colours than the 16-bit file has, for a small picture
-
-
-@cache
-def colour_table(name: str) -> np.ndarray:
-    """A colormap of matplotlib as (256, 3) uint8."""
-    return (matplotlib.colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-
-
-@cache
-def mask_palette() -> np.ndarray:
-    """The VOC palette, (256, 3) uint8, with white for ignored pixels."""
-    palette = voc_palette().copy()
-    palette[IGNORE] = 255
-    return palette
-
-
-def heat_overlay(rgb: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """The maximum over the classes of `maps` as heat over the image.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-        maps: (K, gh, gw) float32 in [0, 1], on the grid.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    heat = upsample_maps(maps, rgb.shape[:2]).max(axis=0).astype(np.float32)
-    colours = colour_table(HEAT)[np.rint(heat * 255).astype(np.uint8)]
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[:, :, None].astype(np.float32)
-    mixed = (1 - _HEAT_WEIGHT) * grey + _HEAT_WEIGHT * colours
-    return np.rint(mixed).astype(np.uint8)
-
-
-def shrink(picture: np.ndarray, side: int, nearest: bool = False) -> np.ndarray:
-    """Picture with its longer side at most `side`; never enlarged."""
-    height, width = picture.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return picture
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    how = cv2.INTER_NEAREST if nearest else cv2.INTER_AREA
-    return cv2.resize(picture, size, interpolation=how)
-
-
-def photo_bytes(rgb: np.ndarray, quality: int = 80) -> bytes:
-    """Encode (H, W, 3) uint8 as WebP."""
-    return _encode(Image.fromarray(rgb), format="WEBP", quality=quality, method=6)
-
-
-def label_bytes(label: np.ndarray) -> bytes:
-    """Encode a label mask, (H, W) uint8, as PNG in VOC's colours, ignored pixels white."""
-    return _indexed(label, mask_palette())
-
-
-def confidence_bytes(confidence: np.ndarray) -> bytes:
-    """Encode confidences, (H, W) float in [0, 1], as PNG."""
-    last = _CONFIDENCE_STEPS - 1
-    table = colour_table(CONFIDENCE)[np.linspace(0, 255, _CONFIDENCE_STEPS).round().astype(int)]
-    return _indexed(np.rint(confidence.clip(0, 1) * last).astype(np.uint8), table)
-
-
-def _indexed(values: np.ndarray, palette: np.ndarray) -> bytes:
-    image = Image.fromarray(np.ascontiguousarray(values))
-    image.putpalette(palette.tobytes())
-    return _encode(image, format="PNG", optimize=True)
-
-
-def _encode(image: Image.Image, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, **options)
-    return buffer.getvalue()
+POOL = 2000  # images that the panels are chosen from, at most
 
 
 def choose(dataset: Dataset, split: str, count: int) -> list[str]:
     """Images for the panels: some with one class and some with more, of as many classes as can be.
 
-    Goes through the split and takes, one after the other, the image whose classes were shown
-    least so far; the wish for one, two and three classes alternates. The same for every run and
-    known before any job has run.
+    Takes, one after the other, the image whose classes were shown least so far; the wish for one,
+    two and three classes alternates. The choice is the same for every run, and known before any
+    job has run.
+
+    Raises:
+        InputError: an image that cannot be used (with `on_bad_image: skip` it is passed over).
     """
-    labels = {name: dataset.labels(name) for name in dataset.ids(split)}
+    ids = dataset.ids(split)
+    pool = {}
+    for name in ids[:: max(1, len(ids) // POOL)]:
+        if (labels := _labels(dataset, name)) is not None:
+            pool[name] = labels
     shown: Counter[int] = Counter()
     chosen: list[str] = []
-    while len(chosen) < min(count, len(labels)):
+    while pool and len(chosen) < count:
         wanted = 1 + len(chosen) % 3
         name = min(
-            (name for name in labels if name not in chosen),
+            pool,
             key=lambda name: (
-                abs(len(labels[name]) - wanted),
-                max(shown[label] for label in labels[name]),
-                sum(shown[label] for label in labels[name]),
+                abs(len(pool[name]) - wanted),
+                max(shown[label] for label in pool[name]),
+                sum(shown[label] for label in pool[name]),
             ),
         )
-        chosen.append(name)
-        shown.update(labels[name])
+        labels = pool.pop(name)
+        if _labels(dataset, name, whole=True) is not None:
+            chosen.append(name)
+            shown.update(labels)
     return chosen
 
 
-@dataclass
-class Album:
-    """Encoded pictures by the hash of their content."""
-
-    pictures: dict[str, str] = field(default_factory=dict)  # key -> data URI
-
-    def add(self, data: bytes) -> str:
-        """Keep a picture and return its key; one that is there already is not kept twice."""
-        kind = "png" if data.startswith(b"\x89PNG") else "webp"
-        key = hashlib.sha256(data).hexdigest()[:10]
-        self.pictures[key] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-        return key
-
-    def rgb(self, key: str) -> np.ndarray:
-        """A kept picture, (H, W, 3) uint8."""
-        data = base64.b64decode(self.pictures[key].split(",", 1)[1])
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-    @property
-    def size(self) -> int:
-        """Bytes that the pictures take in the page."""
-        return sum(map(len, self.pictures.values()))
+def _labels(dataset: Dataset, name: str, whole: bool = False) -> list[int] | None:
+    """Classes of an image; None for one that may be left out, its pixels read if `whole`."""
+    try:
+        if whole:
+            dataset.image(name)
+        return dataset.labels(name)
+    except InputError:
+        if dataset.settings["on_bad_image"] == "fail":
+            raise
+        return None
 
 
 class Panels:
@@ -191,7 +116,7 @@ class Panels:
             "refined": (
                 self._map(run, name, "refined") if masks["map"] == "refined" else f"!{NOT_PART}"
             ),
-            "mask": self._mask(run, masks, name),
+            "mask": self._mask(run, name),
             "confidence": self._confidence(run, name),
             "prediction": self._prediction(run, name),
         }
@@ -224,7 +149,7 @@ class Panels:
         path = self.root.joinpath("segmentation", *cells, "predictions", f"{name}.png")
         return path if path.is_file() else None
 
-    def _picture(self, key: tuple, make) -> str:
+    def _picture(self, key: tuple, make: Callable[[], bytes | str]) -> str:
         if key not in self._cached:
             data = make()
             self._cached[key] = data if isinstance(data, str) else self.album.add(data)
@@ -255,20 +180,18 @@ class Panels:
         def make() -> bytes | str:
             cams = self.cams(run, name)
             maps = None if cams is None else getattr(cams, stage)
-            return (
-                f"!{NOT_PART}" if maps is None else self._photo(heat_overlay(self._rgb(name), maps))
-            )
+            if maps is None:
+                return f"!{NOT_PART}"
+            return self._photo(heat_overlay(self._rgb(name), maps))
 
         return self._picture((stage, run.texts, run.cam, name), make)
 
-    def _mask(self, run: Run, masks: dict, name: str) -> str:
+    def _mask(self, run: Run, name: str) -> str:
         def make() -> bytes | str:
             label = self.labels(run, name)
             return "!no pseudo mask" if label is None else self._label(label)
 
-        # The settings and not the cell: `scoring`, say, is no other mask.
-        kind = (masks["map"], masks["background_power"], run.masks)
-        return self._picture(("mask", run.texts, run.cam, kind, name), make)
+        return self._picture(("mask", run.texts, run.cam, run.masks, name), make)
 
     def _confidence(self, run: Run, name: str) -> str:
         def make() -> bytes | str:

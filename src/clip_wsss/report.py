@@ -124,12 +124,16 @@ def _tables(results: Results) -> dict[str, pd.DataFrame]:
     """Measured lines of every table of runs; none where nothing was scored."""
     made = {}
     for name in dict.fromkeys(run.table for run in results.runs) if results.scored else ():
-        path = results.root / "tables" / f"{name}.csv"
-        if not path.is_file():
-            raise InputError(f"{path}: no such table; run snakemake to make it")
-        frame = pd.read_csv(path)
+        frame = _read(results, name)
         made[name] = frame[frame["kind"] == "measured"]
     return made
+
+
+def _read(results: Results, name: str) -> pd.DataFrame:
+    path = results.root / "tables" / f"{name}.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: no such table; run snakemake to make it")
+    return pd.read_csv(path)
 
 
 def _start(results: Results, tables: dict[str, pd.DataFrame]) -> str:
@@ -203,8 +207,7 @@ def _ladders(tables: dict[str, pd.DataFrame]) -> list[dict]:
 
 
 def _heatmaps(results: Results) -> list[dict]:
-    path = results.root / "tables/per_class.csv"
-    return report_tables.heatmaps(pd.read_csv(path)) if results.scored else []
+    return report_tables.heatmaps(_read(results, "per_class")) if results.scored else []
 
 
 def _quotes(published: pd.DataFrame | None) -> dict[str, list[dict]]:

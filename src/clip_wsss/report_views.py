@@ -16,7 +16,7 @@ from clip_wsss import figures
 from clip_wsss.breakdown import by_classes, by_size, coarse, extremes, image_iou, region_iou
 from clip_wsss.calibration import MUS, mu_curve
 from clip_wsss.confusion import confusion_matrix
-from clip_wsss.datasets import Dataset
+from clip_wsss.datasets import IGNORE, Dataset
 from clip_wsss.errors import InputError
 from clip_wsss.layout import TITLES
 from clip_wsss.measurements import read_counts
@@ -227,9 +227,18 @@ def pictures(results: Results) -> dict[str, dict]:
 def _item(results: Results, panels: Panels, run: Run, name: str, score: str = "") -> dict:
     classes = [
         {"name": results.names[label + 1], "colour": colour(label + 1)}
-        for label in results.dataset.labels(name)
+        for label in _labels(results.dataset, name)
     ]
     return {"id": name, "classes": classes, "cells": panels.panel(run, name), "score": score}
+
+
+def _labels(dataset: Dataset, name: str) -> list[int]:
+    """Classes of an image; from its ground truth where it needs no labels and has none."""
+    try:
+        return dataset.labels(name)
+    except InputError:
+        mask = dataset.mask(name)
+        return [] if mask is None else [int(v) - 1 for v in np.unique(mask) if 0 < v < IGNORE]
 
 
 def _scores(results: Results, found: Measurement) -> tuple[Measurement, pd.DataFrame]:

@@ -1,4 +1,3 @@
-import io
 from dataclasses import replace
 
 import numpy as np
@@ -6,21 +5,9 @@ import pytest
 import synthetic
 from PIL import Image
 
-from clip_wsss.imageio import read_label, voc_palette
-from clip_wsss.panels import (
-    NOT_PART,
-    STAGES,
-    Album,
-    Panels,
-    choose,
-    colour_table,
-    confidence_bytes,
-    heat_overlay,
-    label_bytes,
-    photo_bytes,
-    shrink,
-    write_qualitative,
-)
+from clip_wsss.errors import InputError
+from clip_wsss.imageio import read_label
+from clip_wsss.panels import NOT_PART, STAGES, Panels, choose, write_qualitative
 
 
 @pytest.fixture(scope="module")
@@ -32,64 +19,23 @@ def run_of(made, name):
     return next(run for run in made.runs if run.name == name)
 
 
-def decode(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-def test_heat_is_dark_where_maps_are_zero_and_bright_where_one_is_high():
-    grey = np.full((8, 8, 3), 100, np.uint8)
-    nothing = heat_overlay(grey, np.zeros((2, 4, 4), np.float32))
-    assert np.ptp(nothing, axis=(0, 1)).max() == 0
-    assert nothing[0, 0].max() < 45
-    maps = np.zeros((2, 4, 4), np.float32)
-    maps[1, :, :2] = 1
-    heat = heat_overlay(grey, maps)
-    assert (heat[:, :2].mean(axis=(0, 1)) > nothing[0, 0] + 80).all()
-    assert (heat[:, -1] == nothing[:, -1]).all()
-
-
-def test_colour_table_is_monotone_in_lightness():
-    lightness = colour_table("inferno").astype(int) @ [299, 587, 114]
-    assert (np.diff(lightness) > -2000).all()
-
-
-def test_mask_picture_has_voc_colours_and_white_for_ignored():
-    label = np.array([[0, 1], [15, 255]], np.uint8)
-    colours = decode(label_bytes(label))
-    palette = voc_palette()
-    assert (colours == [[palette[0], palette[1]], [palette[15], [255, 255, 255]]]).all()
-
-
-def test_confidence_picture_grows_brighter():
-    colours = decode(confidence_bytes(np.array([[0.0, 0.5, 1.0]]))).astype(int).sum(axis=2)[0]
-    assert colours[0] < colours[1] < colours[2]
-
-
-def test_shrink_keeps_the_shape_and_never_enlarges():
-    picture = np.zeros((40, 80, 3), np.uint8)
-    assert shrink(picture, 20).shape == (10, 20, 3)
-    assert shrink(picture, 200) is picture
-    label = np.array([[0, 0, 7, 7]] * 4, np.uint8)
-    assert set(np.unique(shrink(label, 2, nearest=True))) == {0, 7}
-
-
-def test_album_keeps_a_picture_once():
-    album = Album()
-    red, blue = (np.full((4, 4, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
-    keys = [album.add(photo_bytes(picture)) for picture in (red, blue, red)]
-    assert keys[0] == keys[2] != keys[1]
-    assert len(album.pictures) == 2
-    assert album.pictures[keys[0]].startswith("data:image/webp;base64,")
-    assert album.size == sum(map(len, album.pictures.values()))
-    assert np.abs(album.rgb(keys[1]).astype(int) - blue).max() < 40
-
-
 def test_choose_shows_few_and_many_classes_and_is_the_same_each_time(made):
     names = choose(made.dataset, "train", 6)
     assert sorted(names) == sorted(made.dataset.ids("train"))
     assert [len(made.dataset.labels(name)) for name in names[:3]] == [1, 2, 3]
     assert choose(made.dataset, "train", 3) == names[:3]
     assert len(choose(made.dataset, "train", 99)) == 6
+
+
+def test_choose_passes_over_bad_images_where_they_may_be_left_out(tmp_path):
+    made = synthetic.build(tmp_path, train=4)
+    first, second = choose(made.dataset, "train", 2)
+    (made.dataset.root / "JPEGImages" / f"{first}.jpg").write_bytes(b"not an image")
+    (made.dataset.root / "Annotations" / f"{second}.xml").unlink()
+    with pytest.raises(InputError, match=second):
+        choose(made.dataset, "train", 2)
+    made.dataset.settings["on_bad_image"] = "skip"
+    assert not {first, second} & set(choose(made.dataset, "train", 2))
 
 
 def test_panel_says_what_a_run_does_not_have(made):

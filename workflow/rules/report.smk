@@ -53,6 +53,7 @@ rule report:
                 "report_views",
                 "figures",
                 "panels",
+                "pictures",
                 "breakdown",
                 "costs",
             ),

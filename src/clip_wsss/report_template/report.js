@@ -67,7 +67,10 @@ function showPanels(run) {
 
 // ---- one run is chosen for the whole page
 
+let chosen = data.start;
+
 function choose(run) {
+  chosen = run;
   for (const input of all("[data-switch] input")) {
     input.checked = input.value === run;
     const [label, row] = [input.parentElement, input.closest("[data-switch]")];
@@ -144,7 +147,7 @@ function enlarge(button) {
   const names = article.item.classes.map((c) => c.name).join(", ");
   one("figcaption", lightbox).replaceChildren(
     make("strong", {}, stage.title),
-    ` ${article.item.id} · ${names}`,
+    ` ${[article.item.id, names, `run ${chosen}`].join(" · ")}`,
   );
   if (!lightbox.open) lightbox.showModal();
 }
