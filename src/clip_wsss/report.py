@@ -105,7 +105,9 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         "rankings": rankings(results),
         "cost": _cost(results),
         "skipped": _skipped(results),
-        "provenance": _facts({**provenance, "seeds": _seeds(results)}),
+        "provenance": _facts(
+            {**provenance, "seeds": _seeds(results), "time_of_all_jobs": _time(results)}
+        ),
         "root": f"{results.root.parent.name}/{results.root.name}",
         "files": [{"run": run.name, "paths": _paths(results, run)} for run in runs],
         "data": Markup(json.dumps(data, ensure_ascii=False).replace("</", "<\\/")),
@@ -222,12 +224,19 @@ def _quotes(published: pd.DataFrame | None) -> dict[str, list[dict]]:
 
 def _cost(results: Results) -> dict | None:
     """The cost table, where the jobs were timed."""
-    path = results.root / "tables/cost.csv"
-    table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-    if table.empty:
-        return None
+    table = _costs(results)
     caption = "Jobs that ran side by side shared the machine, which is in their seconds."
-    return report_tables.plain_table(table, "cost", caption)
+    return None if table.empty else report_tables.plain_table(table, "cost", caption)
+
+
+def _costs(results: Results) -> pd.DataFrame:
+    path = results.root / "tables/cost.csv"
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
+def _time(results: Results) -> str | None:
+    table = _costs(results)
+    return None if table.empty else f"{table['seconds'].sum() / 60:.1f} minutes"
 
 
 def _skipped(results: Results) -> list[str]:

@@ -177,9 +177,22 @@ def test_provenance_names_what_is_known(html):
     assert "torch 2.9" in html
     assert "uncommitted changes</dt><dd>no" in html
     assert "gone" not in html
+    assert "time of all jobs" not in html
     assert "of the trainings 0, 1, of the resampling 0" in html
     assert "masks/synonyms/softmax/caa-crf/" in html
     assert "metrics/synonyms/softmax/caa-crf/cgl/seed1/segmentation.json" in html
+
+
+def test_costs_are_shown_with_their_sum(made, tmp_path):
+    path = made.root / "tables/cost.csv"
+    path.write_text("stage,seconds,peak_memory_mb\ncams,90.5,\nmasks,59.5,812.25\n")
+    try:
+        html = report_of(made, tmp_path / "r.html")
+    finally:
+        path.unlink()
+    assert "time of all jobs</dt><dd>2.5 minutes" in html
+    assert 'id="cost"' in html
+    assert ">90.5</td>" in html
 
 
 def test_published_figures_are_called_quoted(made, tmp_path):
