@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,20 +100,24 @@ class Objective(nn.Module):
         return {"total": total, **losses}
 
 
-def rebuild(out: Path, settings: dict) -> None:
+TEMPLATES = "config/templates/imagenet20.txt"
+VOCABULARY = "config/vocabularies/voc12.yaml"
+
+
+def rebuild(out: Path, settings: Mapping) -> None:
     """Train the demo CLIP and write model.json, demo-clip.safetensors and log.csv to a folder.
 
     Args:
         out: the folder; a training that was interrupted there goes on.
-        settings: `templates` and `vocabulary` (paths), and any field of `Recipe`.
+        settings: any field of `Recipe`, and `templates` and `vocabulary`, paths from the folder
+            of the project.
 
     Raises:
         InputError: if the vocabulary is not the demo's.
     """
     settings = dict(settings)
-    lexicon = read_lexicon(
-        Path(settings.pop("templates")), read_vocabulary(settings.pop("vocabulary"))
-    )
+    vocabulary = read_vocabulary(settings.pop("vocabulary", VOCABULARY))
+    lexicon = read_lexicon(Path(settings.pop("templates", TEMPLATES)), vocabulary)
     recipe = Recipe(**settings)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -218,8 +223,8 @@ def main() -> None:
     """Command line of `rebuild`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the result")
-    parser.add_argument("--templates", default="config/templates/imagenet20.txt")
-    parser.add_argument("--vocabulary", default="config/vocabularies/voc12.yaml")
+    parser.add_argument("--templates", default=TEMPLATES)
+    parser.add_argument("--vocabulary", default=VOCABULARY)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     settings = vars(parser.parse_args())
