@@ -147,12 +147,12 @@ class Dataset:
     def split_file(self, split: str) -> Path | None:
         """The list of a split: a path that ends in .txt, else ImageSets/Segmentation/<split>.txt.
 
-        None for `all` where no such list exists: it then holds every image.
+        None for `all` of the user's own data where no such list exists: every image is in it.
         """
         if split.endswith(".txt"):
             return Path(split)
         path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        return None if split == ALL and not path.exists() else path
+        return None if self._own and split == ALL and not path.exists() else path
 
     def ids(self, split: str) -> list[str]:
         """Ids of a split in the order of its list; those of `all` are sorted.
@@ -169,6 +169,8 @@ class Dataset:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
+            if not self.root.is_dir():
+                raise InputError(f"{self.root}: no such folder; set dataset.root") from None
             there = sorted(file.stem for file in path.parent.glob("*.txt"))
             raise InputError(
                 f"{path}: no such list of images; set dataset.splits to lists that exist "
@@ -185,6 +187,18 @@ class Dataset:
                 "folder and suffix), one a line"
             )
         return ids
+
+    def check_lists(self) -> None:
+        """Read the lists and the CSV of the user's own data, which no rule makes.
+
+        Raises:
+            InputError: one of them is missing or cannot be used.
+        """
+        if self._own:
+            if not self._xml_labels:
+                read_labels_csv(self.settings["labels"])
+            for split in sorted(set(self.settings["splits"].values()) - {None}):
+                self.ids(split)
 
     def image_path(self, name: str) -> Path:
         """Path of an image. Raises InputError if it is missing."""
@@ -316,6 +330,11 @@ class Dataset:
     def check(self, split: str, need_masks: bool = False, workers: int = 1) -> list[str]:
         """The lines of `problems`."""
         return list(self.problems(split, need_masks, workers).values())
+
+    @property
+    def _own(self) -> bool:
+        """Whether these are the user's own files, rather than made by a rule."""
+        return self.settings["source"] in ("folder", "images")
 
     @property
     def _xml_labels(self) -> bool:

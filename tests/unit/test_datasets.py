@@ -189,11 +189,25 @@ def test_list_of_ones_own_and_all_images(folder, tmp_path):
     assert folder.open().ids("all") == ["b"]  # a list of this name goes first
 
 
+def test_lists_of_ones_own_data_are_read_early(folder, images):
+    splits = {"pseudo": "train", "val": None}
+    folder.open(splits=splits).check_lists()
+    with pytest.raises(InputError, match=r"val\.txt: no such list"):
+        folder.open(splits=splits | {"val": "val"}).check_lists()
+    folder.open(splits={"val": "val"}, source="voc12").check_lists()  # still to be made
+    with pytest.raises(InputError, match=r"none\.csv: no such CSV"):
+        open_dataset(images | {"labels": "none.csv", "splits": {"pseudo": "all"}}).check_lists()
+    with pytest.raises(InputError, match="no such folder of images"):
+        open_dataset(images | {"root": "nowhere", "splits": {"pseudo": "all"}}).check_lists()
+
+
 def test_missing_folder(tmp_path):
     folder = Folder(tmp_path / "own")
     dataset = folder.open(root=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="nowhere/JPEGImages: no such folder"):
         dataset.image("a")
+    with pytest.raises(InputError, match="nowhere: no such folder; set dataset.root"):
+        dataset.ids("train")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from clip_wsss import config as checks
 from clip_wsss import runs as table
+from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
 from clip_wsss.shards import shard_names
 
@@ -16,6 +17,8 @@ try:
     schema = checks.read_schema(SCHEMA)
     checks.check_config(config, schema, SOURCE)
     RUNS = table.read_runs(config, schema)
+    IMAGES = open_dataset(config["dataset"])
+    IMAGES.check_lists()
 except InputError as error:
     raise WorkflowError(str(error))
 

@@ -44,12 +44,12 @@ def manifests(wildcards):
 
 
 def split_list(split):
-    """What stands for a split as an input: its list, or the CSV of a plain folder."""
+    """What a rule depends on when it reads a split: its list of ids, and the CSV of labels."""
     if SPLITS[split] is None:
         return []
-    if DATASET["source"] == "images":
-        return [DATASET["labels"]]
-    return [ROOT / f"ImageSets/Segmentation/{SPLITS[split]}.txt"]
+    listed = IMAGES.split_file(SPLITS[split])  # None: every image of a folder
+    labels = None if DATASET["labels"] == "xml" else DATASET["labels"]
+    return [file for file in (listed, labels) if file is not None]
 
 
 def ranking_features(wildcards):
