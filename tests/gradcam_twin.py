@@ -79,6 +79,8 @@ class Twin:
         stored = self.state["visual.positional_embedding"]
         side = round((len(stored) - 1) ** 0.5)
         square = stored[1:].T.reshape(1, -1, side, side)
+        if self.round_position:  # float32's last bits decide what float16 rounds to
+            square = square.float()
         resized = torch.nn.functional.interpolate(square, size=grid, mode="bilinear")
         positions = torch.cat([stored[:1], resized[0].flatten(1).T])
         return positions.half().double() if self.round_position else positions

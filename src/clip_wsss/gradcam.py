@@ -72,7 +72,7 @@ def class_maps(
             if refinement is not None:
                 attention[place, -1] = own
                 refined = refinement.affinity(cam, attention[place], refinement.settings)
-                maps[place] = (cam, min_max(refined))
+                maps[place] = (cam, min_max(refined).float())
     return maps
 
 

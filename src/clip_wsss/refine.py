@@ -32,10 +32,10 @@ def min_max(maps: Tensor) -> Tensor:
     """x - min, then x / (1e-7 + max), each map by itself (docs/parity.md, facts 7 and 12).
 
     Args:
-        maps: (..., gh, gw) float32.
+        maps: (..., gh, gw).
 
     Returns:
-        The same shape, in [0, 1]; a constant map becomes zero.
+        The same shape and precision, in [0, 1]; a constant map becomes zero.
     """
     maps = maps - maps.amin(dim=(-2, -1), keepdim=True)
     return maps / (1e-7 + maps.amax(dim=(-2, -1), keepdim=True))
@@ -45,11 +45,11 @@ def sinkhorn(attention: Tensor, rounds: int) -> Tensor:
     """Symmetric affinity of attention maps (paper, equations 5 and 6; docs/parity.md, fact 10).
 
     Args:
-        attention: (N, N) float32, the mean map.
+        attention: (N, N), the mean map.
         rounds: of dividing by the column sums, then by the row sums.
 
     Returns:
-        (N, N) float32, (D + D^T) / 2.
+        (N, N), (D + D^T) / 2.
     """
     for _ in range(rounds):
         attention = attention / attention.sum(dim=0, keepdim=True)
@@ -94,18 +94,21 @@ def caa(cam: Tensor, attention: Tensor, settings: dict) -> Tensor:
     Args and returns: as for every function of `AFFINITIES`. Settings: sinkhorn, power,
     threshold, box_edge.
     """
-    affinity = sinkhorn(attention.mean(dim=0), settings["sinkhorn"])
+    # Where attention is nearly even, the map hardly differs from patch to patch, and min-max would
+    # blow up what float32 rounds off.
+    mean = sum(own.double() for own in attention) / len(attention)
+    affinity = sinkhorn(mean, settings["sinkhorn"])
     masks = [box_mask(c, settings["threshold"], settings["box_edge"]) for c in cam.cpu().numpy()]
-    refined = (cam * cam.new_tensor(np.stack(masks))).flatten(1).T  # (N, K)
+    refined = (cam * cam.new_tensor(np.stack(masks))).double().flatten(1).T  # (N, K)
     for _ in range(settings["power"]):  # A^t x, without the N x N x N product
         refined = affinity @ refined
     return refined.T.reshape(cam.shape)
 
 
-# fn(cam (K, gh, gw) float32 in [0, 1], attention (L, N, N) float32, settings) -> (K, gh, gw)
-# float32 >= 0, which the caller scales to [0, 1]. The maps are those of the last `layers` blocks
-# (a key of the settings), averaged over the heads, without CLS; N = gh * gw, row by row.
-# Settings are those under the function's name in the cam entry.
+# fn(cam (K, gh, gw) float32 in [0, 1], attention (L, N, N) float32, settings) -> (K, gh, gw) >= 0
+# in any precision, which the caller scales to [0, 1] and then makes float32. The maps are those of
+# the last `layers` blocks (a key of the settings), averaged over the heads, without CLS;
+# N = gh * gw, row by row. Settings are those under the function's name in the cam entry.
 AFFINITIES: dict[str, Callable[[Tensor, Tensor, dict], Tensor]] = {"caa": caa}
 
 

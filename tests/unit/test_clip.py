@@ -286,7 +286,7 @@ class TestTower:
             twin = Twin(state, heads=2, round_position=rounded == "float16")
             for grid in ((5, 5), (1, 9), (4, 19)):
                 ours = clip._position_embedding(grid).double()
-                torch.testing.assert_close(ours, twin.positions(grid), atol=5e-4, rtol=0)
+                torch.testing.assert_close(ours, twin.positions(grid), atol=1e-6, rtol=0)
                 if rounded == "float16":
                     torch.testing.assert_close(ours, ours.half().double(), atol=0, rtol=0)
 
