@@ -264,25 +264,26 @@ def draw_grid(
         rows: a caption and the pictures, (H, W, 3) uint8, None where there is none.
         titles: one for each column.
         out: PNG to write.
-        limit: bytes; the resolution is lowered until the file fits.
+        limit: bytes; the resolution, then the number of colours, is lowered until it fits.
     """
-    height = 1.75 * len(rows) + 0.35  # inches
+    height = 1.75 * len(rows) + 0.6  # inches
     figure = Figure(figsize=(1.55 * len(titles), height), facecolor="white")
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    figure.subplots_adjust(0.01, 0.14 / height, 0.99, 1 - 0.38 / height, 0.04, 0.16)
+    figure.subplots_adjust(0.01, 0.25 / height, 0.99, 1 - 0.35 / height, 0.04, 0.16)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=11, pad=6)
     for line, (caption, pictures) in zip(axes, rows, strict=True):
-        for axis, picture, title in zip(line, pictures, titles, strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
             axis.set_axis_off()
-            if line is axes[0]:
-                axis.set_title(title, fontsize=11, pad=6)
             if picture is not None:
                 axis.imshow(picture, interpolation="antialiased")
         line[0].text(0, -0.03, caption, transform=line[0].transAxes, va="top", fontsize=9)
-    for dpi in (160, 140, 120, 100, 80, 60):
+    for dpi, colours in ((160, None), (130, None), (130, 256), (100, 256), (80, 256), (60, 256)):
         raw, small = io.BytesIO(), io.BytesIO()
         figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
-        colours = Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        colours.save(small, format="PNG", optimize=True)
+        image = Image.open(raw).convert("RGB")
+        image = image if colours is None else image.quantize(colours)
+        image.save(small, format="PNG", optimize=True)
         if small.tell() <= limit:
             break
     out.parent.mkdir(parents=True, exist_ok=True)

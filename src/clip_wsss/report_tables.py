@@ -188,7 +188,8 @@ def short(value: float) -> str:
 
 def signed(value: float) -> str:
     """A difference with its sign."""
-    return f"{value:+.1f}".replace("-", MINUS)
+    words = f"{value:+.1f}"
+    return "0.0" if words in ("+0.0", "-0.0") else words.replace("-", MINUS)
 
 
 def arrows(words: str) -> str:
@@ -272,7 +273,7 @@ def _rung(line: dict, stages: list[str], place) -> dict:
         "from": min(lefts),
         "span": round(max(lefts) - min(lefts), 2),
         "label": _one(line["miou"]) if there(line["miou"]) else "",
-        "label_left": max((mark["low"] + mark["width"] for mark in marks), default=0),
+        "label_left": lefts[-1],
         "label_stage": marks[-1]["stage"] if marks else "",
         "aria": "; ".join(mark["tip"] for mark in marks),
         "delta": delta,

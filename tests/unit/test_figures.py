@@ -127,3 +127,5 @@ def test_grid_fits_its_limit_and_is_the_same_twice(tmp_path):
     assert (tmp_path / "a.png").stat().st_size <= 40_000
     with Image.open(tmp_path / "a.png") as image:
         assert "Software" not in image.info
+        words = np.asarray(image.convert("L"))[: image.height // 14]
+    assert (words < 128).any()  # the titles are above the pictures

@@ -100,5 +100,5 @@ def test_qualitative_picture_leaves_empty_columns_out(made, tmp_path):
         )
         with Image.open(out) as image:
             width, height = image.size
-        assert width / height == pytest.approx((6 if name == "crf" else 4) * 1.55 / 3.85, rel=0.02)
+        assert width / height == pytest.approx((6 if name == "crf" else 4) * 1.55 / 4.1, rel=0.02)
         assert out.stat().st_size <= 90_000
