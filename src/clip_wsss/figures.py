@@ -176,17 +176,23 @@ def mu_chart(title: str, curve: pd.DataFrame, mu: float) -> str:
         mu: the threshold to mark, one of the curve's.
     """
     curve = curve.dropna()
-    low = math.floor(min(curve["precision"].min(), 0.95) * 20) / 20
-    plot = Plot(title, (0, 1), (low, 1), ("pixels kept, %", "of these right, %"))
+    spans = [_twentieths(curve[column]) for column in ("kept", "precision")]
+    plot = Plot(title, *spans, ("pixels kept, %", "of these right, %"))
     plot.line(list(zip(curve["kept"], curve["precision"], strict=True)), "line mask")
     for row in curve.itertuples():
         words = f"μ = {row.mu:g}: {row.kept:.1%} kept, {row.precision:.1%} right"
         marked = row.mu == mu
         plot.dot(row.kept, row.precision, "mask", words, 7 if marked else 3.5)
         if marked:
-            side, shift = ("end", -12) if row.kept > 0.5 else ("start", 12)
+            side, shift = ("end", -12) if row.kept > sum(spans[0]) / 2 else ("start", 12)
             plot.text(row.kept, row.precision, words, f"note strong {side}", (shift, 18))
     return plot.svg()
+
+
+def _twentieths(values: pd.Series) -> tuple[float, float]:
+    """The range of shares, widened to multiples of 5 %."""
+    low, high = math.floor(values.min() * 20 - 1e-9), math.ceil(values.max() * 20 + 1e-9)
+    return max(low, 0) / 20, min(high, 20) / 20
 
 
 def scatter_chart(

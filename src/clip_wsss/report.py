@@ -225,8 +225,12 @@ def _quotes(published: pd.DataFrame | None) -> dict[str, list[dict]]:
 def _cost(results: Results) -> dict | None:
     """The cost table, where the jobs were timed."""
     table = _costs(results)
+    if table.empty:
+        return None
     caption = "Jobs that ran side by side shared the machine, which is in their seconds."
-    return None if table.empty else report_tables.plain_table(table, "cost", caption)
+    if len(devices := table["device"].unique()) == 1:
+        caption, table = f"{devices[0]}. {caption}", table.drop(columns="device")
+    return report_tables.plain_table(table, "cost", caption)
 
 
 def _costs(results: Results) -> pd.DataFrame:

@@ -275,12 +275,12 @@ def rankings(results: Results) -> list[dict]:
     for run, ranking in found.values():
         if ranking.empty:
             continue
-        top = ranking["sharpness"].max()
+        low, high = ranking["sharpness"].min(), ranking["sharpness"].max()
         rows = [
             {
                 "template": row.template,
                 "text": f"{row.sharpness:.4f}",
-                "width": round(100 * row.sharpness / top, 1) if top > 0 else 0,
+                "left": round(100 * (row.sharpness - low) / (high - low), 1) if high > low else 0,
                 "chosen": row.rank == 1,
             }
             for row in ranking.itertuples()

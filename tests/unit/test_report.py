@@ -148,7 +148,7 @@ def test_templates_are_ranked_and_scattered_once_enough_were_measured(made):
     assert ranking["title"] == "Texts synonyms"
     assert [row["template"] for row in ranking["rows"]] == list(synthetic.TEMPLATES)
     assert [row["chosen"] for row in ranking["rows"]] == [True, False, False]
-    assert ranking["rows"][-1]["width"] == 100
+    assert [row["left"] for row in ranking["rows"]] == [0, 50, 100]
     assert ranking["scatter"] is None
 
 
@@ -185,7 +185,7 @@ def test_provenance_names_what_is_known(html):
 
 def test_costs_are_shown_with_their_sum(made, tmp_path):
     path = made.root / "tables/cost.csv"
-    path.write_text("stage,seconds,peak_memory_mb\ncams,90.5,\nmasks,59.5,812.25\n")
+    path.write_text("stage,seconds,peak_memory_mb,device\ncams,90.5,,A\nmasks,59.5,812.25,A\n")
     try:
         html = report_of(made, tmp_path / "r.html")
     finally:
@@ -193,6 +193,7 @@ def test_costs_are_shown_with_their_sum(made, tmp_path):
     assert "time of all jobs</dt><dd>2.5 minutes" in html
     assert 'id="cost"' in html
     assert ">90.5</td>" in html
+    assert "A. Jobs that ran side by side" in html
 
 
 def test_published_figures_are_called_quoted(made, tmp_path):
