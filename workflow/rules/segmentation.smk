@@ -55,6 +55,10 @@ rule predict:
         entry=entry("segmentation"),
         dataset=DATASET,
         split=SPLITS["val"],
+        shown={
+            "split": SPLITS["score"] or SPLITS["pseudo"],
+            "count": config["evaluation"]["panels"],
+        },
         compute=NUMERICS,
     script:
         "../scripts/predict.py"

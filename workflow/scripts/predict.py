@@ -1,4 +1,4 @@
-"""Label the images of a split with a trained segmentor."""
+"""Label the images of a split with a trained segmentor, and those that the report shows."""
 
 from pathlib import Path
 
@@ -6,8 +6,11 @@ from clip_wsss.jobs import job
 
 p, checkpoint, manifest = snakemake.params, snakemake.input.checkpoint, snakemake.output[0]
 with job(snakemake.log[0], p.compute["threads"]):
+    from clip_wsss.datasets import open_dataset
+    from clip_wsss.panels import choose
     from clip_wsss.segmentation.predict import predict
 
-    folder = Path(manifest).with_suffix("")
+    folder, shown = Path(manifest).with_suffix(""), p.get("shown")
     compute = {key: p.compute[key] for key in ("threads", "device")}
+    compute["also"] = choose(open_dataset(p.dataset), **shown) if shown else []
     predict(p.entry, checkpoint, p.dataset, p.split, folder, manifest, **compute)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,7 @@ def predict(
     manifest: str | Path,
     threads: int = 1,
     device: str = "auto",
+    also: Sequence[str] = (),
 ) -> None:
     """Label the images of a split.
 
@@ -133,6 +135,7 @@ def predict(
             last.
         threads: of torch.
         device: auto, cpu or cuda.
+        also: images outside of the split to label too, for pictures; nothing scores them.
 
     Raises:
         InputError: the checkpoint does not fit; an image cannot be read and `on_bad_image` is
@@ -142,9 +145,10 @@ def predict(
     dataset = open_dataset(dataset_settings)
     classes = ["background", *dataset.vocabulary.classes]
     predictor = Predictor(entry, checkpoint, classes, device)
+    ids = dict.fromkeys([*dataset.ids(split), *also])
     rows = [
         _predict_image(predictor, dataset, name, Path(folder) / f"{name}.png")
-        for name in tqdm(dataset.ids(split), desc="predicting", unit="image", mininterval=1)
+        for name in tqdm(ids, desc="predicting", unit="image", mininterval=1)
     ]
     Path(manifest).parent.mkdir(parents=True, exist_ok=True)
     with open(manifest, "w", newline="", encoding="utf-8") as file:
