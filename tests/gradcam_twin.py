@@ -1,4 +1,4 @@
-"""The slow readable twin of the CAM job: one image, one class, float64, straight from the paper.
+"""The slow readable twin of the CAM job: one image, one class, straight from the paper.
 
 It shares no code with the package. It reads an OpenAI-format state dict, runs the vision tower
 step by step, keeps every attention map, and lets autograd find the gradient (docs/parity.md).
@@ -25,14 +25,15 @@ class Twin:
     norm_after_pooling: bool = False
     round_weights: bool = False
     round_position: bool = False
+    dtype: torch.dtype = torch.float64
 
     def __post_init__(self):
-        self.state = {name: tensor.double() for name, tensor in self.state.items()}
+        self.state = {name: tensor.to(self.dtype) for name, tensor in self.state.items()}
         if self.round_weights:
             for name, tensor in self.state.items():
                 part_of_norm = "ln_" in name or "embedding" in name or name == "logit_scale"
                 if not part_of_norm:
-                    self.state[name] = tensor.half().double()
+                    self.state[name] = tensor.half().to(self.dtype)
         self.patch = self.state["visual.conv1.weight"].shape[-1]
         blocks = {name.split(".")[3] for name in self.state if name.startswith("visual.tr")}
         self.layers = len(blocks)
@@ -41,7 +42,7 @@ class Twin:
         height, width = (-(-side // self.patch) * self.patch for side in rgb.shape[:2])
         image = np.asarray(Image.fromarray(rgb).resize((width, height), Image.BICUBIC)) / 255
         image = (image - CLIP_MEAN) / CLIP_STD
-        return torch.tensor(image).permute(2, 0, 1)
+        return torch.tensor(image, dtype=self.dtype).permute(2, 0, 1)
 
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         if f"{name}.weight" not in self.state:
@@ -83,7 +84,7 @@ class Twin:
             square = square.float()
         resized = torch.nn.functional.interpolate(square, size=grid, mode="bilinear")
         positions = torch.cat([stored[:1], resized[0].flatten(1).T])
-        return positions.half().double() if self.round_position else positions
+        return positions.half().to(self.dtype) if self.round_position else positions
 
     def cam(self, image, present, background, position, target) -> tuple[np.ndarray, list]:
         """The CAM (gh, gw) of one class and all attention maps (1 + N, 1 + N)."""
@@ -108,7 +109,7 @@ class Twin:
         feature = pooled @ self.state["visual.proj"]
         feature = feature / feature.norm()
         scale = self.state["logit_scale"].exp()
-        logits = scale * (torch.cat([present, background]).double() @ feature)
+        logits = scale * (torch.cat([present, background]).to(self.dtype) @ feature)
         score = logits.softmax(dim=0)[position] if target == "softmax" else logits[position]
         score.backward()
         weights = a.grad[1:].mean(dim=0)

@@ -171,7 +171,7 @@ class FrozenClip:
         block = self.visual.transformer.resblocks[-1]
         y, weights = self._attend(block, a, need_map)
         tokens = self._rest(block, x, y)
-        return tokens, None if weights is None else weights[:, 1:, 1:].detach().float()
+        return tokens, None if weights is None else weights[:, 1:, 1:]
 
     def image_features(self, tokens: Tensor) -> Tensor:
         """Mean over the patches, projected (docs/parity.md, fact 6).
@@ -216,22 +216,52 @@ class FrozenClip:
 
     @staticmethod
     def _attend(block: nn.Module, a: Tensor, need_map: bool) -> tuple[Tensor, Tensor | None]:
-        """The attention branch on ln_1's output, and its maps averaged over the heads."""
-        if isinstance(block.attn, nn.MultiheadAttention):
-            return block.attn(a, a, a, need_weights=need_map)
-        weights = _custom_attention_map(block.attn, a) if need_map else None
-        return block.ln_attn(block.attn(a)), weights
+        """The attention branch on ln_1's output, and its map (B, L, L) averaged over the heads."""
+        attn, maps = block.attn, None
+        custom = not isinstance(attn, nn.MultiheadAttention)  # open_clip's own Attention
+        packed = F.linear(a, attn.in_proj_weight, attn.in_proj_bias)
+        packed = packed.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = packed  # (B, heads, L, d) each
+        if custom:
+            q, k = attn.ln_q(q), attn.ln_k(k)
+        if need_map:
+            with torch.no_grad():
+                y, maps = _attend_head_by_head(q, k, v)
+        if maps is None or torch.is_grad_enabled():
+            y = F.scaled_dot_product_attention(q, k, v)
+        if custom and attn.head_scale is not None:
+            y = y * attn.head_scale.to(y.dtype)
+        y = y.transpose(1, 2).flatten(2)  # (B, L, D)
+        return (
+            block.ln_attn(attn.out_proj(attn.ln_inner(y))) if custom else attn.out_proj(y)
+        ), maps
 
     @staticmethod
     def _rest(block: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        x = x + block.ls_1(y)
-        return x + block.ls_2(block.mlp(block.ln_2(x)))
+        # Layer scales are float32 at every precision.
+        x = x + block.ls_1(y).to(x.dtype)
+        return x + block.ls_2(block.mlp(block.ln_2(x))).to(x.dtype)
 
 
-def _custom_attention_map(attn: nn.Module, a: Tensor) -> Tensor:
-    """Softmax maps of open_clip's own Attention, averaged over the heads: (B, L, L)."""
-    B, L, _ = a.shape
-    q, k, _ = F.linear(a, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-    q = attn.ln_q(q.reshape(B, L, attn.num_heads, -1).transpose(1, 2)) * attn.scale
-    k = attn.ln_k(k.reshape(B, L, attn.num_heads, -1).transpose(1, 2))
-    return (q @ k.transpose(-1, -2)).softmax(dim=-1).mean(dim=1)
+def _attend_head_by_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention that keeps its maps; one L x L map at a time stays in a CPU's cache.
+
+    Args:
+        q: (B, heads, L, d).
+        k: the same.
+        v: the same.
+
+    Returns:
+        (B, heads, L, d), and the mean map (B, L, L) float32.
+    """
+    B, heads, L, d = q.shape
+    q = q * d**-0.5
+    y, maps = torch.empty_like(q), torch.zeros(B, L, L, device=q.device)
+    step = 1 if q.device.type == "cpu" else B
+    for first in range(0, B, step):
+        part = slice(first, first + step)
+        for head in range(heads):
+            own = (q[part, head] @ k[part, head].transpose(-1, -2)).softmax(dim=-1)
+            maps[part] += own
+            y[part, head] = own @ v[part, head]
+    return y, maps / heads

@@ -13,7 +13,7 @@ from torch import Tensor
 from clip_wsss.frozen_clip import FrozenClip
 from clip_wsss.refine import min_max
 
-MAX_BATCH_BYTES = 1 << 29  # of attention held at once, which bounds the batch of large images
+MAX_BATCH_BYTES = 1 << 29  # that a batch holds at once, which bounds that of large images
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Refinement:
 def fitting_batch(clip: FrozenClip, grid: tuple[int, int], wanted: int, layers: int) -> int:
     """How many images of a grid fit into `MAX_BATCH_BYTES`, at least 1 and at most `wanted`.
 
-    The attention of the last block is held once for each head, thrice while going back.
+    An image holds its attention maps, and in a block's MLP some 16 times its tokens.
     """
-    tokens = 1 + grid[0] * grid[1]
-    held = 4 * tokens**2 * (min(layers, clip.layers) + 3 * clip.heads)
+    tokens, width = 1 + grid[0] * grid[1], clip.visual.positional_embedding.shape[1]
+    held = 4 * (tokens**2 * (min(layers, clip.layers) + 3) + tokens * width * 16)
     return max(1, min(wanted, MAX_BATCH_BYTES // held))
 
 

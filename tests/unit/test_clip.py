@@ -343,6 +343,11 @@ class TestTower:
         rows = maps.sum(dim=-1)  # the CLS column is cut, the rest not renormalised
         assert rows.max() < 1 + 1e-5
         assert rows.mean() < 0.999
+        coarse = random_clip(
+            tmp_path, config, make_openai_state_dict(config, 4), precision="bfloat16"
+        )
+        assert coarse.trunk(batch, 9)[0].dtype == torch.bfloat16
+        torch.testing.assert_close(coarse.cls_features(batch), expected, atol=0.1, rtol=0)
         pooled, _ = clip.visual._pool(tokens)
         if variant.get("pool_type") == "avg":
             feature = F.normalize(pooled @ clip.visual.proj, dim=-1)
