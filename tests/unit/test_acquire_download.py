@@ -225,6 +225,15 @@ def test_replacements():
     assert local.path == Path("/data/sbd")
 
 
+def test_registry_with_a_gap(tmp_path):
+    path = tmp_path / "sources.yaml"
+    path.write_text("sources: {sbd: {title: SBD, url: null}}")
+    with pytest.raises(InputError, match=r"sources\.yaml: sbd\.mirrors: is missing"):
+        find_source("sbd", settings() | {"registry": path})
+    with pytest.raises(InputError, match="no such registry"):
+        find_source("sbd", settings() | {"registry": tmp_path / "none.yaml"})
+
+
 def test_unknown_source_and_missing_test_images():
     with pytest.raises(InputError, match="unknown source `sdb`; did you mean `sbd`"):
         find_source("voc2012", settings(sdb={"path": "x"}))

@@ -85,17 +85,18 @@ def test_coco_from_its_archives_to_the_tables(stand_in):
 def test_failed_download_is_one_line_and_continues(stand_in, server):
     project = stand_in("voc12", voc_archives())
     server.status["sbd.tgz"] = 404
-    lists = "data/voc12/ImageSets/Segmentation/train_aug.txt"
-    result = project.snakemake("--", lists)
+    receipt = "data/voc12/archives/sbd.json"
+    result = project.snakemake("--", receipt)
     assert result.code != 0
     assert "error: sbd: cannot be downloaded" in result.text
     assert "set sources.replace.sbd.path to a local copy" in result.text
     assert "Traceback" not in result.text
-    assert not (project.folder / lists).exists()
+    part = project.folder / "data/voc12/archives/benchmark.tgz.part"
+    part.parent.mkdir(exist_ok=True)  # Snakemake took it away, since it was empty
+    part.write_bytes((server.folder / "sbd.tgz").read_bytes()[:1000])  # Snakemake leaves it there
     server.status.clear()
-    assert project.snakemake("--", lists).code == 0
-    assert [name for name, _ in server.requests].count("voc.tar") == 1
-    assert (project.folder / lists).read_text().split() == stand_ins.TRAIN_AUG
+    assert project.snakemake("--", receipt).code == 0
+    assert server.requests[-1] == ("sbd.tgz", "bytes=1000-")
 
 
 @pytest.mark.parametrize("name", ["voc12", "coco14", "folder", "images"])
@@ -113,3 +114,36 @@ def test_plans_of_the_real_configs(project, name):
     assert result.code == 0, result.text
     assert 100 < sum(result.jobs.values()) < 2000
     assert "demo" not in result.text
+
+
+def own_data(project, name, folder):
+    """Set config/folder.yaml or config/images.yaml up for VOC's stand-ins in `folder`."""
+    stand_ins.write_archive(folder, stand_ins.voc_files())
+    root = folder / "VOCdevkit/VOC2012"
+    project.config = yaml.safe_load((project.folder / f"config/{name}.yaml").read_text("utf-8"))
+    project.config["compute"]["shards"] = 1
+    project.config["dataset"]["root"] = str(root)
+    if name == "images":
+        labels = folder / "labels.csv"
+        labels.write_text("image,labels\nunused,cat;dog\n", encoding="utf-8")
+        project.config["dataset"].update(root=str(root / "JPEGImages"), labels=str(labels))
+
+
+@pytest.mark.parametrize(("name", "scored"), [("folder", True), ("images", False)])
+def test_plans_of_ones_own_data(project, tmp_path, name, scored):
+    own_data(project, name, tmp_path / "own")
+    result = project.snakemake("-n")
+    assert result.code == 0, result.text
+    assert {"cams", "masks", "train", "report"} <= set(result.jobs)
+    assert ("evaluate_masks" in result.jobs) == ("evaluate_segmentation" in result.jobs) == scored
+    assert not {"download", "demo_data"} & set(result.jobs)
+
+
+def test_missing_list_of_ones_own_stops_before_any_job(project, tmp_path):
+    own_data(project, "folder", tmp_path / "own")
+    project.config["dataset"]["splits"]["val"] = "vla"
+    result = project.snakemake("-n")
+    assert result.code != 0
+    assert "vla.txt: no such list of images" in result.text
+    assert "(there: train, val)" in result.text
+    assert "Traceback" not in result.text

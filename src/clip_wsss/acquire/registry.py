@@ -12,6 +12,8 @@ import yaml
 from clip_wsss.config import unknown
 from clip_wsss.errors import InputError
 
+KEYS = ("title", "url", "mirrors", "size", "md5", "licence", "citation")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -91,9 +93,13 @@ def digest(ids: Sequence[str]) -> str:
 
 def _read(path: str | os.PathLike) -> dict:
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such registry; set sources.registry") from None
+    for name, entry in content["sources"].items():
+        if missing := [key for key in KEYS if key not in entry]:
+            raise InputError(f"{path}: {name}.{missing[0]}: is missing; write null if not known")
+    return content
 
 
 def _file_name(address: str) -> str:
