@@ -92,7 +92,7 @@ def test_failed_download_is_one_line_and_continues(stand_in, server):
     assert "set sources.replace.sbd.path to a local copy" in result.text
     assert "Traceback" not in result.text
     part = project.folder / "data/voc12/archives/benchmark.tgz.part"
-    part.parent.mkdir(exist_ok=True)  # Snakemake took it away, since it was empty
+    part.parent.mkdir(parents=True, exist_ok=True)  # Snakemake took it away, since it was empty
     part.write_bytes((server.folder / "sbd.tgz").read_bytes()[:1000])  # Snakemake leaves it there
     server.status.clear()
     assert project.snakemake("--", receipt).code == 0
