@@ -196,7 +196,9 @@ def exports_masks(config: dict, run: Run) -> bool:
 
 def has_ground_truth(config: dict) -> bool:
     """Say whether CAMs and masks can be scored on the data set."""
-    return config["dataset"]["masks"] is not None and config["dataset"]["splits"]["score"] is not None
+    return (
+        config["dataset"]["masks"] is not None and config["dataset"]["splits"]["score"] is not None
+    )
 
 
 def metric_files(config: dict, run: Run) -> dict[str, list[str]]:
@@ -215,7 +217,9 @@ def metric_files(config: dict, run: Run) -> dict[str, list[str]]:
             files["refined"] = [f"{maps}/refined,{power}.json"]
         if exports_masks(config, run):
             files["mask"] = [f"{maps}/{run.masks}/mask.json"]
-    scored = config["dataset"]["masks"] is not None and config["dataset"]["splits"]["val"] is not None
+    scored = (
+        config["dataset"]["masks"] is not None and config["dataset"]["splits"]["val"] is not None
+    )
     if run.segmentation is not None and scored:
         stem = f"{maps}/{run.masks}/{run.segmentation}"
         files["segmentation"] = [f"{stem}/seed{seed}/segmentation.json" for seed in run.seeds]

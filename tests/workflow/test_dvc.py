@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from conftest import ROOT
+
+from clip_wsss.demo.build import build
 
 pytestmark = [pytest.mark.workflow, pytest.mark.e2e]
 
@@ -65,3 +68,14 @@ def test_the_same_run_leaves_the_pin_as_it_is(tracked):
     before = (tracked / "data.dvc").read_bytes()
     _dvc(tracked, "commit", "-q", "--force", "data.dvc")
     assert (tracked / "data.dvc").read_bytes() == before
+
+
+def test_the_shipped_pin_is_that_of_the_demo(tmp_path):
+    """The scenes are the same bytes on every machine, or this fails there."""
+    settings = yaml.safe_load((ROOT / "config/config.yaml").read_text("utf-8"))["demo"]
+    build(tmp_path / "data/demo", settings)
+    shutil.copy(ROOT / "data.dvc", tmp_path)
+    _git(tmp_path, "init", "-q")
+    _dvc(tmp_path, "init", "-q")
+    _dvc(tmp_path, "commit", "-q", "--force", "data.dvc")
+    assert (tmp_path / "data.dvc").read_bytes() == (ROOT / "data.dvc").read_bytes()
