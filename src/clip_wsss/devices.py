@@ -1,0 +1,37 @@
+"""Which GPU a job takes, where several jobs run at once on a machine with several."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+_held: dict[int, object] = {}  # locks of this process, which end with it
+
+
+def free_gpu(count: int) -> int:
+    """Return the index of a GPU that no other job of this suite holds, and hold it.
+
+    The choice is a file lock for each GPU in the folder for temporary files, which the system
+    lifts when the process ends, however it ends. Where all are held (more jobs than GPUs), the
+    first one is shared.
+
+    Args:
+        count: GPUs that this process can see, at least 1.
+    """
+    if _held:
+        return next(iter(_held))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    for index in range(count):
+        name = visible[index] if len(visible) == count and visible[index] else str(index)
+        path = Path(tempfile.gettempdir()) / f"clip-wsss-{os.getuid()}-gpu-{name}.lock"
+        lock = open(path, "w", encoding="utf-8")  # noqa: SIM115 -- held until the process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        _held[index] = lock
+        return index
+    return 0
