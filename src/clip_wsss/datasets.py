@@ -3,10 +3,7 @@
 A data set is only ever read from here: the user's folder is never written to.
 """
 
-import csv
 import os
-import xml.etree.ElementTree as ET
-from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,96 +11,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 
+from clip_wsss.annotations import IMAGE_SUFFIXES, read_labels_csv, read_xml, xml_size
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import read_label, read_rgb
+from clip_wsss.vocabulary import Vocabulary, duplicates, read_vocabulary
 
 IGNORE = 255  # ignore index of ground truth: borders, crowds
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 ALL = "all"  # the split that holds every image of the folder, where no such list exists
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Classes of a data set and the words that prompts use for them.
-
-    Attributes:
-        classes: the C foreground classes; class c has the mask value c + 1.
-        names: list name -> {class: text}, complete and in class order.
-        backgrounds: list name -> background words.
-        path: the file it was read from, for messages.
-    """
-
-    classes: tuple[str, ...]
-    names: dict[str, dict[str, str]]
-    backgrounds: dict[str, tuple[str, ...]]
-    path: str = ""
-
-    def texts(self, name: str) -> dict[str, str]:
-        """What every class is called in the list `name`. Raises InputError if there is none."""
-        return _entry(self.names, name, "names", self.path)
-
-    def background(self, name: str) -> tuple[str, ...]:
-        """The background words of the list `name`. Raises InputError if there is none."""
-        return _entry(self.backgrounds, name, "backgrounds", self.path)
-
-
-def _entry(lists: Mapping, name: str, group: str, path: str):
-    if name not in lists:
-        known = ", ".join(lists) or "none"
-        raise InputError(f"{path}: {group} has no list `{name}`; it has {known}")
-    return lists[name]
-
-
-def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
-    """Read a vocabulary: classes in the order of their ids, renames, background words.
-
-    Raises:
-        InputError: the file is missing, malformed, or renames a class that it does not have.
-    """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such vocabulary; set dataset.vocabulary to a YAML file with classes, "
-            "names and backgrounds"
-        ) from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it") from None
-    if not isinstance(content, dict) or set(content) != {"classes", "names", "backgrounds"}:
-        raise InputError(f"{path}: needs exactly the keys classes, names and backgrounds")
-    classes = content["classes"]
-    if not _is_words(classes) or not 1 <= len(classes) < IGNORE:
-        raise InputError(f"{path}: classes must be a list of 1 to 254 names, all of them text")
-    if twice := _duplicates(classes):
-        raise InputError(f"{path}: classes lists {', '.join(twice)} more than once; keep one")
-    names = {}
-    for name, renames in (content["names"] or {}).items():
-        if not isinstance(renames, dict) or not _is_words(list(renames.values())):
-            raise InputError(f"{path}: names.{name} must map class names to text")
-        if unknown := [key for key in renames if key not in classes]:
-            raise InputError(
-                f"{path}: names.{name} renames {', '.join(map(str, unknown))}, which is not "
-                "among the classes; correct the spelling"
-            )
-        names[name] = {key: renames.get(key, key) for key in classes}
-    backgrounds = {}
-    for name, words in (content["backgrounds"] or {}).items():
-        if not _is_words(words):
-            raise InputError(f"{path}: backgrounds.{name} must be a list of words")
-        backgrounds[name] = tuple(words)
-    return Vocabulary(tuple(classes), names, backgrounds, str(path))
-
-
-def _is_words(value) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) and word for word in value)
-
-
-def _duplicates(items) -> list[str]:
-    return [item for item, count in Counter(items).items() if count > 1]
 
 
 def open_dataset(settings: Mapping) -> "Dataset":
@@ -179,7 +95,7 @@ class Dataset:
         ids = [line.strip() for line in lines if line.strip()]
         if not ids:
             raise InputError(f"{path}: the list is empty; write one image id a line")
-        if twice := _duplicates(ids):
+        if twice := duplicates(ids):
             raise InputError(f"{path}: lists {_some(twice)} more than once; keep one line of each")
         if paths := [name for name in ids if "/" in name or "\\" in name]:
             raise InputError(
@@ -234,7 +150,7 @@ class Dataset:
             raise InputError(f"{path}: not an image that can be read; replace the file") from None
         xml = self.root / "Annotations" / f"{name}.xml"
         if self.settings["size"] == "xml" and xml.exists():
-            stated = _xml_size(_parse(xml), xml)
+            stated = xml_size(read_xml(xml), xml)
             if stated != (height, width):
                 raise InputError(
                     f"{xml}: says {stated[1]} x {stated[0]}, but {path.name} is {width} x {height} "
@@ -254,7 +170,9 @@ class Dataset:
         if self._xml_labels:
             source = self.root / "Annotations" / f"{name}.xml"
             # Direct children only: VOC's person objects hold <part> elements with names too.
-            found = [item.findtext("name", "").strip() for item in _parse(source).findall("object")]
+            found = [
+                item.findtext("name", "").strip() for item in read_xml(source).findall("object")
+            ]
             where, remedy = str(source), "add one, or take the image out of the list"
             if not found:
                 raise InputError(f"{where}: has no objects, so the image has no class; {remedy}")
@@ -363,60 +281,6 @@ class Dataset:
     @cached_property
     def _csv(self) -> dict[str, list[str]]:
         return read_labels_csv(self.settings["labels"])
-
-
-def read_labels_csv(path: str | os.PathLike) -> dict[str, list[str]]:
-    """Image-level labels: image id -> class names in the order of the file.
-
-    Columns `image` (a file name or an id) and `labels` (names with `;` between them), or
-    `image` and `label` with one row for each pair.
-
-    Raises:
-        InputError: no such file, other columns, or an image with two rows of `labels`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such CSV; set dataset.labels to one with the columns image and labels"
-        )
-    found: dict[str, list[str]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as lines:  # -sig: Excel writes a BOM
-        reader = csv.DictReader(lines)
-        columns = set(reader.fieldnames or ())
-        if "image" not in columns or not columns & {"labels", "label"}:
-            raise InputError(
-                f"{path}: needs the columns image and labels (names with ; between them), "
-                "or image and label"
-            )
-        many = "labels" in columns
-        for row in reader:
-            name = Path((row["image"] or "").strip())
-            stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
-            if many and stem in found:
-                raise InputError(f"{path}: has two rows for {stem}; put all its labels into one")
-            labels = (row["labels"] or "").split(";") if many else [row["label"] or ""]
-            found.setdefault(stem, []).extend(filter(None, map(str.strip, labels)))
-    return found
-
-
-def _parse(path: Path) -> ET.Element:
-    try:
-        return ET.parse(path).getroot()
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; add it, or set dataset.labels to a CSV of labels"
-        ) from None
-    except ET.ParseError as error:
-        raise InputError(f"{path}: not XML ({error}); replace the file") from None
-
-
-def _xml_size(root: ET.Element, path: Path) -> tuple[int, int]:
-    try:
-        return int(root.findtext("size/height", "")), int(root.findtext("size/width", ""))
-    except ValueError:
-        raise InputError(
-            f"{path}: gives no width and height; add them, or set dataset.size to image"
-        ) from None
 
 
 def _some(names: list[str]) -> str:

@@ -12,9 +12,10 @@ from stand_ins import HEIGHT, WIDTH, coco_object, square, write_archive
 from clip_wsss.acquire import coco
 from clip_wsss.acquire.coco import Instance, Picture, decode, rasterise, read_pictures
 from clip_wsss.acquire.download import acquire
-from clip_wsss.datasets import open_dataset, read_vocabulary
+from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import read_label
+from clip_wsss.vocabulary import read_vocabulary
 
 VOCABULARY = "config/vocabularies/coco14.yaml"
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning:pycocotools")

@@ -4,8 +4,10 @@ import yaml
 from PIL import Image
 from stand_ins import CAT, DOG, HEIGHT, WIDTH, box, jpeg, png, xml
 
-from clip_wsss.datasets import open_dataset, read_labels_csv, read_vocabulary
+from clip_wsss.annotations import read_labels_csv
+from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
+from clip_wsss.vocabulary import read_vocabulary
 
 VOCABULARY = "config/vocabularies/voc12.yaml"
 
@@ -206,7 +208,7 @@ def test_missing_folder(tmp_path):
     dataset = folder.open(root=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="nowhere/JPEGImages: no such folder"):
         dataset.image("a")
-    with pytest.raises(InputError, match="nowhere: no such folder; set dataset.root"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder; set dataset\.root"):
         dataset.ids("train")
 
 

@@ -3,6 +3,8 @@
 SEGMENTATION_CODE = code(
     "clip",
     "datasets",
+    "annotations",
+    "vocabulary",
     "imageio",
     *(f"segmentation/{name}" for name in ("backbones", "data", "heads", "hooks", "losses")),
     *(f"segmentation/{name}" for name in ("predict", "schedule", "segmentor", "train", "weights")),

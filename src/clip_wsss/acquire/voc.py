@@ -16,7 +16,7 @@ from clip_wsss.acquire.archives import (
 )
 from clip_wsss.acquire.download import read_receipt
 from clip_wsss.acquire.registry import check_split
-from clip_wsss.datasets import IMAGE_SUFFIXES
+from clip_wsss.annotations import IMAGE_SUFFIXES
 from clip_wsss.errors import InputError
 
 MASKS = "SegmentationClassAug"  # VOC's own masks where they exist, else SBD's
