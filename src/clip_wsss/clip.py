@@ -15,7 +15,7 @@ from clip_wsss.clip_weights import (
     read_architecture,
     read_weights,
 )
-from clip_wsss.devices import free_gpu
+from clip_wsss.devices import take_free_gpu
 from clip_wsss.errors import InputError
 from clip_wsss.frozen_clip import FrozenClip
 
@@ -99,8 +99,8 @@ def _device(device: str | torch.device) -> torch.device:
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda is asked for, but this machine has none; set cpu or auto")
-    if device.type == "cuda" and device.index is None:  # jobs side by side take different ones
-        device = torch.device("cuda", free_gpu(torch.cuda.device_count()))
+    if device.type == "cuda" and device.index is None:
+        take_free_gpu()
     return device
 
 

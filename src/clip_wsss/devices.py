@@ -10,6 +10,14 @@ from pathlib import Path
 _held: dict[int, object] = {}  # locks of this process, which end with it
 
 
+def take_free_gpu() -> None:
+    """Make a GPU that no other job holds the current one, unless a launcher has chosen it."""
+    import torch
+
+    if "LOCAL_RANK" not in os.environ:
+        torch.cuda.set_device(free_gpu(torch.cuda.device_count()))
+
+
 def free_gpu(count: int) -> int:
     """Return the index of a GPU that no other job of this suite holds, and hold it.
 

@@ -14,6 +14,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
 from clip_wsss.config import unknown
+from clip_wsss.devices import take_free_gpu
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256
 from clip_wsss.segmentation.losses import loss_config
@@ -106,5 +107,7 @@ def use_device(device: str) -> str:
         device = "cuda" if cuda else "cpu"
     if device == "cuda" and not cuda:
         raise InputError("compute.device: cuda is asked for, but there is no GPU; set cpu or auto")
+    if device == "cuda":
+        take_free_gpu()
     device_utils.DEVICE = device  # MMEngine has no setting for it, only what it found on import
     return device
