@@ -6,17 +6,7 @@ rule cams:
         images=split_list("pseudo"),
         texts=text_features,
         model=files_of_model,
-        code=code(
-            "clip",
-            "clip_weights",
-            "frozen_clip",
-            "cam",
-            "gradcam",
-            "refine",
-            "datasets",
-            "annotations",
-            "vocabulary",
-        ),
+        code=code("cam", "clip", "datasets", "shards"),
     output:
         RESULTS / "cams/{texts}/{cam}/{shard}.npz",
     log:

@@ -8,6 +8,7 @@ from clip_wsss import config as checks
 from clip_wsss import runs as table
 from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
+from clip_wsss.imports import files_of
 from clip_wsss.shards import shard_names
 
 SCHEMA = "workflow/schemas/config.schema.yaml"

@@ -15,7 +15,7 @@ if SOURCE_OF_DATA == "demo":
 
     rule demo_data:
         input:
-            code=code("demo/build", "demo/scenes", "demo/sprites", "demo/textures"),
+            code=code("demo/build"),
         output:
             train=LISTS / "train.txt",
             val=LISTS / "val.txt",

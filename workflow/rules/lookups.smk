@@ -2,8 +2,8 @@
 
 
 def code(*modules):
-    """Modules that an output depends on; a change in one makes it again."""
-    return [f"src/clip_wsss/{module}.py" for module in modules]
+    """Files of modules and of what they import; a change in one makes the output again."""
+    return files_of(*modules)
 
 
 def entry(group):

@@ -5,7 +5,7 @@ rule masks:
     input:
         images=split_list("pseudo"),
         cams=RESULTS / "cams/{texts}/{cam}/{shard}.npz",
-        code=code("masks", "cam", "refine", "datasets", "annotations", "vocabulary", "imageio"),
+        code=code("masks", "datasets"),
     output:
         RESULTS / "masks/{texts}/{cam}/{masks}/{shard}.csv",
     log:

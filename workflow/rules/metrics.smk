@@ -6,7 +6,7 @@ rule evaluate_maps:
     input:
         images=split_list("score"),
         cams=shards_of_cams,
-        code=code("metrics", "confusion", "datasets", "annotations", "vocabulary", "masks", "cam"),
+        code=code("metrics"),
     output:
         json=RESULTS / "metrics/{texts}/{cam}/{stage},power={power}.json",
         counts=RESULTS / "metrics/{texts}/{cam}/{stage},power={power}.parquet",
@@ -28,15 +28,7 @@ rule evaluate_masks:
     input:
         images=split_list("score"),
         manifests=manifests,
-        code=code(
-            "metrics",
-            "confusion",
-            "calibration",
-            "datasets",
-            "annotations",
-            "vocabulary",
-            "imageio",
-        ),
+        code=code("metrics"),
     output:
         json=RESULTS / "metrics/{texts}/{cam}/{masks}/mask.json",
         counts=RESULTS / "metrics/{texts}/{cam}/{masks}/mask.parquet",
@@ -59,15 +51,7 @@ rule evaluate_segmentation:
         images=split_list("val"),
         predictions=RESULTS
         / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predictions.csv",
-        code=code(
-            "metrics",
-            "confusion",
-            "calibration",
-            "datasets",
-            "annotations",
-            "vocabulary",
-            "imageio",
-        ),
+        code=code("metrics"),
     output:
         json=RESULTS / "metrics/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/segmentation.json",
         counts=RESULTS

@@ -6,15 +6,7 @@ rule image_features:
     input:
         images=split_list("prompts"),
         model=files_of_model,
-        code=code(
-            "clip",
-            "clip_weights",
-            "frozen_clip",
-            "prompts",
-            "datasets",
-            "annotations",
-            "vocabulary",
-        ),
+        code=code("prompts", "clip", "datasets"),
     output:
         RESULTS / "prompts/{model}/image_features.npz",
     log:
@@ -39,15 +31,7 @@ rule texts:
         features=ranking_features,
         model=files_of_model,
         vocabulary=DATASET["vocabulary"],
-        code=code(
-            "clip",
-            "clip_weights",
-            "frozen_clip",
-            "prompts",
-            "datasets",
-            "annotations",
-            "vocabulary",
-        ),
+        code=code("prompts", "clip", "datasets"),
     output:
         features=RESULTS / "prompts/{model}/{texts}/text_features.npz",
         prompt=RESULTS / "prompts/{model}/{texts}/prompt.json",

@@ -10,10 +10,7 @@ rule tables:
         runs=config["runs"]["tables"],
         published=local_files(config["evaluation"]["published"]),
         schema=SCHEMA,
-        code=code(
-            *("tables", "layout", "measurements", "bootstrap", "changes", "runs"),
-            *("calibration", "published", "confusion", "metrics"),
-        ),
+        code=code("tables"),
     output:
         report(
             expand(TABLES / "{name}.csv", name=NAMES),
@@ -46,19 +43,7 @@ rule report:
         masks=MASKS,
         predictions=PREDICTIONS,
         schema=SCHEMA,
-        code=code(
-            *(
-                "report",
-                "report_tables",
-                "report_views",
-                "figures",
-                "panels",
-                "pictures",
-                "breakdown",
-                "costs",
-            ),
-            *("calibration", "published", "confusion"),
-        ),
+        code=code("report", "costs"),
         template=[
             f"src/clip_wsss/report_template/{name}"
             for name in ("template.html.j2", "report.css", "report.js")

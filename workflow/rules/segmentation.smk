@@ -1,14 +1,5 @@
 # A segmentor trained on the pseudo masks, and its predictions.
 
-SEGMENTATION_CODE = code(
-    "clip",
-    "datasets",
-    "annotations",
-    "vocabulary",
-    "imageio",
-    *(f"segmentation/{name}" for name in ("backbones", "data", "heads", "hooks", "losses")),
-    *(f"segmentation/{name}" for name in ("predict", "schedule", "segmentor", "train", "weights")),
-)
 STAGE = RESULTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}"
 
 
@@ -19,7 +10,7 @@ rule train:
         images=split_list("pseudo"),
         manifests=manifests,
         segmentor=files_of_segmentor,
-        code=SEGMENTATION_CODE,
+        code=code("segmentation/train"),
     output:
         checkpoint=STAGE / "checkpoint.pth",
         log=STAGE / "log.csv",
@@ -43,7 +34,7 @@ rule predict:
         images=split_list("val"),
         checkpoint=STAGE / "checkpoint.pth",
         segmentor=files_of_segmentor,
-        code=SEGMENTATION_CODE,
+        code=code("segmentation/predict", "panels"),
     output:
         STAGE / "predictions.csv",
     log:
@@ -71,7 +62,7 @@ use rule predict as predict_test with:
         images=split_list("test"),
         checkpoint=STAGE / "checkpoint.pth",
         segmentor=files_of_segmentor,
-        code=SEGMENTATION_CODE,
+        code=code("segmentation/predict", "panels"),
     output:
         STAGE / "test.csv",
     log:
