@@ -72,7 +72,7 @@ def class_maps(
             if refinement is not None:
                 attention[place, -1] = own
                 refined = refinement.affinity(cam, attention[place], refinement.settings)
-                maps[place] = (cam, min_max(refined).float())
+                maps[place] = (cam, min_max(_finite(refined)).float())
     return maps
 
 
@@ -116,8 +116,12 @@ def _gradcam(
             patches = gradient[:, 1:].float()
             weights = patches.mean(dim=1, keepdim=True) * scale  # (B, 1, D)
             cams.append((a[:, 1:].detach().float() * weights).sum(dim=-1))
-    cams = torch.nan_to_num(torch.stack(cams, dim=1), nan=0.0, posinf=0.0, neginf=0.0)
-    return cams.relu(), None if attention is None else list(attention)
+    return _finite(torch.stack(cams, dim=1)).relu(), None if attention is None else list(attention)
+
+
+def _finite(maps: Tensor) -> Tensor:
+    """Zero where the precision at hand lost the answer (docs/parity.md, last section)."""
+    return torch.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _power_of_two(size: Tensor) -> Tensor:

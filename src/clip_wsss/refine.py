@@ -49,11 +49,11 @@ def sinkhorn(attention: Tensor, rounds: int) -> Tensor:
         rounds: of dividing by the column sums, then by the row sums.
 
     Returns:
-        (N, N), (D + D^T) / 2.
+        (N, N), (D + D^T) / 2. A row or column without attention, all of which goes to CLS, stays 0.
     """
     for _ in range(rounds):
-        attention = attention / attention.sum(dim=0, keepdim=True)
-        attention = attention / attention.sum(dim=1, keepdim=True)
+        for dim in (0, 1):
+            attention = attention / attention.sum(dim=dim, keepdim=True).clamp(min=1e-45)
     return (attention + attention.T) / 2
 
 

@@ -35,6 +35,15 @@ def test_sinkhorn_divides_columns_first():
     torch.testing.assert_close(refine.sinkhorn(attention, 0), (attention + attention.T) / 2)
 
 
+def test_patches_that_attend_to_cls_only_stay_finite():
+    attention = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.0, 0.2, 0.8]])
+    affinity = refine.sinkhorn(attention, 3)
+    assert torch.isfinite(affinity).all()
+    assert not affinity[0].any()
+    options = {"sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "full"}
+    assert torch.isfinite(refine.caa(torch.ones(1, 1, 3), attention[None], options)).all()
+
+
 def test_boxes_of_two_components_and_a_hole():
     cam = np.zeros((6, 8), np.float32)
     cam[0:3, 0:3] = 1
