@@ -101,8 +101,8 @@ def check_entry(config: dict, group: str, name: str, entry: dict, source: str) -
 
 
 def _check_templates(entry: dict, where: str) -> None:
-    """Check the template of a texts entry: `sharpest` needs a list, others their {}."""
-    if entry["template"] == "sharpest":
+    """Check the template of a texts entry: `sharpest` and numbers need a list, others their {}."""
+    if entry["template"] == "sharpest" or isinstance(entry["template"], int):
         if not Path(entry["templates"]).is_file():
             raise InputError(f"{where}.templates: there is no file {entry['templates']}")
         return

@@ -117,8 +117,8 @@ def write_texts(
     """Choose the template of a texts entry and write its text features.
 
     Args:
-        entry: of the group `texts`: template (one, a list to be averaged, or `sharpest`),
-            templates, score, spread, names, background.
+        entry: of the group `texts`: template (one, a list to be averaged, the number of one in
+            `templates`, or `sharpest`), templates, score, spread, names, background.
         vocabulary: classes, renames and background words.
         clip: the model.
         dataset: gives the labels of the images that rank the templates.
@@ -144,8 +144,7 @@ def write_texts(
         )
         templates = [ranking[0][1]]
     else:
-        templates = entry["template"]
-        templates = _checked([templates] if isinstance(templates, str) else templates, "template")
+        templates = _named(entry)
     foreground = clip.encode_texts([_sentences(templates, name) for name in names.values()])
     background = clip.encode_texts([_sentences(templates, word) for word in words])
     _write_npz(out_features, {"foreground": foreground.numpy(), "background": background.numpy()})
@@ -159,6 +158,20 @@ def write_texts(
     lines = [("rank", "template", "sharpness")]
     lines += [(rank, text, repr(value)) for rank, (value, text) in enumerate(ranking, start=1)]
     _write_csv(out_csv, lines)
+
+
+def _named(entry: dict) -> list[str]:
+    """The templates that an entry names outright: one, several, or a line of its list."""
+    template = entry["template"]
+    if isinstance(template, int):
+        listed = read_templates(Path(entry["templates"]))
+        if not 1 <= template <= len(listed):
+            raise InputError(
+                f"template: {template} is no line of {entry['templates']}, which has "
+                f"{len(listed)} templates, counted from 1"
+            )
+        return [listed[template - 1]]
+    return _checked([template] if isinstance(template, str) else template, "template")
 
 
 def read_templates(path: Path) -> list[str]:

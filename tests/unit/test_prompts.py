@@ -213,6 +213,13 @@ def test_a_template_of_the_config(clip, tmp_path):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
+def test_a_template_by_its_line_of_the_list(clip, tmp_path):
+    by_line, prompt, _ = run(clip, tmp_path, entry(tmp_path, template=2))
+    assert prompt["template"] == ["the {}"]
+    by_text, _, _ = run(clip, tmp_path, entry(tmp_path, template="the {}"))
+    np.testing.assert_array_equal(by_line["foreground"], by_text["foreground"])
+
+
 def test_templates_are_averaged_and_words_may_be_none(clip, tmp_path):
     settings = entry(tmp_path, template=["a {}", "the {}"], background="none")
     texts, prompt, _ = run(clip, tmp_path, settings)
@@ -227,6 +234,7 @@ def test_templates_are_averaged_and_words_may_be_none(clip, tmp_path):
     [
         ({"template": "no place"}, "`no place` should hold {} once"),
         ({"template": []}, "holds no template"),
+        ({"template": 5}, "5 is no line of .*templates.txt, which has 4 templates"),
         ({"names": "nicknames"}, "no list `nicknames`"),
         ({"background": "moon"}, "no list `moon`"),
         ({}, "needs the image features"),

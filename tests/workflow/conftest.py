@@ -85,9 +85,9 @@ def project(tmp_path) -> Project:
     return Project(tmp_path / "project")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small(tmp_path_factory) -> Project:
-    """The cut-down demo, run once for the tests of a module; they restore what they change."""
+    """The cut-down demo, run once for all tests; they restore what they change."""
     project = Project(tmp_path_factory.mktemp("small") / "project")
     project.cut_down()
     result = project.snakemake()
