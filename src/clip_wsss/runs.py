@@ -21,6 +21,8 @@ from clip_wsss.config import GROUPS, check_entry, entry_schema, unknown, validat
 from clip_wsss.errors import InputError
 
 COLUMNS = ("name", "base", *GROUPS, "seed", "note")
+# Other tables of a results folder, which a runs table's would overwrite (docs/results.md).
+RESERVED = ("confidence", "cost", "figures", "headline", "per_class")
 _CELL = re.compile(r"[A-Za-z0-9_.+-]+(,[A-Za-z0-9_.]+=[A-Za-z0-9_.+-]+)*")
 
 
@@ -70,7 +72,8 @@ def read_runs(config: dict, schema: dict) -> list[Run]:
     """Read the tables of `config["runs"]`, add the rows of its sweeps, and check every cell.
 
     Raises:
-        InputError: a missing table or column, two rows of one name, an unknown entry, a bad seed.
+        InputError: a missing table or column, a table with the name of another file, two rows of
+            one name, an unknown entry, a bad seed.
     """
     runs = [run for path in config["runs"]["tables"] for run in _read_table(Path(path))]
     for number, sweep in enumerate(config["runs"]["sweeps"]):
@@ -117,6 +120,10 @@ def _check_cell(config: dict, schema: dict, group: str, cell: str, where: str) -
 def _read_table(path: Path) -> list[Run]:
     if not path.is_file():
         raise InputError(f"runs.tables: there is no file {path}")
+    if path.stem in RESERVED:
+        raise InputError(
+            f"runs.tables: {path}: another table is called {path.stem}.csv; rename the file"
+        )
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment="#")
     missing = [column for column in COLUMNS if column not in table.columns]
     extra = [column for column in table.columns if column not in COLUMNS]
@@ -163,15 +170,16 @@ def _sweep(sweep: dict[str, Any], known: dict[str, Run], where: str) -> list[Run
     axes = {key: values for key, values in sweep.items() if key not in ("base", "seed")}
     runs = []
     for values in itertools.product(*axes.values()):
-        run, words = base, []
-        for key, value in zip(axes, values, strict=True):
+        chosen = dict(zip(axes, values, strict=True))
+        run = base
+        for key in sorted(axes, key=lambda key: "." in key):  # a whole cell, then its settings
             group, _, setting = key.partition(".")
             cell = run.cell(group)
             if setting and cell is None:
                 raise InputError(f"{where}: {key}: run `{base.name}` has no {group}")
-            text = _scalar(value)
+            text = _scalar(chosen[key])
             run = replace(run, **{group: f"{cell},{setting}={text}" if setting else text})
-            words.append(f"{setting.rpartition('.')[2] or group}={text}")
+        words = [f"{key.rpartition('.')[2]}={_scalar(value)}" for key, value in chosen.items()]
         name = f"{base.name},{','.join(words)}" if words else f"{base.name},seeds"
         runs.append(replace(run, name=name, base=sweep["base"], note="sweep", table="sweeps"))
     return runs

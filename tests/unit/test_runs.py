@@ -95,6 +95,16 @@ def test_a_sweep_is_the_product_of_its_values(config, read):
     assert {run.seeds for run in swept} == {(0, 1)}
 
 
+def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
+    sweep = {"base": "one", "segmentation.iterations": [7], "segmentation": ["cgl", "all-pixels"]}
+    config["runs"]["sweeps"] = [sweep]
+    _, *swept = read(HEADER + ROW)
+    assert {run.name: run.segmentation for run in swept} == {
+        "one,iterations=7,segmentation=cgl": "cgl,iterations=7",
+        "one,iterations=7,segmentation=all-pixels": "all-pixels,iterations=7",
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -123,6 +133,14 @@ def test_a_bad_table_gets_one_line(read, text, line):
 def test_a_missing_table_is_named(config, schema):
     config["runs"]["tables"] = ["no.tsv"]
     with pytest.raises(InputError, match=r"there is no file no\.tsv"):
+        runs.read_runs(config, schema)
+
+
+@pytest.mark.parametrize("name", runs.RESERVED)
+def test_a_table_with_the_name_of_another_file_is_refused(config, schema, tmp_path, name):
+    (tmp_path / f"{name}.tsv").write_text(HEADER + ROW, encoding="utf-8")
+    config["runs"]["tables"] = [str(tmp_path / f"{name}.tsv")]
+    with pytest.raises(InputError, match=rf"another table is called {name}\.csv; rename"):
         runs.read_runs(config, schema)
 
 
