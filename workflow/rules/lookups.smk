@@ -44,7 +44,7 @@ def manifests(wildcards):
 
 
 def split_list(split):
-    """What a rule depends on when it reads a split: its list of ids, and the CSV of labels."""
+    """Inputs of whoever reads a split: its list of ids, and the CSV of labels."""
     if SPLITS[split] is None:
         return []
     listed = IMAGES.split_file(SPLITS[split])  # None: every image of a folder
