@@ -18,8 +18,9 @@ demo: $(READY)
 	snakemake --cores $(CORES)
 	@echo "The report: results/demo/report.html"
 
+# Two workers of one thread each; tests that share a run of the small demo stay on one of them.
 test: $(READY)
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

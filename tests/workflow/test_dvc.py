@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from clip_wsss.demo.build import build
 
-pytestmark = [pytest.mark.workflow, pytest.mark.e2e]
+pytestmark = [pytest.mark.workflow, pytest.mark.e2e, pytest.mark.xdist_group("small")]
 
 
 def _run(folder, *command):
