@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -210,13 +210,15 @@ class Reader:
         """
         info = self.info(files[0])
         power = None
-        if stage in MAP_STAGES:
+        if stage not in MAP_STAGES:
+            scoring = "fixed"
+        else:
             power = info["oracle"]["power"] if scoring == "oracle" else float(background_power)
         key = (tuple(files), power, ids)
         if key not in self._figures:
-            scoring = scoring if stage in MAP_STAGES else "fixed"
             self._figures[key] = self._read(stage, tuple(files), power, scoring, ids)
-        return self._figures[key]
+        # The oracle may choose the very power that is fixed: the same numbers under another name.
+        return replace(self._figures[key], scoring=scoring)
 
     def _read(self, stage, files, power, scoring, ids) -> Figure:
         infos = [self.info(name) for name in files]

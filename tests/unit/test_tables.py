@@ -133,6 +133,9 @@ def test_a_power_of_the_run_s_own(tmp_path):
     write_tables(runs, config(), tmp_path, tmp_path / "tables")
     row = lines(tmp_path).loc["two"]
     assert (row["initial_power"], row["initial"]) == (2, row["initial_oracle"])
+    figures = pd.read_csv(tmp_path / "tables/figures.csv")
+    assert list(figures["scoring"]) == ["fixed", "oracle"], "named apart at one and the same power"
+    assert list(figures["headline"]) == ["yes", "no"]
     runs = [run("three", None, masks="initial,background_power=3")]
     write_results(tmp_path, runs, config())
     with pytest.raises(InputError, match=r"background_power: 3 was not counted \(there: 1, 2\)"):
