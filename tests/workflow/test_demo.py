@@ -54,6 +54,18 @@ def test_a_changed_crf_weight_costs_neither_cams_nor_prompts(edited):
     assert not set(jobs) & {"demo_data", "image_features", "texts", "cams", "evaluate_maps"}
 
 
+def test_a_changed_list_of_templates_costs_what_chooses_from_it(edited):
+    listed = edited.folder / "config/templates/imagenet20.txt"
+    text = listed.read_text(encoding="utf-8")
+    listed.write_text(f"{text}a sketch of a {{}}.\n", encoding="utf-8")
+    try:
+        jobs = edited.snakemake("-n").jobs
+    finally:
+        listed.write_text(text, encoding="utf-8")
+    assert jobs["texts"] == 1, "the other texts name their template"
+    assert not set(jobs) & {"demo_data", "image_features"}
+
+
 def test_a_new_row_computes_what_is_new(edited):
     row = "mine\tfull\tsharpest\tsoftmax\tcaa-crf,crf.iterations=5\t-\t0\t\n"
     edited.write_runs(RUNS + row)

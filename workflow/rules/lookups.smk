@@ -58,6 +58,13 @@ def ranking_features(wildcards):
     return RESULTS / "prompts" / wildcards.model / "image_features.npz"
 
 
+def template_list(wildcards):
+    """The list that a texts cell takes its template from; none where it names one outright."""
+    settings = table.resolve(config, "texts", wildcards.texts)
+    listed = settings["template"] == "sharpest" or isinstance(settings["template"], int)
+    return local_files(settings["templates"]) if listed else []
+
+
 def files_of_segmentor(wildcards):
     settings = table.resolve(config, "segmentation", wildcards.segmentation)
     return local_files(settings["segmentor"], settings["init"]) + files_of_model(wildcards)

@@ -29,6 +29,7 @@ rule texts:
     input:
         images=split_list("prompts"),
         features=ranking_features,
+        templates=template_list,
         model=files_of_model,
         vocabulary=DATASET["vocabulary"],
         code=code("prompts", "clip", "datasets"),
