@@ -61,8 +61,9 @@ rule report:
 
 
 rule demo_clip:
+    # The checkpoint of an interrupted training lies beside the output, so that it goes on.
     output:
-        directory("results/demo-clip"),
+        "results/demo-clip/demo-clip.safetensors",
     log:
         "results/logs/demo_clip.log",
     benchmark:
