@@ -128,7 +128,7 @@ def _mean(losses: Tensor, counts: Tensor) -> Tensor:
 
 @_register("confidence-guided")
 class ConfidenceGuidedLoss(PixelLoss):
-    """CGL: the mean over the pixels that count (paper, equation 8; REFERENCE, method 7)."""
+    """The paper's confidence-guided loss: the mean over the pixels that count."""
 
     def average(self, losses: Tensor, label: Tensor, counts: Tensor) -> Tensor:
         """See PixelLoss."""
@@ -156,7 +156,7 @@ class AllPixelsLoss(PixelLoss):
 class BalancedLoss(PixelLoss):
     """Half the mean over foreground pixels and half the mean over background pixels that count.
 
-    Training from ImageNet weights became NaN for users of the plain mean (REFERENCE, method 8).
+    Some trainings from ImageNet weights became NaN with the plain mean.
     """
 
     def average(self, losses: Tensor, label: Tensor, counts: Tensor) -> Tensor:
