@@ -11,6 +11,7 @@ import pandas as pd
 from clip_wsss.datasets import open_dataset
 from clip_wsss.provenance import device_name
 from clip_wsss.runs import Run, resolve
+from clip_wsss.shards import shard_pattern
 
 COLUMNS = ("stage", "cells", "run", "jobs", "images", "seconds", "seconds_an_image")
 COLUMNS = (*COLUMNS, "peak_memory_mb", "device")
@@ -63,9 +64,10 @@ def _places(run: Run, config: dict) -> Iterator[tuple[str, str | None, str, str]
     """Yield stage, split of its images, folder and file pattern of the benchmarks of a run."""
     model = resolve(config, "cam", run.cam)["model"]
     maps = f"{run.texts}/{run.cam}"
+    shards = f"{shard_pattern(config['compute']['shards'])}.tsv"
     yield "prompts", "prompts", f"prompts/{model}", "image_features.tsv"
-    yield "cams", "pseudo", f"cams/{maps}", "*.tsv"
-    yield "masks", "pseudo", f"masks/{maps}/{run.masks}", "*.tsv"
+    yield "cams", "pseudo", f"cams/{maps}", shards
+    yield "masks", "pseudo", f"masks/{maps}/{run.masks}", shards
     if run.segmentation is not None:
         for seed in run.seeds:
             folder = f"segmentation/{maps}/{run.masks}/{run.segmentation}/seed{seed}"

@@ -24,6 +24,7 @@ from clip_wsss.metrics import MAP_STAGES, STAGES
 from clip_wsss.published import read_published
 from clip_wsss.report_views import Results, details, pictures, rankings
 from clip_wsss.runs import Run, exports_masks
+from clip_wsss.shards import shard_pattern
 
 WIDE = 60  # letters; longer facts take a line of their own
 QUOTES = 3  # published figures in the paragraph of a stage; the table has all
@@ -250,7 +251,8 @@ def _skipped(results: Results) -> list[str]:
         for names in stages.values():
             for name in names:
                 found.update(results.info(name)["skipped"])
-    for path in sorted((results.root / "masks").glob("*/*/*/*.csv")):
+    shards = shard_pattern(results.config["compute"]["shards"])
+    for path in sorted((results.root / "masks").glob(f"*/*/*/{shards}.csv")):
         manifest = pd.read_csv(path, dtype=str, keep_default_na=False)
         found.update(manifest.loc[manifest["skipped"] != "", "id"])
     return sorted(found)

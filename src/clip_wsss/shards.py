@@ -8,6 +8,11 @@ def shard_names(count: int) -> list[str]:
     return [f"{number:04d}of{count:04d}" for number in range(1, count + 1)]
 
 
+def shard_pattern(count: int) -> str:
+    """A glob pattern of the names of the shards; files of another number of shards may be about."""
+    return f"*of{count:04d}"
+
+
 def shard_ids(ids: Sequence[str], name: str) -> list[str]:
     """Images of a shard: neighbours in the list, sizes that differ by one at most.
 

@@ -255,7 +255,7 @@ def test_a_missing_measurement_is_named(made, tmp_path):
 
 
 def test_left_out_images_are_listed(made, tmp_path):
-    manifest = made.root / "masks/synonyms/softmax/caa-crf/0001of0001.csv"
+    manifest = made.root / "masks/synonyms/softmax/caa-crf/0001of0002.csv"
     manifest.write_text("id,label_sha256,confidence_sha256,skipped\nbad_one,,,truncated\n")
     try:
         assert "Left out of the scores: bad_one." in report_of(made, tmp_path / "r.html")

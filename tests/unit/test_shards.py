@@ -1,11 +1,15 @@
+from fnmatch import fnmatch
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_wsss.shards import shard_ids, shard_names
+from clip_wsss.shards import shard_ids, shard_names, shard_pattern
 
 
 def test_names():
     assert shard_names(2) == ["0001of0002", "0002of0002"]
+    assert all(fnmatch(name, shard_pattern(2)) for name in shard_names(2))
+    assert not any(fnmatch(name, shard_pattern(2)) for name in shard_names(3))
 
 
 @given(st.integers(0, 60), st.integers(1, 20))

@@ -295,6 +295,7 @@ def test_costs(made, tmp_path):
     head = "s\th:m:s\tmax_rss\tmax_vms\n"
     for path, seconds, memory in (
         ("cams/photo/softmax/0001of0002", 3.0, "900.5"),
+        ("cams/photo/softmax/0001of0003", 8.0, "999.0"),  # of an earlier number of shards
         ("cams/photo/softmax/0002of0002", 2.0, "-"),
         ("segmentation/photo/softmax/caa-crf/cgl/seed1/train", 40, "1200"),
         ("segmentation/photo/softmax/caa-crf/cgl/seed1/predict", 8, "1100"),
