@@ -21,7 +21,7 @@ rule tables:
         report(TABLES / "per_class.csv", caption="../report/per_class.rst", category="Classes"),
         TABLES / "per_class.md",
         TABLES / "figures.csv",
-        TABLES / "confidence.csv",
+        report(TABLES / "confidence.csv", caption="../report/confidence.rst", category="Runs"),
         TABLES / "headline.csv",
         TABLES / "metrics.json",
         TABLES / "runs.json",
