@@ -11,6 +11,7 @@ import jsonschema
 import yaml
 
 from clip_wsss.errors import InputError
+from clip_wsss.vocabulary import read_vocabulary
 
 GROUPS = ("texts", "cam", "masks", "segmentation")
 
@@ -69,9 +70,16 @@ def check_config(config: dict, schema: dict, source: str = "config") -> None:
     """Check a whole config: its schema, then what its entries refer to by name.
 
     Raises:
-        InputError: an unknown key, a wrong type, an entry that names a missing file, list or model.
+        InputError: an unknown key, a wrong type, an entry that names a missing file, list or model,
+            a mu that does nothing, or a vocabulary that cannot be used.
     """
     validate(config, schema, source)
+    published = config["evaluation"]["published"]
+    if published is not None and not Path(published).is_file():
+        raise InputError(f"{source}: evaluation.published: there is no file {published}")
+    vocabulary = config["dataset"]["vocabulary"]
+    if not Path(vocabulary).is_file():
+        raise InputError(f"{source}: dataset.vocabulary: there is no file {vocabulary}")
     for name, entry in config["cam"].items():
         check_entry(config, "cam", name, entry, source)
     for name, entry in config["texts"].items():
@@ -90,14 +98,14 @@ def check_entry(config: dict, group: str, name: str, entry: dict, source: str) -
     if group == "cam" and entry["model"] not in config["models"]:
         raise InputError(f"{where}.model: {unknown('model', entry['model'], config['models'])}")
     if group == "texts":
-        vocabulary = _read_yaml(config["dataset"]["vocabulary"], f"{source}: dataset.vocabulary")
-        for key, lists in (("names", "names"), ("background", "backgrounds")):
-            if entry[key] not in vocabulary.get(lists, {}):
-                problem = unknown("list", entry[key], vocabulary.get(lists, {}))
-                raise InputError(f"{where}.{key}: {problem} ({config['dataset']['vocabulary']})")
+        vocabulary = read_vocabulary(config["dataset"]["vocabulary"])
+        for key, lists in (("names", vocabulary.names), ("background", vocabulary.backgrounds)):
+            if entry[key] not in lists:
+                problem = unknown("list", entry[key], lists)
+                raise InputError(f"{where}.{key}: {problem} ({vocabulary.path})")
         _check_templates(entry, where)
-    if group == "segmentation" and not Path(entry["segmentor"]).is_file():
-        raise InputError(f"{where}.segmentor: there is no file {entry['segmentor']}")
+    if group == "segmentation":
+        _check_training(entry, where)
 
 
 def _check_templates(entry: dict, where: str) -> None:
@@ -115,7 +123,12 @@ def _check_templates(entry: dict, where: str) -> None:
             )
 
 
-def _read_yaml(path: str, where: str) -> dict:
-    if not Path(path).is_file():
-        raise InputError(f"{where}: there is no file {path}")
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+def _check_training(entry: dict, where: str) -> None:
+    """Check what would otherwise stop a training only after the hours that its masks take."""
+    if not Path(entry["segmentor"]).is_file():
+        raise InputError(f"{where}.segmentor: there is no file {entry['segmentor']}")
+    if entry["loss"] == "cross-entropy" and entry["mu"] != 0:
+        raise InputError(
+            f"{where}.mu: {entry['mu']} does nothing with loss: cross-entropy, which counts all "
+            "pixels; set mu to 0, or loss to confidence-guided"
+        )

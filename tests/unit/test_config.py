@@ -81,6 +81,8 @@ def test_every_setting_of_the_demo_is_commented(schema):
         (lambda c: c["texts"]["sharpest"].update(templates="no.txt"), "there is no file no.txt"),
         (lambda c: c["segmentation"]["cgl"].update(segmentor="no.yaml"), "there is no file no"),
         (lambda c: c["dataset"].update(vocabulary="no.yaml"), "dataset.vocabulary: there is no"),
+        (lambda c: c["evaluation"].update(published="no.csv"), "evaluation.published: there is no"),
+        (lambda c: c["segmentation"]["cgl"].update(loss="cross-entropy"), "cgl.mu: 0.95 does noth"),
         (lambda c: c["masks"].update({"a/b": c["masks"]["caa"]}), "'a/b' does not match"),
     ],
 )
@@ -93,3 +95,14 @@ def test_bad_configs_get_one_line_that_names_the_key(demo, schema, change, line)
     assert message.startswith("my.yaml: ")
     assert line in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["[a list]", "classes: [a]\nnames:\nbackgrounds:", "a: [\n"])
+def test_a_bad_vocabulary_gets_one_line_that_names_its_file(demo, schema, tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    demo["dataset"]["vocabulary"] = str(path)
+    with pytest.raises(InputError) as error:
+        check_config(demo, schema, "my.yaml")
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
