@@ -1,6 +1,7 @@
 """Image-level labels on disk: VOC's XML files, and CSVs."""
 
 import csv
+import io
 import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -17,30 +18,33 @@ def read_labels_csv(path: str | os.PathLike) -> dict[str, list[str]]:
     `image` and `label` with one row for each pair.
 
     Raises:
-        InputError: no such file, other columns, or an image with two rows of `labels`.
+        InputError: no such file, no UTF-8, other columns, or an image with two rows of `labels`.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(
             f"{path}: no such CSV; set dataset.labels to one with the columns image and labels"
         )
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # -sig: Excel writes a BOM
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8; save it as a CSV in UTF-8") from None
     found: dict[str, list[str]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as lines:  # -sig: Excel writes a BOM
-        reader = csv.DictReader(lines)
-        columns = set(reader.fieldnames or ())
-        if "image" not in columns or not columns & {"labels", "label"}:
-            raise InputError(
-                f"{path}: needs the columns image and labels (names with ; between them), "
-                "or image and label"
-            )
-        many = "labels" in columns
-        for row in reader:
-            name = Path((row["image"] or "").strip())
-            stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
-            if many and stem in found:
-                raise InputError(f"{path}: has two rows for {stem}; put all its labels into one")
-            labels = (row["labels"] or "").split(";") if many else [row["label"] or ""]
-            found.setdefault(stem, []).extend(filter(None, map(str.strip, labels)))
+    reader = csv.DictReader(io.StringIO(text))
+    columns = set(reader.fieldnames or ())
+    if "image" not in columns or not columns & {"labels", "label"}:
+        raise InputError(
+            f"{path}: needs the columns image and labels (names with ; between them), "
+            "or image and label"
+        )
+    many = "labels" in columns
+    for row in reader:
+        name = Path((row["image"] or "").strip())
+        stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
+        if many and stem in found:
+            raise InputError(f"{path}: has two rows for {stem}; put all its labels into one")
+        labels = (row["labels"] or "").split(";") if many else [row["label"] or ""]
+        found.setdefault(stem, []).extend(filter(None, map(str.strip, labels)))
     return found
 
 

@@ -269,6 +269,12 @@ def test_unknown_class_in_the_csv(images, tmp_path):
         open_dataset(images).labels("one")
 
 
+def test_a_csv_in_another_encoding(images, tmp_path):
+    (tmp_path / "labels.csv").write_bytes("image,labels\nkäse,cow\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"labels\.csv: is not UTF-8; save it"):
+        open_dataset(images).labels("one")
+
+
 def test_csv_forms(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_bytes("\ufeffimage,label\r\na.jpg,cat\r\nb,dog\r\na.jpg,dog\r\n".encode())
