@@ -1,6 +1,7 @@
 """Heads, backbones, schedules and the segmentors of config/segmentors/."""
 
 import hashlib
+import pkgutil
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ from mmengine import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.structures import PixelData
+from mmengine.utils.dl_utils import mmcv_full_available
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from PIL import Image
@@ -196,8 +198,9 @@ def test_every_segmentor_takes_a_step(path, demo_clip):
         segmentor.model.backbone.update(demo_clip)
         segmentor.model.backbone.blocks = [0, 1, 2, 3]
         segmentor.model.decode_head.in_channels = [3, 128, 128, 128, 128]
-    if segmentor.model.backbone.get("depth", 0) > 18:  # as deep, but narrow
-        segmentor.model.backbone.update({"base_channels": 8, "stem_channels": 8})
+    if segmentor.model.backbone.get("depth", 0) > 18:
+        build_model(segmentor, ENTRY, 21, str(path))  # as it is, then smaller
+        segmentor.model.backbone.update({"depth": 50, "base_channels": 8, "stem_channels": 8})
         segmentor.model.decode_head.in_channels = 256
     if "auxiliary_head" in segmentor.model:
         segmentor.model.decode_head.update({"c1_in_channels": 32, "channels": 32})
@@ -217,7 +220,7 @@ def test_every_segmentor_takes_a_step(path, demo_clip):
 def test_the_published_crop_gives_output_stride_8():
     for name in ("deeplabv2-r101", "deeplabv2-r101-coco"):
         segmentor = read_segmentor(SEGMENTORS / f"{name}.yaml")
-        segmentor.model.backbone.update({"base_channels": 8, "stem_channels": 8})
+        segmentor.model.backbone.update({"depth": 50, "base_channels": 8, "stem_channels": 8})
         segmentor.model.decode_head.in_channels = 256
         model = build_model(segmentor, ENTRY, 21, name)
         with torch.no_grad():
@@ -372,6 +375,12 @@ def test_bad_segmentor_files_are_one_line(tmp_path):
     content["model"]["backbone"]["type"] = "ResNett"
     with pytest.raises(InputError, match="the model cannot be built"):
         build_model(Config(content), ENTRY, 3, "s.yaml")
+
+
+def test_mmengine_finds_no_operators_on_a_python_without_find_loader(monkeypatch):
+    monkeypatch.delattr(pkgutil, "find_loader", raising=False)
+    there = provide_operators()
+    assert mmcv_full_available() == there
 
 
 def test_mmseg_works_beside_mmcv_lite_and_says_what_is_missing():

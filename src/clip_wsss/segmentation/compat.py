@@ -1,4 +1,4 @@
-"""Makes MMSegmentation importable without mmcv's compiled operators.
+"""Makes MMSegmentation work without mmcv's compiled operators, and on Python 3.14.
 
 `import mmseg.models` fails with "No module named 'mmcv._ext'" beside mmcv-lite, although only
 heads that nobody here uses need those operators. A stand-in module takes their place; where the
@@ -7,6 +7,7 @@ real one is installed, it is used.
 
 import importlib.machinery
 import importlib.util
+import pkgutil
 import sys
 import types
 
@@ -31,12 +32,20 @@ class _MissingOperators(types.ModuleType):
         return missing
 
 
+def _find_loader(name: str):
+    """What Python 3.14 dropped from pkgutil, and MMEngine asks for `mmcv._ext`."""
+    spec = importlib.util.find_spec(name)
+    return None if spec is None else spec.loader
+
+
 def provide_operators() -> bool:
     """Put the stand-in for `mmcv._ext` in place if the real one is missing.
 
     Returns:
         Whether the real operators are there.
     """
+    if not hasattr(pkgutil, "find_loader"):
+        pkgutil.find_loader = _find_loader
     if NAME in sys.modules:
         return not isinstance(sys.modules[NAME], _MissingOperators)
     if importlib.util.find_spec(NAME) is not None:

@@ -82,7 +82,7 @@ class LogHook(Hook):
         self.path.write_text("".join(f"{line}\n" for line in lines))
         self.file = self.path.open("a")
         total = runner.max_iters // self.accumulate
-        self.bar = tqdm(total=total, initial=done, desc="training", unit="update", mininterval=1)
+        self.bar = tqdm(total=total, initial=done, desc="training", unit="update", disable=None)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """See Hook."""

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from clip_wsss.datasets import Dataset, open_dataset
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256, write_label
+from clip_wsss.masks import parallel_map
 from clip_wsss.refine import MASK_REFINEMENTS
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor, use_device
 from clip_wsss.segmentation.weights import read_state
@@ -59,7 +61,7 @@ class Predictor:
             rgb: (H, W, 3) uint8.
 
         Returns:
-            (classes, H, W) float32, after the CRF if the test has one.
+            (classes, H, W) float32.
         """
         height, width = rgb.shape[:2]
         bgr = np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1))
@@ -74,10 +76,7 @@ class Predictor:
             logits = logits.flip(3) if flip else logits
             logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
             total = total + logits.float().softmax(dim=1)
-        mean = (total / len(views))[0].cpu().numpy()
-        if not self.test["crf"]:
-            return mean
-        return MASK_REFINEMENTS["crf"](mean.astype(np.float16), rgb, CRF)
+        return (total / len(views))[0].cpu().numpy()
 
     def _flips(self) -> tuple[bool, ...]:
         return (False, True) if self.test["flip"] else (False,)
@@ -122,6 +121,7 @@ def predict(
     threads: int = 1,
     device: str = "auto",
     also: Sequence[str] = (),
+    workers: int = 1,
 ) -> None:
     """Label the images of a split.
 
@@ -136,6 +136,7 @@ def predict(
         threads: of torch.
         device: auto, cpu or cuda.
         also: images outside of the split to label too, for pictures; nothing scores them.
+        workers: processes of the CRF; they change nothing but the time.
 
     Raises:
         InputError: the checkpoint does not fit; an image cannot be read and `on_bad_image` is
@@ -145,25 +146,40 @@ def predict(
     dataset = open_dataset(dataset_settings)
     classes = ["background", *dataset.vocabulary.classes]
     predictor = Predictor(entry, checkpoint, classes, device)
-    ids = dict.fromkeys([*dataset.ids(split), *also])
-    rows = [
-        _predict_image(predictor, dataset, name, Path(folder) / f"{name}.png")
-        for name in tqdm(ids, desc="predicting", unit="image", mininterval=1)
-    ]
+    crf = entry["test"]["crf"]
+    names = list(dict.fromkeys([*dataset.ids(split), *also]))
+    rows: list[tuple[str, str, str]] = []
+    progress = tqdm(total=len(names), desc="predicting", unit="image", disable=None)
+    with parallel_map(workers if crf else 1) as mapped, progress:
+        part = 4 * workers  # images in memory
+        for start in range(0, len(names), part):
+            images, skipped = _read(dataset, names[start : start + part])
+            maps = map(predictor.probabilities, images.values())
+            if crf:
+                halves = [x.astype(np.float16) for x in maps]
+                maps = mapped(
+                    partial(MASK_REFINEMENTS["crf"], settings=CRF), halves, images.values()
+                )
+            labels = dict(zip(images, (x.argmax(axis=0) for x in maps), strict=True))
+            for name in names[start : start + part]:
+                path = Path(folder) / f"{name}.png"
+                if name in labels:
+                    write_label(path, labels[name].astype(np.uint8))
+                rows.append((name, sha256(path) if name in labels else "", skipped.get(name, "")))
+                progress.update()
     Path(manifest).parent.mkdir(parents=True, exist_ok=True)
     with open(manifest, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("id", "sha256", "skipped"), *rows])
 
 
-def _predict_image(
-    predictor: Predictor, dataset: Dataset, name: str, path: Path
-) -> tuple[str, str, str]:
-    try:
-        rgb = dataset.image(name)
-    except InputError as error:
-        if dataset.settings["on_bad_image"] == "fail":
-            raise
-        return name, "", str(error)
-    label = predictor.probabilities(rgb).argmax(axis=0).astype(np.uint8)
-    write_label(path, label)
-    return name, sha256(path), ""
+def _read(dataset: Dataset, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Images that can be read, and why others cannot."""
+    images, skipped = {}, {}
+    for name in names:
+        try:
+            images[name] = dataset.image(name)
+        except InputError as error:
+            if dataset.settings["on_bad_image"] == "fail":
+                raise
+            skipped[name] = str(error)
+    return images, skipped

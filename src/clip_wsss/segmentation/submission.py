@@ -34,7 +34,7 @@ def write_submission(ids: list[str], folder: str | Path, archive: str | Path) ->
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
-        for name in tqdm(sorted(ids), desc="packing", unit="image", mininterval=1):
+        for name in tqdm(sorted(ids), desc="packing", unit="image", disable=None):
             data = (Path(folder) / f"{name}.png").read_bytes()
             entry = tarfile.TarInfo(f"{FOLDER}/{name}.png")
             entry.size = len(data)
