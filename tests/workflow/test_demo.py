@@ -54,6 +54,12 @@ def test_a_changed_crf_weight_costs_neither_cams_nor_prompts(edited):
     assert not set(jobs) & {"demo_data", "image_features", "texts", "cams", "evaluate_maps"}
 
 
+def test_another_split_costs_what_reads_it(edited):
+    edited.config["dataset"]["splits"]["test"] = "val"
+    jobs = edited.snakemake("-n").jobs
+    assert not set(jobs) & {"image_features", "texts", "cams", "masks", "train", "predict"}
+
+
 def test_a_changed_list_of_templates_costs_what_chooses_from_it(edited):
     listed = edited.folder / "config/templates/imagenet20.txt"
     text = listed.read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ rule cams:
     params:
         entry=entry("cam"),
         model=lambda wildcards: config["models"][model_of(wildcards)],
-        dataset=DATASET,
+        dataset=IMAGE_SETTINGS,
         split=SPLITS["pseudo"],
         compute=NUMERICS,
     script:

@@ -25,6 +25,9 @@ except InputError as error:
 
 DATASET = config["dataset"]
 SPLITS = DATASET["splits"]
+# What of it decides the bytes of CAMs, masks and predictions: a rule names its own split, and the
+# ground truth only scores. So a test split that is named later, say, trains nothing again.
+IMAGE_SETTINGS = {key: DATASET[key] for key in DATASET if key not in ("splits", "masks")}
 COMPUTE = config["compute"]
 # What of it decides the bytes of a result: a change of the rest (workers, say) runs nothing again.
 NUMERICS = {key: COMPUTE[key] for key in ("device", "threads", "batch")}

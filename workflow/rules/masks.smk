@@ -15,6 +15,6 @@ rule masks:
     threads: COMPUTE["workers"]
     params:
         entry=entry("masks"),
-        dataset=DATASET,
+        dataset=IMAGE_SETTINGS,
     script:
         "../scripts/masks.py"

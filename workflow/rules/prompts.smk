@@ -18,7 +18,7 @@ rule image_features:
         gpu=GPU,
     params:
         model=lambda wildcards: config["models"][wildcards.model],
-        dataset=DATASET,
+        dataset=IMAGE_SETTINGS,
         split=SPLITS["prompts"],
         compute=NUMERICS,
     script:
@@ -43,7 +43,7 @@ rule texts:
     params:
         entry=entry("texts"),
         model=lambda wildcards: config["models"][wildcards.model],
-        dataset=DATASET,
+        dataset=IMAGE_SETTINGS,
         split=SPLITS["prompts"],
         compute=NUMERICS,
     script:

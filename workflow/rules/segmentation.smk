@@ -23,7 +23,7 @@ rule train:
         gpu=GPU * COMPUTE["gpus"],
     params:
         entry=entry("segmentation"),
-        dataset=DATASET,
+        dataset=IMAGE_SETTINGS,
         compute={**NUMERICS, "gpus": COMPUTE["gpus"]},
     script:
         "../scripts/train.py"
@@ -46,7 +46,7 @@ rule predict:
         gpu=GPU,
     params:
         entry=entry("segmentation"),
-        dataset=DATASET,
+        dataset=IMAGE_SETTINGS,
         split=SPLITS["val"],
         shown={
             "split": SPLITS["score"] or SPLITS["pseudo"],
@@ -71,7 +71,7 @@ use rule predict as predict_test with:
         COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict_test.tsv"
     params:
         entry=entry("segmentation"),
-        dataset=DATASET,
+        dataset=IMAGE_SETTINGS,
         split=SPLITS["test"],
         compute=NUMERICS,
 
@@ -84,7 +84,7 @@ rule submission:
     log:
         LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/submission.log",
     params:
-        dataset=DATASET,
+        dataset=IMAGE_SETTINGS,
         split=SPLITS["test"],
     script:
         "../scripts/submission.py"
