@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clip_wsss.cam import ImageCams, read_cams, read_skipped
+from clip_wsss.devices import process_context
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256, write_confidence, write_label
 from clip_wsss.refine import MASK_REFINEMENTS, lookup
@@ -140,13 +140,8 @@ def parallel_map(workers: int) -> Iterator:
     if workers <= 1:
         yield map
         return
-    # Forked where there is fork: a spawned process would run the workflow's script once more.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
     pool: Executor
-    with ProcessPoolExecutor(
-        workers, context, initializer=cv2.setNumThreads, initargs=(0,)
-    ) as pool:
+    with ProcessPoolExecutor(workers, process_context(), cv2.setNumThreads, (0,)) as pool:
         try:
             yield pool.map
         except BaseException:

@@ -15,13 +15,14 @@ from markupsafe import Markup
 from clip_wsss import figures
 from clip_wsss.breakdown import by_classes, by_size, coarse, extremes, image_iou, region_iou
 from clip_wsss.calibration import MUS, mu_curve
+from clip_wsss.choice import choose
 from clip_wsss.confusion import confusion_matrix
 from clip_wsss.datasets import IGNORE, Dataset
 from clip_wsss.errors import InputError
 from clip_wsss.layout import TITLES
 from clip_wsss.measurements import read_counts
 from clip_wsss.metrics import MAP_STAGES, STAGES
-from clip_wsss.panels import Panels, choose
+from clip_wsss.panels import Panels
 from clip_wsss.report_tables import colour
 from clip_wsss.runs import Run, metric_files, resolve
 

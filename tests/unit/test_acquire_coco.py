@@ -190,7 +190,7 @@ def test_interrupted_build_keeps_what_is_done(tmp_path, monkeypatch):
 class InThisProcess:
     """A pool without processes, so that a test can reach into it."""
 
-    def __init__(self, workers, initializer, initargs):
+    def __init__(self, workers, mp_context, initializer, initargs):
         initializer(*initargs)
 
     def __enter__(self):

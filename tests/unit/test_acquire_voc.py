@@ -35,7 +35,10 @@ class Voc:
             self.settings["replace"][name] = {"path": str(path), "md5": None}
             receipts[name] = self.root / "archives" / f"{name}.json"
             acquire(name, self.settings, receipts[name])
+        test = {name: receipts.pop(name) for name in ["voc2012-test"] if name in receipts}
         voc.build(self.root, receipts, self.settings)
+        if test:
+            voc.build_test(self.root, test, self.settings)
 
     def ids(self, split):
         return (self.root / LISTS / f"{split}.txt").read_text().split()

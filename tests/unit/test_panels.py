@@ -5,9 +5,10 @@ import pytest
 import synthetic
 from PIL import Image
 
+from clip_wsss.choice import choose
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import read_label
-from clip_wsss.panels import NOT_PART, STAGES, Panels, choose, write_qualitative
+from clip_wsss.panels import NOT_PART, STAGES, Panels, write_qualitative
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ wildcard_constraints:
     segmentation="[^/]+",
     shard=r"\d{4}of\d{4}",
     stage="initial|refined",
-    power=r"[0-9.]+",
+    power=r"[0-9.e+-]+",
     seed=r"\d+",
 
 

@@ -6,7 +6,7 @@
 SOURCE_OF_DATA = DATASET["source"]
 LISTS = ROOT / "ImageSets/Segmentation"
 ARCHIVES = {
-    "voc12": ["voc2012", "sbd"] + ["voc2012-test"] * (SPLITS["test"] is not None),
+    "voc12": ["voc2012", "sbd"],
     "coco14": ["coco2014-annotations", "coco2014-train", "coco2014-val"],
 }
 
@@ -54,7 +54,6 @@ if SOURCE_OF_DATA == "voc12":
         input:
             **receipts("voc12"),
         output:
-            **({} if SPLITS["test"] is None else {"test": LISTS / "test.txt"}),
             train=LISTS / "train.txt",
             train_aug=LISTS / "train_aug.txt",
             val=LISTS / "val.txt",
@@ -68,11 +67,26 @@ if SOURCE_OF_DATA == "voc12":
         script:
             "../scripts/voc12_data.py"
 
+    rule voc12_test:
+        # Apart from the rest, so that naming the test images later makes nothing else again.
+        input:
+            **{"voc2012-test": ROOT / "archives/voc2012-test.json"},
+        output:
+            test=LISTS / "test.txt",
+        log:
+            LOGS / "data/voc12_test.log",
+        params:
+            root=lambda wildcards, output: Path(output.test).parents[2],
+            sources=config["sources"],
+        script:
+            "../scripts/voc12_test.py"
+
 
 if SOURCE_OF_DATA == "coco14":
 
     rule coco14_data:
         input:
+            DATASET["vocabulary"],
             **receipts("coco14"),
         output:
             train=LISTS / "train.txt",

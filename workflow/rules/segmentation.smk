@@ -34,7 +34,7 @@ rule predict:
         images=split_list("val"),
         checkpoint=STAGE / "checkpoint.pth",
         segmentor=files_of_segmentor,
-        code=code("segmentation/predict", "panels"),
+        code=code("segmentation/predict", "choice"),
     output:
         STAGE / "predictions.csv",
     log:
@@ -62,7 +62,7 @@ use rule predict as predict_test with:
         images=split_list("test"),
         checkpoint=STAGE / "checkpoint.pth",
         segmentor=files_of_segmentor,
-        code=code("segmentation/predict", "panels"),
+        code=code("segmentation/predict", "choice"),
     output:
         STAGE / "test.csv",
     log:

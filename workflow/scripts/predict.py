@@ -6,8 +6,8 @@ from clip_wsss.jobs import job
 
 p, checkpoint, manifest = snakemake.params, snakemake.input.checkpoint, snakemake.output[0]
 with job(snakemake.log[0], p.compute["threads"]):
+    from clip_wsss.choice import choose
     from clip_wsss.datasets import open_dataset
-    from clip_wsss.panels import choose
     from clip_wsss.segmentation.predict import predict
 
     folder, shown = Path(manifest).with_suffix(""), p.get("shown")

@@ -141,13 +141,15 @@ def save_all(items: list[tuple[Member, Path]], reuse: bool, what: str) -> None:
         member.save(target, reuse)
 
 
-def same_sources(root: Path, receipts: Mapping[str, str | os.PathLike]) -> bool:
+def same_sources(
+    root: Path, receipts: Mapping[str, str | os.PathLike], part: str = "begun", more: str = ""
+) -> bool:
     """Whether what lies below `root` was begun from these very sources, so that it can be kept.
 
-    Notes them down for the next call.
+    Notes them down for the next call, in archives/<part>.txt, with what `more` says beside them.
     """
-    begun = root / "archives" / "begun.txt"
-    content = "".join(Path(receipts[name]).read_text("utf-8") for name in sorted(receipts))
+    begun = root / "archives" / f"{part}.txt"
+    content = "".join(Path(receipts[name]).read_text("utf-8") for name in sorted(receipts)) + more
     same = begun.exists() and begun.read_text(encoding="utf-8") == content
     begun.parent.mkdir(parents=True, exist_ok=True)
     begun.write_text(content, encoding="utf-8")

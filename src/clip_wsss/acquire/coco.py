@@ -24,6 +24,7 @@ from clip_wsss.acquire.archives import (
 from clip_wsss.acquire.download import read_receipt, require_space
 from clip_wsss.acquire.registry import check_split
 from clip_wsss.datasets import IGNORE
+from clip_wsss.devices import process_context
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import write_label
 from clip_wsss.vocabulary import read_vocabulary
@@ -155,8 +156,8 @@ def build(
         InputError: a source lacks a file, a list is not the official one, or the disk is full.
     """
     root, labels = Path(root), Path(labels)
-    reuse = same_sources(root, receipts)
     classes = read_vocabulary(vocabulary).classes
+    reuse = same_sources(root, receipts, more="\n".join(classes))  # masks hold their numbers
     for folder in ("JPEGImages", "SegmentationClass"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     splits, rows = {}, []
@@ -201,7 +202,9 @@ def _write_pictures(
         ]
         require_space(root, sum(member.size for member in new), source.name)
     with (
-        ProcessPoolExecutor(workers, initializer=_open, initargs=(source,)) as pool,
+        ProcessPoolExecutor(
+            workers, mp_context=process_context(), initializer=_open, initargs=(source,)
+        ) as pool,
         tqdm(desc=source.name, total=len(pictures), unit=" images") as bar,
     ):
         starts = range(0, len(pictures), CHUNK)

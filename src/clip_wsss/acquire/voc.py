@@ -32,7 +32,7 @@ def build(
 
     Args:
         root: e.g. data/voc12.
-        receipts: of the sources voc2012 and sbd, and of voc2012-test if the test images are wanted.
+        receipts: of the sources voc2012 and sbd.
         settings: the config's `sources` block.
 
     Raises:
@@ -60,9 +60,6 @@ def build(
         order = {name: position for position, name in enumerate(members)}
         items.sort(key=lambda item: order[str(item[0].name)])  # forwards through the archive
         save_all(items, reuse, "VOC 2012")
-    if "voc2012-test" in receipts:
-        splits["test"] = _test_images(read_receipt(receipts["voc2012-test"]), root, reuse)
-        check_split(splits["test"], "test", "voc12", settings)
     for name, ids in splits.items():
         write_list(root / "ImageSets" / "Segmentation" / f"{name}.txt", ids)
 
@@ -90,12 +87,25 @@ def _find(
     return [(there[name], target / f"{name}{suffix}") for name in ids]
 
 
-def _test_images(source: Path, root: Path, reuse: bool) -> list[str]:
-    """Take the images of VOC's test split from an archive or folder; return their ids.
+def build_test(
+    root: str | os.PathLike, receipts: Mapping[str, str | os.PathLike], settings: Mapping
+) -> None:
+    """Take the images of VOC's test split from an archive or folder, and write its list last.
 
     Where there is a list (as in the server's archive, which holds the other tasks' images too) it
     says which images are wanted; else all are.
+
+    Args:
+        root: e.g. data/voc12.
+        receipts: of the source voc2012-test.
+        settings: the config's `sources` block.
+
+    Raises:
+        InputError: there are no images, or the list is not the official one or names others.
     """
+    root = Path(root)
+    reuse = same_sources(root, receipts, "test")
+    source = read_receipt(receipts["voc2012-test"])
     with open_members(source) as members:
         listed = in_folder(members, "ImageSets", "Segmentation")
         images = {
@@ -109,6 +119,7 @@ def _test_images(source: Path, root: Path, reuse: bool) -> list[str]:
             raise InputError(f"{source}: holds no images; name the folder of VOC's test images")
         if missing := [name for name in ids if name not in images]:
             raise InputError(f"{source}: has no image {missing[0]}; get the whole archive")
+        check_split(ids, "test", "voc12", settings)
         items = [(images[name], root / "JPEGImages" / f"{name}.jpg") for name in ids]
         save_all(items, reuse, "VOC 2012 test")
-    return ids
+    write_list(root / "ImageSets" / "Segmentation" / "test.txt", ids)
