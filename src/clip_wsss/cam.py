@@ -193,8 +193,9 @@ def compute_cams(
     """Yield (id, its CAMs or why it was skipped), grid by grid; see `write_shard`."""
     import torch
 
+    from clip_wsss.affinity import AFFINITIES
     from clip_wsss.gradcam import Refinement, class_maps, fitting_batch
-    from clip_wsss.refine import AFFINITIES, lookup
+    from clip_wsss.registry import lookup
 
     target = lookup(TARGETS, entry["target"], "target")
     refinement = None

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clip_wsss.affinity import min_max
 from clip_wsss.frozen_clip import FrozenClip
-from clip_wsss.refine import min_max
 
 MAX_BATCH_BYTES = 1 << 29  # that a batch holds at once, which bounds that of large images
 

@@ -19,7 +19,8 @@ from clip_wsss.cam import ImageCams, read_cams, read_skipped
 from clip_wsss.devices import process_context
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256, write_confidence, write_label
-from clip_wsss.refine import MASK_REFINEMENTS, lookup
+from clip_wsss.refine import MASK_REFINEMENTS
+from clip_wsss.registry import lookup
 
 if TYPE_CHECKING:
     from clip_wsss.datasets import Dataset

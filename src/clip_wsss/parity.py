@@ -17,12 +17,12 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from clip_wsss.affinity import box_mask, boxes
 from clip_wsss.cam import ImageCams, compute_cams
 from clip_wsss.confusion import Sparse, count_label, count_sweep, iou, mean_iou
 from clip_wsss.datasets import Dataset, open_dataset
 from clip_wsss.errors import InputError
 from clip_wsss.masks import labels_and_confidence, parallel_map, upsample_maps
-from clip_wsss.refine import box_mask, boxes
 
 CONFIGS = Path(__file__).parents[2] / "config"
 POWERS = tuple(range(1, 11))

@@ -13,10 +13,10 @@ from gradcam_twin import Twin, refined, scaled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clip_wsss.affinity import AFFINITIES, caa
 from clip_wsss.cam import TARGETS, ImageCams, read_cams, read_skipped, write_cams, write_shard
 from clip_wsss.errors import InputError
 from clip_wsss.gradcam import Refinement, class_maps, fitting_batch
-from clip_wsss.refine import AFFINITIES, caa
 
 CAA = {"layers": 2, "sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "clamp"}
 

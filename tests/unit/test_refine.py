@@ -7,8 +7,9 @@ from gradcam_twin import boxed, refined
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_wsss import refine
+from clip_wsss import affinity, refine
 from clip_wsss.errors import InputError
+from clip_wsss.registry import lookup
 
 CRF = {
     "image": "rgb",
@@ -23,7 +24,7 @@ CRF = {
 
 def test_min_max_scales_each_map_by_itself():
     maps = torch.tensor([[[1.0, 3.0]], [[2.0, 2.0]]])
-    scaled = refine.min_max(maps)
+    scaled = affinity.min_max(maps)
     torch.testing.assert_close(scaled, torch.tensor([[[0, 2 / (2 + 1e-7)]], [[0, 0]]]))
 
 
@@ -31,17 +32,17 @@ def test_sinkhorn_divides_columns_first():
     attention = torch.tensor([[1.0, 3.0], [1.0, 1.0]])
     columns_then_rows = torch.tensor([[0.4, 0.6], [2 / 3, 1 / 3]])
     expected = (columns_then_rows + columns_then_rows.T) / 2
-    torch.testing.assert_close(refine.sinkhorn(attention, 1), expected)
-    torch.testing.assert_close(refine.sinkhorn(attention, 0), (attention + attention.T) / 2)
+    torch.testing.assert_close(affinity.sinkhorn(attention, 1), expected)
+    torch.testing.assert_close(affinity.sinkhorn(attention, 0), (attention + attention.T) / 2)
 
 
 def test_patches_that_attend_to_cls_only_stay_finite():
     attention = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.0, 0.2, 0.8]])
-    affinity = refine.sinkhorn(attention, 3)
-    assert torch.isfinite(affinity).all()
-    assert not affinity[0].any()
+    spread = affinity.sinkhorn(attention, 3)
+    assert torch.isfinite(spread).all()
+    assert not spread[0].any()
     options = {"sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "full"}
-    assert torch.isfinite(refine.caa(torch.ones(1, 1, 3), attention[None], options)).all()
+    assert torch.isfinite(affinity.caa(torch.ones(1, 1, 3), attention[None], options)).all()
 
 
 def test_boxes_of_two_components_and_a_hole():
@@ -49,26 +50,26 @@ def test_boxes_of_two_components_and_a_hole():
     cam[0:3, 0:3] = 1
     cam[1, 1] = 0  # a hole: the contour around it has the box of the ring
     cam[5, 7] = 0.5
-    full = refine.boxes(cam, 0.4, "full")
+    full = affinity.boxes(cam, 0.4, "full")
     assert full.tolist() == [[0, 0, 3, 3], [7, 5, 8, 6]]
-    clamped = refine.boxes(cam, 0.4, "clamp")
+    clamped = affinity.boxes(cam, 0.4, "clamp")
     assert clamped.tolist() == [[0, 0, 3, 3], [7, 5, 7, 5]]
-    assert not refine.box_mask(cam, 0.4, "clamp")[5, 7]
-    assert refine.box_mask(cam, 0.4, "full")[5, 7]
-    assert refine.box_mask(cam, 0.5, "full").sum() == 9  # 0.5 is 127 of 255: not above int(127.5)
+    assert not affinity.box_mask(cam, 0.4, "clamp")[5, 7]
+    assert affinity.box_mask(cam, 0.4, "full")[5, 7]
+    assert affinity.box_mask(cam, 0.5, "full").sum() == 9  # 0.5 is 127 of 255: not above int(127.5)
 
 
 def test_components_touch_at_corners():
     cam = np.eye(3, dtype=np.float32)
-    assert refine.boxes(cam, 0.4, "full").tolist() == [[0, 0, 3, 3]]
+    assert affinity.boxes(cam, 0.4, "full").tolist() == [[0, 0, 3, 3]]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (4, 19)])
 def test_zero_cam_has_one_empty_box(shape):
     zero = np.zeros(shape, np.float32)
     for edge in ("clamp", "full"):
-        assert refine.boxes(zero, 0.4, edge).tolist() == [[0, 0, 0, 0]]
-        assert not refine.box_mask(zero, 0.4, edge).any()
+        assert affinity.boxes(zero, 0.4, edge).tolist() == [[0, 0, 0, 0]]
+        assert not affinity.box_mask(zero, 0.4, edge).any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,7 +82,7 @@ def test_zero_cam_has_one_empty_box(shape):
 def test_box_mask_equals_its_twin(seed, shape, threshold, edge):
     cam = np.random.default_rng(seed).random(shape, dtype=np.float32) ** 3
     np.testing.assert_array_equal(
-        refine.box_mask(cam, threshold, edge), boxed(cam, threshold, edge)
+        affinity.box_mask(cam, threshold, edge), boxed(cam, threshold, edge)
     )
 
 
@@ -90,8 +91,8 @@ def test_caa_spreads_along_the_affinity():
     attention = torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])[None]
     cam = torch.tensor([[[1.0, 0.2, 0.0]]])
     options = {"sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "full"}
-    np.testing.assert_allclose(refine.caa(cam, attention, options), [[[0.5, 0.0, 0.5]]])
-    clamped = refine.caa(cam, attention, options | {"box_edge": "clamp"})
+    np.testing.assert_allclose(affinity.caa(cam, attention, options), [[[0.5, 0.0, 0.5]]])
+    clamped = affinity.caa(cam, attention, options | {"box_edge": "clamp"})
     assert not clamped.any()  # a grid of one row has no row that the clamp keeps
 
 
@@ -101,7 +102,7 @@ def test_caa_of_nearly_even_attention_keeps_its_digits():
     attention = 1 / 300 + 1e-8 * torch.rand(8, 300, 300, generator=generator, dtype=torch.float64)
     cam = torch.rand(1, 15, 20, generator=generator)
     options = {"sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "full"}
-    fast = refine.min_max(refine.caa(cam, attention.float(), options))[0]
+    fast = affinity.min_max(affinity.caa(cam, attention.float(), options))[0]
     stored = [torch.nn.functional.pad(own, (1, 0, 1, 0)) for own in attention.float()]
     np.testing.assert_allclose(
         fast, refined(cam[0].numpy(), stored, 8, 3, 0.4, "full", 2), atol=1e-5
@@ -145,4 +146,4 @@ def test_no_refinement_keeps_scores():
 
 def test_lookup_lists_what_is_known():
     with pytest.raises(InputError, match="refinement: crf2 is unknown; known are crf, none"):
-        refine.lookup(refine.MASK_REFINEMENTS, "crf2", "refinement")
+        lookup(refine.MASK_REFINEMENTS, "crf2", "refinement")

@@ -18,7 +18,7 @@ from clip_wsss.segmentation.data import CountingSampler, RandomScale, read_manif
 from clip_wsss.segmentation.predict import Predictor, predict
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor
 from clip_wsss.segmentation.submission import FOLDER, write_submission
-from clip_wsss.segmentation.train import train
+from clip_wsss.segmentation.train import _last_line, train
 
 PIPELINE = [
     {"type": "RandomScale", "factors": [0.5, 0.75, 1.0, 1.25, 1.5]},
@@ -245,6 +245,21 @@ def test_a_loss_that_is_not_finite_says_what_to_do(case):
         InputError, match=r"the loss is (nan|inf) in update .*; take loss: balanced"
     ):
         run(case)
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise InputError("x.png: is broken; mend it")
+
+
+def test_an_error_in_a_worker_of_the_loader_is_one_line_too():
+    for workers in (0, 1):
+        with pytest.raises(InputError) as caught:
+            next(iter(torch.utils.data.DataLoader(Broken(), num_workers=workers)))
+        assert _last_line(caught.value) == "x.png: is broken; mend it"
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,11 @@ def train(
         _fit(settings, work_dir, resume)
     else:
         _spawn(work_dir, resume, gpus)
+    # Copied, so that a call that is killed here can do the same again.
     for made, wanted in ((CHECKPOINT, checkpoint), (LOG, log)):
         Path(wanted).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(work_dir / made, wanted)
+        shutil.copyfile(work_dir / made, wanted)
+    (work_dir / SETTINGS).unlink()  # what is left of the folder then belongs to no training
     shutil.rmtree(work_dir)
 
 
@@ -217,11 +219,20 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
             "model_wrapper_cfg": {"device_ids": None} if cpu and distributed else None,
         },
     )
-    with warnings.catch_warnings():  # an update of several iterations begins with the second
+    with warnings.catch_warnings():  # an update of several iterations ends with the last
         warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
-        runner.train()
+        try:
+            runner.train()
+        except InputError as error:
+            raise InputError(_last_line(error)) from None
     if is_main_process():
         _save(runner, classes, settings, work_dir / CHECKPOINT)
+
+
+def _last_line(error: InputError) -> str:
+    """The message; a worker of torch's loader puts its traceback before it."""
+    name = f"{InputError.__module__}.{InputError.__name__}: "
+    return str(error).rstrip().rpartition("\n")[2].removeprefix(name)
 
 
 def _save(runner: Runner, classes: list[str], settings: dict, path: Path) -> None:
