@@ -115,6 +115,23 @@ def _check_cell(config: dict, schema: dict, group: str, cell: str, where: str) -
         raise InputError(f"{where}: {error}") from None
     validate(entry, entry_schema(schema, group), f"{where}: {group} `{cell}`")
     check_entry(config, group, cell, entry, where)
+    if group == "segmentation":
+        _check_training(config, entry, f"{where}: segmentation `{cell}`")
+
+
+def _check_training(config: dict, entry: dict, where: str) -> None:
+    """Refuse what would stop a training after hours of CAMs."""
+    if entry["precision"] == "amp" and config["compute"]["device"] == "cpu":
+        raise InputError(f"{where}: precision: amp needs CUDA; set it to float32")
+    segmentor = yaml.safe_load(Path(entry["segmentor"]).read_text(encoding="utf-8"))
+    init = entry["init"] or segmentor.get("init") or "random"
+    if init == "required":
+        raise InputError(
+            f"{where}: init: {entry['segmentor']} starts from weights that the run must name; set "
+            "init to a file or an address with its checksum"
+        )
+    if init != "random" and "://" not in init and not Path(init).is_file():
+        raise InputError(f"{where}: init: there is no file {init}; get it, or set init to random")
 
 
 def _read_table(path: Path) -> list[Run]:

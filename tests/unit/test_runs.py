@@ -130,6 +130,23 @@ def test_a_bad_table_gets_one_line(read, text, line):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"precision": "amp"}, "precision: amp needs CUDA"),
+        ({"init": "no.pth"}, "init: there is no file no.pth"),
+        (
+            {"segmentor": "config/segmentors/deeplabv2-r101-coco.yaml"},
+            "starts from weights that the run must name",
+        ),
+    ],
+)
+def test_what_would_stop_a_training_late_stops_at_once(config, read, changes, line):
+    config["segmentation"]["cgl"].update(changes)
+    with pytest.raises(InputError, match=line):
+        read(HEADER + ROW)
+
+
 def test_a_missing_table_is_named(config, schema):
     config["runs"]["tables"] = ["no.tsv"]
     with pytest.raises(InputError, match=r"there is no file no\.tsv"):
