@@ -97,7 +97,7 @@ def read_cams(path: Path) -> list[ImageCams]:
     Raises:
         InputError: the file is missing or no shard of CAMs.
     """
-    shard = _load(path)
+    shard = _load_shard(path)
     refined = shard.get("refined")
     cams, key, value = [], 0, 0
     for id_, size, (gh, gw), count in zip(
@@ -118,8 +118,8 @@ def read_cams(path: Path) -> list[ImageCams]:
 
 
 def read_skipped(path: Path) -> dict[str, str]:
-    """Images of a shard that were left out: id -> reason."""
-    shard = _load(path)
+    """Images of a shard that were left out: id -> reason. Raises InputError as `read_cams`."""
+    shard = _load_shard(path)
     return dict(zip(shard["skipped"].tolist(), shard["reasons"].tolist(), strict=True))
 
 
@@ -270,6 +270,14 @@ def _flat(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
     if not arrays:
         return np.zeros(0, dtype=dtype)
     return np.concatenate([np.ravel(array) for array in arrays]).astype(dtype)
+
+
+def _load_shard(path: Path) -> dict[str, np.ndarray]:
+    shard = _load(path)
+    wanted = {"ids", "sizes", "grids", "classes", "keys", "initial", "skipped", "reasons"}
+    if not wanted <= shard.keys():
+        raise InputError(f"{path}: is no shard of CAMs; delete it and make it again")
+    return shard
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; add it or take it out of the list") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{path}: not a whole image ({error}); replace it or take it out of the list"
         ) from None

@@ -115,7 +115,8 @@ def ladder(frame: pd.DataFrame) -> dict | None:
     high = max(frame[[f"{stage}_high" for stage in stages]].max())
     marks = ticks(max(0.0, low - 2), min(100.0, high + 2), 6)
     step = marks[1] - marks[0] if len(marks) > 1 else 10
-    start, end = math.floor(low / step) * step, math.ceil(high / step) * step
+    start = math.floor(low / step) * step
+    end = max(math.ceil(high / step) * step, start + step)
 
     def place(value: float) -> float:
         return round((value - start) / (end - start) * 100, 2)

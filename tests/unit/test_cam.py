@@ -347,3 +347,9 @@ def test_damaged_file_is_refused(tmp_path):
 def test_readers_of_cams_do_without_torch():
     code = "import sys; import clip_wsss.cam, clip_wsss.masks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_npz_that_is_no_shard_gets_one_line(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.zeros(1))
+    with pytest.raises(InputError, match="is no shard of CAMs"):
+        read_cams(tmp_path / "x.npz")

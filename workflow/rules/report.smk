@@ -38,7 +38,7 @@ rule report:
     # Writes the cost table too: times differ from run to run, so it is no output that others
     # could depend on.
     input:
-        TABLES / "metrics.json",
+        rules.tables.output,
         cams=CAMS,
         masks=MASKS,
         predictions=PREDICTIONS,
