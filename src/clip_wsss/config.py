@@ -56,8 +56,8 @@ def validate(instance: Any, schema: dict, source: str) -> None:
         raise InputError(f"{source}: {_message(error)}")
 
 
-def read_schema(path: str | Path) -> dict:
-    """Read a schema that is written as YAML."""
+def read_yaml(path: str | Path) -> dict:
+    """Read a schema or another file of plain YAML."""
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 

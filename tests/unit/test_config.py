@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clip_wsss.config import check_config, read_schema
+from clip_wsss.config import check_config, read_yaml
 from clip_wsss.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ def _at_the_root(monkeypatch):
 
 @pytest.fixture
 def schema():
-    return read_schema("workflow/schemas/config.schema.yaml")
+    return read_yaml("workflow/schemas/config.schema.yaml")
 
 
 @pytest.fixture

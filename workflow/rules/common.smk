@@ -15,7 +15,7 @@ SCHEMA = "workflow/schemas/config.schema.yaml"
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
 
 try:
-    schema = checks.read_schema(SCHEMA)
+    schema = checks.read_yaml(SCHEMA)
     checks.check_config(config, schema, SOURCE)
     RUNS = table.read_runs(config, schema)
     IMAGES = open_dataset(config["dataset"])

@@ -67,7 +67,10 @@ def template_list(wildcards):
 
 def files_of_segmentor(wildcards):
     settings = table.resolve(config, "segmentation", wildcards.segmentation)
-    return local_files(settings["segmentor"], settings["init"]) + files_of_model(wildcards)
+    segmentor = checks.read_yaml(settings["segmentor"])
+    backbone = segmentor["model"].get("backbone", {})
+    named = (backbone.get("architecture"), backbone.get("weights"), segmentor.get("init"))
+    return local_files(settings["segmentor"], settings["init"], *named)
 
 
 def settings_of(*groups):
@@ -101,3 +104,9 @@ def meta(split):
 def receipts(name):
     """The receipts of the archives that a data set is made from, as named inputs."""
     return {source: ROOT / f"archives/{source}.json" for source in ARCHIVES[name]}
+
+
+def threads_of_prediction(wildcards):
+    """A CRF on the predictions is spread over processes; the network is not."""
+    test = table.resolve(config, "segmentation", wildcards.segmentation)["test"]
+    return COMPUTE["workers" if test["crf"] else "threads"]

@@ -41,7 +41,7 @@ rule predict:
         LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict.log",
     benchmark:
         COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict.tsv"
-    threads: COMPUTE["threads"]
+    threads: threads_of_prediction
     resources:
         gpu=GPU,
     params:

@@ -13,4 +13,5 @@ with job(snakemake.log[0], p.compute["threads"]):
     folder, shown = Path(manifest).with_suffix(""), p.get("shown")
     compute = {key: p.compute[key] for key in ("threads", "device")}
     compute["also"] = choose(open_dataset(p.dataset), **shown) if shown else []
+    compute["workers"] = snakemake.threads
     predict(p.entry, checkpoint, p.dataset, p.split, folder, manifest, **compute)
