@@ -116,6 +116,13 @@ class Page:
             raise AssertionError(answer["exceptionDetails"]["exception"].get("description"))
         return answer["result"].get("value")
 
+    def until(self, script: str, seconds: float = 20) -> bool:
+        """Say whether a condition comes true in time; events of the page may come a little later."""
+        end = time.monotonic() + seconds
+        while not (true := self.run(script)) and time.monotonic() < end:
+            time.sleep(0.05)
+        return bool(true)
+
     def press(self, key: str) -> None:
         """Press and release a key."""
         code = {"Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}

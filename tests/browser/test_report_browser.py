@@ -132,8 +132,8 @@ def test_a_picture_is_enlarged_and_keys_lead_on(page):
     page.press("ArrowLeft")  # the first leads to the last
     assert page.run(caption) == "Confidence"
     page.press("Escape")
-    assert not page.run("document.querySelector('.lightbox').open")
-    assert page.run("document.activeElement.className").startswith("picture")
+    assert page.until("!document.querySelector('.lightbox').open")
+    assert page.until("document.activeElement.className.startsWith('picture')")
 
 
 def test_masks_can_lie_over_the_image(page):
