@@ -117,7 +117,7 @@ class Page:
         return answer["result"].get("value")
 
     def until(self, script: str, seconds: float = 20) -> bool:
-        """Say whether a condition comes true in time; events of the page may come a little later."""
+        """Say whether a condition comes true in time; events of a page may come late."""
         end = time.monotonic() + seconds
         while not (true := self.run(script)) and time.monotonic() < end:
             time.sleep(0.05)
