@@ -61,6 +61,17 @@ def read_yaml(path: str | Path) -> dict:
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
+def canonical(value: Any) -> Any:
+    """Return a setting with the keys of its mappings sorted: their order in a file means nothing.
+
+    Snakemake compares parameters as they are written, so that without this a config with its lines
+    in another order would compute everything again.
+    """
+    if isinstance(value, dict):
+        return {key: canonical(value[key]) for key in sorted(value)}
+    return [canonical(item) for item in value] if isinstance(value, list) else value
+
+
 def entry_schema(schema: dict, group: str) -> dict:
     """Return the schema of one entry of a group, with the definitions that it refers to."""
     return {**schema["$defs"][group], "$defs": schema["$defs"]}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clip_wsss.config import check_config, read_yaml
+from clip_wsss.config import canonical, check_config, read_yaml
 from clip_wsss.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -106,3 +106,10 @@ def test_a_bad_vocabulary_gets_one_line_that_names_its_file(demo, schema, tmp_pa
         check_config(demo, schema, "my.yaml")
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_order_of_keys_means_nothing():
+    one = {"b": [{"y": 1, "x": 2}], "a": {"d": None, "c": "z"}}
+    two = {"a": {"c": "z", "d": None}, "b": [{"x": 2, "y": 1}]}
+    assert repr(canonical(one)) == repr(canonical(two))
+    assert canonical(one) == one

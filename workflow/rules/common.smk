@@ -23,6 +23,7 @@ try:
 except InputError as error:
     raise WorkflowError(str(error))
 
+config.update(checks.canonical(config))
 DATASET = config["dataset"]
 SPLITS = DATASET["splits"]
 # What of it decides the bytes of CAMs, masks and predictions: a rule names its own split, and the
