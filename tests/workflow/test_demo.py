@@ -100,7 +100,7 @@ def _hashes(folder):
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         aside = name.startswith(("logs/", "costs/")) or name.endswith(".provenance.json")
-        aside = aside or name == "report.html" or "work" in path.parts or "cost" in path.name
+        aside = aside or name == "report.html" or "work" in name.split("/") or "cost" in path.name
         if path.is_file() and not aside:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
