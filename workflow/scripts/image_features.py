@@ -8,6 +8,6 @@ with job(snakemake.log[0], p.compute["threads"]):
     from clip_wsss.datasets import open_dataset
     from clip_wsss.prompts import write_image_features
 
-    clip = load_clip(p.model, round_weights=p.model["round_weights"], device=p.compute["device"])
+    clip = load_clip(p.model, device=p.compute["device"])
     data, batch = open_dataset(p.dataset), p.compute["batch"]
     write_image_features(data, p.split, clip, snakemake.output[0], batch)

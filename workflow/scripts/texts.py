@@ -9,7 +9,7 @@ with job(snakemake.log[0], p.compute["threads"]):
     from clip_wsss.prompts import write_texts
 
     data = open_dataset(p.dataset)
-    clip = load_clip(p.model, round_weights=p.model["round_weights"])
+    clip = load_clip(p.model)
     words = data.vocabulary
     write_texts(
         p.entry, words, clip, data, p.split, features, out.features, out.prompt, out.sharpness
