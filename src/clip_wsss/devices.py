@@ -1,23 +1,13 @@
-"""How a job starts processes, and which GPU it takes where several jobs run side by side."""
+"""Which GPU a job takes where several jobs run side by side."""
 
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import os
 import tempfile
 from pathlib import Path
 
 _held: dict[int, object] = {}  # locks of this process, which end with it
-
-
-def process_context() -> multiprocessing.context.BaseContext:
-    """Return how to start worker processes.
-
-    Forked where there is fork: a spawned process would run the workflow's script once more.
-    """
-    methods = multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("fork" if "fork" in methods else "spawn")
 
 
 def take_free_gpu() -> None:

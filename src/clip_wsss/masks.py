@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-from clip_wsss.cam import ImageCams, read_cams, read_skipped
-from clip_wsss.devices import process_context
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256, write_confidence, write_label
+from clip_wsss.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
+from clip_wsss.processes import parallel_map
 from clip_wsss.refine import MASK_REFINEMENTS
 from clip_wsss.registry import lookup
 
@@ -26,26 +22,6 @@ if TYPE_CHECKING:
     from clip_wsss.datasets import Dataset
 
 MANIFEST_COLUMNS = ("id", "label_sha256", "confidence_sha256", "skipped")
-
-
-def upsample_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Full-resolution maps, no new min-max (docs/parity.md, facts 8 and 12).
-
-    Args:
-        maps: (K, gh, gw) float32 in [0, 1].
-        size: (H, W).
-
-    Returns:
-        (K, H, W) float16.
-    """
-    height, width = size
-    full = [cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in maps]
-    return np.stack(full).astype(np.float16)
-
-
-def background_scores(maps: np.ndarray, power: float) -> np.ndarray:
-    """(1 - max)^p, in float16 throughout (docs/parity.md, fact 14): (K, H, W) -> (H, W)."""
-    return np.power(1 - maps.max(axis=0), np.float16(power))
 
 
 def labels_and_confidence(
@@ -133,18 +109,3 @@ def _write_image(
     write_label(label_path, label)
     write_confidence(confidence_path, confidence)
     return image.id, sha256(label_path), sha256(confidence_path), ""
-
-
-@contextmanager
-def parallel_map(workers: int) -> Iterator:
-    """An ordered map over processes that need no torch; the builtin one for a single worker."""
-    if workers <= 1:
-        yield map
-        return
-    pool: Executor
-    with ProcessPoolExecutor(workers, process_context(), cv2.setNumThreads, (0,)) as pool:
-        try:
-            yield pool.map
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
