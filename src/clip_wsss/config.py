@@ -1,145 +1,155 @@
-"""Checks of the config before any job: the schema, and the names that its entries refer to."""
+"""A config: its parents merged, its settings checked, and what its entries refer to by name."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+import copy
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
 from clip_wsss.errors import InputError
-from clip_wsss.vocabulary import read_vocabulary
+from clip_wsss.settings import Config, Segmentation, Settings, Texts, unknown, validated
+from clip_wsss.vocabulary import Vocabulary, read_vocabulary
 
-GROUPS = ("texts", "cam", "masks", "segmentation")
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return "unknown <kind> `<name>`; …" with the closest known name, or all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"known are: {', '.join(known) or 'none'}"
-    return f"unknown {kind} `{name}`; {hint}"
+GROUPS = ("texts", "cam", "affinity", "masks", "segmentation", "inference")
 
 
-def _message(error: jsonschema.ValidationError) -> str:
-    """Turn the deepest schema error into "key: what is wrong"."""
-    where = ".".join(str(part) for part in error.absolute_path)
-    if error.validator == "additionalProperties":
-        known = set(error.schema.get("properties", {}))
-        extra = sorted(set(error.instance) - known)[0]
-        return f"{where + '.' if where else ''}{extra}: {unknown('key', extra, known)}"
-    if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in error.instance)
-        return f"{where + '.' if where else ''}{missing}: is missing; config/config.yaml shows it"
-    if error.validator == "enum":
-        allowed = ", ".join(str(value) for value in error.validator_value)
-        return f"{where}: `{error.instance}` is none of {allowed}"
-    if error.validator == "type":
-        kinds = error.validator_value
-        kinds = kinds if isinstance(kinds, str) else " or ".join(kinds)
-        return f"{where}: `{error.instance}` should be of type {kinds}"
-    return f"{where}: {' '.join(error.message.split())}"
+class _Loader(yaml.SafeLoader):
+    """Plain YAML in which no key stands twice: the last one would win in silence."""
 
 
-def validate(instance: Any, schema: dict, source: str) -> None:
-    """Check `instance` against a JSON schema.
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+    seen: set[Hashable] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+            line = key_node.start_mark.line + 1
+            raise yaml.constructor.ConstructorError(
+                None, None, f"line {line}: the key `{key}` stands twice; keep one"
+            )
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a file of plain YAML.
 
     Raises:
-        InputError: one line, "<source>: <key>: <what is wrong>".
+        InputError: it is missing, not YAML, or has a key twice.
     """
-    validator = jsonschema.Draft202012Validator(schema)
-    error = jsonschema.exceptions.best_match(validator.iter_errors(instance))
-    if error is not None:
-        raise InputError(f"{source}: {_message(error)}")
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506 - is safe
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}: not YAML that can be used{where} ({problem})") from None
 
 
-def read_yaml(path: str | Path) -> dict:
-    """Read a schema or another file of plain YAML."""
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict:
+    """Merge a config over the files that it names under `inherits`, the later over the earlier.
 
+    Mappings are merged key by key, everything else is replaced. Nothing is inherited that is not
+    named.
 
-def canonical(value: Any) -> Any:
-    """Return a setting with the keys of its mappings sorted: their order in a file means nothing.
-
-    Snakemake compares parameters as they are written, so that without this a config with its lines
-    in another order would compute everything again.
-    """
-    if isinstance(value, dict):
-        return {key: canonical(value[key]) for key in sorted(value)}
-    return [canonical(item) for item in value] if isinstance(value, list) else value
-
-
-def entry_schema(schema: dict, group: str) -> dict:
-    """Return the schema of one entry of a group, with the definitions that it refers to."""
-    return {**schema["$defs"][group], "$defs": schema["$defs"]}
-
-
-def check_config(config: dict, schema: dict, source: str = "config") -> None:
-    """Check a whole config: its schema, then what its entries refer to by name.
+    Args:
+        content: of the config.
+        source: its file, for messages.
+        line: the files that led here.
 
     Raises:
-        InputError: an unknown key, a wrong type, an entry that names a missing file, list or model,
-            a mu that does nothing, or a vocabulary that cannot be used.
+        InputError: a parent that is missing or not a config, or a cycle.
     """
-    validate(config, schema, source)
-    published = config["evaluation"]["published"]
+    parents = content.get("inherits", [])
+    if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
+        raise InputError(f"{source}: inherits: must be a list of files; got {parents!r}")
+    merged: dict = {}
+    for name in parents:
+        if name in line:
+            raise InputError(f"{source}: inherits: {' -> '.join((*line, name))} is a cycle")
+        parent = read_yaml(name)
+        if not isinstance(parent, dict):
+            raise InputError(f"{name}: must be a mapping of settings")
+        merged = _merge(merged, with_parents(parent, name, (*line, name)))
+    own = {key: value for key, value in content.items() if key != "inherits"}
+    return _merge(merged, own)
+
+
+def _merge(under: dict, over: dict) -> dict:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else copy.deepcopy(value)
+    return merged
+
+
+def load_config(content: dict, source: str = "config") -> Config:
+    """Check a config as Snakemake has read it.
+
+    Raises:
+        InputError: one line: an unknown key, a wrong value, an entry that names a missing file,
+            list or model.
+    """
+    config = validated(Config, with_parents(dict(content), source), source)
+    published = config.evaluation.published
     if published is not None and not Path(published).is_file():
         raise InputError(f"{source}: evaluation.published: there is no file {published}")
-    vocabulary = config["dataset"]["vocabulary"]
-    if not Path(vocabulary).is_file():
-        raise InputError(f"{source}: dataset.vocabulary: there is no file {vocabulary}")
-    for name, entry in config["cam"].items():
-        check_entry(config, "cam", name, entry, source)
-    for name, entry in config["texts"].items():
-        check_entry(config, "texts", name, entry, source)
-    for name, entry in config["segmentation"].items():
-        check_entry(config, "segmentation", name, entry, source)
+    vocabulary = read_vocabulary(config.dataset.vocabulary)
+    for group in GROUPS:
+        for name, entry in getattr(config, group).items():
+            check_entry(config, entry, f"{source}: {group}.{name}", vocabulary)
+    return config
 
 
-def check_entry(config: dict, group: str, name: str, entry: dict, source: str) -> None:
-    """Check the references of one entry (models, vocabulary lists, template and segmentor files).
+def read_config(path: str | Path) -> Config:
+    """Read and check a config file. Raises InputError as `load_config`."""
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a mapping of settings")
+    return load_config(content, str(path))
+
+
+def check_entry(
+    config: Config, entry: Settings, where: str, vocabulary: Vocabulary | None = None
+) -> None:
+    """Check what an entry refers to by name.
 
     Raises:
-        InputError: one line that names the key.
+        InputError: one line that begins with `where` and names the key.
     """
-    where = f"{source}: {group}.{name}"
-    if group == "cam" and entry["model"] not in config["models"]:
-        raise InputError(f"{where}.model: {unknown('model', entry['model'], config['models'])}")
-    if group == "texts":
-        vocabulary = read_vocabulary(config["dataset"]["vocabulary"])
+    model = getattr(entry, "model", None)
+    if model is not None and model not in config.models:
+        raise InputError(f"{where}.model: {unknown('model', model, config.models)}")
+    if isinstance(entry, Texts):
+        vocabulary = vocabulary or read_vocabulary(config.dataset.vocabulary)
         for key, lists in (("names", vocabulary.names), ("background", vocabulary.backgrounds)):
-            if entry[key] not in lists:
-                problem = unknown("list", entry[key], lists)
+            if getattr(entry, key) not in lists:
+                problem = unknown("list", getattr(entry, key), lists)
                 raise InputError(f"{where}.{key}: {problem} ({vocabulary.path})")
         _check_templates(entry, where)
-    if group == "segmentation":
-        _check_training(entry, where)
+    if isinstance(entry, Segmentation) and not Path(entry.segmentor).is_file():
+        raise InputError(f"{where}.segmentor: there is no file {entry.segmentor}")
 
 
-def _check_templates(entry: dict, where: str) -> None:
+def _check_templates(entry: Texts, where: str) -> None:
     """Check the template of a texts entry: `sharpest` and numbers need a list, others their {}."""
-    if entry["template"] == "sharpest" or isinstance(entry["template"], int):
-        if not Path(entry["templates"]).is_file():
-            raise InputError(f"{where}.templates: there is no file {entry['templates']}")
+    if entry.template == "sharpest" or isinstance(entry.template, int):
+        if not Path(entry.templates).is_file():
+            raise InputError(f"{where}.templates: there is no file {entry.templates}")
         return
-    templates = entry["template"]
-    for template in [templates] if isinstance(templates, str) else templates:
+    for template in [entry.template] if isinstance(entry.template, str) else entry.template:
         if template.count("{}") != 1:
             raise InputError(
-                f"{where}.template: `{template}` should hold {{}} once, where the class goes "
+                f"{where}.template: `{template}` must hold {{}} once, where the class goes "
                 "(or be `sharpest`)"
             )
-
-
-def _check_training(entry: dict, where: str) -> None:
-    """Check what would otherwise stop a training only after the hours that its masks take."""
-    if not Path(entry["segmentor"]).is_file():
-        raise InputError(f"{where}.segmentor: there is no file {entry['segmentor']}")
-    if entry["loss"] == "cross-entropy" and entry["mu"] != 0:
-        raise InputError(
-            f"{where}.mu: {entry['mu']} does nothing with loss: cross-entropy, which counts all "
-            "pixels; set mu to 0, or loss to confidence-guided"
-        )

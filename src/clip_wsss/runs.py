@@ -1,85 +1,129 @@
 """The runs table: one row is one run, and its cells name entries of the config's groups.
 
 A cell is the name of an entry, with changes to it if wanted: `cgl` or `cgl,mu=0.8`, nested keys
-with dots (`clip-es,caa.box_edge=full`). The cell is also the name of the folder that its stage
-writes to, so that runs which agree up to a stage share that stage's files.
+with dots (`clip-es,crf.image=rgb`); `-` says that the run has no such stage. Columns that a table
+does not need may be left out.
 """
 
 from __future__ import annotations
 
-import copy
+import csv
 import itertools
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
-from clip_wsss.config import GROUPS, check_entry, entry_schema, unknown, validate
+from clip_wsss.config import GROUPS, check_entry, read_yaml
 from clip_wsss.errors import InputError
+from clip_wsss.settings import (
+    ENTRIES,
+    Cam,
+    Config,
+    Inference,
+    Masks,
+    Segmentation,
+    Settings,
+    Texts,
+    unknown,
+    validated,
+)
+from clip_wsss.settings import Affinity as AffinitySettings
 
 COLUMNS = ("name", "base", *GROUPS, "seed", "note")
 # Other tables of a results folder, which a runs table's would overwrite (docs/results.md).
-RESERVED = ("confidence", "cost", "figures", "headline", "per_class")
-_CELL = re.compile(r"[A-Za-z0-9_.+-]+(,[A-Za-z0-9_.]+=[A-Za-z0-9_.+-]+)*")
+RESERVED = ("confidence", "config", "cost", "figures", "headline", "index", "per_class")
+DEFAULT_INFERENCE = "default"  # the entry that a table without the column means
+_CELL = re.compile(r"[A-Za-z0-9_.+-]+(,[A-Za-z0-9_.]+=[A-Za-z0-9_.+/~-]+)*")
+_EMPTY = ("", "-")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row of a runs table."""
+    """One row of a runs table; a group is None where the run has no such stage."""
 
     name: str
     base: str | None  # the run that this one is compared with
-    texts: str
-    cam: str
-    masks: str
-    segmentation: str | None
-    seeds: tuple[int, ...]
-    note: str
-    table: str  # stem of the file that the row stands in
+    texts: str | None = None
+    cam: str | None = None
+    affinity: str | None = None
+    masks: str | None = None
+    segmentation: str | None = None
+    inference: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    note: str = ""
+    table: str = ""  # stem of the file that the row stands in
 
     def cell(self, group: str) -> str | None:
         """Return the run's cell of a group."""
         return getattr(self, group)
 
 
-def resolve(config: dict, group: str, cell: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RunSettings:
+    """What the cells of a run stand for; None for a stage that it does not have."""
+
+    texts: Texts | None = None
+    cam: Cam | None = None
+    affinity: AffinitySettings | None = None
+    masks: Masks | None = None
+    segmentation: Segmentation | None = None
+    inference: Inference | None = None
+
+
+def resolve(config: Config, group: str, cell: str) -> Settings:
     """Return the settings that a cell stands for: its entry, with the changes after the comma.
 
     Raises:
-        InputError: an unknown entry or key; the line names it.
+        InputError: an unknown entry or key, or a value that does not fit; the line names it.
     """
     name, *changes = cell.split(",")
-    if name not in config[group]:
-        raise InputError(f"{group}: {unknown(f'entry of `{group}`', name, config[group])}")
-    entry = copy.deepcopy(config[group][name])
+    entries = getattr(config, group)
+    if name not in entries:
+        raise InputError(f"{group}: {unknown(f'entry of `{group}`', name, entries)}")
+    if not changes:
+        return entries[name]
+    # What an entry does not say stays unsaid, so that a change of one field may move the default
+    # of another.
+    content = entries[name].model_dump(exclude_unset=True)
     for change in changes:
-        key, value = change.split("=", 1)
+        key, text = change.split("=", 1)
         *parents, last = key.split(".")
-        place = entry
+        place = content
         for parent in parents:
-            place = place.get(parent) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
-            known = place if isinstance(place, dict) else entry
-            raise InputError(f"{group}: `{cell}`: {unknown('key', key, known)}")
-        place[last] = yaml.safe_load(value)
-    return entry
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise InputError(f"{group}: `{cell}`: {key}: {parent} holds no settings")
+        place[last] = yaml.safe_load(text)
+    return validated(ENTRIES[group], content, f"{group} `{cell}`")
 
 
-def read_runs(config: dict, schema: dict) -> list[Run]:
-    """Read the tables of `config["runs"]`, add the rows of its sweeps, and check every cell.
+def run_settings(config: Config, run: Run) -> RunSettings:
+    """Return the settings of all stages of a run."""
+    cells = {group: run.cell(group) for group in GROUPS}
+    return RunSettings(
+        **{group: resolve(config, group, cell) for group, cell in cells.items() if cell}
+    )
+
+
+def read_runs(config: Config) -> list[Run]:
+    """Read the tables of `runs.tables`, add the rows of its sweeps, and check every cell.
 
     Raises:
-        InputError: a missing table or column, a table with the name of another file, two rows of
-            one name, an unknown entry, a bad seed.
+        InputError: a table that cannot be used, two rows of one name, two tables of one stem, an
+            unknown entry, a bad seed, bases in a circle, or a stage without what it needs.
     """
-    runs = [run for path in config["runs"]["tables"] for run in _read_table(Path(path))]
-    for number, sweep in enumerate(config["runs"]["sweeps"]):
+    paths = [Path(path) for path in config.runs.tables]
+    for path in paths:
+        if sum(other.stem == path.stem for other in paths) > 1:
+            raise InputError(f"runs.tables: two tables are called {path.stem}; rename one")
+    runs = [run for path in paths for run in _read_table(path)]
+    for number, sweep in enumerate(config.runs.sweeps):
         runs += _sweep(sweep, {run.name: run for run in runs}, f"runs.sweeps.{number}")
     if not runs:
-        raise InputError("runs: there is no run; name a table in runs.tables")
+        raise InputError("runs: there is no run; name a table with rows in runs.tables")
     seen: dict[str, Run] = {}
     for run in runs:
         if run.name in seen:
@@ -90,44 +134,71 @@ def read_runs(config: dict, schema: dict) -> list[Run]:
     checked: set[tuple[str, str]] = set()
     for run in runs:
         where = f"{run.table}, row `{run.name}`"
-        if run.base is not None and run.base not in seen:
-            raise InputError(f"{where}: base: {unknown('run', run.base, seen)}")
+        _check_base(run, seen, where)
         for group in GROUPS:
             cell = run.cell(group)
             if cell is not None and (group, cell) not in checked:
-                _check_cell(config, schema, group, cell, where)
+                _check_cell(config, group, cell, where)
                 checked.add((group, cell))
-        cam, masks = resolve(config, "cam", run.cam), resolve(config, "masks", run.masks)
-        if masks["map"] == "refined" and cam["affinity"] == "none":
-            raise InputError(
-                f"{where}: masks `{run.masks}` want the refined map, but cam `{run.cam}` has "
-                "affinity none; use map: initial or another affinity"
-            )
+        _check_stages(config, run, where)
     return runs
 
 
-def _check_cell(config: dict, schema: dict, group: str, cell: str, where: str) -> None:
+def _check_base(run: Run, runs: dict[str, Run], where: str) -> None:
+    line, base = [run.name], run.base
+    while base is not None:
+        if base not in runs:
+            raise InputError(f"{where}: base: {unknown('run', base, runs)}")
+        if base in line:
+            raise InputError(f"{where}: base: {' -> '.join((*line, base))} is a circle")
+        line.append(base)
+        base = runs[base].base
+
+
+def _check_cell(config: Config, group: str, cell: str, where: str) -> None:
     if not _CELL.fullmatch(cell):
-        raise InputError(f"{where}: {group}: `{cell}` is not `entry` or `entry,key=value,…`")
+        raise InputError(f"{where}: {group}: `{cell}` must be `-`, `entry` or `entry,key=value,…`")
     try:
         entry = resolve(config, group, cell)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    validate(entry, entry_schema(schema, group), f"{where}: {group} `{cell}`")
-    check_entry(config, group, cell, entry, where)
-    if group == "segmentation":
+    check_entry(config, entry, f"{where}: {group} `{cell}`")
+    if isinstance(entry, Segmentation):
         _check_training(config, entry, f"{where}: segmentation `{cell}`")
 
 
-def _check_training(config: dict, entry: dict, where: str) -> None:
+def _check_stages(config: Config, run: Run, where: str) -> None:
+    """Refuse a row whose stages do not lead to one another."""
+    settings = run_settings(config, run)
+    needs = {"cam": "texts", "texts": "cam", "affinity": "cam", "inference": "segmentation"}
+    for group, needed in needs.items():
+        if run.cell(group) and not run.cell(needed):
+            raise InputError(f"{where}: {group} needs {needed}; name an entry, or write - for both")
+    source = settings.masks.source if settings.masks else None
+    if source == "maps" and not run.cam:
+        raise InputError(f"{where}: masks `{run.masks}` are made from maps; name texts and cam")
+    if source in ("ground-truth", "import") and run.cam:
+        raise InputError(
+            f"{where}: masks `{run.masks}` need no maps (source: {source}); write - for texts, cam "
+            "and affinity"
+        )
+    if source == "ground-truth" and config.dataset.masks is None:
+        raise InputError(f"{where}: masks `{run.masks}`: the data set has none (dataset.masks)")
+    if run.segmentation and not run.masks:
+        raise InputError(f"{where}: segmentation needs masks; name an entry")
+    if not run.cam and not run.masks:
+        raise InputError(f"{where}: has no stage; name texts and cam, or masks")
+
+
+def _check_training(config: Config, entry: Segmentation, where: str) -> None:
     """Refuse what would stop a training after hours of CAMs."""
-    if entry["precision"] == "amp" and config["compute"]["device"] == "cpu":
+    if entry.precision == "amp" and config.compute.device == "cpu":
         raise InputError(f"{where}: precision: amp needs CUDA; set it to float32")
-    segmentor = yaml.safe_load(Path(entry["segmentor"]).read_text(encoding="utf-8"))
-    init = entry["init"] or segmentor.get("init") or "random"
+    segmentor = read_yaml(entry.segmentor)
+    init = entry.init or (segmentor or {}).get("init") or "random"
     if init == "required":
         raise InputError(
-            f"{where}: init: {entry['segmentor']} starts from weights that the run must name; set "
+            f"{where}: init: {entry.segmentor} starts from weights that the run must name; set "
             "init to a file or an address with its checksum"
         )
     if init != "random" and "://" not in init and not Path(init).is_file():
@@ -141,50 +212,71 @@ def _read_table(path: Path) -> list[Run]:
         raise InputError(
             f"runs.tables: {path}: another table is called {path.stem}.csv; rename the file"
         )
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment="#")
-    missing = [column for column in COLUMNS if column not in table.columns]
-    extra = [column for column in table.columns if column not in COLUMNS]
-    if missing or extra:
-        what = f"column `{missing[0]}` is missing" if missing else f"unknown column `{extra[0]}`"
-        raise InputError(f"{path}: {what}; the columns are {', '.join(COLUMNS)}, tab separated")
-    return [_run(row, path) for row in table.to_dict("records")]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
+    rows = [
+        (number, [cell.strip() for cell in row])
+        for number, row in zip(
+            itertools.count(1), csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        )
+        if row and not row[0].startswith("#") and any(cell.strip() for cell in row)
+    ]
+    if not rows:
+        raise InputError(f"{path}: the table is empty; its columns are {', '.join(COLUMNS)}")
+    (_, head), *body = rows
+    problem = None
+    if "name" not in head:
+        problem = "column `name` is missing"
+    elif extra := [column for column in head if column not in COLUMNS]:
+        problem = f"unknown column `{extra[0]}`"
+    elif len(set(head)) < len(head):
+        problem = "a column stands twice"
+    if problem:
+        raise InputError(f"{path}: {problem}; the columns are {', '.join(COLUMNS)}, tab separated")
+    for number, row in body:
+        if len(row) > len(head):
+            raise InputError(
+                f"{path}, line {number}: has {len(row)} cells, the head has {len(head)}; "
+                "cells are separated by tabs"
+            )
+    return [_run(dict(zip(head, row, strict=False)), path) for _, row in body]
 
 
 def _run(row: dict[str, str], path: Path) -> Run:
-    row = {key: value.strip() for key, value in row.items()}
     if not row["name"]:
         raise InputError(f"{path}: a row has no name")
-    try:
-        seeds = tuple(int(seed) for seed in row["seed"].split())
-    except ValueError:
-        seeds = ()
-    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+    seed = row.get("seed", "") or "0"
+    words = seed.split()
+    if not all(re.fullmatch(r"\d{1,18}", word) for word in words) or len(set(words)) < len(words):
         raise InputError(
-            f"{path}, row `{row['name']}`: seed: `{row['seed']}` should be one or more different "
-            "integers from 0, separated by spaces"
+            f"{path}, row `{row['name']}`: seed: must be one or more different whole numbers from "
+            f"0, separated by spaces; got {seed}"
         )
-    empty = ("", "-")
+    cells = {group: row.get(group, "") for group in GROUPS}
+    found = {group: None if cell in _EMPTY else cell for group, cell in cells.items()}
+    if found["segmentation"] and "inference" not in row:
+        found["inference"] = DEFAULT_INFERENCE
+    base = row.get("base", "")
     return Run(
         name=row["name"],
-        base=None if row["base"] in empty else row["base"],
-        texts=row["texts"],
-        cam=row["cam"],
-        masks=row["masks"],
-        segmentation=None if row["segmentation"] in empty else row["segmentation"],
-        seeds=seeds,
-        note=row["note"],
+        base=None if base in _EMPTY else base,
+        **found,
+        seeds=tuple(map(int, words)),
+        note=row.get("note", ""),
         table=path.stem,
     )
 
 
 def _sweep(sweep: dict[str, Any], known: dict[str, Run], where: str) -> list[Run]:
     """Return one run for every combination of a sweep's values; seeds stay within a row."""
+    axes = _axes(sweep, where)
     if sweep["base"] not in known:
         raise InputError(f"{where}.base: {unknown('run', sweep['base'], known)}")
     base = known[sweep["base"]]
     if "seed" in sweep:
         base = replace(base, seeds=tuple(sweep["seed"]))
-    axes = {key: values for key, values in sweep.items() if key not in ("base", "seed")}
     runs = []
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
@@ -202,50 +294,28 @@ def _sweep(sweep: dict[str, Any], known: dict[str, Run], where: str) -> list[Run
     return runs
 
 
+def _axes(sweep: dict[str, Any], where: str) -> dict[str, list]:
+    """The settings that a sweep varies, with their values."""
+    if not isinstance(sweep.get("base"), str):
+        raise InputError(f"{where}.base: must name a run")
+    axes = {key: values for key, values in sweep.items() if key not in ("base", "seed")}
+    for key in axes:
+        if key.partition(".")[0] not in GROUPS:
+            raise InputError(f"{where}.{key}: must begin with one of {', '.join(GROUPS)}")
+    for key, values in sweep.items():
+        if key == "base":
+            continue
+        texts = [str(value) for value in values] if isinstance(values, list) else []
+        if not texts or len(set(texts)) < len(texts):
+            raise InputError(f"{where}.{key}: must be a list of different values; got {values!r}")
+    seeds = sweep.get("seed", [])
+    if not all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds):
+        raise InputError(f"{where}.seed: must be whole numbers from 0; got {seeds!r}")
+    return axes
+
+
 def _scalar(value: Any) -> str:
     """Write a value so that YAML reads it back: `true`, `null`, 0.8, a word."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def exports_masks(config: dict, run: Run) -> bool:
-    """Say whether a run writes pseudo masks.
-
-    A map without a mask refinement is scored as it is; its masks are written where something
-    needs them: a training, or a data set without ground truth, whose masks are all there is.
-    """
-    refined = resolve(config, "masks", run.masks)["refinement"] != "none"
-    return refined or run.segmentation is not None or not has_ground_truth(config)
-
-
-def has_ground_truth(config: dict) -> bool:
-    """Say whether CAMs and masks can be scored on the data set."""
-    return (
-        config["dataset"]["masks"] is not None and config["dataset"]["splits"]["score"] is not None
-    )
-
-
-def metric_files(config: dict, run: Run) -> dict[str, list[str]]:
-    """Return the metrics JSONs of a run, stage by stage in the order of the pipeline.
-
-    Paths are relative to the results folder of the data set. Only `segmentation` has several
-    files, one a seed.
-    """
-    files: dict[str, list[str]] = {}
-    maps = f"metrics/{run.texts}/{run.cam}"
-    masks = resolve(config, "masks", run.masks)
-    if has_ground_truth(config):
-        power = f"power={masks['background_power']:g}"
-        files["initial"] = [f"{maps}/initial,{power}.json"]
-        if masks["map"] == "refined":
-            files["refined"] = [f"{maps}/refined,{power}.json"]
-        if exports_masks(config, run):
-            files["mask"] = [f"{maps}/{run.masks}/mask.json"]
-    scored = (
-        config["dataset"]["masks"] is not None and config["dataset"]["splits"]["val"] is not None
-    )
-    if run.segmentation is not None and scored:
-        stem = f"{maps}/{run.masks}/{run.segmentation}"
-        files["segmentation"] = [f"{stem}/seed{seed}/segmentation.json" for seed in run.seeds]
-    return files

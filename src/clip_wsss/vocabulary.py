@@ -46,6 +46,8 @@ def _entry(lists: Mapping, name: str, group: str, path: str):
 def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
     """Read a vocabulary: classes in the order of their ids, renames, background words.
 
+    The lists `plain` (no renames) and `none` (no background words) need not be written.
+
     Raises:
         InputError: the file is missing, malformed, or renames a class that it does not have.
     """
@@ -66,7 +68,7 @@ def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
         raise InputError(f"{path}: classes must be a list of 1 to 254 names, all of them text")
     if twice := duplicates(classes):
         raise InputError(f"{path}: classes lists {', '.join(twice)} more than once; keep one")
-    names = {}
+    names = {"plain": {key: key for key in classes}}
     for name, renames in (content["names"] or {}).items():
         if not isinstance(renames, dict) or not _is_words(list(renames.values())):
             raise InputError(f"{path}: names.{name} must map class names to text")
@@ -76,7 +78,7 @@ def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
                 "among the classes; correct the spelling"
             )
         names[name] = {key: renames.get(key, key) for key in classes}
-    backgrounds = {}
+    backgrounds: dict[str, tuple[str, ...]] = {"none": ()}
     for name, words in (content["backgrounds"] or {}).items():
         if not _is_words(words):
             raise InputError(f"{path}: backgrounds.{name} must be a list of words")
