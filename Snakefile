@@ -1,5 +1,5 @@
 # The stages of the suite, in the order in which data flows through them. A run is one row of a
-# runs table (config: runs.tables); every stage is keyed by the cells that it depends on.
+# runs table (config: runs.tables) and a path through them; runs that agree up to a stage share it.
 
 # A config given with --configfile stands alone: the demo's is not merged under it.
 if not workflow.overwrite_configfiles:
@@ -14,20 +14,19 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/lookups.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/prompts.smk"
-include: "workflow/rules/cams.smk"
+include: "workflow/rules/texts.smk"
+include: "workflow/rules/maps.smk"
 include: "workflow/rules/masks.smk"
 include: "workflow/rules/segmentation.smk"
-include: "workflow/rules/metrics.smk"
+include: "workflow/rules/score.smk"
 include: "workflow/rules/report.smk"
 
 
 rule all:
     default_target: True
     input:
-        MASKS,
-        CHECKPOINTS,
-        expand(RESULTS / "tables/{name}.csv", name=NAMES),
+        [file for product in (*PLAN.maps, *PLAN.masks) for file in product.files],
+        [file for product in (*PLAN.trainings, *PLAN.val) for file in product.files],
+        table_outputs(PLAN),
         RESULTS / "report.html",

@@ -1,4 +1,4 @@
-"""What every workflow script does around its one call: logging, threads, one-line errors."""
+"""What every workflow script does around its one call: logging, threads, sidecars, one-line errors."""
 
 from __future__ import annotations
 
@@ -6,27 +6,90 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from clip_wsss import sidecar
 from clip_wsss.errors import InputError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a job makes together, and from what.
+
+    Attributes:
+        sidecar: written last.
+        stamp: of the plan (`clip_wsss.plan`), with the settings for whoever reads the sidecar.
+        outputs: its other files by name.
+        inputs: what they are made from by name.
+        device: cpu, cuda or auto, as in the config; None where it decides nothing.
+    """
+
+    sidecar: Path
+    stamp: dict[str, Any]
+    outputs: Mapping[str, Path]
+    inputs: sidecar.Inputs
+    device: str | None = None
+
+    def current(self) -> bool:
+        """Whether everything is there and is what it would become again."""
+        return sidecar.current(Path(self.sidecar), self.stamp, self.inputs)
+
+    def record(self) -> None:
+        """Write the sidecar."""
+        device = None
+        if self.device is not None:
+            from clip_wsss.provenance import device_name
+
+            device = device_name(self.device)
+        sidecar.write_sidecar(
+            Path(self.sidecar), self.stamp, self.outputs, self.inputs, device=device
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job that runs.
+
+    Attributes:
+        started: in seconds since the epoch.
+        needed: False where outputs that Snakemake leaves in place are what they would become.
+    """
+
+    started: float
+    needed: bool
+
+
 @contextmanager
-def job(log: str | Path, threads: int = 1) -> Iterator[float]:
+def job(
+    log: str | Path,
+    threads: int = 1,
+    reads: Sequence[tuple[Path, dict]] = (),
+    makes: Sequence[Made] = (),
+) -> Iterator[Work]:
     """Run the body of a workflow script.
 
     Log records go to `log`; progress bars stay on the terminal. The number of numeric threads is
     set before torch and numpy are first imported (so a script imports them inside the block): it
     comes from the config and not from the cores, since it decides the last bits of a sum.
 
-    Yields the time at which the job began, in seconds since the epoch.
+    Before the body the files that it reads are checked against their sidecars, and these against
+    the plan. After it the sidecars of what it made are written; a body that finds `needed` False
+    must leave everything as it is.
 
     An `InputError` ends the process with status 1 and its one line, on the terminal and in the
     log; any other exception leaves its traceback in the log and passes on.
+
+    Args:
+        log: the job's log.
+        threads: numeric threads.
+        reads: sidecars of inputs, each with its stamp in the plan.
+        makes: what the job makes.
     """
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(threads)
@@ -40,7 +103,16 @@ def job(log: str | Path, threads: int = 1) -> Iterator[float]:
     )
     logging.captureWarnings(True)
     try:
-        yield time.time()
+        started = time.time()
+        for path, stamp in reads:
+            sidecar.check(Path(path), stamp)
+        needed = not makes or not all(made.current() for made in makes)
+        yield Work(started, needed)
+        if needed:
+            for made in makes:
+                made.record()
+        else:
+            logging.info("inputs, settings and code are what they were: nothing was computed")
     except InputError as error:
         logging.error("%s", error)
         print(f"error: {error}", file=sys.stderr)

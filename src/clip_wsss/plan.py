@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.config import load_config
+from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
 from clip_wsss.fingerprint import code_fingerprint
-from clip_wsss.graph import Graph, Node, Pass, old_results
+from clip_wsss.graph import Graph, Node, Pass, cam_of, old_results
 from clip_wsss.runs import read_runs
 from clip_wsss.settings import Config
 from clip_wsss.sidecar import COMPARED, read_sidecar
@@ -40,12 +41,6 @@ CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def code(job: str) -> str:
-    """The fingerprint of the code of a kind of job."""
-    modules, libraries = CODE[job]
-    return code_fingerprint(*modules, libraries=libraries)
-
-
 @dataclass(frozen=True)
 class Product:
     """Files that one job makes together, with their sidecar, relative to the project."""
@@ -60,17 +55,20 @@ class Plan:
 
     Args:
         graph: the stages of all runs.
+        scripts: folder of the workflow's scripts, whose code counts too.
     """
 
-    def __init__(self, graph: Graph):
-        self.graph, self.config = graph, graph.config
+    def __init__(self, graph: Graph, scripts: Path | None = None):
+        self.graph, self.config, self.scripts = graph, graph.config, scripts
         self.root = graph.root
         self._codes: dict[str, str] = {}
 
     def code(self, job: str) -> str:
         """The fingerprint of the code of a kind of job."""
         if job not in self._codes:
-            self._codes[job] = code(job)
+            modules, libraries = CODE[job]
+            named = [] if self.scripts is None else sorted(self.scripts.glob(f"{job}*.py"))
+            self._codes[job] = code_fingerprint(*modules, scripts=named, libraries=libraries)
         return self._codes[job]
 
     def stamp(self, node: Node) -> dict[str, Any]:
@@ -97,6 +95,47 @@ class Plan:
             numerics["seed"] = seed
         return {"stage": stage, "key": node.key, "code": self.code(job), "numerics": numerics}
 
+    def pass_stamp(self, one: Pass) -> dict[str, Any]:
+        """What all maps of a pass share: the code and what changes the last bits."""
+        stamp = self.stamp(one.nodes[0])
+        return {"code": stamp["code"], "numerics": stamp["numerics"]}
+
+    def inference_stamp(self, node: Node, split: str) -> dict[str, Any]:
+        """The stamp of predictions; those of the images that are shown lie beside `val`."""
+        stamp = self.stamp(node)
+        numerics = {**stamp["numerics"], "split": getattr(self.config.dataset.splits, split)}
+        if split == "val":
+            numerics["panels"] = self.config.evaluation.panels
+        return {**stamp, "numerics": numerics}
+
+    @property
+    def tables_stamp(self) -> dict[str, Any]:
+        """What the tables depend on besides the measurements."""
+        runs = [[run.name, run.table, run.base, run.note, list(run.seeds)] for run in self.graph.runs]
+        settings = {
+            name: {
+                "scoring": one.masks.scoring if one.masks else None,
+                "folders": {stage: node.name for stage, node in self.graph.paths[name].items()},
+            }
+            for name, one in self.graph.settings.items()
+        }
+        config = self.config.model_dump(exclude={"compute", "sources", "demo"})
+        return canonical(
+            {"code": self.code("tables"), "runs": runs, "settings": settings, "config": config}
+        )
+
+    @property
+    def report_stamp(self) -> dict[str, Any]:
+        """What the report depends on besides the tables and the files that it shows."""
+        return {"code": self.code("report"), "panels": self.config.evaluation.panels}
+
+    def precision(self, node: Node) -> str:
+        """The precision that a measurement of a node notes."""
+        own = node.parent("segmentation") if node.stage == "inference" else node
+        while own is not None and "precision" not in own.settings:
+            own = own.parent("cam")
+        return own.settings["precision"] if own is not None else "none"
+
     @property
     def powers(self) -> list[float]:
         """Every background power that maps are counted at: the sweep, and those of the runs."""
@@ -122,9 +161,10 @@ class Plan:
         return Product(folder / "checkpoint.json", files, self.stamp(node))
 
     def predictions(self, node: Node, seed: int, split: str) -> Product:
-        """The predictions of a split."""
-        file = self.root / self.graph.predictions(node, seed, split)
-        return Product(self.sidecar(file), (file,), self.stamp(node))
+        """The predictions of a split: val, with the images that the report shows, or test."""
+        names = (split, "shown") if split == "val" else (split,)
+        files = tuple(self.root / self.graph.predictions(node, seed, name) for name in names)
+        return Product(self.sidecar(files[0]), files, self.inference_stamp(node, split))
 
     def features(self, texts: Node) -> Product:
         """The image features that rank the templates of ranked texts."""
@@ -184,22 +224,81 @@ class Plan:
         return [make(one) for one in ranked for make in (self.features, self.texts)]
 
     @cached_property
-    def shown(self) -> list[Product]:
-        """The predictions of the images that the report shows."""
-        return self._predictions("shown")
-
-    @cached_property
     def val(self) -> list[Product]:
         """The predictions of the validation split."""
-        return self._predictions("val") if self.config.dataset.splits.val is not None else []
-
-    def _predictions(self, split: str) -> list[Product]:
+        if self.config.dataset.splits.val is None:
+            return []
         nodes = self.graph.nodes("inference")
-        return [self.predictions(n, seed, split) for n in nodes for seed in self.graph.seeds(n)]
+        return [self.predictions(n, seed, "val") for n in nodes for seed in self.graph.seeds(n)]
+
+    @cached_property
+    def demo_folders(self) -> list[Path]:
+        """The folders of rendered scenes."""
+        root = Path(self.config.dataset.root)
+        return [root / name for name in ("JPEGImages", "Annotations", "SegmentationClass")]
+
+    @cached_property
+    def data(self) -> Product:
+        """The rendered scenes."""
+        lists = Path(self.config.dataset.root) / "ImageSets/Segmentation"
+        files = (lists / "train.txt", lists / "val.txt", *self.demo_folders)
+        settings = self.config.demo.model_dump() if self.config.demo else {}
+        stamp = {"stage": "data", "key": settings, "code": self.code("data"), "numerics": {}}
+        return Product(self.root / "data/sidecar.json", files, stamp)
+
+    def images_of(self, split: str | None) -> list[Path]:
+        """Inputs of whoever reads a split: its list of ids, the CSV of labels, the demo's folders.
+
+        The images of other data sets are no inputs, one by one or as a folder.
+        """
+        if split is None:
+            return []
+        dataset = self.config.dataset
+        listed = self.dataset.split_file(split)  # None: every image of a folder
+        found = [] if listed is None else [listed]
+        found += [] if dataset.labels == "xml" else [Path(dataset.labels)]
+        return found + (self.demo_folders if dataset.source == "demo" else [])
+
+    @cached_property
+    def dataset(self):
+        """The images."""
+        return open_dataset(self.config.dataset.model_dump())
+
+    def variants(self, one: Pass, nodes: list[Node]) -> dict[str, Any]:
+        """What a pass is asked for, in words that its script understands.
+
+        Returns:
+            texts: by name, a template list with names and words, or None for those of a file;
+            cams: by name, texts, target and affinities (by name, settings);
+            lineages and stamps: of the nodes wanted, by name.
+        """
+        texts, cams = {}, {}
+        for node in nodes:
+            cam = cam_of(node)
+            source = cam.parents[0]
+            texts[source.name] = None if one.texts is not None else {
+                "templates": source.identity["template"],
+                "names": list(source.settings["names"].values()),
+                "words": source.identity["background"],
+            }  # fmt: skip
+            wanted = cams.setdefault(
+                cam.name,
+                {"texts": source.name, "target": cam.settings["target"], "affinities": {}},
+            )
+            if node.stage == "affinity":
+                wanted["affinities"][node.name] = node.settings
+        return {
+            "texts": texts,
+            "cams": cams,
+            "nodes": [node.name for node in nodes],
+            "stamps": [self.stamp(node) | {"settings": node.lineage()} for node in nodes],
+        }
 
     @property
     def products(self) -> Iterator[Product]:
         """Everything that has a sidecar."""
+        if self.config.dataset.source == "demo":
+            yield self.data
         for some in (self.texts_files, self.maps, self.masks, self.trainings, self.val, self.scores):
             yield from some
 
@@ -228,7 +327,14 @@ def fits(product: Product) -> bool:
     return all(made.get(field) == product.stamp[field] for field in COMPARED)
 
 
-def make_plan(content: dict, source: str = "config") -> Plan:
+def canonical(value: Any) -> Any:
+    """Settings with the keys of their mappings sorted: their order in a file means nothing."""
+    if isinstance(value, dict):
+        return {key: canonical(value[key]) for key in sorted(value)}
+    return [canonical(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def make_plan(content: dict, source: str = "config", scripts: Path | None = None) -> Plan:
     """Check a config and plan its runs.
 
     Raises:
@@ -241,4 +347,6 @@ def make_plan(content: dict, source: str = "config") -> Plan:
             f"{', '.join(old)}: results of an earlier version of this suite; move {graph.root} "
             "away or delete it"
         )
-    return Plan(graph)
+    plan = Plan(graph, scripts)
+    plan.dataset.check_lists()
+    return plan

@@ -1,93 +1,109 @@
-# What all rules share: the checked config, the runs, paths, and the functions that look up inputs.
+# What all rules share: the plan, paths, and the functions that look up inputs and parameters.
+#
+# A rule has one parameter that Snakemake compares, `stamp`: stage, key, fingerprint of the code and
+# what changes the last bits. Everything else a job needs is passed by `unseen`, since it is in the
+# key already or decides no bytes.
 
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from clip_wsss import config as checks
-from clip_wsss import runs as table
-from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
-from clip_wsss.imports import files_of
-from clip_wsss.shards import shard_names
+from clip_wsss.plan import make_plan
 
-SCHEMA = "workflow/schemas/config.schema.yaml"
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
 
 try:
-    schema = checks.read_yaml(SCHEMA)
-    checks.check_config(config, schema, SOURCE)
-    RUNS = table.read_runs(config, schema)
-    IMAGES = open_dataset(config["dataset"])
-    IMAGES.check_lists()
+    PLAN = make_plan(config, SOURCE, Path(workflow.basedir) / "workflow/scripts")
 except InputError as error:
     raise WorkflowError(str(error))
 
-config.update(checks.canonical(config))
-DATASET = config["dataset"]
-SPLITS = DATASET["splits"]
-# What of it decides the bytes of CAMs, masks and predictions: a rule names its own split, and the
-# ground truth only scores. So a test split that is named later, say, trains nothing again.
-IMAGE_SETTINGS = {key: DATASET[key] for key in DATASET if key not in ("splits", "masks")}
-COMPUTE = config["compute"]
-# What of it decides the bytes of a result: a change of the rest (workers, say) runs nothing again.
-NUMERICS = {key: COMPUTE[key] for key in ("device", "threads", "batch")}
-ROOT = Path(DATASET["root"])
-RESULTS = Path("results") / DATASET["name"]
-LOGS = Path("results") / DATASET["name"] / "logs"
-COSTS = Path("results") / DATASET["name"] / "costs"
-SHARDS = shard_names(COMPUTE["shards"])
-GPU = int(COMPUTE["device"] != "cpu")
+GRAPH = PLAN.graph
+DATASET = PLAN.config.dataset
+SPLITS = DATASET.splits
+COMPUTE = PLAN.config.compute
+ROOT = Path(DATASET.root)
+RESULTS = PLAN.root
+LOGS = RESULTS / "logs"
+BENCHMARKS = RESULTS / "benchmarks"
+GPU = int(COMPUTE.device != "cpu")
+# The rule that the process of a job is here for; a run as a whole is here for no single one.
+RULES_OF_THIS_JOB = [spec.rulename for spec in workflow.dag_settings.target_jobs]
+
+# What other settings or other code have made is made again, also where Snakemake has no record of
+# it. Where files are asked for by name, their readers refuse what is stale.
+if workflow.is_main_process and not workflow.dag_settings.targets:
+    workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *PLAN.stale()}
 
 
 wildcard_constraints:
-    model="[^/]+",
-    texts="[^/]+",
-    cam="[^/]+",
-    masks="[^/]+",
-    segmentation="[^/]+",
+    node="[^/]+",
     shard=r"\d{4}of\d{4}",
     stage="initial|refined",
-    power=r"[0-9.e+-]+",
     seed=r"\d+",
 
 
-CAMS = sorted(
-    {RESULTS / "cams" / run.texts / run.cam / f"{shard}.npz" for run in RUNS for shard in SHARDS}
-)
-MASKS = sorted(
-    {
-        RESULTS / "masks" / run.texts / run.cam / run.masks / f"{shard}.csv"
-        for run in RUNS
-        if table.exports_masks(config, run)
-        for shard in SHARDS
-    }
-)
-METRICS = sorted(
-    {
-        RESULTS / file
-        for run in RUNS
-        for files in table.metric_files(config, run).values()
-        for file in files
-    }
-)
-PREDICTIONS = sorted(
-    {
-        RESULTS
-        / f"segmentation/{run.texts}/{run.cam}/{run.masks}/{run.segmentation}/seed{seed}"
-        / "predictions.csv"
-        for run in RUNS
-        if run.segmentation is not None and SPLITS["val"] is not None
-        for seed in run.seeds
-    }
-)
-CHECKPOINTS = sorted(
-    {
-        RESULTS
-        / f"segmentation/{run.texts}/{run.cam}/{run.masks}/{run.segmentation}/seed{seed}"
-        / "checkpoint.pth"
-        for run in RUNS
-        if run.segmentation is not None
-        for seed in run.seeds
-    }
-)
+def unseen(value):
+    """A parameter that Snakemake does not compare: it never records those that take `output`."""
+    if callable(value):
+        return lambda wildcards, output: value(wildcards)
+    return lambda wildcards, output: value
+
+
+def node_of(stage):
+    """A function of the wildcards that gives the node in them."""
+    return lambda wildcards: GRAPH.node(stage, wildcards.node)
+
+
+def stamp_of(stage):
+    """Parameter: the stamp of the node in the wildcards."""
+    return lambda wildcards: PLAN.stamp(GRAPH.node(stage, wildcards.node))
+
+
+def settings_of(stage):
+    """Parameter: the settings of the node in the wildcards."""
+    return unseen(lambda wildcards: GRAPH.node(stage, wildcards.node).settings)
+
+
+def lineage_of(stage):
+    """Parameter: the settings of the node in the wildcards and of all stages before it."""
+    return unseen(lambda wildcards: GRAPH.node(stage, wildcards.node).lineage())
+
+
+def before(stage):
+    """A function of the wildcards that gives the shards that a node of a stage is made from."""
+
+    def find(wildcards):
+        node = GRAPH.node(stage, wildcards.node).parents[0]
+        shards = [wildcards.shard] if "shard" in wildcards.keys() else GRAPH.shards
+        return [PLAN.shard(node, shard) for shard in shards]
+
+    return find
+
+
+def itself(stage):
+    """A function of the wildcards that gives all shards of a node."""
+    return lambda wildcards: [
+        PLAN.shard(GRAPH.node(stage, wildcards.node), shard) for shard in GRAPH.shards
+    ]
+
+
+def files(products):
+    """Input: the files of some products."""
+    return lambda wildcards: [product.files[0] for product in products(wildcards)]
+
+
+def sidecars(products):
+    """Input: their sidecars."""
+    return lambda wildcards: [product.sidecar for product in products(wildcards)]
+
+
+def stamps(products):
+    """Parameter: what the plan says of them."""
+    return unseen(lambda wildcards: [product.stamp for product in products(wildcards)])
+
+
+def images_of(split):
+    """Inputs of whoever reads a split."""
+    return PLAN.images_of(split)
+

@@ -3,29 +3,37 @@
 # no outputs. No rule here depends on the code of `acquire`: a changed comment there must not
 # start 20 GB again.
 
-SOURCE_OF_DATA = DATASET["source"]
+SOURCE_OF_DATA = DATASET.source
 LISTS = ROOT / "ImageSets/Segmentation"
+SOURCES = PLAN.config.sources.model_dump(exclude_none=True) if PLAN.config.sources else {}
 ARCHIVES = {
     "voc12": ["voc2012", "sbd"],
     "coco14": ["coco2014-annotations", "coco2014-train", "coco2014-val"],
 }
 
 
+def receipts(name):
+    """The receipts of the archives that a data set is made from, as named inputs."""
+    return {source: ROOT / f"archives/{source}.json" for source in ARCHIVES[name]}
+
+
 if SOURCE_OF_DATA == "demo":
 
     rule demo_data:
-        input:
-            code=code("demo/build"),
         output:
             train=LISTS / "train.txt",
             val=LISTS / "val.txt",
+            notice=ROOT / "LICENSE.txt",
+            folders=[directory(folder) for folder in PLAN.demo_folders],
+            sidecar=PLAN.data.sidecar,
         log:
-            LOGS / "data/demo.log",
+            LOGS / "data.log",
         benchmark:
-            COSTS / "data/demo.tsv"
+            BENCHMARKS / "data.tsv"
         params:
-            root=lambda wildcards, output: Path(output.train).parents[2],
-            settings=config["demo"],
+            stamp=PLAN.data.stamp,
+            root=unseen(ROOT),
+            settings=unseen(PLAN.config.demo.model_dump()),
         script:
             "../scripts/demo_data.py"
 
@@ -36,14 +44,14 @@ if SOURCE_OF_DATA in ARCHIVES:
         output:
             ROOT / "archives/{source}.json",
         log:
-            LOGS / "data/download_{source}.log",
+            LOGS / "data-download_{source}.log",
         benchmark:
-            COSTS / "data/download_{source}.tsv"
+            BENCHMARKS / "data-download_{source}.tsv"
         # The archive lies beside the receipt and outside of the outputs, which Snakemake deletes
         # before a job starts: so an interrupted download continues.
         localrule: True
         params:
-            sources=config["sources"],
+            sources=SOURCES,
         script:
             "../scripts/download.py"
 
@@ -58,12 +66,12 @@ if SOURCE_OF_DATA == "voc12":
             train_aug=LISTS / "train_aug.txt",
             val=LISTS / "val.txt",
         log:
-            LOGS / "data/voc12.log",
+            LOGS / "data-voc12.log",
         benchmark:
-            COSTS / "data/voc12.tsv"
+            BENCHMARKS / "data-voc12.tsv"
         params:
             root=lambda wildcards, output: Path(output.train).parents[2],
-            sources=config["sources"],
+            sources=SOURCES,
         script:
             "../scripts/voc12_data.py"
 
@@ -74,10 +82,10 @@ if SOURCE_OF_DATA == "voc12":
         output:
             test=LISTS / "test.txt",
         log:
-            LOGS / "data/voc12_test.log",
+            LOGS / "data-voc12_test.log",
         params:
             root=lambda wildcards, output: Path(output.test).parents[2],
-            sources=config["sources"],
+            sources=SOURCES,
         script:
             "../scripts/voc12_test.py"
 
@@ -86,21 +94,21 @@ if SOURCE_OF_DATA == "coco14":
 
     rule coco14_data:
         input:
-            DATASET["vocabulary"],
             **receipts("coco14"),
         output:
             train=LISTS / "train.txt",
             val=LISTS / "val.txt",
-            labels=DATASET["labels"],
+            labels=DATASET.labels,
         log:
-            LOGS / "data/coco14.log",
+            LOGS / "data-coco14.log",
         benchmark:
-            COSTS / "data/coco14.tsv"
-        threads: COMPUTE["workers"]
+            BENCHMARKS / "data-coco14.tsv"
+        threads: COMPUTE.workers
         params:
             root=lambda wildcards, output: Path(output.train).parents[2],
-            sources=config["sources"],
-            vocabulary=DATASET["vocabulary"],
-            workers=COMPUTE["workers"],
+            sources=SOURCES,
+            classes=list(GRAPH.vocabulary.classes),
+            vocabulary=unseen(DATASET.vocabulary),
+            workers=unseen(COMPUTE.workers),
         script:
             "../scripts/coco14_data.py"

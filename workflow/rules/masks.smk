@@ -1,20 +1,33 @@
-# Pseudo masks: full-resolution scores, a mask refinement or none, label and confidence PNGs.
+# Pseudo masks: full-resolution scores, a mask refinement or none; or the data set's own masks, or
+# those of other code. Labels and confidences of a shard are one archive.
+
+
+def maps_of_masks(wildcards):
+    """The shard of maps that masks are made from; none for masks that are taken as they are."""
+    node = GRAPH.node("masks", wildcards.node)
+    return [] if node.settings["source"] != "maps" else before("masks")(wildcards)
 
 
 rule masks:
     input:
-        images=split_list("pseudo"),
-        cams=RESULTS / "cams/{texts}/{cam}/{shard}.npz",
-        code=code("masks", "datasets"),
+        images=images_of(SPLITS.pseudo),
+        maps=files(maps_of_masks),
+        sidecars=sidecars(maps_of_masks),
     output:
-        RESULTS / "masks/{texts}/{cam}/{masks}/{shard}.csv",
+        # Kept where their sidecar says that they would come out the same.
+        masks=update(RESULTS / "masks/{node}/{shard}.zip"),
+        sidecar=update(RESULTS / "masks/{node}/{shard}.json"),
     log:
-        LOGS / "masks/{texts}/{cam}/{masks}/{shard}.log",
+        LOGS / "masks/{node}/{shard}.log",
     benchmark:
-        COSTS / "masks/{texts}/{cam}/{masks}/{shard}.tsv"
-    threads: COMPUTE["workers"]
+        BENCHMARKS / "masks/{node}/{shard}.tsv"
+    threads: COMPUTE.workers
     params:
-        entry=entry("masks"),
-        dataset=IMAGE_SETTINGS,
+        stamp=stamp_of("masks"),
+        entry=settings_of("masks"),
+        lineage=lineage_of("masks"),
+        reads=stamps(maps_of_masks),
+        dataset=unseen(DATASET.model_dump()),
+        split=unseen(SPLITS.pseudo),
     script:
         "../scripts/masks.py"

@@ -1,35 +1,36 @@
 # Tables and the report; and the rule that trains the demo's CLIP again, which nothing asks for.
 
 TABLES = RESULTS / "tables"
-NAMES = sorted({run.table for run in RUNS})
+DESCRIBED = {"tables/per_class.csv": "Classes", "tables/confidence.csv": "Runs"}
+
+
+def described(path):
+    """An output, in Snakemake's own report where it is for reading."""
+    name = Path(path).relative_to(RESULTS).as_posix()
+    if name in [f"tables/{table}.csv" for table in GRAPH.tables]:
+        return report(path, caption="../report/ladder.rst", category="Runs")
+    if name in DESCRIBED:
+        caption = f"../report/{Path(name).stem}.rst"
+        return report(path, caption=caption, category=DESCRIBED[name])
+    return path
 
 
 rule tables:
+    # Also the resolved config, the index of the folders, and settings.yaml in each of them.
     input:
-        metrics=METRICS,
-        runs=config["runs"]["tables"],
-        published=local_files(config["evaluation"]["published"]),
-        schema=SCHEMA,
-        code=code("tables"),
+        scores=[file for product in PLAN.scores for file in product.files],
+        sidecars=[product.sidecar for product in PLAN.scores],
+        provenance=[product.sidecar.with_name("provenance.json") for product in PLAN.scores],
+        texts=[file for product in PLAN.texts_files for file in product.files],
+        published=PLAN.config.evaluation.published or [],
     output:
-        report(
-            expand(TABLES / "{name}.csv", name=NAMES),
-            caption="../report/ladder.rst",
-            category="Runs",
-        ),
-        expand(TABLES / "{name}.{ending}", name=NAMES, ending=["md", "tex"]),
-        report(TABLES / "per_class.csv", caption="../report/per_class.rst", category="Classes"),
-        TABLES / "per_class.md",
-        TABLES / "figures.csv",
-        report(TABLES / "confidence.csv", caption="../report/confidence.rst", category="Runs"),
-        TABLES / "headline.csv",
-        TABLES / "metrics.json",
-        TABLES / "runs.json",
+        [described(path) for path in table_outputs(PLAN)],
     log:
         LOGS / "tables.log",
     params:
-        config=config,
-        root=RESULTS,
+        stamp=PLAN.tables_stamp,
+        config=unseen(PLAN.config.model_dump()),
+        scripts=unseen(PLAN.scripts),
     script:
         "../scripts/tables.py"
 
@@ -39,23 +40,19 @@ rule report:
     # could depend on.
     input:
         rules.tables.output,
-        cams=CAMS,
-        masks=MASKS,
-        predictions=PREDICTIONS,
-        schema=SCHEMA,
-        code=code("report", "costs"),
-        template=[
-            f"src/clip_wsss/report_template/{name}"
-            for name in ("template.html.j2", "report.css", "report.js")
-        ],
+        shards=[file for product in (*PLAN.maps, *PLAN.masks) for file in product.files],
+        predictions=[file for product in PLAN.val for file in product.files],
+        images=[*images_of(SPLITS.pseudo), *images_of(SPLITS.val)],
     output:
         report(RESULTS / "report.html", caption="../report/report.rst", category="Report"),
+        TABLES / "cost.csv",
+        TABLES / "cost.md",
     log:
         LOGS / "report.log",
     params:
-        config=config,
-        root=RESULTS,
-        tables=TABLES,
+        stamp=PLAN.report_stamp,
+        config=unseen(PLAN.config.model_dump()),
+        scripts=unseen(PLAN.scripts),
     script:
         "../scripts/report.py"
 

@@ -1,90 +1,111 @@
-# A segmentor trained on the pseudo masks, and its predictions.
-
-STAGE = RESULTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}"
+# A segmentor trained on masks, and its predictions.
 
 
-rule train:
-    # The work folder (checkpoints of an interrupted training) lies outside of the outputs, which
-    # Snakemake deletes before a job starts.
+rule segmentation:
+    # A training whose masks, settings and code are what they were keeps its checkpoint. The work
+    # folder (checkpoints of an interrupted training) lies outside of the outputs.
     input:
-        images=split_list("pseudo"),
-        manifests=manifests,
-        segmentor=files_of_segmentor,
-        code=code("segmentation/train"),
+        images=images_of(SPLITS.pseudo),
+        masks=files(before("segmentation")),
+        sidecars=sidecars(before("segmentation")),
     output:
-        checkpoint=STAGE / "checkpoint.pth",
-        log=STAGE / "log.csv",
+        checkpoint=update(RESULTS / "segmentation/{node}/seed{seed}/checkpoint.pth"),
+        log=update(RESULTS / "segmentation/{node}/seed{seed}/log.csv"),
+        sidecar=update(RESULTS / "segmentation/{node}/seed{seed}/checkpoint.json"),
     log:
-        LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/train.log",
+        LOGS / "segmentation/{node}/seed{seed}.log",
     benchmark:
-        COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/train.tsv"
-    threads: COMPUTE["threads"]
+        BENCHMARKS / "segmentation/{node}/seed{seed}.tsv"
+    threads: COMPUTE.threads
     resources:
-        gpu=GPU * COMPUTE["gpus"],
+        gpu=GPU * COMPUTE.gpus,
     params:
-        entry=entry("segmentation"),
-        dataset=IMAGE_SETTINGS,
-        compute={**NUMERICS, "gpus": COMPUTE["gpus"]},
+        stamp=stamp_of("segmentation"),
+        entry=settings_of("segmentation"),
+        lineage=lineage_of("segmentation"),
+        reads=stamps(before("segmentation")),
+        dataset=unseen(DATASET.model_dump()),
+        compute=unseen(COMPUTE.model_dump()),
     script:
-        "../scripts/train.py"
+        "../scripts/segmentation.py"
 
 
-rule predict:
+def training_of(wildcards):
+    """The training that predictions are made by."""
+    return PLAN.training(GRAPH.node("inference", wildcards.node).parents[0], wildcards.seed)
+
+
+def threads_of_inference(wildcards):
+    """A mask refinement is spread over processes; the network is not."""
+    refinement = GRAPH.node("inference", wildcards.node).settings["refinement"]
+    return COMPUTE.threads if refinement == "none" else COMPUTE.workers
+
+
+rule inference:
+    # Predictions of the validation split, and of the images that the report shows.
     input:
-        images=split_list("val"),
-        checkpoint=STAGE / "checkpoint.pth",
-        segmentor=files_of_segmentor,
-        code=code("segmentation/predict", "choice"),
+        images=images_of(SPLITS.val),
+        checkpoint=lambda wildcards: training_of(wildcards).files[0],
+        sidecar=lambda wildcards: training_of(wildcards).sidecar,
     output:
-        STAGE / "predictions.csv",
+        predictions=update(RESULTS / "inference/{node}/seed{seed}/val.zip"),
+        shown=update(RESULTS / "inference/{node}/seed{seed}/shown.zip"),
+        sidecar=update(RESULTS / "inference/{node}/seed{seed}/val.json"),
     log:
-        LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict.log",
+        LOGS / "inference/{node}/seed{seed}.log",
     benchmark:
-        COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict.tsv"
-    threads: threads_of_prediction
+        BENCHMARKS / "inference/{node}/seed{seed}.tsv"
+    threads: threads_of_inference
     resources:
         gpu=GPU,
     params:
-        entry=entry("segmentation"),
-        dataset=IMAGE_SETTINGS,
-        split=SPLITS["val"],
-        shown={
-            "split": SPLITS["score"] or SPLITS["pseudo"],
-            "count": config["evaluation"]["panels"],
-        },
-        compute=NUMERICS,
+        stamp=lambda wildcards: PLAN.inference_stamp(GRAPH.node("inference", wildcards.node), "val"),
+        entry=settings_of("inference"),
+        segmentor=unseen(lambda wildcards: GRAPH.node("inference", wildcards.node).parents[0].settings),
+        lineage=lineage_of("inference"),
+        reads=unseen(lambda wildcards: training_of(wildcards).stamp),
+        dataset=unseen(DATASET.model_dump()),
+        split=unseen(SPLITS.val),
+        shown=unseen({"split": SPLITS.score or SPLITS.pseudo, "count": PLAN.config.evaluation.panels}),
+        compute=unseen(COMPUTE.model_dump()),
     script:
-        "../scripts/predict.py"
+        "../scripts/inference.py"
 
 
-use rule predict as predict_test with:
+use rule inference as inference_test with:
     input:
-        images=split_list("test"),
-        checkpoint=STAGE / "checkpoint.pth",
-        segmentor=files_of_segmentor,
-        code=code("segmentation/predict", "choice"),
+        images=images_of(SPLITS.test),
+        checkpoint=lambda wildcards: training_of(wildcards).files[0],
+        sidecar=lambda wildcards: training_of(wildcards).sidecar,
     output:
-        STAGE / "test.csv",
+        predictions=update(RESULTS / "inference/{node}/seed{seed}/test.zip"),
+        sidecar=update(RESULTS / "inference/{node}/seed{seed}/test.json"),
     log:
-        LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict_test.log",
+        LOGS / "inference/{node}/seed{seed}-test.log",
     benchmark:
-        COSTS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/predict_test.tsv"
+        BENCHMARKS / "inference/{node}/seed{seed}-test.tsv"
     params:
-        entry=entry("segmentation"),
-        dataset=IMAGE_SETTINGS,
-        split=SPLITS["test"],
-        compute=NUMERICS,
+        stamp=lambda wildcards: PLAN.inference_stamp(GRAPH.node("inference", wildcards.node), "test"),
+        entry=settings_of("inference"),
+        segmentor=unseen(lambda wildcards: GRAPH.node("inference", wildcards.node).parents[0].settings),
+        lineage=lineage_of("inference"),
+        reads=unseen(lambda wildcards: training_of(wildcards).stamp),
+        dataset=unseen(DATASET.model_dump()),
+        split=unseen(SPLITS.test),
+        shown=unseen(None),
+        compute=unseen(COMPUTE.model_dump()),
 
 
 rule submission:
     input:
-        STAGE / "test.csv",
+        predictions=RESULTS / "inference/{node}/seed{seed}/test.zip",
+        images=images_of(SPLITS.test),
     output:
-        STAGE / "submission.tgz",
+        RESULTS / "inference/{node}/seed{seed}/submission.tgz",
     log:
-        LOGS / "segmentation/{texts}/{cam}/{masks}/{segmentation}/seed{seed}/submission.log",
+        LOGS / "inference/{node}/seed{seed}-submission.log",
     params:
-        dataset=IMAGE_SETTINGS,
-        split=SPLITS["test"],
+        dataset=unseen(DATASET.model_dump()),
+        split=unseen(SPLITS.test),
     script:
         "../scripts/submission.py"

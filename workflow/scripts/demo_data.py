@@ -1,8 +1,10 @@
 """Render the demo's scenes."""
 
-from clip_wsss.jobs import job
+from clip_wsss.jobs import Made, job
 
-with job(snakemake.log[0]):
+p, made = snakemake.params, snakemake.output
+outputs = Made(made.sidecar, p.stamp, {"train": made.train, "val": made.val}, {})
+with job(snakemake.log[0], makes=[outputs]):
     from clip_wsss.demo.build import build
 
-    build(snakemake.params.root, snakemake.params.settings)
+    build(p.root, p.settings)

@@ -1,14 +1,17 @@
-"""Write the pseudo masks of a shard of images."""
+"""Write the masks of a shard of images: from maps, from the data set, or from other code."""
 
-from pathlib import Path
+from clip_wsss.jobs import Made, job
 
-from clip_wsss.jobs import job
+p, read, made = snakemake.params, snakemake.input, snakemake.output
+inputs = {"lists": list(read.images), "maps": list(read.maps)}
+outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, {"masks": made.masks}, inputs)
+reads = list(zip(read.sidecars, p.reads, strict=True))
+with job(snakemake.log[0], 1, reads, [outputs]) as work:
+    if work.needed:
+        from clip_wsss.datasets import open_dataset
+        from clip_wsss.masks import write_masks
+        from clip_wsss.shards import shard_ids
 
-p = snakemake.params
-with job(snakemake.log[0]):
-    from clip_wsss.datasets import open_dataset
-    from clip_wsss.masks import write_shard
-
-    manifest = Path(snakemake.output[0])
-    cams, workers = snakemake.input.cams, snakemake.threads
-    write_shard(open_dataset(p.dataset), cams, p.entry, manifest.parent, manifest, workers)
+        data = open_dataset(p.dataset)
+        ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
+        write_masks(data, ids, p.entry, read.maps, made.masks, snakemake.threads)

@@ -1,16 +1,15 @@
-"""Choose the template of a texts entry and write its text features."""
+"""Choose the template of ranked texts and write their features."""
 
-from clip_wsss.jobs import job
+from clip_wsss.jobs import Made, job
 
-p, out, features = snakemake.params, snakemake.output, snakemake.input.get("features")
-with job(snakemake.log[0], p.compute["threads"]):
+p, read, made = snakemake.params, snakemake.input, snakemake.output
+files = {name: made[name] for name in ("features", "prompt", "sharpness")}
+inputs = {"lists": list(read.images), "features": read.features}
+outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs)
+with job(snakemake.log[0], p.compute["threads"], [(read.sidecar, p.reads)], [outputs]):
     from clip_wsss.clip import load_clip
     from clip_wsss.datasets import open_dataset
     from clip_wsss.prompts import write_texts
 
-    data = open_dataset(p.dataset)
-    clip = load_clip(p.model)
-    words = data.vocabulary
-    write_texts(
-        p.entry, words, clip, data, p.split, features, out.features, out.prompt, out.sharpness
-    )
+    data, clip = open_dataset(p.dataset), load_clip(p.model)
+    write_texts(p.entry, clip, data, p.split, read.features, *files.values())

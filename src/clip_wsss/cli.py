@@ -1,0 +1,164 @@
+"""The command `clip-wsss`: where results lie, plain folders of them, and what may be deleted."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clip_wsss.config import GROUPS, read_yaml
+from clip_wsss.errors import InputError
+from clip_wsss.graph import Graph, Node
+from clip_wsss.plan import Plan, make_plan
+from clip_wsss.runs import Run
+from clip_wsss.settings import unknown
+
+KEPT = ("tables", "logs", "benchmarks", "data")  # folders of results that belong to no stage
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["compare"]:
+        from clip_wsss.compare import main as compare
+
+        return compare(arguments[1:])
+    if arguments[:1] == ["parity"]:
+        from clip_wsss.parity import main as parity
+
+        return parity(arguments[1:])
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(_plan(options.configfile), options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="clip-wsss", description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command, words: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=words, description=words)
+        one.add_argument("--configfile", default="config/config.yaml", help="(%(default)s)")
+        one.set_defaults(command=command)
+        return one
+
+    path = add("path", _path, "print the folder of a stage of a run")
+    path.add_argument("run", help="its name in the runs table")
+    path.add_argument("stage", choices=GROUPS)
+    export = add("export", _export, "write masks, maps and predictions of a run as plain folders")
+    export.add_argument("run", help="its name in the runs table")
+    export.add_argument("--out", type=Path, help="the folder (export/<run>)")
+    export.add_argument("--mu", type=float, default=0.95, help="255 below it (%(default)s)")
+    clean = add("clean", _clean, "list what no run of the config uses, or delete it")
+    clean.add_argument("--yes", action="store_true", help="delete it")
+    commands.add_parser("compare", help="compare two results folders or revisions", add_help=False)
+    commands.add_parser("parity", help="the numbers of a preset, image by image", add_help=False)
+    return parser
+
+
+def _plan(path: str) -> Plan:
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a mapping of settings")
+    return make_plan(content, path)
+
+
+def _run(graph: Graph, name: str) -> Run:
+    found = {run.name: run for run in graph.runs}
+    if name not in found:
+        raise InputError(unknown("run", name, found))
+    return found[name]
+
+
+def _node(graph: Graph, run: Run, stage: str) -> Node:
+    path = graph.paths[run.name]
+    if stage not in path:
+        raise InputError(f"run `{run.name}` has no {stage}; it has {', '.join(path)}")
+    return path[stage]
+
+
+def _path(plan: Plan, options: argparse.Namespace) -> int:
+    run = _run(plan.graph, options.run)
+    print(plan.root / _node(plan.graph, run, options.stage).folder)
+    return 0
+
+
+def _export(plan: Plan, options: argparse.Namespace) -> int:
+    from clip_wsss.export import export_labels, export_maps, export_masks
+
+    graph, run = plan.graph, _run(plan.graph, options.run)
+    out, path = options.out or Path("export") / run.name, graph.paths[run.name]
+    made = []
+    for stage, name in (("cam", "cams"), ("affinity", "refined")):
+        if stage in path:
+            shards = [plan.root / file for file in graph.shard_files(path[stage])]
+            export_maps(plan.dataset, shards, out / name)
+            made.append(name)
+    if "masks" in path:
+        shards = [plan.root / file for file in graph.shard_files(path["masks"])]
+        export_masks(shards, out / "masks", options.mu)
+        made.append("masks")
+    if "inference" in path and plan.config.dataset.splits.val is not None:
+        for seed in run.seeds:
+            archive = plan.predictions(path["inference"], seed, "val").files[0]
+            export_labels([archive], out / f"predictions/seed{seed}")
+            made.append(f"predictions/seed{seed}")
+    print(f"{out}: {', '.join(made)}")
+    return 0
+
+
+def _clean(plan: Plan, options: argparse.Namespace) -> int:
+    found = sorted(unused(plan))
+    for path in found:
+        print(f"{_megabytes(path):8.1f} MB  {path}")
+    if not found:
+        print(f"{plan.root}: nothing that no run uses")
+    elif options.yes:
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        print(f"deleted {len(found)}")
+    else:
+        print(f"{len(found)} that no run of this config uses; --yes deletes them")
+    return 0
+
+
+def unused(plan: Plan) -> Iterator[Path]:
+    """Folders of stages that no run uses, and shards of another number of shards."""
+    used = {plan.root / folder for folder in plan.graph.folders()}
+    above = {parent for folder in used for parent in folder.parents}
+    shards = set(plan.graph.shards)
+
+    def look(folder: Path) -> Iterator[Path]:
+        for path in sorted(folder.iterdir()):
+            if path in used:
+                yield from (one for one in path.iterdir() if _other_shard(one, shards))
+                if path in above:  # a training's seeds lie within
+                    yield from (one for one in path.glob("seed*") if one not in used)
+            elif path in above:
+                yield from look(path)
+            elif path.is_dir():
+                yield path
+
+    if plan.root.is_dir():
+        for stage in sorted(plan.root.iterdir()):
+            if stage.is_dir() and stage.name not in KEPT:
+                yield from look(stage) if stage in above else [stage]
+
+
+def _other_shard(path: Path, shards: set[str]) -> bool:
+    numbers = path.stem.split("of")
+    return len(numbers) == 2 and all(n.isdigit() for n in numbers) and path.stem not in shards
+
+
+def _megabytes(path: Path) -> float:
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    return sum(one.stat().st_size for one in files) / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+# Measurements: one JSON each, with the counts of every image, the sidecar and the provenance.
+
+
+def scored(stage, ending):
+    """A file of a measurement."""
+    return RESULTS / "score" / stage / ending
+
+
+rule score_maps:
+    # Initial or refined maps, at all background powers.
+    input:
+        images=images_of(SPLITS.score),
+        read=files(lambda w: itself("cam" if w.stage == "initial" else "affinity")(w)),
+        sidecars=sidecars(lambda w: itself("cam" if w.stage == "initial" else "affinity")(w)),
+    output:
+        json=scored("{stage}", "{node}/score.json"),
+        counts=scored("{stage}", "{node}/counts.parquet"),
+        provenance=scored("{stage}", "{node}/provenance.json"),
+        sidecar=scored("{stage}", "{node}/sidecar.json"),
+    log:
+        LOGS / "score/{stage}/{node}.log",
+    benchmark:
+        BENCHMARKS / "score/{stage}/{node}.tsv"
+    params:
+        stamp=lambda w: PLAN.score_stamp(w.stage, node_scored(w)),
+        lineage=unseen(lambda w: node_scored(w).lineage()),
+        reads=stamps(lambda w: itself("cam" if w.stage == "initial" else "affinity")(w)),
+        precision=unseen(lambda w: PLAN.precision(node_scored(w))),
+        powers=unseen(PLAN.powers),
+        dataset=unseen(DATASET.model_dump()),
+        split=unseen(SPLITS.score),
+        device=unseen(COMPUTE.device),
+    script:
+        "../scripts/score_maps.py"
+
+
+def node_scored(wildcards):
+    """The node whose maps are scored."""
+    return GRAPH.node("cam" if wildcards.stage == "initial" else "affinity", wildcards.node)
+
+
+rule score_masks:
+    input:
+        images=images_of(SPLITS.score),
+        read=files(itself("masks")),
+        sidecars=sidecars(itself("masks")),
+    output:
+        json=scored("mask", "{node}/score.json"),
+        counts=scored("mask", "{node}/counts.parquet"),
+        confidence=scored("mask", "{node}/confidence.parquet"),
+        provenance=scored("mask", "{node}/provenance.json"),
+        sidecar=scored("mask", "{node}/sidecar.json"),
+    log:
+        LOGS / "score/mask/{node}.log",
+    benchmark:
+        BENCHMARKS / "score/mask/{node}.tsv"
+    params:
+        stamp=lambda w: PLAN.score_stamp("mask", GRAPH.node("masks", w.node)),
+        lineage=lineage_of("masks"),
+        reads=stamps(itself("masks")),
+        precision=unseen(lambda w: PLAN.precision(GRAPH.node("masks", w.node))),
+        dataset=unseen(DATASET.model_dump()),
+        split=unseen(SPLITS.score),
+        seed=unseen(None),
+        stage=unseen("mask"),
+        device=unseen(COMPUTE.device),
+    script:
+        "../scripts/score_labels.py"
+
+
+def predictions_of(wildcards):
+    """The predictions that are scored."""
+    return [PLAN.predictions(GRAPH.node("inference", wildcards.node), wildcards.seed, "val")]
+
+
+rule score_predictions:
+    input:
+        images=images_of(SPLITS.val),
+        read=files(predictions_of),
+        sidecars=sidecars(predictions_of),
+        shown=lambda w: predictions_of(w)[0].files[1],
+    output:
+        json=scored("segmentation", "{node}/seed{seed}/score.json"),
+        counts=scored("segmentation", "{node}/seed{seed}/counts.parquet"),
+        provenance=scored("segmentation", "{node}/seed{seed}/provenance.json"),
+        sidecar=scored("segmentation", "{node}/seed{seed}/sidecar.json"),
+    log:
+        LOGS / "score/segmentation/{node}/seed{seed}.log",
+    benchmark:
+        BENCHMARKS / "score/segmentation/{node}/seed{seed}.tsv"
+    params:
+        stamp=lambda w: PLAN.score_stamp(
+            "segmentation", GRAPH.node("inference", w.node), int(w.seed)
+        ),
+        lineage=lineage_of("inference"),
+        reads=stamps(predictions_of),
+        precision=unseen(lambda w: PLAN.precision(GRAPH.node("inference", w.node))),
+        dataset=unseen(DATASET.model_dump()),
+        split=unseen(SPLITS.val),
+        seed=unseen(lambda w: int(w.seed)),
+        stage=unseen("segmentation"),
+        device=unseen(COMPUTE.device),
+    script:
+        "../scripts/score_labels.py"

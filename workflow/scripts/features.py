@@ -1,0 +1,15 @@
+"""Write CLIP's features of the images that rank the templates."""
+
+from clip_wsss.jobs import Made, job
+
+p, made = snakemake.params, snakemake.output
+stamp, inputs = {**p.stamp, "settings": p.lineage}, {"lists": list(snakemake.input.images)}
+outputs = Made(made.sidecar, stamp, {"features": made.features}, inputs, p.compute["device"])
+with job(snakemake.log[0], p.compute["threads"], makes=[outputs]):
+    from clip_wsss.clip import load_clip
+    from clip_wsss.datasets import open_dataset
+    from clip_wsss.prompts import write_image_features
+
+    clip = load_clip(p.model, device=p.compute["device"])
+    data, batch = open_dataset(p.dataset), p.compute["batch"]
+    write_image_features(data, p.split, clip, made.features, batch)

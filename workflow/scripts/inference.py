@@ -1,0 +1,20 @@
+"""Label the images of a split with a trained segmentor, and those that the report shows."""
+
+from clip_wsss.jobs import Made, job
+
+p, read, made = snakemake.params, snakemake.input, snakemake.output
+files = {name: made[name] for name in ("predictions", "shown") if name in made.keys()}
+inputs = {"lists": list(read.images), "checkpoint": read.checkpoint}
+outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs, p.compute["device"])
+with job(snakemake.log[0], p.compute["threads"], [(read.sidecar, p.reads)], [outputs]) as work:
+    if work.needed:
+        from clip_wsss.choice import choose
+        from clip_wsss.datasets import open_dataset
+        from clip_wsss.segmentation.predict import predict
+
+        data = open_dataset(p.dataset)
+        wanted = [data.ids(p.split), *([choose(data, **p.shown)] if p.shown else [])]
+        compute = {key: p.compute[key] for key in ("threads", "device")}
+        compute["workers"] = snakemake.threads
+        out = dict(zip(files.values(), wanted, strict=True))
+        predict(p.segmentor, p.entry, read.checkpoint, p.dataset, out, **compute)

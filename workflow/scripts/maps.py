@@ -1,0 +1,21 @@
+"""Write the maps of a shard of images: every cam and affinity of a pass."""
+
+from clip_wsss.jobs import Made, job
+
+p, read, made, v = snakemake.params, snakemake.input, snakemake.output, snakemake.params.variants
+inputs = {"lists": list(read.images), "texts": list(read.texts)}
+both = zip(made.sidecars, made.maps, v["stamps"], strict=True)
+makes = [Made(s, stamp, {"maps": f}, inputs, p.compute["device"]) for s, f, stamp in both]
+reads = [(read.sidecar[0], p.reads)] if p.reads else []
+with job(snakemake.log[0], p.compute["threads"], reads, makes):
+    from clip_wsss.cam import CamVariant, encode_or_read, write_pass
+    from clip_wsss.clip import load_for
+    from clip_wsss.datasets import open_dataset
+    from clip_wsss.shards import shard_ids
+
+    data, clip = open_dataset(p.dataset), load_for(p.cam, p.cam["model"], p.compute["device"])
+    ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
+    texts = {name: encode_or_read(clip, one, read.texts) for name, one in v["texts"].items()}
+    cams = {name: CamVariant(**one) for name, one in v["cams"].items()}
+    out = dict(zip(v["nodes"], made.maps, strict=True))
+    write_pass(data, ids, clip, texts, cams, out, p.compute["batch"], p.dataset["on_bad_image"])

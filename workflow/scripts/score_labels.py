@@ -1,0 +1,17 @@
+"""Score masks with the calibration of their confidence, or a segmentor's predictions."""
+
+from clip_wsss.jobs import Made, job
+
+p, read, made = snakemake.params, snakemake.input, snakemake.output
+files = {name: made[name] for name in ("json", "counts", "confidence") if name in made.keys()}
+outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, {"labels": list(read.read)})
+reads = list(zip(read.sidecars, p.reads, strict=True))
+with job(snakemake.log[0], 1, reads, [outputs]) as work:
+    from clip_wsss.datasets import open_dataset
+    from clip_wsss.metrics import evaluate_labels
+    from clip_wsss.provenance import write_provenance
+
+    data, meta = open_dataset(p.dataset), {"precision": p.precision, "seed": p.seed}
+    out, archives = list(files.values()), list(read.read)
+    evaluate_labels(data, p.split, archives, p.stage, *out[:2], meta, *out[2:])
+    write_provenance(made.provenance, archives, p.lineage, p.device, work.started)

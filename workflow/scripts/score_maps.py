@@ -1,0 +1,17 @@
+"""Score the initial or the refined maps."""
+
+from clip_wsss.jobs import Made, job
+
+p, read, made = snakemake.params, snakemake.input, snakemake.output
+files, inputs = {"json": made.json, "counts": made.counts}, {"maps": list(read.read)}
+outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs)
+reads = list(zip(read.sidecars, p.reads, strict=True))
+with job(snakemake.log[0], 1, reads, [outputs]) as work:
+    from clip_wsss.datasets import open_dataset
+    from clip_wsss.metrics import evaluate_maps
+    from clip_wsss.provenance import write_provenance
+
+    data, meta = open_dataset(p.dataset), {"split": p.split, "precision": p.precision}
+    meta["stage"] = snakemake.wildcards.stage
+    evaluate_maps(data, data.ids(p.split), list(read.read), p.powers, *files.values(), meta)
+    write_provenance(made.provenance, read.read, p.lineage, p.device, work.started)

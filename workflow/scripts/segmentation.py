@@ -1,0 +1,18 @@
+"""Train a segmentor on masks."""
+
+from pathlib import Path
+
+from clip_wsss.jobs import Made, job
+
+p, read, made = snakemake.params, snakemake.input, snakemake.output
+files = {"checkpoint": made.checkpoint, "log": made.log}
+inputs = {"masks": list(read.masks)}
+outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs, p.compute["device"])
+reads = list(zip(read.sidecars, p.reads, strict=True))
+with job(snakemake.log[0], p.compute["threads"], reads, [outputs]) as work:
+    if work.needed:
+        from clip_wsss.segmentation.train import train
+
+        folder, seed = Path(made.checkpoint).parent / "work", int(snakemake.wildcards.seed)
+        compute = {key: p.compute[key] for key in ("threads", "device", "gpus")}
+        train(p.entry, p.dataset, list(read.masks), seed, folder, *files.values(), **compute)
