@@ -89,7 +89,7 @@ def _path(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def _export(plan: Plan, options: argparse.Namespace) -> int:
-    from clip_wsss.export import export_labels, export_maps, export_masks
+    from clip_wsss.export import export_maps, export_masks
 
     graph, run = plan.graph, _run(plan.graph, options.run)
     out, path = options.out or Path("export") / run.name, graph.paths[run.name]
@@ -106,7 +106,7 @@ def _export(plan: Plan, options: argparse.Namespace) -> int:
     if "inference" in path and plan.config.dataset.splits.val is not None:
         for seed in run.seeds:
             archive = plan.predictions(path["inference"], seed, "val").files[0]
-            export_labels([archive], out / f"predictions/seed{seed}")
+            export_masks([archive], out / f"predictions/seed{seed}")
             made.append(f"predictions/seed{seed}")
     print(f"{out}: {', '.join(made)}")
     return 0

@@ -55,6 +55,31 @@ def labels_and_confidence(
     return values[refined.argmax(axis=0)], refined.max(axis=0)  # a tie goes to the background
 
 
+def write_masks(
+    dataset: Dataset, ids: Sequence[str], entry: dict, maps: Sequence[Path], out: Path, workers: int
+) -> None:
+    """Write the masks of a shard from whatever source an entry names.
+
+    Args:
+        dataset: images, and the ground truth.
+        ids: of the shard.
+        entry: of the group `masks`.
+        maps: the one shard of maps; none for the other sources.
+        out: the archive.
+        workers: processes; they change nothing but the time.
+
+    Raises:
+        InputError: see the function of each source.
+    """
+    bad = dataset.settings["on_bad_image"]
+    if entry["source"] == "maps":
+        write_shard(dataset, maps[0], entry, out, workers)
+    elif entry["source"] == "ground-truth":
+        write_ground_truth(dataset, ids, out, bad)
+    else:
+        write_import(dataset, ids, entry["folder"], entry["confidences"], out, bad)
+
+
 def write_shard(dataset: Dataset, maps: Path, entry: dict, out: Path, workers: int = 1) -> None:
     """Write the pseudo masks of a shard of maps.
 

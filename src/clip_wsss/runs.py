@@ -247,7 +247,8 @@ def _read_table(path: Path) -> list[Run]:
 def _run(row: dict[str, str], path: Path) -> Run:
     if not row["name"]:
         raise InputError(f"{path}: a row has no name")
-    seed = row.get("seed", "") or "0"
+    seed = row.get("seed", "")
+    seed = "0" if seed in _EMPTY else seed
     words = seed.split()
     if not all(re.fullmatch(r"\d{1,18}", word) for word in words) or len(set(words)) < len(words):
         raise InputError(

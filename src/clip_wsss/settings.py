@@ -323,7 +323,9 @@ def validated(kind: type[S], content: Any, source: str) -> S:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{source}: {_message(kind, error.errors()[0])}") from None
+        message = _message(kind, error.errors()[0])
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        raise InputError(f"{source}: {line}") from None
 
 
 _KINDS = {

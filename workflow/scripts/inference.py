@@ -17,4 +17,5 @@ with job(snakemake.log[0], p.compute["threads"], [(read.sidecar, p.reads)], [out
         compute = {key: p.compute[key] for key in ("threads", "device")}
         compute["workers"] = snakemake.threads
         out = dict(zip(files.values(), wanted, strict=True))
-        predict(p.segmentor, p.entry, read.checkpoint, p.dataset, out, **compute)
+        for path, ids in out.items():
+            predict(p.segmentor, p.entry, read.checkpoint, p.dataset, ids, path, **compute)
