@@ -259,11 +259,6 @@ class Graph:
             used |= {self.training(node, seed) for seed in self.seeds(node)}
         return used
 
-    @staticmethod
-    def features(texts: Node) -> Node:
-        """The node of the image features that rank the templates of ranked texts."""
-        return texts.parents[0]
-
     # ---- nodes --------------------------------------------------------------------------------
 
     def _images(self) -> Node:

@@ -8,7 +8,6 @@ record of it (a fresh clone after `dvc pull`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,10 +55,12 @@ class Plan:
     Args:
         graph: the stages of all runs.
         scripts: folder of the workflow's scripts, whose code counts too.
+        store: the folder that results lie below; all paths here are relative to it.
     """
 
-    def __init__(self, graph: Graph, scripts: Path | None = None):
-        self.graph, self.config, self.scripts = graph, graph.config, scripts
+    def __init__(self, graph: Graph, scripts: Path | None = None, store: Path = Path()):
+        self.graph, self.config = graph, graph.config
+        self.scripts, self.store = scripts, store
         self.root = graph.root
         self._codes: dict[str, str] = {}
 
@@ -166,9 +167,8 @@ class Plan:
         files = tuple(self.root / self.graph.predictions(node, seed, name) for name in names)
         return Product(self.sidecar(files[0]), files, self.inference_stamp(node, split))
 
-    def features(self, texts: Node) -> Product:
-        """The image features that rank the templates of ranked texts."""
-        node = self.graph.features(texts)
+    def features(self, node: Node) -> Product:
+        """The image features that rank templates."""
         file = self.root / node.folder / "image_features.npz"
         return Product(self.sidecar(file), (file,), self.stamp(node))
 
@@ -221,7 +221,9 @@ class Plan:
     def texts_files(self) -> list[Product]:
         """Ranked texts, and the features that ranked them."""
         ranked = [one for one in self.graph.nodes("texts") if one.parents[0].stage == "features"]
-        return [make(one) for one in ranked for make in (self.features, self.texts)]
+        return [self.features(one) for one in self.graph.nodes("features")] + [
+            self.texts(one) for one in ranked
+        ]
 
     @cached_property
     def val(self) -> list[Product]:
@@ -294,17 +296,17 @@ class Plan:
             "stamps": [self.stamp(node) | {"settings": node.lineage()} for node in nodes],
         }
 
-    @property
-    def products(self) -> Iterator[Product]:
-        """Everything that has a sidecar."""
-        if self.config.dataset.source == "demo":
-            yield self.data
-        for some in (self.texts_files, self.maps, self.masks, self.trainings, self.val, self.scores):
-            yield from some
+    def stale(self, product: Product) -> bool:
+        """Whether other settings or other code have made what is there."""
+        return (self.store / product.sidecar).is_file() and not self.fits(product)
 
-    def stale(self) -> set[str]:
-        """Sidecars of files that are there and that other settings or other code have made."""
-        return {str(one.sidecar) for one in self.products if one.sidecar.is_file() and not fits(one)}
+    def fits(self, product: Product) -> bool:
+        """Whether a sidecar is of the plan; whether the files fit it is for their reader to see."""
+        try:
+            made = read_sidecar(self.store / product.sidecar)["stamp"]
+        except InputError:
+            return False
+        return all(made.get(field) == product.stamp[field] for field in COMPARED)
 
     def current(self, one: Pass) -> list[Node]:
         """The nodes of a pass of which every shard is there and was made as planned."""
@@ -312,19 +314,10 @@ class Plan:
             node
             for node in one.nodes
             if all(
-                product.sidecar.is_file() and product.files[0].is_file() and fits(product)
+                (self.store / product.files[0]).is_file() and self.fits(product)
                 for product in (self.shard(node, shard) for shard in self.graph.shards)
             )
         ]
-
-
-def fits(product: Product) -> bool:
-    """Whether a sidecar is of the plan; whether the files fit it is for their reader to see."""
-    try:
-        made = read_sidecar(product.sidecar)["stamp"]
-    except InputError:
-        return False
-    return all(made.get(field) == product.stamp[field] for field in COMPARED)
 
 
 def canonical(value: Any) -> Any:
@@ -334,7 +327,9 @@ def canonical(value: Any) -> Any:
     return [canonical(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def make_plan(content: dict, source: str = "config", scripts: Path | None = None) -> Plan:
+def make_plan(
+    content: dict, source: str = "config", scripts: Path | None = None, store: Path = Path()
+) -> Plan:
     """Check a config and plan its runs.
 
     Raises:
@@ -342,11 +337,11 @@ def make_plan(content: dict, source: str = "config", scripts: Path | None = None
     """
     config: Config = load_config(content, source)
     graph = Graph(config, read_runs(config))
-    if old := [str(path) for path in old_results(graph.root)]:
+    if old := [str(path) for path in old_results(store / graph.root)]:
         raise InputError(
             f"{', '.join(old)}: results of an earlier version of this suite; move {graph.root} "
             "away or delete it"
         )
-    plan = Plan(graph, scripts)
+    plan = Plan(graph, scripts, store)
     plan.dataset.check_lists()
     return plan

@@ -15,9 +15,11 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 RUNS = """\
-name\tbase\ttexts\tcam\tmasks\tsegmentation\tseed\tnote
-plain\t-\tphoto\tplain\tinitial\t-\t0\t
-full\tplain\tsharpest\tsoftmax\tcaa-crf\tcgl\t0\t
+name\tbase\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\tnote
+plain\t-\tphoto\tplain\t-\t-\t-\t-\t0\t
+full\tplain\tsharpest\tsoftmax\tcaa\tcrf\tcgl\tdefault\t0\t
+fixed\tplain\tphoto\tsoftmax\tcaa\tcrf\t-\t-\t0\t
+truth\tfull\t-\t-\t-\tground-truth\tall-pixels\tdefault\t0\t
 """
 
 
@@ -32,12 +34,27 @@ class Result:
     def jobs(self) -> dict[str, int]:
         """Jobs of the plan by rule, `total` left out."""
         block = self.text.partition("Job stats:")[2].partition("\n\n")[0]
-        counts = dict(re.findall(r"^(\w+)\s+(\d+)$", block, re.MULTILINE))
-        return {rule: int(number) for rule, number in counts.items() if rule != "total"}
+        counts = re.findall(r"^(\w+)\s+(\d+)$", block, re.MULTILINE)
+        return _by_kind((rule, int(number)) for rule, number in counts if rule != "total")
+
+    @property
+    def executed(self) -> dict[str, int]:
+        """Jobs that were run to their end, by rule."""
+        finished = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", self.text)
+        return _by_kind((rule, 1) for rule in finished)
 
     @property
     def nothing_to_do(self) -> bool:
         return "Nothing to be done" in self.text
+
+
+def _by_kind(counts) -> dict[str, int]:
+    """Sum of counts by rule, the passes of the maps being one."""
+    found: dict[str, int] = {}
+    for rule, number in counts:
+        rule = "maps" if rule.startswith("maps_") else rule
+        found[rule] = found.get(rule, 0) + number
+    return found
 
 
 class Project:
@@ -62,13 +79,14 @@ class Project:
         self.config["evaluation"].update(bootstrap=20, panels=2)
         for entry in self.config["segmentation"].values():
             entry["iterations"] = 4
+        self.config["masks"]["wrapped"] = {"refinement": "crf", "crf": {"image": "wrapped-bgr"}}
         self.write_runs(RUNS)
 
     def write_runs(self, text: str) -> None:
         (self.folder / "config/runs/test.tsv").write_text(text, encoding="utf-8")
         self.config["runs"]["tables"] = ["config/runs/test.tsv"]
 
-    def snakemake(self, *options: str, cores: int = 2, timeout: int = 300) -> Result:
+    def snakemake(self, *options: str, cores: int = 2, timeout: int = 1800) -> Result:
         """Run Snakemake with the config as it is now."""
         text = yaml.safe_dump(self.config)
         (self.folder / "test.yaml").write_text(text, encoding="utf-8")

@@ -4,6 +4,8 @@
 # what changes the last bits. Everything else a job needs is passed by `unseen`, since it is in the
 # key already or decides no bytes.
 
+import re
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -14,7 +16,13 @@ from clip_wsss.plan import make_plan
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
 
 try:
-    PLAN = make_plan(config, SOURCE, Path(workflow.basedir) / "workflow/scripts")
+    PLAN = make_plan(
+        config,
+        SOURCE,
+        scripts=Path(workflow.basedir) / "workflow/scripts",
+        # Where files lie as this process sees them: below the prefix of a default storage.
+        store=Path(workflow.storage_settings.default_storage_prefix or ""),
+    )
 except InputError as error:
     raise WorkflowError(str(error))
 
@@ -27,13 +35,6 @@ RESULTS = PLAN.root
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"
 GPU = int(COMPUTE.device != "cpu")
-# The rule that the process of a job is here for; a run as a whole is here for no single one.
-RULES_OF_THIS_JOB = [spec.rulename for spec in workflow.dag_settings.target_jobs]
-
-# What other settings or other code have made is made again, also where Snakemake has no record of
-# it. Where files are asked for by name, their readers refuse what is stale.
-if workflow.is_main_process and not workflow.dag_settings.targets:
-    workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *PLAN.stale()}
 
 
 wildcard_constraints:
@@ -101,6 +102,30 @@ def sidecars(products):
 def stamps(products):
     """Parameter: what the plan says of them."""
     return unseen(lambda wildcards: [product.stamp for product in products(wildcards)])
+
+
+def fresh(products):
+    """Input: nothing. A job whose files other settings or other code have made is forced.
+
+    Snakemake sees a changed stamp by its own records; the sidecars tell where it has none.
+    """
+
+    def look(wildcards):
+        if workflow.is_main_process:
+            for product in products(wildcards):
+                if PLAN.stale(product):
+                    path = workflow.modifier.path_modifier.apply_default_storage(
+                        str(product.sidecar)
+                    )
+                    workflow.dag.forcefiles.add(path)
+        return []
+
+    return look
+
+
+def shard_of(stage):
+    """A function of the wildcards that gives the product in them, in a list."""
+    return lambda wildcards: [PLAN.shard(GRAPH.node(stage, wildcards.node), wildcards.shard)]
 
 
 def images_of(split):

@@ -20,6 +20,8 @@ def receipts(name):
 if SOURCE_OF_DATA == "demo":
 
     rule demo_data:
+        input:
+            fresh(lambda wildcards: [PLAN.data]),
         output:
             train=LISTS / "train.txt",
             val=LISTS / "val.txt",

@@ -7,14 +7,21 @@
 # the process of a job, where its outputs were just deleted, the name says what the disk cannot.
 
 
+
+
 def halves(one):
     """The bit masks of the rules of a pass."""
     everything = (1 << len(one.nodes)) - 1
     here = one.mask(PLAN.current(one))
-    for name in RULES_OF_THIS_JOB:
-        if name.startswith(f"maps_{one.name}_"):
-            here = int(name.rpartition("_")[2], 16)
+    if not workflow.is_main_process:
+        for mask in re.findall(rf"\bmaps_{one.name}_([0-9a-f]+)\b", " ".join(sys.argv)):
+            here = int(mask, 16)
     return [mask for mask in (here, everything & ~here) if mask]
+
+
+def shards_of_pass(nodes):
+    """A function of the wildcards that gives what a job of a pass makes."""
+    return lambda wildcards: [PLAN.shard(node, wildcards.shard) for node in nodes]
 
 
 def map_files(nodes, ending):
@@ -29,6 +36,7 @@ for one in GRAPH.passes.values():
             name:
                 f"maps_{one.name}_{mask:x}"
             input:
+                fresh(shards_of_pass(one.subset(mask))),
                 images=images_of(SPLITS.pseudo),
                 texts=PLAN.texts(one.texts).files[0] if one.texts else [],
                 sidecar=PLAN.texts(one.texts).sidecar if one.texts else [],

@@ -10,6 +10,7 @@ def maps_of_masks(wildcards):
 
 rule masks:
     input:
+        fresh(shard_of("masks")),
         images=images_of(SPLITS.pseudo),
         maps=files(maps_of_masks),
         sidecars=sidecars(maps_of_masks),

@@ -6,12 +6,23 @@ def scored(stage, ending):
     return RESULTS / "score" / stage / ending
 
 
+def node_scored(wildcards):
+    """The node whose maps are scored."""
+    return GRAPH.node("cam" if wildcards.stage == "initial" else "affinity", wildcards.node)
+
+
+def maps_scored(wildcards):
+    """All shards of these maps."""
+    return itself("cam" if wildcards.stage == "initial" else "affinity")(wildcards)
+
+
 rule score_maps:
     # Initial or refined maps, at all background powers.
     input:
+        fresh(lambda w: [PLAN.score(w.stage, node_scored(w))]),
         images=images_of(SPLITS.score),
-        read=files(lambda w: itself("cam" if w.stage == "initial" else "affinity")(w)),
-        sidecars=sidecars(lambda w: itself("cam" if w.stage == "initial" else "affinity")(w)),
+        read=files(maps_scored),
+        sidecars=sidecars(maps_scored),
     output:
         json=scored("{stage}", "{node}/score.json"),
         counts=scored("{stage}", "{node}/counts.parquet"),
@@ -24,7 +35,7 @@ rule score_maps:
     params:
         stamp=lambda w: PLAN.score_stamp(w.stage, node_scored(w)),
         lineage=unseen(lambda w: node_scored(w).lineage()),
-        reads=stamps(lambda w: itself("cam" if w.stage == "initial" else "affinity")(w)),
+        reads=stamps(maps_scored),
         precision=unseen(lambda w: PLAN.precision(node_scored(w))),
         powers=unseen(PLAN.powers),
         dataset=unseen(DATASET.model_dump()),
@@ -34,13 +45,9 @@ rule score_maps:
         "../scripts/score_maps.py"
 
 
-def node_scored(wildcards):
-    """The node whose maps are scored."""
-    return GRAPH.node("cam" if wildcards.stage == "initial" else "affinity", wildcards.node)
-
-
 rule score_masks:
     input:
+        fresh(lambda w: [PLAN.score("mask", GRAPH.node("masks", w.node))]),
         images=images_of(SPLITS.score),
         read=files(itself("masks")),
         sidecars=sidecars(itself("masks")),
@@ -70,11 +77,12 @@ rule score_masks:
 
 def predictions_of(wildcards):
     """The predictions that are scored."""
-    return [PLAN.predictions(GRAPH.node("inference", wildcards.node), wildcards.seed, "val")]
+    return [predictions(wildcards, "val")]
 
 
 rule score_predictions:
     input:
+        fresh(lambda w: [PLAN.score("segmentation", GRAPH.node("inference", w.node), int(w.seed))]),
         images=images_of(SPLITS.val),
         read=files(predictions_of),
         sidecars=sidecars(predictions_of),

@@ -1,10 +1,16 @@
 # A segmentor trained on masks, and its predictions.
 
 
+def trainings(wildcards):
+    """The training in the wildcards, in a list."""
+    return [PLAN.training(GRAPH.node("segmentation", wildcards.node), wildcards.seed)]
+
+
 rule segmentation:
     # A training whose masks, settings and code are what they were keeps its checkpoint. The work
     # folder (checkpoints of an interrupted training) lies outside of the outputs.
     input:
+        fresh(trainings),
         images=images_of(SPLITS.pseudo),
         masks=files(before("segmentation")),
         sidecars=sidecars(before("segmentation")),
@@ -35,6 +41,11 @@ def training_of(wildcards):
     return PLAN.training(GRAPH.node("inference", wildcards.node).parents[0], wildcards.seed)
 
 
+def predictions(wildcards, split):
+    """The predictions in the wildcards."""
+    return PLAN.predictions(GRAPH.node("inference", wildcards.node), wildcards.seed, split)
+
+
 def threads_of_inference(wildcards):
     """A mask refinement is spread over processes; the network is not."""
     refinement = GRAPH.node("inference", wildcards.node).settings["refinement"]
@@ -44,6 +55,7 @@ def threads_of_inference(wildcards):
 rule inference:
     # Predictions of the validation split, and of the images that the report shows.
     input:
+        fresh(lambda wildcards: [predictions(wildcards, "val")]),
         images=images_of(SPLITS.val),
         checkpoint=lambda wildcards: training_of(wildcards).files[0],
         sidecar=lambda wildcards: training_of(wildcards).sidecar,
@@ -74,6 +86,7 @@ rule inference:
 
 use rule inference as inference_test with:
     input:
+        fresh(lambda wildcards: [predictions(wildcards, "test")]),
         images=images_of(SPLITS.test),
         checkpoint=lambda wildcards: training_of(wildcards).files[0],
         sidecar=lambda wildcards: training_of(wildcards).sidecar,

@@ -5,6 +5,7 @@
 rule features:
     # CLIP's features of the images that rank the templates.
     input:
+        fresh(lambda wildcards: [PLAN.features(GRAPH.node("features", wildcards.node))]),
         images=images_of(SPLITS.prompts),
     output:
         features=RESULTS / "features/{node}/image_features.npz",
@@ -29,11 +30,12 @@ rule features:
 
 def features_of(wildcards):
     """The image features that rank the templates of ranked texts."""
-    return PLAN.features(GRAPH.node("texts", wildcards.node))
+    return PLAN.features(GRAPH.node("texts", wildcards.node).parents[0])
 
 
 rule texts:
     input:
+        fresh(lambda wildcards: [PLAN.texts(GRAPH.node("texts", wildcards.node))]),
         images=images_of(SPLITS.prompts),
         features=lambda wildcards: features_of(wildcards).files[0],
         sidecar=lambda wildcards: features_of(wildcards).sidecar,
