@@ -8,14 +8,18 @@ both = zip(made.sidecars, made.maps, v["stamps"], strict=True)
 makes = [Made(s, stamp, {"maps": f}, inputs, p.compute["device"]) for s, f, stamp in both]
 reads = [(read.sidecar[0], p.reads)] if p.reads else []
 with job(snakemake.log[0], p.compute["threads"], reads, makes):
-    from clip_wsss.cam import CamVariant, encode_or_read, write_pass
+    from clip_wsss.cam import CamVariant, read_text_features, write_pass
     from clip_wsss.clip import load_for
     from clip_wsss.datasets import open_dataset
+    from clip_wsss.prompts import encode
     from clip_wsss.shards import shard_ids
 
     data, clip = open_dataset(p.dataset), load_for(p.cam, p.cam["model"], p.compute["device"])
     ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
-    texts = {name: encode_or_read(clip, one, read.texts) for name, one in v["texts"].items()}
+    texts = {
+        name: encode(clip, **one) if one else read_text_features(read.texts[0], clip)
+        for name, one in v["texts"].items()
+    }
     cams = {name: CamVariant(**one) for name, one in v["cams"].items()}
     out = dict(zip(v["nodes"], made.maps, strict=True))
     write_pass(data, ids, clip, texts, cams, out, p.compute["batch"], p.dataset["on_bad_image"])
