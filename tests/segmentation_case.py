@@ -1,13 +1,13 @@
 """A tiny data set with pseudo masks, and a segmentor that trains on it in a moment."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import yaml
 from PIL import Image
 
-from clip_wsss.imageio import sha256, write_confidence, write_label
+from clip_wsss.archives import EncodedImage, encode_image, write_archive
+from clip_wsss.confidence import encode
 
 SEGMENTORS = Path(__file__).parents[1] / "config" / "segmentors"
 CLASSES = ["background", "cat", "dog"]
@@ -18,12 +18,14 @@ class Case:
 
     Attributes:
         dataset: a `dataset` block.
-        masks: the folder of the masks; manifest: its CSV.
+        masks: the archive of the masks.
+        labels: (H, W) uint8 by id; codes: of the confidences, the same.
         entry: a `segmentation` entry of 6 updates with a small DeepLabV2.
+        inference: an `inference` entry.
     """
 
     def __init__(self, root: Path, images: int = 5, size: tuple[int, int] = (40, 48)):
-        self.root, self.masks, self.manifest = root, root / "masks", root / "masks" / "000.csv"
+        self.root, self.masks = root, root / "masks.zip"
         rng = np.random.default_rng(0)
         (root / "data/JPEGImages").mkdir(parents=True)
         (root / "data/ImageSets/Segmentation").mkdir(parents=True)
@@ -31,7 +33,7 @@ class Case:
         (root / "vocabulary.yaml").write_text(yaml.safe_dump(vocabulary))
         self.ids = [f"image{i}" for i in range(images)]
         (root / "data/ImageSets/Segmentation/val.txt").write_text("\n".join(self.ids) + "\n")
-        self.labels, self.confidences = {}, {}
+        self.labels, self.codes = {}, {}
         for number, name in enumerate(self.ids):
             rgb = rng.integers(0, 90, (*size, 3)).astype(np.uint8)
             label = np.zeros(size, dtype=np.uint8)
@@ -39,10 +41,8 @@ class Case:
             label[y : y + 20, x : x + 20] = 1 + number % 2
             rgb[label > 0, number % 2] = 220
             Image.fromarray(rgb).save(root / f"data/JPEGImages/{name}.png")
-            self.labels[name], self.confidences[name] = label, rng.uniform(0.8, 1, size)
-            write_label(self.label(name), label)
-            write_confidence(self.confidence(name), self.confidences[name])
-        self.write_manifest([(name, "") for name in self.ids])
+            self.labels[name], self.codes[name] = label, encode(rng.uniform(0.8, 1, size))
+        self.write_masks()
         self.dataset = {
             "name": "tiny",
             "source": "folder",
@@ -60,23 +60,21 @@ class Case:
             "iterations": 6,
             "precision": "float32",
             "init": None,
-            "test": {"scales": [1.0], "flip": False, "crf": False},
         }
+        self.inference = {"scales": [1.0], "flip": False, "refinement": "none"}
 
-    def label(self, name: str) -> Path:
-        return self.masks / "labels" / f"{name}.png"
-
-    def confidence(self, name: str) -> Path:
-        return self.masks / "confidence" / f"{name}.png"
-
-    def write_manifest(self, rows: list[tuple[str, str]]) -> None:
-        """Write (id, why skipped) rows."""
-        with self.manifest.open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(("id", "label_sha256", "confidence_sha256", "skipped"))
-            for name, why in rows:
-                files = [] if why else [self.label(name), self.confidence(name)]
-                table.writerow((name, *([sha256(f) for f in files] or ["", ""]), why))
+    def write_masks(self, kind: str = "masks", **skipped: str) -> None:
+        """Write the archive; `skipped` gives reasons by id."""
+        write_archive(
+            self.masks,
+            kind,
+            [
+                EncodedImage(name, skipped=skipped[name])
+                if name in skipped
+                else encode_image(name, self.labels[name], self.codes[name])
+                for name in self.ids
+            ],
+        )
 
     def segmentor(self, **changes) -> Path:
         """A ResNet-18 of 8 channels with dropout, 32 px crops, a checkpoint every 2 updates."""

@@ -23,6 +23,11 @@ def test_tally_by_hand():
     np.testing.assert_allclose(tally_iou(sums.sum(axis=0)), [11 / 16, 4 / 6, 0])
 
 
+def test_an_unlabelled_pixel_is_a_miss_only():
+    counts = pd.DataFrame([("a", 1, 255, 3), ("a", 1, 1, 5)], columns=COUNTS.columns)
+    np.testing.assert_array_equal(tally(counts, ["a"], 2)[0], [[0, 0, 0], [5, 0, 3]])
+
+
 def test_rows_of_other_images_are_passed_over():
     np.testing.assert_array_equal(tally(COUNTS, ["a"], 3)[0], tally(COUNTS, ["a", "b"], 3)[0])
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from clip_wsss.breakdown import by_classes, by_size, coarse, extremes, image_iou, region_iou
 from clip_wsss.calibration import Calibration
+from clip_wsss.confidence import encode
 
 
 def counts_of(images: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
@@ -87,7 +88,7 @@ def test_coarse_bins_keep_every_pixel():
     confidence = rng.random((50, 50)).astype(np.float32)
     confidence[0] = 1
     right = rng.random((50, 50)) < confidence
-    calibration.add(confidence, right, np.ones((50, 50), bool))
+    calibration.add(encode(confidence), right, np.ones((50, 50), bool))
     edges = np.linspace(0, 1, 11)
     bins = coarse(calibration.table(), edges)
     assert bins["pixels"].sum() == 2500
@@ -95,5 +96,5 @@ def test_coarse_bins_keep_every_pixel():
     inside = (confidence >= 0.3) & (confidence < 0.4)
     row = bins[np.isclose(bins["low"], 0.3)].iloc[0]
     assert row["pixels"] == inside.sum()
-    assert row["confidence"] == pytest.approx(confidence[inside].mean(), abs=1e-4)
+    assert row["confidence"] == pytest.approx(confidence[inside].mean(), abs=2e-3)
     assert bins["high"].iloc[-1] == 1  # and holds the ones

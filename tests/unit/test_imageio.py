@@ -8,12 +8,15 @@ from PIL import Image
 
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import (
-    read_confidence,
+    decode_label,
+    encode_grey,
+    encode_label,
+    read_fraction,
     read_label,
     read_rgb,
     sha256,
     voc_palette,
-    write_confidence,
+    write_bytes,
     write_label,
 )
 
@@ -51,23 +54,28 @@ def test_labels_round_trip(tmp_path_factory, seed, height, width):
     np.testing.assert_array_equal(colours, voc_palette()[label])
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10**6), st.floats(0.05, 1))
-def test_thresholding_the_file_is_thresholding_the_floats(tmp_path_factory, seed, mu):
-    path = tmp_path_factory.mktemp("confidence") / "a.png"
-    confidence = np.random.default_rng(seed).random((100, 130), dtype=np.float32)
-    write_confidence(path, confidence)
-    stored = read_confidence(path)
-    assert stored.dtype == np.float32
-    np.testing.assert_allclose(stored, confidence, atol=1 / 65535)
-    assert np.mean((stored >= mu) == (confidence >= mu)) >= 0.9998
-    with Image.open(path) as image:
-        assert image.mode.startswith("I;16")
+def test_bytes_are_those_of_the_file(tmp_path):
+    label = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    write_label(tmp_path / "a.png", label)
+    assert encode_label(label) == (tmp_path / "a.png").read_bytes()
+    np.testing.assert_array_equal(decode_label(encode_label(label), "a"), label)
+    np.testing.assert_array_equal(decode_label(encode_grey(label), "a"), label)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+    write_bytes(tmp_path / "grey.png", encode_grey(label))
+    with Image.open(tmp_path / "grey.png") as image:
+        assert image.mode == "L"
 
 
-def test_confidence_of_one_and_zero_are_exact(tmp_path):
-    write_confidence(tmp_path / "a.png", np.array([[0.0, 1.0]]))
-    assert read_confidence(tmp_path / "a.png").tolist() == [[0, 1]]
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_grey_is_a_share_of_white(tmp_path, dtype, white):
+    values = np.random.default_rng(0).integers(0, white + 1, (9, 7)).astype(dtype)
+    values[0, :2] = 0, white
+    Image.fromarray(values).save(tmp_path / "a.png")
+    found = read_fraction(tmp_path / "a.png")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, (values / white).astype(np.float32))
+    assert found[0, :2].tolist() == [0, 1]
 
 
 def test_photographs_are_rgb(tmp_path):
@@ -87,7 +95,12 @@ def test_bad_files_are_named(tmp_path):
             read_rgb(tmp_path / name)
         assert "\n" not in str(error.value)
     Image.open(tmp_path / "a.jpg").save(tmp_path / "colours.png")
-    for read in (read_label, read_confidence):
-        for name in ("colours.png", "none.png"):
-            with pytest.raises(InputError, match=name):
+    whole = encode_grey(np.arange(4096, dtype=np.uint8).reshape(64, 64) % 251)
+    (tmp_path / "cut.png").write_bytes(whole[:-200])
+    (tmp_path / "folder.png").mkdir()
+    for read in (read_label, read_fraction):
+        for name in ("colours.png", "none.png", "cut.png", "text.jpg", "folder.png"):
+            with pytest.raises(InputError, match=name) as error:
                 read(tmp_path / name)
+            assert "\n" not in str(error.value)
+            assert "BytesIO" not in str(error.value)

@@ -1,21 +1,25 @@
-"""Pseudo masks: float16 scores, ties, confidence, files, processes."""
+"""Pseudo masks: float16 scores, ties, confidence, archives, sources, processes."""
 
-import csv
-
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from clip_wsss.cam import ImageCams, write_cams
+from clip_wsss.archives import Archive
+from clip_wsss.confidence import decode, encode
+from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
-from clip_wsss.imageio import read_confidence, read_label, sha256
+from clip_wsss.imageio import encode_grey, write_bytes, write_label
+from clip_wsss.maps import ImageMaps, background_scores, upsample_maps, write_maps
 from clip_wsss.masks import (
-    background_scores,
+    digest_folder,
     labels_and_confidence,
-    parallel_map,
-    upsample_maps,
+    write_ground_truth,
+    write_import,
     write_shard,
 )
+from clip_wsss.processes import parallel_map
 from clip_wsss.refine import MASK_REFINEMENTS
 
 CRF = {
@@ -27,7 +31,7 @@ CRF = {
     "bilateral_srgb": 3,
     "bilateral_compat": 4,
 }
-PLAIN = {"map": "refined", "refinement": "none", "background_power": 1, "crf": CRF}
+PLAIN = {"refinement": "none", "background_power": 1, "crf": CRF}
 
 
 def test_upsampling_is_half_pixel_bilinear_in_float16():
@@ -90,77 +94,44 @@ def shard(tmp_path):
         name: (int(h), int(w)) for name, h, w in zip("cab", (30, 17, 24), (21, 40, 24), strict=True)
     }
     images = [
-        ImageCams(
-            name, size, np.array([3, 11]), *(rng.random((2, 4, 5), dtype=np.float32) for _ in "if")
-        )
+        ImageMaps(name, size, np.array([3, 11]), rng.random((2, 4, 5), dtype=np.float32))
         for name, size in sizes.items()
     ]
-    write_cams(tmp_path / "000.npz", images, {"bad": "bad.jpg: truncated"})
+    write_maps(tmp_path / "000.npz", images, {"bad": "bad.jpg: truncated"})
     return Images(sizes), images, tmp_path / "000.npz"
 
 
-def rows_of(manifest):
-    with open(manifest, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.parametrize("refinement", ["none", "crf"])
-@pytest.mark.parametrize("which", ["initial", "refined"])
-def test_shard_of_masks(shard, tmp_path, refinement, which):
-    dataset, images, cams = shard
-    entry = PLAIN | {"refinement": refinement, "map": which}
-    write_shard(dataset, cams, entry, tmp_path / "one", tmp_path / "one/000.csv", workers=1)
-    write_shard(dataset, cams, entry, tmp_path / "two", tmp_path / "two/000.csv", workers=2)
-    assert (tmp_path / "one/000.csv").read_bytes() == (tmp_path / "two/000.csv").read_bytes()
-    *rows, last = rows_of(tmp_path / "one/000.csv")
-    assert [row["id"] for row in rows] == ["c", "a", "b"]
-    assert last == {
-        "id": "bad",
-        "label_sha256": "",
-        "confidence_sha256": "",
-        "skipped": "bad.jpg: truncated",
-    }
-    for row, image in zip(rows, images, strict=True):
-        for folder in ("one", "two"):
-            labels = tmp_path / folder / "labels" / f"{image.id}.png"
-            confidences = tmp_path / folder / "confidence" / f"{image.id}.png"
-            assert row["label_sha256"] == sha256(labels)
-            assert row["confidence_sha256"] == sha256(confidences)
+def test_shard_of_masks(shard, tmp_path, refinement):
+    dataset, images, maps = shard
+    entry = PLAIN | {"refinement": refinement}
+    write_shard(dataset, maps, entry, tmp_path / "one/000.zip", workers=1)
+    write_shard(dataset, maps, entry, tmp_path / "two/000.zip", workers=2)
+    assert (tmp_path / "one/000.zip").read_bytes() == (tmp_path / "two/000.zip").read_bytes()
+    archive = Archive(tmp_path / "one/000.zip")
+    assert (archive.kind, archive.ids) == ("masks", ["c", "a", "b"])
+    assert archive.skipped == {"bad": "bad.jpg: truncated"}
+    for image in images:
         label, confidence = labels_and_confidence(
-            getattr(image, which), image.keys, dataset.image(image.id), entry
+            image.maps, image.keys, dataset.image(image.id), entry
         )
-        np.testing.assert_array_equal(read_label(labels), label)
-        np.testing.assert_allclose(read_confidence(confidences), confidence, atol=1e-5)
+        np.testing.assert_array_equal(archive.label(image.id), label)
+        np.testing.assert_array_equal(archive.confidence(image.id), decode(encode(confidence)))
         assert set(np.unique(label)) <= {0, 4, 12}
 
 
-def test_refined_maps_that_are_not_there_are_refused(tmp_path):
-    image = ImageCams("a", (4, 4), np.array([0]), np.zeros((1, 2, 2), np.float32), None)
-    write_cams(tmp_path / "000.npz", [image])
-    out = tmp_path / "masks"
-    with pytest.raises(InputError, match="holds no refined maps"):
-        write_shard(Images({"a": (4, 4)}), tmp_path / "000.npz", PLAIN, out, out / "000.csv")
-    write_shard(
-        Images({"a": (4, 4)}),
-        tmp_path / "000.npz",
-        PLAIN | {"map": "initial"},
-        out,
-        out / "000.csv",
-    )
-    assert len(rows_of(out / "000.csv")) == 1
-
-
 def test_unknown_refinement_is_refused(shard, tmp_path):
-    dataset, _, cams = shard
+    dataset, _, maps = shard
     with pytest.raises(InputError, match="refinement: snake is unknown; known are crf, none"):
-        write_shard(dataset, cams, PLAIN | {"refinement": "snake"}, tmp_path, tmp_path / "m.csv")
+        write_shard(dataset, maps, PLAIN | {"refinement": "snake"}, tmp_path / "m.zip")
 
 
 def test_changed_image_is_refused(shard, tmp_path):
-    dataset, _, cams = shard
+    dataset, _, maps = shard
     dataset.sizes["a"] = (17, 41)
     with pytest.raises(InputError, match="make the CAMs again"):
-        write_shard(dataset, cams, PLAIN, tmp_path / "m", tmp_path / "m.csv", workers=2)
+        write_shard(dataset, maps, PLAIN, tmp_path / "m.zip", workers=2)
+    assert not (tmp_path / "m.zip").exists()
 
 
 def test_a_new_refinement_is_one_function(shard, tmp_path, monkeypatch):
@@ -168,10 +139,161 @@ def test_a_new_refinement_is_one_function(shard, tmp_path, monkeypatch):
         return scores.astype(np.float32) ** settings["power"]
 
     monkeypatch.setitem(MASK_REFINEMENTS, "sharpen", sharpen)
-    dataset, _, cams = shard
+    dataset, _, maps = shard
     entry = PLAIN | {"refinement": "sharpen", "sharpen": {"power": 2}}
-    write_shard(dataset, cams, entry, tmp_path / "m", tmp_path / "m/000.csv")
-    assert len(rows_of(tmp_path / "m/000.csv")) == 4
+    write_shard(dataset, maps, entry, tmp_path / "m.zip")
+    assert len(Archive(tmp_path / "m.zip").ids) == 3
+    entry["sharpen"]["power"] = np.nan
+    with pytest.raises(InputError, match=r"c: a confidence is NaN .* refinement sharpen; change"):
+        write_shard(dataset, maps, entry, tmp_path / "m.zip")
+
+
+NAMES = ["b", "a", "c"]
+SIZE = (20, 30)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three images of two classes with ground truth."""
+    root = tmp_path / "data"
+    (root / "JPEGImages").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(root / f"JPEGImages/{name}.jpg")
+        truth = rng.choice([0, 1, 2, 255], SIZE).astype(np.uint8)
+        write_label(root / f"SegmentationClass/{name}.png", truth)
+    words = tmp_path / "vocabulary.yaml"
+    words.write_text("{classes: [cat, dog], names: {plain: {}}, backgrounds: {none: [wall]}}")
+    return open_dataset(
+        {
+            "name": "toy",
+            "source": "folder",
+            "root": str(root),
+            "vocabulary": str(words),
+            "labels": "labels.csv",
+            "size": "image",
+            "masks": "SegmentationClass",
+        }
+    )
+
+
+def test_the_ground_truth_is_certain(dataset, tmp_path):
+    for workers in (1, 2):
+        write_ground_truth(dataset, NAMES, tmp_path / f"{workers}.zip", workers=workers)
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+    archive = Archive(tmp_path / "1.zip")
+    assert (archive.kind, archive.ids) == ("masks", NAMES)
+    for name in NAMES:
+        np.testing.assert_array_equal(archive.label(name), dataset.mask(name))
+        assert 255 in archive.label(name)
+        assert (archive.confidence(name) == 1).all()
+
+
+def test_ground_truth_that_is_missing_stops_or_is_listed(dataset, tmp_path):
+    (dataset.root / "SegmentationClass/a.png").unlink()
+    image = dataset.root / "JPEGImages/c.jpg"
+    image.write_bytes(image.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"a\.png: no such mask"):
+        write_ground_truth(dataset, NAMES, tmp_path / "m.zip")
+    write_ground_truth(dataset, NAMES, tmp_path / "m.zip", "skip")
+    archive = Archive(tmp_path / "m.zip")
+    assert archive.ids == ["b"]
+    assert "a.png: no such mask" in archive.skipped["a"]
+    assert "c.jpg: not a whole image" in archive.skipped["c"]
+    dataset.settings["masks"] = None
+    with pytest.raises(InputError, match=r"dataset\.masks: null"):
+        write_ground_truth(dataset, NAMES, tmp_path / "m.zip", "skip")
+
+
+@pytest.fixture
+def imported(tmp_path):
+    """Masks of other code: one grey, two with a palette; confidences of 8 and 16 bits."""
+    rng = np.random.default_rng(1)
+    labels = {name: rng.choice([0, 1, 2, 255], SIZE).astype(np.uint8) for name in NAMES}
+    confidences = {}
+    for name, label in labels.items():
+        if name == "a":
+            write_bytes(tmp_path / "labels/a.png", encode_grey(label))
+        else:
+            write_label(tmp_path / f"labels/{name}.png", label)
+        white, dtype = (255, np.uint8) if name == "b" else (65535, np.uint16)
+        values = rng.integers(0, white + 1, SIZE).astype(dtype)
+        write_bytes(tmp_path / f"confidences/{name}.png", cv2.imencode(".png", values)[1].tobytes())
+        confidences[name] = (values / white).astype(np.float32)
+    return tmp_path / "labels", tmp_path / "confidences", labels, confidences
+
+
+def test_masks_of_other_code_keep_labels_and_confidences(dataset, imported, tmp_path):
+    folder, confidence_folder, labels, confidences = imported
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}.zip"
+        write_import(dataset, NAMES, folder, confidence_folder, out, workers=workers)
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+    archive = Archive(tmp_path / "1.zip")
+    assert (archive.kind, archive.ids) == ("masks", NAMES)
+    for name in NAMES:
+        np.testing.assert_array_equal(archive.label(name), labels[name])
+        np.testing.assert_array_equal(archive.codes(name), encode(confidences[name]))
+    write_import(dataset, NAMES[:2], folder, None, tmp_path / "sure.zip")
+    archive = Archive(tmp_path / "sure.zip")
+    assert archive.ids == NAMES[:2]
+    assert (archive.confidence("b") == 1).all()
+
+
+BREAKS = [
+    ("labels", None, r"labels/a\.png: no such mask"),
+    ("labels", b"text", r"labels/a\.png: not a whole mask"),
+    ("labels", encode_grey(np.zeros((20, 31))), r"labels/a\.png: is 31 x 20, but its image is 30"),
+    ("labels", encode_grey(np.full(SIZE, 3)), r"labels/a\.png: holds the value 3; labels must be"),
+    ("confidences", None, r"confidences/a\.png: no such confidence map"),
+    ("confidences", encode_grey(np.zeros((2, 2))), r"confidences/a\.png: is 2 x 2"),
+]
+
+
+@pytest.mark.parametrize(("which", "data", "message"), BREAKS)
+def test_a_bad_file_stops_the_import_or_is_listed(
+    dataset, imported, tmp_path, which, data, message
+):
+    folders, out = imported[:2], tmp_path / "m.zip"
+    path = tmp_path / which / "a.png"
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(InputError, match=message) as caught:
+        write_import(dataset, NAMES, *folders, out)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+    write_import(dataset, NAMES, *folders, out, "skip")
+    archive = Archive(out)
+    assert archive.ids == ["b", "c"]
+    assert archive.skipped == {"a": str(caught.value)}
+
+
+def test_a_missing_folder_is_never_skipped(dataset, imported, tmp_path):
+    for folders in ((tmp_path / "no", None), (imported[0], tmp_path / "no")):
+        with pytest.raises(InputError, match="no: no such folder of masks to import"):
+            write_import(dataset, NAMES, *folders, tmp_path / "m.zip", "skip")
+    with pytest.raises(InputError, match="no: no such folder of masks to import"):
+        digest_folder(tmp_path / "no", NAMES)
+
+
+def test_the_digest_of_a_folder_sees_every_edit_and_no_other(imported, tmp_path):
+    folder = imported[0]
+    before = digest_folder(folder, NAMES)
+    assert digest_folder(folder, sorted(NAMES), threads=1) == before
+    (folder / "other.png").write_bytes(b"of no image")
+    (folder / "a.png").touch()
+    assert digest_folder(folder, NAMES) == before
+    seen = {before, digest_folder(folder, NAMES[:2])}
+    label = (folder / "a.png").read_bytes()
+    (folder / "a.png").write_bytes(label + b" ")
+    seen.add(digest_folder(folder, NAMES))
+    (folder / "a.png").write_bytes((folder / "b.png").read_bytes())
+    (folder / "b.png").write_bytes(label)  # the same contents under other names
+    seen.add(digest_folder(folder, NAMES))
+    (folder / "b.png").unlink()
+    seen.add(digest_folder(folder, NAMES))
+    assert len(seen) == 5
 
 
 def test_parallel_map_keeps_the_order():

@@ -12,8 +12,8 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from clip_wsss.confidence import EDGES, decode, encode
 from clip_wsss.errors import InputError
-from clip_wsss.imageio import read_confidence, write_confidence
 from clip_wsss.segmentation.losses import (
     LOSSES,
     BalancedLoss,
@@ -22,6 +22,8 @@ from clip_wsss.segmentation.losses import (
     loss_config,
     pack,
 )
+
+MUS = st.sampled_from(EDGES.tolist())
 
 
 def batch(seed: int, height: int = 6, width: int = 7):
@@ -53,7 +55,7 @@ def test_a_balanced_loss_averages_foreground_and_background_apart():
     assert only_background.item() == pytest.approx(background.item() / 2)
 
 
-@given(st.integers(0, 10_000), st.floats(0, 1))
+@given(st.integers(0, 10_000), MUS)
 def test_cgl_equals_the_255_export(seed, mu):
     """Writing 255 where the confidence is below mu, and torch's mean over the rest, is CGL."""
     logits, label, confidence = batch(seed)
@@ -71,7 +73,7 @@ def test_cgl_equals_the_255_export(seed, mu):
     torch.testing.assert_close(gradient, expected)
 
 
-@given(st.integers(0, 10_000), st.floats(0, 1))
+@given(st.integers(0, 10_000), MUS)
 def test_cgl_equals_a_loop_over_the_pixels(seed, mu):
     logits, label, confidence = batch(seed, 3, 4)
     terms = [
@@ -122,8 +124,9 @@ def test_cross_entropy_counts_all_pixels():
     ("name", "mu", "message"),
     [
         ("confidence-guide", 0.5, "unknown loss `confidence-guide`; did you mean"),
-        ("confidence-guided", 1.5, "segmentation.mu: 1.5"),
-        ("balanced", -0.1, "segmentation.mu: -0.1"),
+        ("confidence-guided", 1.5, "segmentation.mu: .* got 1.5"),
+        ("balanced", -0.1, "segmentation.mu: .* got -0.1"),
+        ("confidence-guided", 0.955, "segmentation.mu: .* got 0.955; .* 0.95"),
         ("cross-entropy", 0.95, "counts all pixels"),
     ],
 )
@@ -133,21 +136,30 @@ def test_bad_settings_are_one_line(name, mu, message):
     assert "\n" not in str(caught.value)
 
 
-def test_pack_survives_files_and_float32(tmp_path):
+def test_pack_survives_float32():
     rng = np.random.default_rng(3)
     label = rng.choice([0, 7, 254, 255], (40, 50)).astype(np.uint8)
-    write_confidence(tmp_path / "c.png", rng.uniform(size=label.shape))
-    confidence = read_confidence(tmp_path / "c.png")
-    packed = pack(label, confidence)
+    codes = rng.integers(0, 70, label.shape).astype(np.uint8)
+    packed = pack(label, codes)
     assert (packed.astype(np.float32).astype(np.int64) == packed).all()
 
     unpacked = torch.from_numpy(packed).long()[None, None]
     weight = ConfidenceSampler().sample(None, unpacked)
     assert (unpacked[0, 0].numpy() == label).all()
-    assert (weight[0].numpy() == confidence).all()
+    assert weight.dtype == torch.float32
+    assert (weight[0].numpy() == decode(codes)).all()
     padding = torch.full((1, 1, 1, 1), 255)
     assert ConfidenceSampler().sample(None, padding).item() == 0
     assert padding.item() == 255
+
+
+@given(st.floats(0, 1, width=32) | MUS, MUS | st.sampled_from([0.95, 0.6, 0.993]))
+def test_the_code_of_a_pixel_counts_where_its_confidence_would(confidence, mu):
+    """Also for a mu in double precision, as a config gives it."""
+    packed = pack(np.zeros((1, 1), np.uint8), encode(np.float32([[confidence]])))
+    weight = ConfidenceSampler().sample(None, torch.from_numpy(packed).long()[None, None])
+    loss = ConfidenceGuidedLoss(mu=mu)(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1).long(), weight)
+    assert (loss.item() > 0) == (np.float32(confidence) >= np.float32(mu))
 
 
 @pytest.mark.parametrize("head", ["FCNHead", "SegformerHead", "DepthwiseSeparableASPPHead"])
@@ -167,10 +179,8 @@ def test_a_head_of_the_zoo_hands_the_confidence_to_the_loss(head):
         }
     )
     logits, label, confidence = batch(4)
-    confidence = torch.round(confidence * 65535) / 65535
-    packed = [
-        pack(a.numpy().astype(np.uint8), b.numpy()) for a, b in zip(label, confidence, strict=True)
-    ]
+    codes = encode(confidence.numpy())
+    packed = [pack(a.numpy().astype(np.uint8), b) for a, b in zip(label, codes, strict=True)]
     samples = [
         SegDataSample(gt_sem_seg=PixelData(data=torch.tensor(p).long()[None])) for p in packed
     ]

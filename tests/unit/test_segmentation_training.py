@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import tarfile
 from itertools import islice
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from mmseg.registry import DATASETS
+from PIL import Image
 from segmentation_case import CLASSES, Case
 
+from clip_wsss.archives import Archive, encode_image, write_archive
 from clip_wsss.errors import InputError
-from clip_wsss.imageio import read_label, sha256, write_label
+from clip_wsss.imageio import sha256, voc_palette
 from clip_wsss.segmentation import data, hooks
-from clip_wsss.segmentation.data import CountingSampler, RandomScale, read_manifests
+from clip_wsss.segmentation.data import CountingSampler, RandomScale, read_masks
 from clip_wsss.segmentation.predict import Predictor, predict
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor
 from clip_wsss.segmentation.submission import FOLDER, write_submission
@@ -46,8 +49,7 @@ def run(case: Case, name: str = "out", seed: int = 0, **changes) -> str:
     settings = {
         "entry": case.entry,
         "dataset_settings": case.dataset,
-        "manifests": [str(case.manifest)],
-        "masks_folder": case.masks,
+        "archives": [str(case.masks)],
         "seed": seed,
         "work_dir": case.root / "work",
         "checkpoint": out / "checkpoint.pth",
@@ -60,12 +62,11 @@ def run(case: Case, name: str = "out", seed: int = 0, **changes) -> str:
 
 
 def open_samples(case: Case, pipeline: list = (), seed: int = 0):
-    settings = {"settings": case.dataset, "manifests": [str(case.manifest)]}
     return DATASETS.build(
         {
             "type": "PseudoMaskDataset",
-            **settings,
-            "folder": str(case.masks),
+            "settings": case.dataset,
+            "archives": [str(case.masks)],
             "seed": seed,
             "pipeline": list(pipeline),
         }
@@ -77,7 +78,7 @@ def test_a_sample_holds_image_labels_and_confidences(case):
     sample = samples.prepare_data(3)
     name = case.ids[3]
     assert (sample["gt_seg_map"] & 255 == case.labels[name]).all()
-    assert np.allclose((sample["gt_seg_map"] >> 8) / 65535, case.confidences[name], atol=1e-5)
+    assert (sample["gt_seg_map"] >> 8 == case.codes[name]).all()
     assert (sample["img"][..., ::-1] == samples.images.image(name)).all()  # BGR
 
 
@@ -144,25 +145,56 @@ def test_processes_share_the_sample_numbers(monkeypatch):
         assert list(islice(sampler, 2)) == [6 + rank, 8 + rank]
 
 
-def test_skipped_images_are_left_out_and_missing_masks_are_not(case):
-    case.write_manifest([(case.ids[0], "truncated")] + [(name, "") for name in case.ids[1:]])
-    assert read_manifests([case.manifest]) == case.ids[1:]
-    case.confidence(case.ids[2]).unlink()
-    with pytest.raises(InputError, match=r"confidence/image2.png: the manifest lists this mask"):
+def test_skipped_images_are_left_out_and_damaged_masks_are_not(case):
+    case.write_masks(image0="truncated")
+    assert list(read_masks([case.masks])) == case.ids[1:]
+    content = bytearray(case.masks.read_bytes())
+    content[content.index(b"confidence/image2.png") + 100] ^= 1
+    case.masks.write_bytes(content)
+    with pytest.raises(InputError, match=r"masks\.zip: confidence/image2\.png is damaged"):
         run(case)
-    with pytest.raises(InputError, match=r"stands in .* too"):
-        read_manifests([case.manifest, case.manifest])
-    with pytest.raises(InputError, match="no such manifest"):
-        read_manifests([case.root / "no.csv"])
+    with pytest.raises(InputError, match=r"names image1, and so does"):
+        read_masks([case.masks, case.masks])
+    with pytest.raises(InputError, match=r"no\.zip: this archive cannot be opened"):
+        read_masks([case.root / "no.zip"])
+    case.write_masks(**dict.fromkeys(case.ids, "truncated"))
+    with pytest.raises(InputError, match="no pseudo mask to train on"):
+        read_masks([case.masks])
+    case.write_masks("predictions")
+    with pytest.raises(InputError, match="holds predictions; train on masks"):
+        read_masks([case.masks])
 
 
 def test_masks_that_do_not_fit_are_one_line(case):
-    write_label(case.label(case.ids[0]), np.zeros((40, 47), dtype=np.uint8))
-    with pytest.raises(InputError, match="is 47 x 40, but its image is 48 x 40"):
+    first = case.ids[0]
+    case.labels[first] = np.zeros((40, 47), dtype=np.uint8)
+    case.codes[first] = np.zeros((40, 47), dtype=np.uint8)
+    case.write_masks()
+    with pytest.raises(InputError, match="image0 is 47 x 40, but its image is 48 x 40"):
         run(case)
-    write_label(case.label(case.ids[0]), np.full((40, 48), 3, dtype=np.uint8))
-    with pytest.raises(InputError, match="holds the value 3, but there are 3 classes"):
+    case.labels[first] = np.full((40, 48), 3, dtype=np.uint8)
+    case.codes[first] = np.zeros((40, 48), dtype=np.uint8)
+    case.write_masks()
+    with pytest.raises(InputError, match="image0 holds the value 3, but there are 3 classes"):
         run(case)
+
+
+def test_workers_of_the_loader_read_the_same_samples(case):
+    """Forked ones share the archive, spawned ones get the data set pickled and open it."""
+    samples = open_samples(case, PIPELINE)
+    want = [samples[number]["gt_seg_map"] for number in range(8)]
+    loader = torch.utils.data.DataLoader(
+        samples,
+        1,
+        sampler=range(8),
+        num_workers=2,
+        multiprocessing_context="fork",
+        collate_fn=lambda batch: batch[0]["gt_seg_map"],
+    )
+    again = pickle.loads(pickle.dumps(samples))
+    for number, found in enumerate(loader):
+        assert (found == want[number]).all()
+        assert (again[number]["gt_seg_map"] == want[number]).all()
 
 
 def test_the_checkpoint_holds_weights_and_settings(trained):
@@ -267,7 +299,7 @@ def test_an_error_in_a_worker_of_the_loader_is_one_line_too():
     [
         ({"precision": "amp"}, "amp needs CUDA"),
         ({"loss": "dice"}, "unknown loss `dice`"),
-        ({"mu": 2}, "segmentation.mu: 2"),
+        ({"mu": 2}, "segmentation.mu: .* got 2;"),
         ({"segmentor": "no.yaml"}, "there is no file no.yaml"),
         ({"init": "no.pth"}, "init: there is no file no.pth"),
     ],
@@ -306,20 +338,47 @@ def test_initial_weights_are_where_training_starts(trained, tmp_path):
     assert (state[weight] - model.state_dict()[weight]).abs().max() < 0.05  # one update away
 
 
-def test_predictions_and_their_manifest(trained):
-    out = trained.root / "predicted"
-    arguments = (trained.root / "out/checkpoint.pth", trained.dataset, "val", out / "predictions")
-    predict(trained.entry, *arguments, out / "predictions.csv", threads=1, device="cpu")
-    with (out / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["id"] for row in rows] == trained.ids
-    for row in rows:
-        path = out / "predictions" / f"{row['id']}.png"
-        assert row["sha256"] == sha256(path)
-        assert read_label(path).shape == (40, 48)
-    before = (out / "predictions.csv").read_bytes()
-    predict(trained.entry, *arguments, out / "predictions.csv", threads=1, device="cpu")
-    assert (out / "predictions.csv").read_bytes() == before
+def predicted(case, out, checkpoint=None, dataset=None, ids=None, inference=None, **options):
+    """Predict on the CPU; the archive."""
+    predict(
+        case.entry,
+        inference or case.inference,
+        checkpoint or case.root / "out/checkpoint.pth",
+        dataset or case.dataset,
+        case.ids if ids is None else ids,
+        out,
+        device="cpu",
+        **options,
+    )
+    return Archive(out)
+
+
+def test_predictions_are_an_archive(trained):
+    out = trained.root / "predicted" / "p.zip"
+    archive = predicted(trained, out, threads=1)
+    assert (archive.kind, archive.ids, archive.skipped) == ("predictions", trained.ids, {})
+    predictor = Predictor(
+        trained.entry, trained.inference, trained.root / "out/checkpoint.pth", CLASSES, "cpu"
+    )
+    rgb = open_samples(trained).images.image
+    for name in trained.ids:
+        label = archive.label(name)
+        assert label.shape == (40, 48)
+        assert (label == predictor.probabilities(rgb(name)).argmax(axis=0)).all()
+    before = out.read_bytes()
+    predicted(trained, out, threads=1)
+    assert out.read_bytes() == before
+
+
+CRF = {
+    "image": "rgb",
+    "iterations": 10,
+    "gaussian_sxy": 1,
+    "gaussian_compat": 3,
+    "bilateral_sxy": 67,
+    "bilateral_srgb": 3,
+    "bilateral_compat": 4,
+}
 
 
 def test_the_crf_refines_predictions_in_any_number_of_processes(trained, tmp_path):
@@ -328,37 +387,37 @@ def test_the_crf_refines_predictions_in_any_number_of_processes(trained, tmp_pat
     content["state_dict"]["decode_head.conv_seg.weight"].normal_()  # all classes, here and there
     torch.save(content, tmp_path / "c.pth")
     found = []
-    for crf, workers in ((False, 1), (True, 1), (True, 2)):
-        entry = trained.entry | {"test": trained.entry["test"] | {"crf": crf}}
-        arguments = (tmp_path / "c.pth", trained.dataset, "val", tmp_path / "p", tmp_path / "p.csv")
-        predict(entry, *arguments, device="cpu", workers=workers)
-        found.append((tmp_path / "p.csv").read_bytes())
-    assert found[0] != found[1] == found[2]
+    weaker = CRF | {"bilateral_compat": 1, "iterations": 1}
+    for refinement, crf, workers in (
+        ("none", CRF, 1),
+        ("none", weaker, 1),
+        ("crf", CRF, 1),
+        ("crf", CRF, 2),
+        ("crf", weaker, 1),
+    ):
+        inference = trained.inference | {"refinement": refinement, "crf": crf}
+        predicted(
+            trained, tmp_path / "p.zip", tmp_path / "c.pth", inference=inference, workers=workers
+        )
+        found.append((tmp_path / "p.zip").read_bytes())
+    assert found[0] == found[1] != found[2] == found[3] != found[4]
+    with pytest.raises(InputError, match=r"inference\.refinement: snake is unknown"):
+        predicted(
+            trained, tmp_path / "p.zip", inference=trained.inference | {"refinement": "snake"}
+        )
 
 
-def test_more_images_than_the_split_can_be_asked_for(trained, tmp_path):
-    one = tmp_path / "one.txt"
-    one.write_text(f"{trained.ids[3]}\n")
-    predict(
-        trained.entry,
-        trained.root / "out/checkpoint.pth",
-        trained.dataset,
-        str(one),
-        tmp_path / "p",
-        tmp_path / "p.csv",
-        device="cpu",
-        also=[trained.ids[1], trained.ids[3]],
-    )
-    with (tmp_path / "p.csv").open() as file:
-        assert [row["id"] for row in csv.DictReader(file)] == [trained.ids[3], trained.ids[1]]
+def test_the_images_that_are_asked_for_are_predicted(trained, tmp_path):
+    wanted = [trained.ids[3], trained.ids[1]]
+    assert predicted(trained, tmp_path / "p.zip", ids=wanted).ids == wanted
 
 
 def test_scales_and_flips_are_averaged_as_probabilities(trained):
     rgb = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
 
-    def answer(image, **test):
-        entry = trained.entry | {"test": trained.entry["test"] | test}
-        predictor = Predictor(entry, trained.root / "out/checkpoint.pth", CLASSES, "cpu")
+    def answer(image, **changes):
+        inference, checkpoint = trained.inference | changes, trained.root / "out/checkpoint.pth"
+        predictor = Predictor(trained.entry, inference, checkpoint, CLASSES, "cpu")
         return predictor.probabilities(image)
 
     one, large = answer(rgb), answer(rgb, scales=[1.5])
@@ -390,35 +449,41 @@ def test_checkpoints_that_do_not_fit_are_one_line(trained, tmp_path):
         if saved is None:
             classes = ["background", "cow", "dog"]
         with pytest.raises(InputError, match=message) as caught:
-            Predictor(trained.entry, path, classes, "cpu")
+            Predictor(trained.entry, trained.inference, path, classes, "cpu")
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="no such checkpoint"):
-        Predictor(trained.entry, tmp_path / "none.pth", CLASSES, "cpu")
+        Predictor(trained.entry, trained.inference, tmp_path / "none.pth", CLASSES, "cpu")
 
 
 def test_an_unreadable_image_stops_the_prediction_or_is_listed(case, trained):
     path = case.root / "data/JPEGImages/image1.png"
     path.write_bytes(path.read_bytes()[:500])
-    out = case.root / "predicted"
-    checkpoint = trained.root / "out/checkpoint.pth"
+    out, checkpoint = case.root / "p.zip", trained.root / "out/checkpoint.pth"
     with pytest.raises(InputError, match=r"image1\.png"):
-        predict(trained.entry, checkpoint, case.dataset, "val", out, out / "p.csv", 1, "cpu")
-    skip = case.dataset | {"on_bad_image": "skip"}
-    predict(trained.entry, checkpoint, skip, "val", out, out / "p.csv", 1, "cpu")
-    with (out / "p.csv").open() as file:
-        rows = {row["id"]: row for row in csv.DictReader(file)}
-    assert "image1.png" in rows["image1"]["skipped"]
-    assert not rows["image0"]["skipped"]
+        predicted(case, out, checkpoint)
+    assert not out.exists()
+    archive = predicted(case, out, checkpoint, case.dataset | {"on_bad_image": "skip"})
+    assert archive.ids == [name for name in case.ids if name != "image1"]
+    assert list(archive.skipped) == ["image1"]
+    assert "image1.png" in archive.skipped["image1"]
 
 
 def test_the_submission_has_the_servers_layout_and_stable_bytes(case):
+    predictions = case.root / "p.zip"
+    images = [encode_image(name, case.labels[name]) for name in reversed(case.ids)]
+    write_archive(predictions, "predictions", images)
     archives = [case.root / name for name in ("a.tgz", "b.tgz")]
     for archive in archives:
-        write_submission(case.ids, case.masks / "labels", archive)
+        write_submission(case.ids, predictions, archive)
     assert archives[0].read_bytes() == archives[1].read_bytes()
     with tarfile.open(archives[0]) as tar:
         assert tar.getnames() == [f"{FOLDER}/{name}.png" for name in case.ids]
-        data = tar.extractfile(f"{FOLDER}/image0.png").read()
-    assert data == case.label("image0").read_bytes()
-    with pytest.raises(InputError, match="no prediction"):
-        write_submission(["image9"], case.masks / "labels", archives[0])
+        for name in case.ids:
+            picture = Image.open(tar.extractfile(f"{FOLDER}/{name}.png"))
+            assert picture.mode == "P"
+            assert (np.asarray(picture) == case.labels[name]).all()
+            colours = np.asarray(picture.convert("RGB"))
+            assert (colours == voc_palette()[case.labels[name]]).all()
+    with pytest.raises(InputError, match=r"p\.zip: has no image9"):
+        write_submission(["image9"], predictions, case.root / "c.tgz")
+    assert not (case.root / "c.tgz").exists()
