@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from clip_wsss.datasets import IGNORE
+
 LEVEL = 0.95
 _CHUNK = 64  # resamples at once: bounds memory, changes no value
 
@@ -33,7 +35,8 @@ def tally(counts: pd.DataFrame, ids: list[str], classes: int) -> np.ndarray:
     """Count hits, false alarms and misses of every image and class.
 
     Args:
-        counts: columns id, truth, prediction, pixels, of one background power.
+        counts: columns id, truth, prediction, pixels, of one background power; a prediction of
+            255 (unlabelled) is a miss and no false alarm.
         ids: the n images, in the order of the result; rows of others are passed over.
         classes: their number C, the background included.
 
@@ -47,9 +50,10 @@ def tally(counts: pd.DataFrame, ids: list[str], classes: int) -> np.ndarray:
     prediction = counts["prediction"].to_numpy(np.intp)[known]
     pixels = counts["pixels"].to_numpy(np.float64)[known]
     hit = truth == prediction
+    alarm = ~hit & (prediction != IGNORE)
     sums = np.zeros((len(ids), classes, 3))
     np.add.at(sums, (image[hit], truth[hit], 0), pixels[hit])
-    np.add.at(sums, (image[~hit], prediction[~hit], 1), pixels[~hit])
+    np.add.at(sums, (image[alarm], prediction[alarm], 1), pixels[alarm])
     np.add.at(sums, (image[~hit], truth[~hit], 2), pixels[~hit])
     return sums
 

@@ -1,6 +1,8 @@
 """Confusion counts of images, and IoU and mIoU from them.
 
-Labels are 0 for the background and 1..C for the classes; ground truth 255 is left out.
+Labels are 0 for the background and 1..C for the classes; ground truth 255 is left out. A
+prediction of 255 (masks made by other code may leave pixels unlabelled) is a miss of the true
+class and a false alarm of none.
 """
 
 from collections.abc import Sequence
@@ -15,27 +17,37 @@ Sparse = tuple[np.ndarray, np.ndarray, np.ndarray]  # truth, prediction, pixels 
 
 
 def confusion_matrix(counts: pd.DataFrame, classes: int) -> np.ndarray:
-    """Sum counts over images: (classes, classes) int64, rows truth, columns prediction.
+    """Sum counts over images: (classes, classes + 1) int64, rows truth, columns prediction.
+
+    The last column holds the pixels that were predicted 255, so left unlabelled.
 
     Args:
         counts: columns truth, prediction and pixels, of one background power.
         classes: their number, the background included.
     """
-    cell = counts["truth"].to_numpy(np.int64) * classes + counts["prediction"].to_numpy(np.int64)
+    cell = _cell(counts["truth"].to_numpy(), counts["prediction"].to_numpy(), classes)
     # Sums of integers below 2 ** 53 are exact in float64.
-    pixels = np.bincount(cell, counts["pixels"].to_numpy(np.float64), classes * classes)
-    return pixels.astype(np.int64).reshape(classes, classes)
+    pixels = np.bincount(cell, counts["pixels"].to_numpy(np.float64), classes * (classes + 1))
+    return pixels.astype(np.int64).reshape(classes, classes + 1)
+
+
+def _cell(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
+    """Where a pair of labels stands in a flat confusion matrix."""
+    column = np.where(prediction == IGNORE, classes, prediction)
+    return truth.astype(np.intp) * (classes + 1) + column
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:
     """Return the IoU of every class, (classes,) float64 in [0, 1]; NaN without ground truth.
+
+    `confusion` is that of `confusion_matrix`.
 
     The pixels of a class without ground truth that is predicted all the same are missed by the
     true class, which is all that they change.
     """
     hit = np.diagonal(confusion).astype(np.float64)
     truth = confusion.sum(axis=1)
-    union = truth + confusion.sum(axis=0) - hit
+    union = truth + confusion[:, : len(hit)].sum(axis=0) - hit
     return np.divide(hit, union, out=np.full(len(hit), np.nan), where=truth > 0)
 
 
@@ -58,12 +70,14 @@ def count_label(truth: np.ndarray, prediction: np.ndarray, classes: int) -> Spar
 
     Args:
         truth: (H, W) uint8, 0..classes-1 or 255, which is left out.
-        prediction: (H, W) uint8, 0..classes-1.
+        prediction: (H, W) uint8, 0..classes-1, or 255, unlabelled.
         classes: their number, the background included.
     """
     counted = truth != IGNORE
-    cell = truth[counted].astype(np.intp) * classes + prediction[counted]
-    return _sparse(np.bincount(cell, minlength=classes * classes).reshape(classes, classes))
+    cell = _cell(truth[counted], prediction[counted], classes)
+    counts = np.bincount(cell, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+    truths, predictions, pixels = _sparse(counts)
+    return truths, np.where(predictions == classes, IGNORE, predictions), pixels
 
 
 def _sparse(confusion: np.ndarray) -> Sparse:

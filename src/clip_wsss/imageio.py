@@ -1,22 +1,21 @@
-"""Images on disk: RGB in, label masks with the VOC palette and 16-bit confidence maps in and out.
+"""Images on disk or in memory: RGB in, label masks with the VOC palette and grey maps in and out.
 
 Files are written under another name and then moved into place, so that none is ever half there;
 the same array gives the same bytes.
 """
 
 import hashlib
+import io
 import os
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from clip_wsss.errors import InputError
 
-CONFIDENCE_STEPS = 65535  # a confidence of 1 in a 16-bit PNG
+WHITE = {"L": 255, "I;16": 65535}  # in the two modes of a grey PNG
 
 
 @cache
@@ -55,9 +54,19 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
 
 def write_label(path: str | os.PathLike, label: np.ndarray) -> None:
     """Write a label mask, (H, W) uint8, as a PNG with the VOC palette."""
+    write_bytes(path, encode_label(label))
+
+
+def encode_label(label: np.ndarray) -> bytes:
+    """A label mask, (H, W) uint8, as the bytes of a PNG with the VOC palette."""
     image = Image.fromarray(np.ascontiguousarray(label, dtype=np.uint8))
     image.putpalette(voc_palette().tobytes())
-    _atomically(path, lambda part: image.save(part, format="PNG"))
+    return _png(image)
+
+
+def encode_grey(values: np.ndarray) -> bytes:
+    """A map, (H, W) uint8, as the bytes of a grey PNG."""
+    return _png(Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8)))
 
 
 def read_label(path: str | os.PathLike) -> np.ndarray:
@@ -66,38 +75,63 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
     Raises:
         InputError: it is missing, truncated, or a colour image.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise InputError(
-                    f"{path}: a mask must be a palette or an 8-bit grey PNG, not {image.mode}; "
-                    "store the class of each pixel"
-                )
-            return np.array(image)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such mask; add it") from None
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{path}: not a whole mask ({error}); replace the file") from None
+    return decode_label(_read(path, "mask"), str(path))
 
 
-def write_confidence(path: str | os.PathLike, confidence: np.ndarray) -> None:
-    """Write a confidence map, (H, W) float in [0, 1], as a 16-bit grey PNG, rounded."""
-    steps = np.rint(np.asarray(confidence, dtype=np.float64) * CONFIDENCE_STEPS).astype(np.uint16)
-    written, data = cv2.imencode(".png", steps)
-    assert written
-    _atomically(path, lambda part: part.write_bytes(data.tobytes()))
-
-
-def read_confidence(path: str | os.PathLike) -> np.ndarray:
-    """Read a confidence map, (H, W) float32 in [0, 1].
+def decode_label(data: bytes, where: str) -> np.ndarray:
+    """Take a label mask from the bytes of an image file; else like `read_label`.
 
     Raises:
-        InputError: it is missing or no 16-bit grey PNG.
+        InputError: they are truncated, no image, or a colour image; `where` names them.
     """
-    steps = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
-    if steps is None or steps.dtype != np.uint16 or steps.ndim != 2:
-        raise InputError(f"{path}: not a 16-bit grey PNG of confidences; make it again")
-    return (steps / np.float64(CONFIDENCE_STEPS)).astype(np.float32)
+    image = _decode(data, where, "mask")
+    if image.mode not in ("P", "L"):
+        raise InputError(
+            f"{where}: a mask must be a palette or an 8-bit grey PNG, not {image.mode}; "
+            "store the class of each pixel"
+        )
+    return np.array(image)
+
+
+def read_fraction(path: str | os.PathLike) -> np.ndarray:
+    """Read a grey PNG of 8 or 16 bits as shares of white: (H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: it is missing, truncated, or of another kind.
+    """
+    image = _decode(_read(path, "confidence map"), str(path), "confidence map")
+    if image.mode not in WHITE:
+        raise InputError(
+            f"{path}: a confidence map must be a grey PNG of 8 or 16 bits, not {image.mode}; "
+            "store a confidence of 1 as white"
+        )
+    return (np.asarray(image) / np.float64(WHITE[image.mode])).astype(np.float32)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _read(path: str | os.PathLike, what: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such {what}; add it") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); replace it") from None
+
+
+def _decode(data: bytes, where: str, what: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        known = not isinstance(error, UnidentifiedImageError)  # whose text names the buffer
+        reason = error if known else "no image format that is known"
+        raise InputError(f"{where}: not a whole {what} ({reason}); replace the file") from None
+    return image
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -106,9 +140,10 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file whole, under another name first; its folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    write(part)
+    part.write_bytes(data)
     part.replace(path)

@@ -1,9 +1,13 @@
-"""Pseudo masks of a shard: full-resolution scores, their refinement, label and confidence."""
+"""Pseudo masks of a shard, from maps, from the ground truth, or from other code's files.
+
+Every source writes an archive of kind masks (`clip_wsss.archives`).
+"""
 
 from __future__ import annotations
 
-import csv
-import os
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from clip_wsss.archives import MASKS, EncodedImage, encode_image, write_archive
+from clip_wsss.confidence import EDGES, encode
+from clip_wsss.datasets import IGNORE
 from clip_wsss.errors import InputError
-from clip_wsss.imageio import sha256, write_confidence, write_label
+from clip_wsss.imageio import read_fraction, read_label, sha256
 from clip_wsss.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
 from clip_wsss.processes import parallel_map
 from clip_wsss.refine import MASK_REFINEMENTS
@@ -21,7 +28,7 @@ from clip_wsss.registry import lookup
 if TYPE_CHECKING:
     from clip_wsss.datasets import Dataset
 
-MANIFEST_COLUMNS = ("id", "label_sha256", "confidence_sha256", "skipped")
+CERTAIN = len(EDGES) - 1  # the code of a confidence of 1
 
 
 def labels_and_confidence(
@@ -48,64 +55,179 @@ def labels_and_confidence(
     return values[refined.argmax(axis=0)], refined.max(axis=0)  # a tie goes to the background
 
 
-def write_shard(
-    dataset: Dataset, cams: Path, entry: dict, folder: Path, manifest: Path, workers: int = 1
-) -> None:
-    """Write the pseudo masks of a shard of CAMs.
+def write_shard(dataset: Dataset, maps: Path, entry: dict, out: Path, workers: int = 1) -> None:
+    """Write the pseudo masks of a shard of maps.
 
     Args:
         dataset: gives the images.
-        cams: the shard, from `clip_wsss.cam.write_shard`.
+        maps: the shard, from `clip_wsss.maps.write_maps`; images that it skipped are skipped
+            here, for the same reason.
         entry: of the group `masks`.
-        folder: gets labels/<id>.png (VOC palette) and confidence/<id>.png (16 bits).
-        manifest: CSV: id, label_sha256, confidence_sha256, and for an image that the CAM job
-            skipped no sums but the reason in `skipped`.
+        out: the archive.
         workers: processes; they change nothing but the time.
 
     Raises:
-        InputError: an unknown refinement, or refined maps asked of CAMs that have none.
+        InputError: an unknown refinement, an image that has changed, or a confidence that is no
+            number.
     """
     lookup(MASK_REFINEMENTS, entry["refinement"], "refinement")
-    images, skipped = read_cams(cams), read_skipped(cams)
-    if entry["map"] == "refined" and any(image.refined is None for image in images):
+    skipped = [EncodedImage(id_, skipped=why) for id_, why in read_skipped(maps).items()]
+    _write(out, partial(_from_maps, dataset, entry), read_maps(maps), workers, skipped)
+
+
+def write_ground_truth(
+    dataset: Dataset, ids: Sequence[str], out: Path, on_bad_image: str = "fail", workers: int = 1
+) -> None:
+    """Write the data set's own masks, 255 where they are not sure, with a confidence of 1.
+
+    Args:
+        dataset: gives images and ground truth.
+        ids: the images.
+        out: the archive.
+        on_bad_image: `fail`, or `skip`, which leaves a bad image out and lists it with its reason.
+        workers: processes; they change nothing but the time.
+
+    Raises:
+        InputError: the data set has no ground truth, or a bad image (with `fail`).
+    """
+    if dataset.settings["masks"] is None:
         raise InputError(
-            f"{cams}: holds no refined maps; take `map: initial`, or a cam entry with an affinity"
+            "dataset.masks: null, so masks cannot come from the ground truth; set it to the folder "
+            "that has it, or masks.source to maps"
         )
-    write = partial(_write_image, dataset, entry, Path(folder))
+    _write(out, partial(_or_skipped, _from_truth, on_bad_image, dataset), ids, workers)
+
+
+def write_import(
+    dataset: Dataset,
+    ids: Sequence[str],
+    folder: Path,
+    confidence_folder: Path | None,
+    out: Path,
+    on_bad_image: str = "fail",
+    workers: int = 1,
+) -> None:
+    """Write masks that other code made.
+
+    Args:
+        dataset: gives images and classes.
+        ids: the images.
+        folder: holds <id>.png, palette or grey, of the image's size: 0 background, 1..C classes,
+            255 unlabelled.
+        confidence_folder: holds <id>.png, grey with 8 or 16 bits, white for 1; None: all are 1.
+        out: the archive.
+        on_bad_image: `fail`, or `skip`, which leaves a bad image out and lists it with its reason.
+        workers: processes; they change nothing but the time.
+
+    Raises:
+        InputError: a file is missing or cannot be used (with `fail`), or a folder is missing.
+    """
+    for one in filter(None, (folder, confidence_folder)):
+        _check_folder(one)
+    read = partial(_or_skipped, _from_files, on_bad_image, dataset, folder, confidence_folder)
+    _write(out, read, ids, workers)
+
+
+def digest_folder(folder: Path, ids: Iterable[str], threads: int = 8) -> str:
+    """SHA-256, in hexadecimal, of the names and contents of <id>.png in a folder.
+
+    A file that is missing counts as such: whether it may be is for `write_import` to say.
+
+    Raises:
+        InputError: the folder is missing.
+    """
+    _check_folder(folder)
+
+    def line(id_: str) -> str:
+        path = Path(folder) / f"{id_}.png"
+        return f"{sha256(path) if path.is_file() else 'missing'}  {id_}\n"
+
+    with ThreadPoolExecutor(threads) as pool:
+        return hashlib.sha256("".join(pool.map(line, sorted(set(ids)))).encode()).hexdigest()
+
+
+def _check_folder(folder: Path) -> None:
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder of masks to import; correct the path")
+
+
+def _write(
+    out: Path,
+    make: Callable[..., EncodedImage],
+    images: Sequence,
+    workers: int,
+    skipped: Sequence[EncodedImage] = (),
+) -> None:
+    """Write an archive of what `make` makes of every image, in several processes."""
     with parallel_map(min(workers, len(images))) as mapped:
         progress = tqdm(
-            mapped(write, images),
+            mapped(make, images),
             total=len(images),
-            desc=f"masks {Path(manifest).stem}",
+            desc=f"masks {Path(out).stem}",
             unit="image",
             disable=None,
         )
-        rows = list(progress)
-    rows += [(id_, "", "", reason) for id_, reason in skipped.items()]
-    manifest = Path(manifest)
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    part = manifest.with_name(f".{manifest.name}.part")
-    with open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(MANIFEST_COLUMNS)
-        writer.writerows(rows)
-    os.replace(part, manifest)
+        write_archive(out, MASKS, (image for part in (progress, skipped) for image in part))
 
 
-def _write_image(
-    dataset: Dataset, entry: dict, folder: Path, image: ImageCams
-) -> tuple[str, str, str, str]:
-    """Write one image's two PNGs; its row of the manifest."""
+def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps) -> EncodedImage:
     rgb = dataset.image(image.id)
     if rgb.shape[:2] != image.size:
         raise InputError(
             f"{image.id}: is {rgb.shape[:2]} now and was {image.size} when its CAM was made; "
             "make the CAMs again"
         )
-    maps = image.initial if entry["map"] == "initial" else image.refined
-    label, confidence = labels_and_confidence(maps, image.keys, rgb, entry)
-    label_path = folder / "labels" / f"{image.id}.png"
-    confidence_path = folder / "confidence" / f"{image.id}.png"
-    write_label(label_path, label)
-    write_confidence(confidence_path, confidence)
-    return image.id, sha256(label_path), sha256(confidence_path), ""
+    label, confidence = labels_and_confidence(image.maps, image.keys, rgb, entry)
+    try:
+        codes = encode(confidence)
+    except ValueError as error:
+        raise InputError(
+            f"{image.id}: {error} after the refinement {entry['refinement']}; change its settings"
+        ) from None
+    return encode_image(image.id, label, codes)
+
+
+def _or_skipped(make: Callable[..., EncodedImage], on_bad_image: str, *args) -> EncodedImage:
+    """What `make` makes of the arguments, the last of them an id; for a bad image the reason."""
+    try:
+        return make(*args)
+    except InputError as error:
+        if on_bad_image == "fail":
+            raise
+        return EncodedImage(args[-1], skipped=str(error))
+
+
+def _from_truth(dataset: Dataset, id_: str) -> EncodedImage:
+    dataset.image(id_)  # whole, else a training would find out
+    label = dataset.mask(id_)
+    return encode_image(id_, label, np.full(label.shape, CERTAIN, np.uint8))
+
+
+def _from_files(
+    dataset: Dataset, folder: Path, confidence_folder: Path | None, id_: str
+) -> EncodedImage:
+    size, path = dataset.image(id_).shape[:2], Path(folder) / f"{id_}.png"
+    label = read_label(path)
+    _check_size(path, label, size)
+    classes = len(dataset.vocabulary.classes)
+    if (strange := label[(label > classes) & (label != IGNORE)]).size:
+        raise InputError(
+            f"{path}: holds the value {strange[0]}; labels must be 0 for the background, 1 to "
+            f"{classes} for the classes or {IGNORE} for unlabelled; change the mask or the "
+            "vocabulary"
+        )
+    codes = np.full(size, CERTAIN, np.uint8)
+    if confidence_folder is not None:
+        path = Path(confidence_folder) / f"{id_}.png"
+        confidence = read_fraction(path)
+        _check_size(path, confidence, size)
+        codes = encode(confidence)
+    return encode_image(id_, label, codes)
+
+
+def _check_size(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
+    if values.shape != size:
+        raise InputError(
+            f"{path}: is {values.shape[1]} x {values.shape[0]}, but its image is {size[1]} x "
+            f"{size[0]} (width x height); make it at the image's size"
+        )

@@ -1,7 +1,7 @@
-"""Scoring of CAMs, pseudo masks and predictions against the ground truth.
+"""Scoring of maps, pseudo masks and predictions against the ground truth.
 
 A measurement is two files. The Parquet holds the counts of every image: id, truth, prediction,
-pixels, and for CAMs the background power. The JSON holds what follows from the counts.
+pixels, and for maps the background power. The JSON holds what follows from the counts.
 docs/results.md describes both. Nothing here needs torch.
 """
 
@@ -16,31 +16,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from clip_wsss.archives import Archives
 from clip_wsss.calibration import Calibration
-from clip_wsss.confusion import (
-    Sparse,
-    confusion_matrix,
-    count_label,
-    count_sweep,
-    iou,
-    mean_iou,
-    miou,
-)
+from clip_wsss.confusion import Sparse, confusion_matrix, count_label, count_sweep, iou, mean_iou
 from clip_wsss.datasets import IGNORE, Dataset
 from clip_wsss.errors import InputError
-from clip_wsss.imageio import read_confidence, read_label
+from clip_wsss.maps import ImageMaps, read_maps, read_skipped, upsample_maps
 
 MAP_STAGES = ("initial", "refined")  # maps, scored at a background power
 STAGES = (*MAP_STAGES, "mask", "segmentation")  # in the order of the pipeline
 
 
-def evaluate_cams(
+def evaluate_maps(
     dataset: Dataset,
     ids: Sequence[str],
-    cams: Sequence[Path],
-    stage: str,
+    shards: Sequence[Path],
     powers: Sequence[float],
-    fixed_power: float,
     out_json: Path,
     out_parquet: Path,
     meta: dict,
@@ -50,44 +41,43 @@ def evaluate_cams(
     Args:
         dataset: gives the ground truth and the classes.
         ids: the images to score; their order is that of the Parquet.
-        cams: the CAM shards that hold them (others in the shards are passed over).
-        stage: `initial` or `refined`.
-        powers: background powers of the oracle sweep.
-        fixed_power: the power of the reported figure.
-        out_json: the measurement.
+        shards: the maps that hold them (others in the shards are passed over).
+        powers: the background powers; the oracle chooses among them.
+        out_json: the measurement: powers (power -> mIoU), iou (power -> class -> IoU), oracle
+            (power and mIoU of the best), zero_maps (how many maps of the scored images are zero
+            all over), and what `meta` and the data set say.
         out_parquet: its counts: id, truth, prediction, power, pixels.
-        meta: split and precision, and if wanted seed and headline (`fixed` or `oracle`).
+        meta: stage (initial or refined), split and precision, and if wanted seed.
 
     Returns:
         What the JSON holds.
 
     Raises:
         InputError: an image is in no shard or its ground truth cannot be used (with
-            `on_bad_image: skip` it is left out and listed), or no image is left.
+            `on_bad_image: skip` it is left out and listed), no image is left, or no power.
     """
-    from clip_wsss.cam import read_cams, read_skipped
-    from clip_wsss.masks import upsample_maps
-
-    if stage not in MAP_STAGES:
-        raise InputError(f"stage: `{stage}` is neither initial nor refined")
-    counted = tuple(sorted({*map(float, powers), float(fixed_power)}))
+    stage = meta["stage"]
+    if not powers:
+        raise InputError("evaluation.powers: must list a background power or more; got none")
+    counted = tuple(sorted({float(power) for power in powers}))
     classes = len(dataset.vocabulary.classes) + 1
-    wanted, found, reasons = set(ids), {}, {}
+    wanted, found, reasons, zero_maps = set(ids), {}, {}, 0
     progress = tqdm(total=len(wanted), desc=f"score {stage}", unit="image", disable=None)
     skipped = _Skipped(dataset)
-    for path in cams:
+    for path in shards:
         reasons |= read_skipped(path)
-        for image in read_cams(path):
+        for image in read_maps(path):
             if image.id not in wanted:
                 continue
             progress.update()
             with skipped.bad(image.id):
-                grid = _maps(image, stage, path)
+                grid = _maps(image, path)
                 truth = _truth(dataset, image.id, image.size)
                 full = upsample_maps(grid, image.size)
                 keys = [int(key) for key in image.keys]
                 sweep = count_sweep(truth, full, keys, counted, classes)
                 found[image.id] = _columns(sweep, counted)
+                zero_maps += int((grid == 0).all(axis=(1, 2)).sum())
     progress.close()
     for name in ids:
         if name not in found and name not in skipped:
@@ -99,13 +89,14 @@ def evaluate_cams(
                 )
     kept = [name for name in ids if name in found]
     counts = _counts([(name, found[name]) for name in kept])
-    tables = {power: counts[counts["power"] == power] for power in counted}
-    mious = {power: miou(table, classes) for power, table in tables.items()}
-    best = max(map(float, powers), key=lambda power: mious[power], default=None)
-    result = _result(dataset, stage, meta, kept, skipped, tables[float(fixed_power)])
-    result["power"] = float(fixed_power)
-    result["oracle"] = None if best is None else {"power": best, "miou": _number(mious[best])}
-    result["powers"] = {power_key(power): _number(value) for power, value in mious.items()}
+    result = _result(dataset, meta, kept, skipped)
+    scores = {power: _scores(dataset, counts[counts["power"] == power]) for power in counted}
+    mious = {power: mean for power, (mean, _) in scores.items()}
+    best = max(map(float, powers), key=lambda power: -1 if mious[power] is None else mious[power])
+    result["powers"] = {power_key(power): mean for power, mean in mious.items()}
+    result["iou"] = {power_key(power): values for power, (_, values) in scores.items()}
+    result["oracle"] = {"power": best, "miou": mious[best]}
+    result["zero_maps"] = zero_maps
     _write_parquet(out_parquet, counts)
     _write_json(out_json, result)
     return result
@@ -114,55 +105,70 @@ def evaluate_cams(
 def evaluate_labels(
     dataset: Dataset,
     split: str,
-    folder: Path,
+    archives: Sequence[Path],
     stage: str,
     out_json: Path,
     out_parquet: Path,
     meta: dict,
-    confidence_folder: Path | None = None,
     out_confidence: Path | None = None,
 ) -> dict:
-    """Score the label PNGs of a folder: pseudo masks or a segmentor's predictions.
+    """Score labels: pseudo masks or a segmentor's predictions.
 
     Args:
         dataset: gives the ground truth and the classes.
         split: the images to score.
-        folder: holds <id>.png, values 0..C.
+        archives: hold their labels, 0..C or 255, unlabelled: a miss of the true class and a false
+            alarm of none. Other images in them are passed over.
         stage: `mask` or `segmentation`.
-        out_json: the measurement.
+        out_json: the measurement: miou, iou (class -> IoU), unlabelled (share of the counted
+            pixels that are predicted 255), and what `meta` and the data set say.
         out_parquet: its counts: id, truth, prediction, pixels.
-        meta: precision, and if wanted seed and headline.
-        confidence_folder: holds <id>.png, 16-bit confidences of the labels.
-        out_confidence: Parquet of their calibration, see `Calibration`.
+        meta: precision, and if wanted seed.
+        out_confidence: Parquet of the calibration of the archives' confidences, see
+            `Calibration`; unlabelled pixels are not in it.
 
     Returns:
         What the JSON holds.
 
     Raises:
-        InputError: a label or ground truth is missing or cannot be used (with
-            `on_bad_image: skip` the image is left out and listed), or no image is left.
+        InputError: an image has no labels, or its ground truth cannot be used (with
+            `on_bad_image: skip` the image is left out and listed); an archive cannot be used; no
+            image is left.
     """
-    ids = dataset.ids(split)
+    ids, labels = dataset.ids(split), Archives(archives)
     classes = len(dataset.vocabulary.classes) + 1
     calibration = Calibration()
     rows: list[tuple[str, dict[str, np.ndarray]]] = []
     skipped = _Skipped(dataset)
     for name in tqdm(ids, desc=f"score {stage}", unit="image", disable=None):
         with skipped.bad(name):
-            label = read_label(Path(folder) / f"{name}.png")
-            truth = _truth(dataset, name, label.shape)
-            if label.max(initial=0) >= classes:
+            if name not in labels:
                 raise InputError(
-                    f"{Path(folder) / name}.png: holds the value {label.max()}, but there are "
-                    f"{classes - 1} classes; labels go from 0 to {classes - 1}"
+                    labels.skipped.get(name)
+                    or f"{name}: is to be scored, but {', '.join(map(str, archives))} hold no "
+                    "label of it; make them again"
                 )
-            if confidence_folder is not None:
-                confidence = read_confidence(Path(confidence_folder) / f"{name}.png")
-                calibration.add(confidence, label == truth, truth != IGNORE)
+        if name in skipped:
+            continue
+        # A damaged archive stops the job even where a bad image may be left out.
+        label = labels[name].label(name)
+        if (strange := label[(label >= classes) & (label != IGNORE)]).size:
+            raise InputError(
+                f"{labels[name].path}: {name} holds the value {strange[0]}, but there are "
+                f"{classes - 1} classes; labels go from 0 to {classes - 1}, or are {IGNORE}"
+            )
+        codes = None if out_confidence is None else labels[name].codes(name)
+        with skipped.bad(name):
+            truth = _truth(dataset, name, label.shape)
             rows.append((name, _columns([count_label(truth, label, classes)])))
+            if codes is not None:
+                calibration.add(codes, label == truth, (truth != IGNORE) & (label != IGNORE))
     counts = _counts(rows)
-    meta = {**meta, "split": split}
-    result = _result(dataset, stage, meta, [name for name, _ in rows], skipped, counts)
+    kept = [name for name, _ in rows]
+    result = _result(dataset, {**meta, "stage": stage, "split": split}, kept, skipped)
+    result["miou"], result["iou"] = _scores(dataset, counts)
+    unlabelled = counts["pixels"][counts["prediction"] == IGNORE].sum()
+    result["unlabelled"] = float(unlabelled / max(counts["pixels"].sum(), 1))
     if out_confidence is not None:
         _write_parquet(out_confidence, calibration.table())
     _write_parquet(out_parquet, counts)
@@ -196,13 +202,8 @@ class _Skipped:
             self.reasons[name] = str(error)
 
 
-def _maps(image, stage: str, path: Path) -> np.ndarray:
-    maps = image.initial if stage == "initial" else image.refined
-    if maps is None:
-        raise InputError(
-            f"{path}: {image.id} has no {stage} map; its cam entry has `affinity: none`"
-        )
-    maps = np.ascontiguousarray(maps, dtype=np.float32)
+def _maps(image: ImageMaps, path: Path) -> np.ndarray:
+    maps = np.ascontiguousarray(image.maps, dtype=np.float32)
     if not (np.isfinite(maps).all() and maps.min(initial=0) >= 0):
         raise InputError(f"{path}: {image.id} has a map with values below 0 or NaN; make it again")
     return maps + np.float32(0)  # -0 becomes 0: the sweep compares bits
@@ -241,34 +242,28 @@ def _counts(images: Sequence[tuple[str, dict[str, np.ndarray]]]) -> pd.DataFrame
     return pd.DataFrame({"id": np.repeat(names, lengths), **together})
 
 
-def _result(
-    dataset: Dataset,
-    stage: str,
-    meta: dict,
-    ids: Sequence[str],
-    skipped: _Skipped,
-    counts: pd.DataFrame,
-) -> dict:
+def _result(dataset: Dataset, meta: dict, ids: Sequence[str], skipped: _Skipped) -> dict:
+    """What the JSON of every measurement begins with."""
     if not ids:
         reason = next(iter(skipped.reasons.values()), "the split is empty")
-        raise InputError(f"stage {stage}: no image is left to score; the first: {reason}")
-    names = ("background", *dataset.vocabulary.classes)
-    values = iou(confusion_matrix(counts, len(names)))
+        raise InputError(f"stage {meta['stage']}: no image is left to score; the first: {reason}")
     return {
-        "stage": stage,
+        "stage": meta["stage"],
         "dataset": dataset.name,
         "split": meta["split"],
         "images": len(ids),
         "seed": meta.get("seed"),
         "precision": meta["precision"],
-        "power": None,
-        "miou": _number(mean_iou(values)),
-        "iou": {name: _number(value) for name, value in zip(names, values, strict=True)},
-        "oracle": None,
-        "powers": None,
-        "headline": meta.get("headline", "fixed"),
         "skipped": sorted(skipped.reasons),
     }
+
+
+def _scores(dataset: Dataset, counts: pd.DataFrame) -> tuple[float | None, dict[str, float | None]]:
+    """mIoU, and IoU of every class, background first; None without ground truth."""
+    names = ("background", *dataset.vocabulary.classes)
+    values = iou(confusion_matrix(counts, len(names)))
+    named = {name: _number(value) for name, value in zip(names, values, strict=True)}
+    return _number(mean_iou(values)), named
 
 
 def _number(value: float) -> float | None:

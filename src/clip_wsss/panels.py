@@ -5,18 +5,19 @@ Runs that share a stage share its pictures: an album holds each different pictur
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from clip_wsss.cam import ImageCams, read_cams
+from clip_wsss.archives import Archive
 from clip_wsss.choice import choose
 from clip_wsss.datasets import Dataset
 from clip_wsss.errors import InputError
 from clip_wsss.figures import draw_grid
-from clip_wsss.imageio import read_confidence, read_label
+from clip_wsss.maps import ImageMaps, read_maps
 from clip_wsss.masks import labels_and_confidence
 from clip_wsss.pictures import (
     Album,
@@ -26,8 +27,6 @@ from clip_wsss.pictures import (
     photo_bytes,
     shrink,
 )
-from clip_wsss.runs import Run, exports_masks, resolve
-from clip_wsss.shards import shard_ids, shard_names
 
 TITLES = {
     "image": "Image",
@@ -42,65 +41,62 @@ STAGES = tuple(TITLES)
 NOT_PART = "not part of this run"
 
 
+@dataclass(frozen=True)
+class StageFiles:
+    """The files of a run's stages; none of a stage that it lacks.
+
+    Attributes:
+        initial: shards of maps; refined: the same after the affinity.
+        masks: archives of pseudo masks; of a run without any, `entry` of the group `masks` says
+            how its masks follow from its last maps (None: it has no masks).
+        predictions: archives of predictions, of one seed.
+    """
+
+    initial: tuple[Path, ...] = ()
+    refined: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+    predictions: tuple[Path, ...] = ()
+    entry: dict | None = None
+
+
 class Panels:
     """Makes the pictures of runs from the files of their stages.
 
     Args:
         dataset: where the images and the ground truth are.
-        root: results folder of the data set.
-        config: the whole config.
         side: pictures whose longer side is above it are made smaller.
     """
 
-    def __init__(self, dataset: Dataset, root: Path, config: dict, side: int = 320):
-        self.dataset, self.root, self.config, self.side = dataset, Path(root), config, side
+    def __init__(self, dataset: Dataset, side: int = 320):
+        self.dataset, self.side = dataset, side
         self.album = Album()
         self.longest = 1  # side of the images that were asked for, as they are on disk
         self._cached: dict[tuple, str] = {}
-        self._cams: dict[tuple[str, str, str], ImageCams | None] = {}
 
-    def panel(self, run: Run, name: str) -> dict[str, str]:
+    def panel(self, files: StageFiles, name: str) -> dict[str, str]:
         """Picture keys of one image by stage; `!` and a reason where there is no picture."""
-        masks = resolve(self.config, "masks", run.masks)
         stages = {
             "image": self._picture(("image", name), lambda: self._photo(self._rgb(name))),
             "truth": self._truth(name),
-            "initial": self._map(run, name, "initial"),
-            "refined": (
-                self._map(run, name, "refined") if masks["map"] == "refined" else f"!{NOT_PART}"
-            ),
-            "mask": self._mask(run, name),
-            "confidence": self._confidence(run, name),
-            "prediction": self._prediction(run, name),
+            "initial": self._map(files.initial, name),
+            "refined": self._map(files.refined, name),
+            "mask": self._mask(files, name),
+            "confidence": self._confidence(files.masks, name),
+            "prediction": self._prediction(files.predictions, name),
         }
         assert tuple(stages) == STAGES
         return stages
 
-    def cams(self, run: Run, name: str) -> ImageCams | None:
-        """CAMs of one image, or None where no shard holds it."""
-        key = run.texts, run.cam, name
-        if key not in self._cams:
-            self._cams[key] = self._find_cams(self.root / "cams" / run.texts / run.cam, name)
-        return self._cams[key]
-
-    def labels(self, run: Run, name: str) -> np.ndarray | None:
-        """Pseudo mask of one image, (H, W) uint8; computed here for a run that exports none."""
-        path = self._mask_folder(run) / "labels" / f"{name}.png"
-        if path.is_file():
-            return read_label(path)
-        masks, cams = resolve(self.config, "masks", run.masks), self.cams(run, name)
-        maps = None if cams is None else getattr(cams, masks["map"])
-        if exports_masks(self.config, run) or maps is None:
+    def labels(self, files: StageFiles, name: str) -> np.ndarray | None:
+        """Pseudo mask of one image, (H, W) uint8; computed here for a run without archives."""
+        archive = find_archive(files.masks, name)
+        if archive is not None:
+            return archive.label(name)
+        image = find_maps(files.refined or files.initial, name)
+        if files.masks or files.entry is None or image is None:
             return None
-        return labels_and_confidence(maps, cams.keys, self.dataset.image(name), masks)[0]
-
-    def prediction_path(self, run: Run, name: str) -> Path | None:
-        """Prediction of the run's first seed for an image, if there is one."""
-        if run.segmentation is None:
-            return None
-        cells = run.texts, run.cam, run.masks, run.segmentation, f"seed{run.seeds[0]}"
-        path = self.root.joinpath("segmentation", *cells, "predictions", f"{name}.png")
-        return path if path.is_file() else None
+        rgb = self.dataset.image(name)
+        return labels_and_confidence(image.maps, image.keys, rgb, files.entry)[0]
 
     def _picture(self, key: tuple, make: Callable[[], bytes | str]) -> str:
         if key not in self._cached:
@@ -129,67 +125,67 @@ class Panels:
 
         return self._picture(("truth", name), make)
 
-    def _map(self, run: Run, name: str, stage: str) -> str:
+    def _map(self, shards: tuple[Path, ...], name: str) -> str:
         def make() -> bytes | str:
-            cams = self.cams(run, name)
-            maps = None if cams is None else getattr(cams, stage)
-            if maps is None:
+            image = find_maps(shards, name)
+            if image is None:
                 return f"!{NOT_PART}"
-            return self._photo(heat_overlay(self._rgb(name), maps))
+            return self._photo(heat_overlay(self._rgb(name), image.maps))
 
-        return self._picture((stage, run.texts, run.cam, name), make)
+        return self._picture(("map", shards, name), make)
 
-    def _mask(self, run: Run, name: str) -> str:
+    def _mask(self, files: StageFiles, name: str) -> str:
         def make() -> bytes | str:
-            label = self.labels(run, name)
+            label = self.labels(files, name)
             return "!no pseudo mask" if label is None else self._label(label)
 
-        return self._picture(("mask", run.texts, run.cam, run.masks, name), make)
+        source = files.masks or (files.refined or files.initial, repr(files.entry))
+        return self._picture(("mask", source, name), make)
 
-    def _confidence(self, run: Run, name: str) -> str:
+    def _confidence(self, archives: tuple[Path, ...], name: str) -> str:
         def make() -> bytes | str:
-            path = self._mask_folder(run) / "confidence" / f"{name}.png"
-            if not path.is_file():
+            archive = find_archive(archives, name)
+            if archive is None:
                 return f"!{NOT_PART}"
-            return confidence_bytes(shrink(read_confidence(path), self.side))
+            return confidence_bytes(shrink(archive.confidence(name), self.side))
 
-        return self._picture(("confidence", run.texts, run.cam, run.masks, name), make)
+        return self._picture(("confidence", archives, name), make)
 
-    def _prediction(self, run: Run, name: str) -> str:
-        if run.segmentation is None:
+    def _prediction(self, archives: tuple[Path, ...], name: str) -> str:
+        def make() -> bytes | str:
+            archive = find_archive(archives, name)
+            if archive is None:
+                return f"!predicted on {self.dataset.settings['splits']['val']} only"
+            return self._label(archive.label(name))
+
+        if not archives:
             return f"!{NOT_PART}"
-        path = self.prediction_path(run, name)
-        if path is None:
-            return f"!predicted on {self.config['dataset']['splits']['val']} only"
-        return self._picture(("prediction", path), lambda: self._label(read_label(path)))
+        return self._picture(("prediction", archives, name), make)
 
-    def _mask_folder(self, run: Run) -> Path:
-        return self.root / "masks" / run.texts / run.cam / run.masks
 
-    @cached_property
-    def _shard_of(self) -> dict[str, str]:
-        split = self.config["dataset"]["splits"]["pseudo"]
-        names = [] if split is None else self.dataset.ids(split)
-        shards = shard_names(self.config["compute"]["shards"])
-        return {name: shard for shard in shards for name in shard_ids(names, shard)}
+def find_maps(shards: Iterable[Path], name: str) -> ImageMaps | None:
+    """Maps of an image; None where no shard holds it."""
+    return next((_maps(path)[name] for path in shards if name in _maps(path)), None)
 
-    def _find_cams(self, folder: Path, name: str) -> ImageCams | None:
-        path = folder / f"{self._shard_of.get(name)}.npz"
-        if not path.is_file():
-            return None
-        return next((cams for cams in _shard(path) if cams.id == name), None)
+
+def find_archive(archives: Iterable[Path], name: str) -> Archive | None:
+    """The archive of an image's labels; None where none holds it."""
+    return next((_archive(path) for path in archives if name in _archive(path).ids), None)
 
 
 @lru_cache(maxsize=64)
-def _shard(path: Path) -> list[ImageCams]:
-    return read_cams(path)
+def _maps(path: Path) -> dict[str, ImageMaps]:
+    return {image.id: image for image in read_maps(path)}
+
+
+@lru_cache(maxsize=64)
+def _archive(path: Path) -> Archive:
+    return Archive(path)
 
 
 def write_qualitative(
-    run: Run,
+    files: StageFiles,
     dataset: Dataset,
-    root: Path,
-    config: dict,
     out: Path,
     names: list[str] | None = None,
     limit: int = 400_000,
@@ -197,18 +193,15 @@ def write_qualitative(
     """Draw some images with every stage of a run as one PNG, such as the one in the README.
 
     Args:
-        run: whose stages are drawn; a column that no image has is left out.
+        files: of the run whose stages are drawn; a column that no image has is left out.
         dataset: the images and their ground truth.
-        root: results/<dataset>.
-        config: the whole config.
         out: PNG to write.
         names: the images; None for the first four of the report's panels.
         limit: its size in bytes, at most.
     """
-    panels = Panels(dataset, root, config)
-    splits = config["dataset"]["splits"]
+    panels, splits = Panels(dataset), dataset.settings["splits"]
     names = names or choose(dataset, splits["score"] or splits["pseudo"], 4)
-    found = {name: panels.panel(run, name) for name in names}
+    found = {name: panels.panel(files, name) for name in names}
     stages = [
         stage
         for stage in STAGES

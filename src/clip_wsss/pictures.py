@@ -15,12 +15,12 @@ from PIL import Image
 
 from clip_wsss.datasets import IGNORE
 from clip_wsss.imageio import voc_palette
-from clip_wsss.masks import upsample_maps
+from clip_wsss.maps import upsample_maps
 
 HEAT = "inferno"  # of CAMs
 CONFIDENCE = "cividis"  # of confidences
 _HEAT_WEIGHT = 0.62  # of the heat over the grey image: dark where a map is low, both still readable
-_CONFIDENCE_STEPS = 64  # fewer colours than the 16-bit file has, for a small picture
+_CONFIDENCE_STEPS = 64  # as many colours as a palette picture needs
 
 
 @cache

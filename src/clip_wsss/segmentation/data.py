@@ -4,10 +4,8 @@ Sample number k of a run is the same whatever the number of workers and wherever
 interrupted: its image and its random crop follow from the seed and k alone.
 """
 
-import csv
 import random
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -19,80 +17,55 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 from torch.utils.data import Sampler
 
+from clip_wsss.archives import Archives
 from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
-from clip_wsss.imageio import read_confidence, read_label
 from clip_wsss.segmentation.losses import IGNORE, pack
 
 
-def read_manifests(manifests: list[str]) -> list[str]:
-    """Ids of the images that have a pseudo mask, in the order of the files.
-
-    Rows whose column `skipped` says why the image was left out have no mask.
+def read_masks(archives: Sequence[str]) -> Archives:
+    """Open the archives of the pseudo masks to train on.
 
     Raises:
-        InputError: a missing manifest, an image that two rows name, or no mask at all.
+        InputError: an archive cannot be used or holds predictions, an image that two of them
+            hold, or no mask at all.
     """
-    ids: dict[str, str] = {}
-    for manifest in manifests:
-        if not Path(manifest).is_file():
-            raise InputError(f"{manifest}: no such manifest of pseudo masks; make the masks first")
-        with open(manifest, newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                if row.get("skipped"):
-                    continue
-                if row["id"] in ids:
-                    raise InputError(
-                        f"{manifest}: {row['id']} stands in {ids[row['id']]} too; make the masks "
-                        "again"
-                    )
-                ids[row["id"]] = manifest
-    if not ids:
-        raise InputError(f"{', '.join(map(str, manifests))}: no pseudo mask to train on")
-    return list(ids)
+    masks = Archives(archives)
+    for archive in dict.fromkeys(masks.values()):
+        if archive.kind != "masks":
+            raise InputError(f"{archive.path}: holds {archive.kind}; train on masks")
+    if not masks:
+        raise InputError(f"{', '.join(map(str, archives))}: no pseudo mask to train on")
+    return masks
 
 
 @DATASETS.register_module()
 class PseudoMaskDataset(BaseSegDataset):
-    """The images of a data set with the label and confidence PNGs of a masks folder.
+    """The images of a data set with the labels and confidences of archives of masks.
 
     A sample enters the pipeline with `img` (H, W, 3) uint8 BGR, as MMSegmentation's transforms
     expect, and `gt_seg_map` (H, W) int32, labels and confidences packed.
 
     Args:
         settings: the `dataset` block of the config.
-        manifests: CSVs that list the masks.
-        folder: holds labels/<id>.png and confidence/<id>.png.
+        archives: paths of the masks.
         seed: of the order and of the transforms.
         pipeline: transforms.
 
     Raises:
-        InputError: a listed mask is missing, or does not fit its image or the classes.
+        InputError: as `read_masks`; later, where a mask is damaged or does not fit its image or
+            the classes.
     """
 
-    def __init__(
-        self, settings: dict, manifests: list[str], folder: str, seed: int, pipeline: list
-    ):
-        self.images = open_dataset(settings)
-        self.manifests, self.folder, self.seed = manifests, Path(folder), seed
+    def __init__(self, settings: dict, archives: list[str], seed: int, pipeline: list):
+        self.images, self.masks, self.seed = open_dataset(settings), read_masks(archives), seed
         self._epoch: tuple[int, np.ndarray] | None = None
         classes = ("background", *self.images.vocabulary.classes)
         super().__init__(metainfo={"classes": classes}, pipeline=pipeline, serialize_data=False)
 
     def load_data_list(self) -> list[dict]:
-        """One entry an image, after checking that its PNGs are there."""
-        ids = read_manifests(self.manifests)
-        for name in ids:
-            for path in self._paths(name):
-                if not path.is_file():
-                    raise InputError(
-                        f"{path}: the manifest lists this mask, but the file is missing; delete "
-                        f"{self.manifests[0]} and its like, and run again"
-                    )
-        return [{"id": name} for name in ids]
-
-    def _paths(self, name: str) -> tuple[Path, Path]:
-        return self.folder / "labels" / f"{name}.png", self.folder / "confidence" / f"{name}.png"
+        """One entry an image, in the order of the archives."""
+        return [{"id": name} for name in self.masks]
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._epoch is None or self._epoch[0] != epoch:
@@ -111,18 +84,18 @@ class PseudoMaskDataset(BaseSegDataset):
     def prepare_data(self, idx: int) -> dict:
         """Image number `idx` of the list, through the pipeline."""
         name = self.get_data_info(idx)["id"]
-        image, (label, confidence) = self.images.image(name), self._paths(name)
-        mask = read_label(label)
+        image, archive = self.images.image(name), self.masks[name]
+        mask = archive.label(name)
         if mask.shape != image.shape[:2]:
             raise InputError(
-                f"{label}: is {mask.shape[1]} x {mask.shape[0]}, but its image is "
+                f"{archive.path}: {name} is {mask.shape[1]} x {mask.shape[0]}, but its image is "
                 f"{image.shape[1]} x {image.shape[0]} (width x height); make the masks again"
             )
         classes = len(self.metainfo["classes"])
         if (values := mask[(mask >= classes) & (mask != IGNORE)]).size:
             raise InputError(
-                f"{label}: holds the value {values[0]}, but there are {classes} classes; "
-                "make the masks again"
+                f"{archive.path}: {name} holds the value {values[0]}, but there are {classes} "
+                "classes; make the masks again"
             )
         return self.pipeline(
             {
@@ -130,7 +103,7 @@ class PseudoMaskDataset(BaseSegDataset):
                 "img_path": name,
                 "img_shape": mask.shape,
                 "ori_shape": mask.shape,
-                "gt_seg_map": pack(mask, read_confidence(confidence)),
+                "gt_seg_map": pack(mask, archive.codes(name)),
                 "seg_fields": ["gt_seg_map"],
             }
         )

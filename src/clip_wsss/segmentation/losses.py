@@ -16,28 +16,27 @@ from mmseg.registry import MODELS, TASK_UTILS
 from mmseg.structures.sampler import BasePixelSampler
 from torch import Tensor, nn
 
+from clip_wsss.confidence import EDGES, check_mu
 from clip_wsss.config import unknown
 from clip_wsss.errors import InputError
-from clip_wsss.imageio import CONFIDENCE_STEPS
 
 IGNORE = 255
 
 LOSSES: dict[str, type["PixelLoss"]] = {}  # name in the config -> class
 
 
-def pack(label: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+def pack(label: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Join labels and confidences into one map.
 
     Args:
         label: (H, W) uint8.
-        confidence: (H, W) float in [0, 1]; kept to 1/65535.
+        codes: (H, W) uint8, of the confidences (`clip_wsss.confidence`).
 
     Returns:
-        (H, W) int32 below 2^24, so that float32 holds it exactly as well. A padding of 255 reads
+        (H, W) int32 below 2^16, so that float32 holds it exactly as well. A padding of 255 reads
         as label 255, confidence 0.
     """
-    steps = np.rint(confidence.astype(np.float64) * CONFIDENCE_STEPS).astype(np.int32)
-    return label.astype(np.int32) | steps << 8
+    return label.astype(np.int32) | codes.astype(np.int32) << 8
 
 
 @TASK_UTILS.register_module()
@@ -56,9 +55,10 @@ class ConfidenceSampler(BasePixelSampler):
                 head goes on with this very tensor.
 
         Returns:
-            (N, H, W) float32 confidences in [0, 1].
+            (N, H, W) float32 confidences in [0, 1], each the edge of its code.
         """
-        confidence = (seg_label >> 8).squeeze(1).float() / CONFIDENCE_STEPS
+        edges = torch.tensor(EDGES, device=seg_label.device)
+        confidence = edges[(seg_label >> 8).squeeze(1)]
         seg_label &= 0xFF
         return confidence
 
@@ -67,14 +67,15 @@ class PixelLoss(nn.Module):
     """Cross entropy of the pixels whose confidence is at least mu, averaged by a subclass.
 
     Args:
-        mu: threshold on the confidence, in [0, 1].
+        mu: threshold on the confidence, an edge of its codes.
         loss_weight: factor, as in MMSegmentation.
         loss_name: key in the log; it must begin with `loss_` to be minimised.
     """
 
     def __init__(self, mu: float = 0.0, loss_weight: float = 1.0, loss_name: str = "loss_seg"):
         super().__init__()
-        check_mu(mu)
+        check_mu(mu, "segmentation.mu")
+        mu = float(np.float32(mu))  # the edge itself: both sides of >= are then exact
         self.mu, self.loss_weight, self.loss_name = mu, loss_weight, loss_name
 
     @abstractmethod
@@ -165,17 +166,11 @@ class BalancedLoss(PixelLoss):
         return (_mean(losses, counts & foreground) + _mean(losses, counts & ~foreground)) / 2
 
 
-def check_mu(mu: float) -> None:
-    """Raise InputError unless mu lies in [0, 1]."""
-    if not 0 <= mu <= 1:
-        raise InputError(f"segmentation.mu: {mu} is no confidence; choose a value from 0 to 1")
-
-
 def loss_config(name: str, mu: float, loss_weight: float = 1.0) -> dict:
     """What MMSegmentation builds the loss of a run from.
 
     Raises:
-        InputError: an unknown loss, or a mu outside of [0, 1] or without effect.
+        InputError: an unknown loss, or a mu that is no edge of the codes or without effect.
     """
     if name not in LOSSES:
         raise InputError(f"segmentation.loss: {unknown('loss', name, LOSSES)}")

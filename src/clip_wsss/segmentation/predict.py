@@ -1,8 +1,7 @@
-"""Prediction of a trained segmentor: one label PNG an image."""
+"""Prediction of a trained segmentor: an archive of labels."""
 
-import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,31 +10,22 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from clip_wsss.archives import PREDICTIONS, EncodedImage, encode_image, write_archive
 from clip_wsss.datasets import Dataset, open_dataset
 from clip_wsss.errors import InputError
-from clip_wsss.imageio import sha256, write_label
-from clip_wsss.masks import parallel_map
+from clip_wsss.processes import parallel_map
 from clip_wsss.refine import MASK_REFINEMENTS
+from clip_wsss.registry import lookup
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor, use_device
 from clip_wsss.segmentation.weights import read_state
 
-# Of the dense CRF on a prediction (docs/parity.md, fact 15), which sees the image as it is.
-CRF = {
-    "image": "rgb",
-    "iterations": 10,
-    "gaussian_sxy": 1,
-    "gaussian_compat": 3,
-    "bilateral_sxy": 67,
-    "bilateral_srgb": 3,
-    "bilateral_compat": 4,
-}
-
 
 class Predictor:
-    """A trained segmentor with the test settings of a run.
+    """A trained segmentor with the inference settings of a run.
 
     Args:
         entry: of the config's group `segmentation`.
+        inference: of the config's group `inference`: scales and flip.
         checkpoint: from `train`.
         classes: names, background first.
         device: auto, cpu or cuda.
@@ -44,9 +34,17 @@ class Predictor:
         InputError: the checkpoint is missing, damaged, of other classes or another segmentor.
     """
 
-    def __init__(self, entry: dict, checkpoint: str | Path, classes: list[str], device: str):
+    def __init__(
+        self,
+        entry: dict,
+        inference: dict,
+        checkpoint: str | Path,
+        classes: list[str],
+        device: str,
+    ):
         self.device = use_device(device)
-        self.test = entry["test"]
+        self.scales = inference["scales"]
+        self.flips = (False, True) if inference["flip"] else (False,)
         model = build_model(
             read_segmentor(entry["segmentor"]), entry, len(classes), entry["segmentor"]
         )
@@ -55,7 +53,7 @@ class Predictor:
 
     @torch.no_grad()
     def probabilities(self, rgb: np.ndarray) -> np.ndarray:
-        """Class probabilities, averaged over the scales and flips of the test.
+        """Class probabilities, averaged over scales and flips.
 
         Args:
             rgb: (H, W, 3) uint8.
@@ -67,7 +65,7 @@ class Predictor:
         bgr = np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1))
         image = torch.from_numpy(bgr).to(self.device)
         image = self.model.data_preprocessor({"inputs": [image]})["inputs"]  # (1, 3, H, W)
-        views = [(scale, flip) for scale in self.test["scales"] for flip in self._flips()]
+        views = [(scale, flip) for scale in self.scales for flip in self.flips]
         total = torch.zeros((), device=self.device)
         for scale, flip in views:
             size = max(1, round(height * scale)), max(1, round(width * scale))
@@ -77,9 +75,6 @@ class Predictor:
             logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
             total = total + logits.float().softmax(dim=1)
         return (total / len(views))[0].cpu().numpy()
-
-    def _flips(self) -> tuple[bool, ...]:
-        return (False, True) if self.test["flip"] else (False,)
 
 
 def load_checkpoint(
@@ -113,66 +108,61 @@ def load_checkpoint(
 
 def predict(
     entry: dict,
+    inference: dict,
     checkpoint: str | Path,
     dataset_settings: dict,
-    split: str,
-    folder: str | Path,
-    manifest: str | Path,
+    ids: Sequence[str],
+    out: str | Path,
     threads: int = 1,
     device: str = "auto",
-    also: Sequence[str] = (),
     workers: int = 1,
 ) -> None:
-    """Label the images of a split.
+    """Label images.
 
     Args:
-        entry: of the config's group `segmentation`; `test` holds scales, flip and crf.
+        entry: of the config's group `segmentation`.
+        inference: of the config's group `inference`: scales, flip, refinement (as of masks, on
+            the averaged probabilities in float16) and settings under the refinement's name.
         checkpoint: from `train`.
         dataset_settings: the config's `dataset`.
-        split: name of a list of images.
-        folder: gets <id>.png, (H, W) uint8 with the VOC palette, 0 background.
-        manifest: CSV with id, sha256 and skipped (why an image was left out, else empty), written
-            last.
+        ids: the images.
+        out: the archive, of kind predictions: 0 background, 1..C classes.
         threads: of torch.
         device: auto, cpu or cuda.
-        also: images outside of the split to label too, for pictures; nothing scores them.
-        workers: processes of the CRF; they change nothing but the time.
+        workers: processes of the refinement; they change nothing but the time.
 
     Raises:
-        InputError: the checkpoint does not fit; an image cannot be read and `on_bad_image` is
-            fail.
+        InputError: the checkpoint does not fit; the refinement is unknown; an image cannot be
+            read and `on_bad_image` is fail.
     """
     torch.set_num_threads(threads)
     dataset = open_dataset(dataset_settings)
     classes = ["background", *dataset.vocabulary.classes]
-    predictor = Predictor(entry, checkpoint, classes, device)
-    crf = entry["test"]["crf"]
-    names = list(dict.fromkeys([*dataset.ids(split), *also]))
-    rows: list[tuple[str, str, str]] = []
-    progress = tqdm(total=len(names), desc="predicting", unit="image", disable=None)
-    with parallel_map(workers if crf else 1) as mapped, progress:
+    refine = lookup(MASK_REFINEMENTS, inference["refinement"], "inference.refinement")
+    refined = inference["refinement"] != "none"
+    refine = partial(refine, settings=inference.get(inference["refinement"]) or {})
+    predictor = Predictor(entry, inference, checkpoint, classes, device)
+
+    def images(mapped: Callable) -> Iterator[EncodedImage]:
         part = 4 * workers  # images in memory
-        for start in range(0, len(names), part):
-            images, skipped = _read(dataset, names[start : start + part])
-            maps = map(predictor.probabilities, images.values())
-            if crf:
-                halves = [x.astype(np.float16) for x in maps]
-                maps = mapped(
-                    partial(MASK_REFINEMENTS["crf"], settings=CRF), halves, images.values()
-                )
-            labels = dict(zip(images, (x.argmax(axis=0) for x in maps), strict=True))
-            for name in names[start : start + part]:
-                path = Path(folder) / f"{name}.png"
-                if name in labels:
-                    write_label(path, labels[name].astype(np.uint8))
-                rows.append((name, sha256(path) if name in labels else "", skipped.get(name, "")))
-                progress.update()
-    Path(manifest).parent.mkdir(parents=True, exist_ok=True)
-    with open(manifest, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("id", "sha256", "skipped"), *rows])
+        for start in range(0, len(ids), part):
+            read, skipped = _read(dataset, ids[start : start + part])
+            maps = map(predictor.probabilities, read.values())
+            if refined:
+                halves = [probabilities.astype(np.float16) for probabilities in maps]
+                maps = mapped(refine, halves, read.values())
+            labels = (x.argmax(axis=0).astype(np.uint8) for x in maps)
+            yield from map(encode_image, read, labels)
+            yield from (EncodedImage(name, skipped=why) for name, why in skipped.items())
+
+    with parallel_map(workers if refined else 1) as mapped:
+        progress = tqdm(
+            images(mapped), total=len(ids), desc="predicting", unit="image", disable=None
+        )
+        write_archive(out, PREDICTIONS, progress)
 
 
-def _read(dataset: Dataset, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _read(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Images that can be read, and why others cannot."""
     images, skipped = {}, {}
     for name in names:

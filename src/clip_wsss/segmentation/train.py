@@ -23,7 +23,7 @@ from mmengine.runner import Runner
 from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256
-from clip_wsss.segmentation.data import read_manifests
+from clip_wsss.segmentation.data import read_masks
 from clip_wsss.segmentation.hooks import latest_checkpoint
 from clip_wsss.segmentation.losses import loss_config
 from clip_wsss.segmentation.segmentor import build_model, digest, read_segmentor, use_device
@@ -37,8 +37,7 @@ CHECKPOINT, LOG, SETTINGS, ERROR = "checkpoint.pth", "log.csv", "settings.json",
 def train(
     entry: dict,
     dataset_settings: dict,
-    manifests: list[str],
-    masks_folder: str | Path,
+    archives: list[str],
     seed: int,
     work_dir: str | Path,
     checkpoint: str | Path,
@@ -53,9 +52,7 @@ def train(
         entry: of the config's group `segmentation`: segmentor, loss, mu, iterations (updates of
             the weights), precision, init.
         dataset_settings: the config's `dataset`.
-        manifests: CSVs of the pseudo masks, columns id, label_sha256, confidence_sha256 and
-            perhaps skipped.
-        masks_folder: holds labels/<id>.png and confidence/<id>.png.
+        archives: paths of the pseudo masks (`clip_wsss.archives`).
         seed: decides the initial weights, the order and the augmentation.
         work_dir: keeps checkpoints of an unfinished training; what it holds of other settings is
             set aside as <work_dir>.old; it is gone after the training.
@@ -78,20 +75,19 @@ def train(
         raise InputError(
             f"compute.gpus: {gpus} are asked for, but {torch.cuda.device_count()} can be seen"
         )
-    read_manifests(manifests)
+    read_masks(archives)
     init = fetch(entry["init"] or segmentor.get("init"))
     settings = {
-        "entry": {key: value for key, value in entry.items() if key != "test"},
+        "entry": entry,
         "dataset": dataset_settings,
-        "manifests": [str(path) for path in manifests],
-        "masks": str(masks_folder),
+        "archives": [str(path) for path in archives],
         "seed": seed,
         "threads": threads,
         "device": device,
         "init": None if init is None else str(init),
         **_split(segmentor, gpus),
     }
-    contents = [digest(segmentor), *(sha256(p) for p in (*manifests, *filter(None, [init])))]
+    contents = [digest(segmentor), *(sha256(p) for p in (*archives, *filter(None, [init])))]
     work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
 
     resume = latest_checkpoint(work_dir)
@@ -175,8 +171,7 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
             "dataset": {
                 "type": "PseudoMaskDataset",
                 "settings": settings["dataset"],
-                "manifests": settings["manifests"],
-                "folder": settings["masks"],
+                "archives": settings["archives"],
                 "seed": seed,
                 "pipeline": [*segmentor.train_pipeline, {"type": "PackSegInputs"}],
             },
