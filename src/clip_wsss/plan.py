@@ -60,11 +60,12 @@ class Plan:
 
     Args:
         graph: the stages of all runs.
+        root: the results folder; None: results/<dataset>.
     """
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, root: Path | None = None):
         self.graph, self.config = graph, graph.config
-        self.root = graph.root
+        self.root = graph.root if root is None else Path(root)
         self._codes: dict[str, str] = {}
 
     def code(self, job: str) -> str:
