@@ -89,9 +89,9 @@ def _used(graph: Graph, settings: Settings, node: Node) -> dict[str, Any]:
         del used["crf"]
     if isinstance(settings, Masks):
         used = {key: used[key] for key in ("source", *used)}
-        makes = {"source", "refinement", "crf", "background_power"}
-        if settings.source != "maps":
-            makes = {"source", "folder", "confidences"}
+        makes = {"maps": {"refinement", "crf", "background_power"},
+                 "import": {"folder", "confidences"}}.get(settings.source, set())  # fmt: skip
+        makes = {"source", *makes}
         used = {key: value for key, value in used.items() if key in makes}
     if isinstance(settings, Segmentation):
         used["mu"] = settings.threshold
