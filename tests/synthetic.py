@@ -5,7 +5,6 @@ drawn from fixed seeds. The tests of the report read it.
 """
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +13,22 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from clip_wsss.cam import ImageCams, write_cams
+from clip_wsss.archives import MASKS, PREDICTIONS, encode_image, write_archive
+from clip_wsss.confidence import encode
+from clip_wsss.config import load_config
 from clip_wsss.datasets import Dataset, open_dataset
-from clip_wsss.imageio import write_confidence, write_label
-from clip_wsss.masks import upsample_maps
-from clip_wsss.metrics import evaluate_cams, evaluate_labels
-from clip_wsss.runs import Run, exports_masks, has_ground_truth, metric_files, resolve
+from clip_wsss.graph import MAP_STAGES, Graph, Node
+from clip_wsss.imageio import write_label
+from clip_wsss.maps import ImageMaps, upsample_maps, write_maps
+from clip_wsss.metrics import evaluate_labels, evaluate_maps
+from clip_wsss.plan import Plan
+from clip_wsss.runs import Run
+from clip_wsss.settings import Config
+from clip_wsss.shards import shard_ids
+from clip_wsss.sidecar import write_sidecar
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GRID = 8
-SHARDS = ("0001of0002", "0002of0002")
 NOISE = {"photo": 0.75, "sharpest": 0.6, "synonyms": 0.5, "clip-es": 0.55}  # of the maps, by texts
 TEMPLATES = ("a clean origami {}.", "a photo of a {}.", "art of the {}.")
 
@@ -32,40 +37,70 @@ TEMPLATES = ("a clean origami {}.", "a photo of a {}.", "art of the {}.")
 class Synthetic:
     """What a stage would be given."""
 
-    config: dict
-    runs: list[Run]
+    plan: Plan
     dataset: Dataset
-    root: Path
+
+    @property
+    def config(self) -> Config:
+        """The whole config."""
+        return self.plan.config
+
+    @property
+    def runs(self) -> list[Run]:
+        """The rows of the runs tables."""
+        return self.plan.graph.runs
+
+    @property
+    def root(self) -> Path:
+        """The results folder."""
+        return self.plan.root
+
+    def changed(self, runs=None, config=None, root=None) -> "Synthetic":
+        """The same with other runs, another config or other results."""
+        graph = Graph(config or self.config, self.runs if runs is None else runs)
+        return Synthetic(Plan(graph, root or self.root), self.dataset)
 
 
 def ladder() -> list[Run]:
     """Five runs of the ladder, the last with two seeds."""
-
-    def run(name, base, texts, cam, masks, segmentation=None, seeds=(0,), note=""):
-        return Run(name, base, texts, cam, masks, segmentation, seeds, note, "ladder")
-
+    table = {"table": "ladder"}
+    crf = {"texts": "synonyms", "cam": "softmax", "affinity": "caa", "masks": "crf"}
+    trained = {"segmentation": "cgl", "inference": "default", "seeds": (0, 1)}
     return [
-        run("plain", None, "photo", "plain", "initial", note="GradCAM of the class logit"),
-        run("softmax", "plain", "photo", "softmax", "initial", note="GradCAM of the softmax"),
-        run("caa", "softmax", "synonyms", "softmax", "caa", note="attention-based affinity"),
-        run("crf", "caa", "synonyms", "softmax", "caa-crf", note="dense CRF"),
-        run("seg-cgl", "crf", "synonyms", "softmax", "caa-crf", "cgl", (0, 1), "segmentor"),
+        Run("plain", None, "photo", "plain", note="GradCAM of the class logit", **table),
+        Run("softmax", "plain", "photo", "softmax", note="GradCAM of the softmax", **table),
+        Run(
+            "caa", "softmax", "synonyms", "softmax", "caa", note="attention-based affinity", **table
+        ),
+        Run("crf", "caa", **crf, note="dense CRF", **table),
+        Run("seg-cgl", "crf", **crf, **trained, note="segmentor", **table),
     ]
 
 
-def build(folder: Path, train: int = 6, val: int = 4, masks: bool = True) -> Synthetic:
-    """Write a data set of `train` and `val` images and the results of `ladder()` below `folder`."""
-    config = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text(encoding="utf-8"))
-    config["dataset"].update(
-        root=str(folder / "data"),
-        vocabulary=str(REPOSITORY / "config/vocabularies/voc12.yaml"),
-        masks="SegmentationClass" if masks else None,
-    )
-    config["evaluation"].update(bootstrap=50, published=None, panels=4)
-    write_dataset(folder / "data", train, val)
+def content(folder: Path, masks: bool = True) -> dict:
+    """The demo's config with the data below `folder` and nothing quoted, as it is read."""
+    found = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text(encoding="utf-8"))
+    found["dataset"].update(root=str(folder / "data"), masks="SegmentationClass" if masks else None)
+    found["evaluation"].update(bootstrap=50, published=None, panels=4)
     if not masks:
-        config["dataset"]["splits"].update(score=None, val=None)
-    made = Synthetic(config, ladder(), open_dataset(config["dataset"]), folder / "results/demo")
+        found["dataset"]["splits"].update(score=None, val=None)
+    return found
+
+
+def build(
+    folder: Path,
+    train: int = 6,
+    val: int = 4,
+    masks: bool = True,
+    runs: list[Run] | None = None,
+    settings: dict | None = None,
+) -> Synthetic:
+    """Write a data set of `train` and `val` images and the results of some runs below `folder`."""
+    config = load_config(settings or content(folder, masks))
+    write_dataset(folder / "data", train, val)
+    graph = Graph(config, runs or ladder())
+    dataset = open_dataset(config.dataset.model_dump())
+    made = Synthetic(Plan(graph, folder / "results/demo"), dataset)
     write_results(made)
     return made
 
@@ -109,16 +144,25 @@ def _write_image(root, name, labels, words, size, rng) -> None:
 
 
 def write_results(made: Synthetic) -> None:
-    """Write maps, masks, predictions, metrics and prompts of every run."""
+    """Write maps, masks, predictions, scores and ranked texts of every run."""
     for run in made.runs:
-        _write_prompts(made, run)
-        shards = _write_maps(made, run)
-        if exports_masks(made.config, run):
-            _write_masks(made, run, shards)
-        if run.segmentation is not None and made.config["dataset"]["splits"]["val"]:
-            _write_predictions(made, run)
-        if has_ground_truth(made.config):
-            _write_metrics(made, run, shards)
+        path = made.plan.graph.paths[run.name]
+        if "texts" in path and path["texts"].identity["template"] == "sharpest":
+            _write_ranking(made, path["texts"])
+        for group in ("cam", "affinity"):
+            if group in path:
+                _write_maps(made, run, path[group])
+        if "masks" in path:
+            _write_masks(made, run, path["masks"])
+        if "inference" in path and made.config.dataset.splits.val:
+            for seed in run.seeds:
+                write_predictions(made, path["inference"], seed, "val", "val")
+        for stage, files in made.plan.graph.scores(run).items():
+            for number, file in enumerate(files):
+                _write_score(made, run, stage, number, made.root / file)
+    for product in made.plan.scores:
+        outputs = {file.name: file for file in product.files}
+        write_sidecar(product.sidecar, product.stamp, outputs, {})
 
 
 def _truth(made: Synthetic, name: str) -> np.ndarray:
@@ -130,25 +174,30 @@ def _seed(*words: str) -> np.random.Generator:
     return np.random.default_rng(list("/".join(words).encode()))
 
 
-def _write_maps(made: Synthetic, run: Run) -> list[Path]:
-    folder = made.root / "cams" / run.texts / run.cam
-    paths = [folder / f"{shard}.npz" for shard in SHARDS]
-    ids = made.dataset.ids("train")
-    for number, path in enumerate(paths):
+def _shards(made: Synthetic, node: Node):
+    """Path and images of every shard."""
+    for shard in made.plan.graph.shards:
+        path = made.root / made.plan.graph.shard_file(node, shard)
+        yield path, shard_ids(made.dataset.ids("train"), shard)
+
+
+def _write_maps(made: Synthetic, run: Run, node: Node) -> None:
+    for path, ids in _shards(made, node):
         if not path.exists():
-            part = ids[number * len(ids) // 2 : (number + 1) * len(ids) // 2]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_cams(path, [_cams(made, run, name) for name in part])
-    return paths
+            write_maps(path, [image_maps(made, run, name)[node.stage] for name in ids])
 
 
-def _cams(made: Synthetic, run: Run, name: str) -> ImageCams:
+def image_maps(made: Synthetic, run: Run, name: str) -> dict[str, ImageMaps]:
+    """The maps of an image by group: cam, and affinity."""
     truth, keys = _truth(made, name), made.dataset.labels(name)
     rng = _seed(run.texts, run.cam, name)
     noise = NOISE[run.texts] * (1.3 if run.cam == "plain" else 1)
     initial = np.stack([_map(truth == key + 1, noise, 5, rng) for key in keys])
     refined = np.stack([_map(truth == key + 1, noise * 0.6, 2, rng) for key in keys])
-    return ImageCams(name, truth.shape, np.array(keys), initial, refined)
+    return {
+        group: ImageMaps(name, truth.shape, np.array(keys), own)
+        for group, own in (("cam", initial), ("affinity", refined))
+    }
 
 
 def _map(region: np.ndarray, noise: float, blur: float, rng: np.random.Generator) -> np.ndarray:
@@ -159,74 +208,59 @@ def _map(region: np.ndarray, noise: float, blur: float, rng: np.random.Generator
     return (grid / (1e-7 + grid.max())).astype(np.float32)
 
 
-def _write_masks(made: Synthetic, run: Run, shards: list[Path]) -> None:
-    folder = made.root / "masks" / run.texts / run.cam / run.masks
-    for name in made.dataset.ids("train"):
-        cams = _cams(made, run, name)
-        maps = upsample_maps(cams.refined, cams.size).astype(np.float32)
-        scores = np.concatenate([1 - maps.max(axis=0, keepdims=True), maps]) ** 4
-        scores /= scores.sum(axis=0)
-        lookup = np.concatenate([[0], cams.keys + 1]).astype(np.uint8)
-        write_label(folder / "labels" / f"{name}.png", lookup[scores.argmax(axis=0)])
-        write_confidence(folder / "confidence" / f"{name}.png", scores.max(axis=0))
+def _write_masks(made: Synthetic, run: Run, node: Node) -> None:
+    """Masks as from the refined maps; those of other sources are the ground truth."""
+    for path, ids in _shards(made, node):
+        images = []
+        for name in ids:
+            label = _truth(made, name)
+            confidence = np.ones(label.shape, np.float32)
+            if node.settings["source"] == "maps":
+                refined = image_maps(made, run, name)["affinity"]
+                full = upsample_maps(refined.maps, refined.size).astype(np.float32)
+                scores = np.concatenate([1 - full.max(axis=0, keepdims=True), full]) ** 4
+                scores /= scores.sum(axis=0)
+                lookup = np.concatenate([[0], refined.keys + 1]).astype(np.uint8)
+                label, confidence = lookup[scores.argmax(axis=0)], scores.max(axis=0)
+            images.append(encode_image(name, label, encode(confidence)))
+        write_archive(path, MASKS, images)
 
 
-def _write_predictions(made: Synthetic, run: Run) -> None:
-    for seed in run.seeds:
-        folder = _segmentation(made, run, seed) / "predictions"
-        for name in made.dataset.ids("val"):
-            truth = _truth(made, name)
-            truth[truth == 255] = 0
-            move = np.float32([[1, 0, 2 + seed], [0, 1, 1]])
-            moved = cv2.warpAffine(truth, move, truth.shape[::-1], flags=cv2.INTER_NEAREST)
-            write_label(folder / f"{name}.png", moved)
+def write_predictions(made: Synthetic, node: Node, seed: int, split: str, of: str) -> None:
+    """Write the predictions of a list of images as those of a split."""
+    images = []
+    for name in made.dataset.ids(of):
+        truth = _truth(made, name)
+        truth[truth == 255] = 0
+        move = np.float32([[1, 0, 2 + seed], [0, 1, 1]])
+        moved = cv2.warpAffine(truth, move, truth.shape[::-1], flags=cv2.INTER_NEAREST)
+        images.append(encode_image(name, moved))
+    path = made.root / made.plan.graph.predictions(node, seed, split)
+    write_archive(path, PREDICTIONS, images)
 
 
-def _segmentation(made: Synthetic, run: Run, seed: int) -> Path:
-    cells = run.texts, run.cam, run.masks, run.segmentation, f"seed{seed}"
-    return made.root.joinpath("segmentation", *cells)
+def _write_score(made: Synthetic, run: Run, stage: str, number: int, path: Path) -> None:
+    graph, dataset, counts = made.plan.graph, made.dataset, path.with_name("counts.parquet")
+    group = {"initial": "cam", "refined": "affinity", "mask": "masks"}.get(stage, "inference")
+    node, meta = graph.paths[run.name][group], {"precision": "float32"}
+    if stage == "segmentation":
+        seed = run.seeds[number]
+        archives = [made.root / graph.predictions(node, seed, "val")]
+        evaluate_labels(dataset, "val", archives, stage, path, counts, {**meta, "seed": seed})
+        return
+    files = [made.root / file for file in graph.shard_files(node)]
+    if stage in MAP_STAGES:
+        meta |= {"stage": stage, "split": "train"}
+        evaluate_maps(dataset, dataset.ids("train"), files, made.plan.powers, path, counts, meta)
+    else:
+        confidence = path.with_name("confidence.parquet")
+        evaluate_labels(dataset, "train", files, stage, path, counts, meta, confidence)
 
 
-def _write_metrics(made: Synthetic, run: Run, shards: list[Path]) -> None:
-    masks = resolve(made.config, "masks", run.masks)
-    for stage, files in metric_files(made.config, run).items():
-        for number, file in enumerate(files):
-            path = made.root / file
-            counts, meta = (
-                path.with_name(path.name.removesuffix(".json") + ".parquet"),
-                {"precision": "float32"},
-            )
-            if stage in ("initial", "refined"):
-                evaluate_cams(
-                    made.dataset, made.dataset.ids("train"), shards, stage,
-                    made.config["evaluation"]["powers"], masks["background_power"],
-                    path, counts, {**meta, "split": "train"},
-                )  # fmt: skip
-            elif stage == "mask":
-                folder = made.root / "masks" / run.texts / run.cam / run.masks
-                evaluate_labels(
-                    made.dataset, "train", folder / "labels", stage, path, counts, meta,
-                    folder / "confidence", path.with_name("confidence.parquet"),
-                )  # fmt: skip
-            else:
-                seed = run.seeds[number]
-                folder = _segmentation(made, run, seed) / "predictions"
-                evaluate_labels(
-                    made.dataset, "val", folder, stage, path, counts, {**meta, "seed": seed}
-                )
-
-
-def _write_prompts(made: Synthetic, run: Run) -> None:
-    model = resolve(made.config, "cam", run.cam)["model"]
-    folder = made.root / "prompts" / model / run.texts
-    folder.mkdir(parents=True, exist_ok=True)
-    ranked = resolve(made.config, "texts", run.texts)["template"] == "sharpest"
-    template = TEMPLATES[0] if ranked else resolve(made.config, "texts", run.texts)["template"]
-    (folder / "prompt.json").write_text(
-        json.dumps({"template": [template], "chosen_by": "sharpness" if ranked else "config"})
-    )
-    with (folder / "sharpness.csv").open("w", newline="") as file:
+def _write_ranking(made: Synthetic, texts: Node) -> None:
+    path = made.root / texts.folder / "sharpness.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("rank", "template", "sharpness"))
-        if ranked:
-            rows.writerows((i + 1, text, 0.12 + 0.05 * i) for i, text in enumerate(TEMPLATES))
+        rows.writerows((i + 1, text, 0.12 + 0.05 * i) for i, text in enumerate(TEMPLATES))

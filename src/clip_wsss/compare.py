@@ -16,11 +16,11 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from clip_wsss.changes import Entries, changes, flat_changes
+from clip_wsss.changes import changes, flat_changes
 from clip_wsss.errors import InputError
+from clip_wsss.graph import MAP_STAGES, SCORED
 from clip_wsss.measurements import Difference, Figure, Folder, Reader, Source, difference
-from clip_wsss.metrics import MAP_STAGES, STAGES
-from clip_wsss.tables import percent
+from clip_wsss.tables import INDEX_FORMAT, percent
 
 STAGE_COLUMNS = (
     "run", "same_as", "stage", "images", "a", "a_scoring", "b", "b_scoring",
@@ -38,6 +38,12 @@ CLASS_COLUMNS = (
     "high",
     "more_than_noise",
 )
+GROUPS_OF = {  # what a stage depends on
+    "initial": ("texts", "cam"),
+    "refined": ("texts", "cam", "affinity"),
+    "mask": ("texts", "cam", "affinity", "masks"),
+    "segmentation": ("texts", "cam", "affinity", "masks", "segmentation", "inference"),
+}
 SHOWN = 15  # classes that are printed
 
 
@@ -89,7 +95,8 @@ def compare(first: Source, second: Source) -> "Comparison":
     """Compare two results folders, the first subtracted from the second.
 
     Raises:
-        InputError: a folder without tables/runs.json, or a measurement that is missing.
+        InputError: a folder without tables/runs.json or with that of an earlier version, or a
+            measurement that is missing.
     """
     old, new = _index(first), _index(second)
     reader = Reader(first, old["resamples"], old["seed"])
@@ -98,7 +105,7 @@ def compare(first: Source, second: Source) -> "Comparison":
     olds, news = ({run["name"]: run for run in index["runs"]} for index in (old, new))
     stages, classes, firsts = [], [], {}
     for name in (name for name in news if name in olds):
-        for stage in STAGES:
+        for stage in SCORED:
             one, other = _figure(reader, olds[name], stage), _figure(others, news[name], stage)
             if one is None and other is None:
                 continue
@@ -110,7 +117,7 @@ def compare(first: Source, second: Source) -> "Comparison":
             stages.append((*place, *_stage_line(one, other, gap), changed))
             if gap:
                 classes += [(*place, *line) for line in _class_lines(one, other, gap)]
-    settings = [key for key in ("dataset", "models", "evaluation") if old.get(key) != new.get(key)]
+    settings = [key for key in ("dataset", "evaluation") if old.get(key) != new.get(key)]
     return Comparison(
         names=(str(first), str(second)),
         removed=[name for name in olds if name not in news],
@@ -203,34 +210,31 @@ def _merged(frame: pd.DataFrame) -> list[dict]:
 
 def _index(source: Source) -> dict:
     with source.open("tables/runs.json") as file:
-        return json.load(file)
+        index = json.load(file)
+    if index.get("format") != INDEX_FORMAT:
+        raise InputError(
+            f"{source}: tables/runs.json was written by another version of this suite; compare "
+            "with that version, or make the results again with this one"
+        )
+    return index
 
 
 def _figure(reader: Reader, run: dict, stage: str) -> Figure | None:
     if stage not in run["files"]:
         return None
-    masks = run["entries"]["masks"]["settings"]
-    files = run["files"][stage]
-    return reader.figure(stage, files, masks["scoring"], masks["background_power"])
+    return reader.figure(stage, run["files"][stage], run["scoring"], run["background_power"])
 
 
 def _changes(old: dict, new: dict, stage: str) -> list[str]:
     """What changed in the settings that a stage depends on."""
-    words = changes(*(_settings(run["entries"], stage) for run in (old, new)))
+    words = changes(old["entries"], new["entries"], GROUPS_OF[stage])
+    if stage in MAP_STAGES:
+        words += flat_changes(*({key: run[key] for key in ("background_power", "scoring")}
+                                for run in (old, new)))  # fmt: skip
     if stage == "segmentation" and old["seeds"] != new["seeds"]:
         seeds = [" ".join(map(str, run["seeds"])) for run in (old, new)]
         words.append(f"seeds: {seeds[0]} -> {seeds[1]}")
     return words
-
-
-def _settings(entries: Entries, stage: str) -> Entries:
-    if stage == "segmentation":
-        return entries
-    masks = entries["masks"]
-    if stage in MAP_STAGES:  # a map is scored at a power and does not depend on the rest
-        kept = {key: masks["settings"][key] for key in ("background_power", "scoring")}
-        masks = {**masks, "settings": kept}
-    return {**entries, "masks": masks, "segmentation": None}
 
 
 def _stage_line(one: Figure | None, other: Figure | None, gap: Difference | None) -> tuple:

@@ -217,19 +217,23 @@ def confusion_chart(title: str, matrix: np.ndarray, names: Sequence[str]) -> str
 
     Args:
         title: read out by a screen reader.
-        matrix: (C + 1, C + 1) pixels by ground truth and prediction.
+        matrix: (C + 1, C + 2) pixels by ground truth and prediction; the last column, of
+            unlabelled pixels, is drawn where there are any.
         names: the C + 1 classes, the background first.
     """
-    cell = max(10, min(24, 620 // len(names)))
-    edge, side = 92, cell * len(names)
+    unlabelled = matrix[:, len(names) :].any()
+    columns = [*names, "unlabelled"] if unlabelled else list(names)
+    cell = max(10, min(24, 620 // len(columns)))
+    edge, side, across = 92, cell * len(names), cell * len(columns)
     rows = matrix.sum(axis=1)
     parts = []
-    for i, name in enumerate(names):
+    style = "tick" if cell >= 14 else "tick small"
+    for i, name in enumerate(columns):
         place = edge + (i + 0.5) * cell
-        style = "tick" if cell >= 14 else "tick small"
-        parts.append(
-            f'<text class="{style} end" x="{edge - 8}" y="{place + 4:g}">{escape(name)}</text>'
-        )
+        if i < len(names):
+            parts.append(
+                f'<text class="{style} end" x="{edge - 8}" y="{place + 4:g}">{escape(name)}</text>'
+            )
         parts.append(
             f'<text class="{style}" transform="translate({place + 4:g} {edge - 8}) rotate(-60)">'
             f"{escape(name)}</text>"
@@ -239,7 +243,7 @@ def confusion_chart(title: str, matrix: np.ndarray, names: Sequence[str]) -> str
         if share < 0.005:
             continue
         x, y = edge + j * cell, edge + i * cell
-        tip = f"{share:.1%} of {names[i]} labelled {names[j]}"
+        tip = f"{share:.1%} of {names[i]} labelled {columns[j]}"
         parts.append(
             f'<rect class="cell" style="--h:{shade(share)}" x="{x}" y="{y}" width="{cell - 1}" '
             f'height="{cell - 1}" data-tip="{escape(tip)}"/>'
@@ -249,8 +253,8 @@ def confusion_chart(title: str, matrix: np.ndarray, names: Sequence[str]) -> str
                 f'<text class="share{" on" if share >= DARK else ""}" '
                 f'x="{x + (cell - 1) / 2:g}" y="{y + cell / 2 + 3:g}">{share * 100:.0f}</text>'
             )
-    parts.insert(0, f'<rect class="frame" x="{edge}" y="{edge}" width="{side}" height="{side}"/>')
-    width = edge + side + 40
+    parts.insert(0, f'<rect class="frame" x="{edge}" y="{edge}" width="{across}" height="{side}"/>')
+    width = edge + across + 40
     return (
         f'<svg class="matrix" role="img" aria-label="{escape(title)}" '
         f'viewBox="0 0 {width} {edge + side + 4}" style="min-width:{width * 0.8:.0f}px">'

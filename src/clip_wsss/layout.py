@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clip_wsss.metrics import MAP_STAGES, STAGES
+from clip_wsss.graph import MAP_STAGES, SCORED
 
 TITLES = {
     "initial": "initial CAM",
@@ -19,6 +19,7 @@ _NOTES = (
     "The difference is paired: both runs on the same resamples. It is more than noise where its "
     "interval excludes 0; with one seed the interval covers the images and not the training.",
     "`oracle` figures choose the background power p by the ground truth.",
+    "A share of full supervision is that of the same segmentor trained on the ground truth.",
     "`quoted` figures are published ones and were not measured here.",
 )
 
@@ -33,14 +34,18 @@ def write_layouts(frame: pd.DataFrame, stem: Path, dataset: str) -> None:
     """
     frame.to_csv(f"{stem}.csv", index=False, lineterminator="\n")
     head, lines = _readable(frame)
-    notes = [note for note in _NOTES if "quoted" not in note or (frame["kind"] == "quoted").any()]
+    shown = {
+        "quoted": (frame["kind"] == "quoted").any(),
+        "full supervision": frame["segmentation_of_full"].notna().any(),
+    }
+    notes = [note for note in _NOTES if all(shown[word] for word in shown if word in note)]
     title = f"{stem.name}: {dataset}"
     Path(f"{stem}.md").write_text(_markdown(title, head, lines, notes), encoding="utf-8")
     Path(f"{stem}.tex").write_text(_latex(title, head, lines, notes), encoding="utf-8")
 
 
 def _readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    stages = [stage for stage in STAGES if frame[stage].notna().any()]
+    stages = [stage for stage in SCORED if frame[stage].notna().any()]
     head = ["run", "base", "differs from the base", "split (images)", "seeds"]
     head += [TITLES[stage] for stage in stages]
     head += ["difference to the base", "more than noise", "precision"]
@@ -69,6 +74,8 @@ def _stage(row: dict, stage: str) -> str:
     if stage in MAP_STAGES:
         oracle = f"oracle {_figure(row[f'{stage}_oracle'])}, p = {row[f'{stage}_oracle_power']:g}"
         parts.append(f"({oracle})")
+    if stage == "segmentation" and _there(row["segmentation_of_full"]):
+        parts.append(f"({_figure(row['segmentation_of_full'])} % of full supervision)")
     if _there(row[f"{stage}_quoted"]):
         gap = f"{row[f'{stage}_minus_quoted']:+.1f}"
         parts.append(f"(quoted {_figure(row[f'{stage}_quoted'])}, difference {gap})")
@@ -77,7 +84,7 @@ def _stage(row: dict, stage: str) -> str:
 
 def _difference(row: dict) -> str:
     if not _there(row["difference"]):
-        return ""
+        return _text(row["difference_note"])
     of = row["difference_of"]
     of = "" if of == row["headline"] else f" ({of})"
     return f"{row['difference']:+.1f} {_range(row, 'difference', '+')}{of}"
@@ -90,9 +97,11 @@ def _splits(row: dict) -> str:
 
 
 def _precision(row: dict) -> str:
-    other = row["segmentation_precision"]
-    same = not _there(other) or other == row["precision"]
-    return row["precision"] if same else f"{row['precision']}, segmentation {other}"
+    own, other = row["precision"], row["segmentation_precision"]
+    words = [own] if _there(own) else []
+    if _there(other) and other != own:
+        words.append(f"segmentation {other}")
+    return ", ".join(words)
 
 
 def _range(row: dict, name: str, sign: str = "") -> str:

@@ -21,7 +21,9 @@ from clip_wsss.bootstrap import (
     tally_iou,
 )
 from clip_wsss.errors import InputError
-from clip_wsss.metrics import MAP_STAGES, power_key
+from clip_wsss.graph import MAP_STAGES, Graph
+from clip_wsss.metrics import power_key
+from clip_wsss.runs import Run
 
 
 class Source(Protocol):
@@ -50,6 +52,19 @@ class Folder:
             return (self.root / name).open("rb")
         except FileNotFoundError:
             raise InputError(f"{self.root / name}: no such file; run snakemake first") from None
+
+
+def map_scoring(graph: Graph, run: Run) -> tuple[str, float]:
+    """How the maps of a run are scored: fixed or oracle, and the background power if fixed."""
+    masks = graph.settings[run.name].masks
+    if masks is None:
+        return "fixed", graph.config.evaluation.background_power
+    return masks.scoring, masks.background_power
+
+
+def counts_file(file: str) -> str:
+    """The counts beside a score.json."""
+    return file.removesuffix("score.json") + "counts.parquet"
 
 
 def read_counts(source: str | Path | BinaryIO, power: float | None = None) -> pd.DataFrame:
@@ -81,7 +96,7 @@ class Figure:
 
     Attributes:
         stage: initial, refined, mask or segmentation.
-        files: the metrics JSONs, one a seed.
+        files: the score.json files, one a seed.
         power: background power of a map, else None.
         scoring: fixed, or oracle where the power was chosen by the ground truth.
         info: the first JSON.
@@ -105,7 +120,7 @@ class Figure:
     @property
     def names(self) -> tuple[str, ...]:
         """Class names, background first."""
-        return tuple(self.info["iou"])
+        return _names(self.info)
 
     @cached_property
     def seed_miou(self) -> np.ndarray:
@@ -178,7 +193,7 @@ class Reader:
         self._figures: dict[tuple, Figure] = {}
 
     def info(self, name: str) -> dict:
-        """The content of a metrics JSON. Raises InputError where it is missing or broken."""
+        """The content of a score.json. Raises InputError where it is missing or broken."""
         if name not in self._infos:
             with self.source.open(name) as file:
                 try:
@@ -199,7 +214,7 @@ class Reader:
 
         Args:
             stage: of the pipeline.
-            files: metrics JSONs relative to the results folder, one a seed; the counts lie
+            files: score.json files relative to the results folder, one a seed; the counts lie
                 beside them.
             scoring: fixed or oracle; labels have no power, so there it changes nothing.
             background_power: the power of a map where the scoring is fixed.
@@ -222,10 +237,10 @@ class Reader:
 
     def _read(self, stage, files, power, scoring, ids) -> Figure:
         infos = [self.info(name) for name in files]
-        classes = len(infos[0]["iou"])
+        classes = len(_names(infos[0]))
         tables = []
         for name in files:
-            with self.source.open(name.removesuffix(".json") + ".parquet") as file:
+            with self.source.open(counts_file(name)) as file:
                 tables.append(read_counts(file, power))
         if ids is None:
             ids = tuple(sorted(set(tables[0]["id"]).union(*(table["id"] for table in tables))))
@@ -243,6 +258,12 @@ class Reader:
             samples=over_seeds(nan_mean(samples), self.seed),
             reader=self,
         )
+
+
+def _names(info: dict) -> tuple[str, ...]:
+    """Class names in a score.json; a map has an IoU of each class at every power."""
+    iou = info["iou"]
+    return tuple(next(iter(iou.values())) if info["stage"] in MAP_STAGES else iou)
 
 
 def difference(first: Figure, second: Figure) -> Difference | None:

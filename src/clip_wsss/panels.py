@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,7 @@ from clip_wsss.choice import choose
 from clip_wsss.datasets import Dataset
 from clip_wsss.errors import InputError
 from clip_wsss.figures import draw_grid
-from clip_wsss.maps import ImageMaps, read_maps
-from clip_wsss.masks import labels_and_confidence
+from clip_wsss.maps import ImageMaps, background_scores, read_maps, upsample_maps
 from clip_wsss.pictures import (
     Album,
     confidence_bytes,
@@ -27,6 +25,8 @@ from clip_wsss.pictures import (
     photo_bytes,
     shrink,
 )
+from clip_wsss.plan import Plan
+from clip_wsss.runs import Run
 
 TITLES = {
     "image": "Image",
@@ -47,8 +47,8 @@ class StageFiles:
 
     Attributes:
         initial: shards of maps; refined: the same after the affinity.
-        masks: archives of pseudo masks; of a run without any, `entry` of the group `masks` says
-            how its masks follow from its last maps (None: it has no masks).
+        masks: archives of pseudo masks; a run without any is shown with what its last maps say at
+            the background power `power`.
         predictions: archives of predictions, of one seed.
     """
 
@@ -56,7 +56,37 @@ class StageFiles:
     refined: tuple[Path, ...] = ()
     masks: tuple[Path, ...] = ()
     predictions: tuple[Path, ...] = ()
-    entry: dict | None = None
+    power: float = 1
+
+    @property
+    def maps(self) -> tuple[Path, ...]:
+        """Shards of the last maps."""
+        return self.refined or self.initial
+
+
+def stage_files(plan: Plan, run: Run) -> StageFiles:
+    """The files of a run's stages, the predictions of its first seed."""
+    path, graph = plan.graph.paths[run.name], plan.graph
+
+    def shards(group: str) -> tuple[Path, ...]:
+        node = path.get(group)
+        return tuple(plan.root / name for name in graph.shard_files(node)) if node else ()
+
+    archives: list[Path] = []
+    if "inference" in path:
+        shown, val = (
+            plan.root / graph.predictions(path["inference"], run.seeds[0], split)
+            for split in ("shown", "val")
+        )
+        archives += [val] if plan.config.dataset.splits.val is not None else []
+        archives += [shown] if shown.is_file() else []
+    return StageFiles(
+        initial=shards("cam"),
+        refined=shards("affinity"),
+        masks=shards("masks"),
+        predictions=tuple(archives),
+        power=plan.config.evaluation.background_power,
+    )
 
 
 class Panels:
@@ -72,6 +102,12 @@ class Panels:
         self.album = Album()
         self.longest = 1  # side of the images that were asked for, as they are on disk
         self._cached: dict[tuple, str] = {}
+        self._maps: dict[Path, dict[str, ImageMaps]] = {}
+        self._archives: dict[Path, Archive] = {}
+
+    def restart(self, side: int) -> None:
+        """Begin anew with pictures of another size; what was read of the files is kept."""
+        self.side, self.album, self._cached = side, Album(), {}
 
     def panel(self, files: StageFiles, name: str) -> dict[str, str]:
         """Picture keys of one image by stage; `!` and a reason where there is no picture."""
@@ -88,15 +124,35 @@ class Panels:
         return stages
 
     def labels(self, files: StageFiles, name: str) -> np.ndarray | None:
-        """Pseudo mask of one image, (H, W) uint8; computed here for a run without archives."""
-        archive = find_archive(files.masks, name)
-        if archive is not None:
-            return archive.label(name)
-        image = find_maps(files.refined or files.initial, name)
-        if files.masks or files.entry is None or image is None:
+        """Pseudo mask of one image, (H, W) uint8; computed here for a run without masks."""
+        if files.masks:
+            archive = self.find_archive(files.masks, name)
+            return None if archive is None else archive.label(name)
+        image = self.find_maps(files.maps, name)
+        if image is None:
             return None
-        rgb = self.dataset.image(name)
-        return labels_and_confidence(image.maps, image.keys, rgb, files.entry)[0]
+        full = upsample_maps(image.maps, image.size)
+        scores = np.concatenate([background_scores(full, files.power)[None], full])
+        values = np.concatenate([[0], image.keys + 1]).astype(np.uint8)
+        return values[scores.argmax(axis=0)]  # a tie goes to the background
+
+    def find_maps(self, shards: Iterable[Path], name: str) -> ImageMaps | None:
+        """Maps of an image; None where no shard holds it. Raises InputError for a bad shard."""
+        for path in shards:
+            if path not in self._maps:
+                self._maps[path] = {image.id: image for image in read_maps(path)}
+            if name in self._maps[path]:
+                return self._maps[path][name]
+        return None
+
+    def find_archive(self, archives: Iterable[Path], name: str) -> Archive | None:
+        """The archive of an image's labels; None where none holds it. Raises InputError."""
+        for path in archives:
+            if path not in self._archives:
+                self._archives[path] = Archive(path)
+            if name in self._archives[path].ids:
+                return self._archives[path]
+        return None
 
     def _picture(self, key: tuple, make: Callable[[], bytes | str]) -> str:
         if key not in self._cached:
@@ -127,7 +183,7 @@ class Panels:
 
     def _map(self, shards: tuple[Path, ...], name: str) -> str:
         def make() -> bytes | str:
-            image = find_maps(shards, name)
+            image = self.find_maps(shards, name)
             if image is None:
                 return f"!{NOT_PART}"
             return self._photo(heat_overlay(self._rgb(name), image.maps))
@@ -139,12 +195,12 @@ class Panels:
             label = self.labels(files, name)
             return "!no pseudo mask" if label is None else self._label(label)
 
-        source = files.masks or (files.refined or files.initial, repr(files.entry))
+        source = files.masks or (files.maps, files.power)
         return self._picture(("mask", source, name), make)
 
     def _confidence(self, archives: tuple[Path, ...], name: str) -> str:
         def make() -> bytes | str:
-            archive = find_archive(archives, name)
+            archive = self.find_archive(archives, name)
             if archive is None:
                 return f"!{NOT_PART}"
             return confidence_bytes(shrink(archive.confidence(name), self.side))
@@ -153,7 +209,7 @@ class Panels:
 
     def _prediction(self, archives: tuple[Path, ...], name: str) -> str:
         def make() -> bytes | str:
-            archive = find_archive(archives, name)
+            archive = self.find_archive(archives, name)
             if archive is None:
                 return f"!predicted on {self.dataset.settings['splits']['val']} only"
             return self._label(archive.label(name))
@@ -161,26 +217,6 @@ class Panels:
         if not archives:
             return f"!{NOT_PART}"
         return self._picture(("prediction", archives, name), make)
-
-
-def find_maps(shards: Iterable[Path], name: str) -> ImageMaps | None:
-    """Maps of an image; None where no shard holds it."""
-    return next((_maps(path)[name] for path in shards if name in _maps(path)), None)
-
-
-def find_archive(archives: Iterable[Path], name: str) -> Archive | None:
-    """The archive of an image's labels; None where none holds it."""
-    return next((_archive(path) for path in archives if name in _archive(path).ids), None)
-
-
-@lru_cache(maxsize=64)
-def _maps(path: Path) -> dict[str, ImageMaps]:
-    return {image.id: image for image in read_maps(path)}
-
-
-@lru_cache(maxsize=64)
-def _archive(path: Path) -> Archive:
-    return Archive(path)
 
 
 def write_qualitative(

@@ -55,13 +55,20 @@ class Plan:
     Args:
         graph: the stages of all runs.
         scripts: folder of the workflow's scripts, whose code counts too.
-        store: the folder that results lie below; all paths here are relative to it.
+        root: the results folder; None: results/<dataset>.
+        store: what a relative results folder lies below.
     """
 
-    def __init__(self, graph: Graph, scripts: Path | None = None, store: Path = Path()):
+    def __init__(
+        self,
+        graph: Graph,
+        scripts: Path | None = None,
+        root: Path | None = None,
+        store: Path = Path(),
+    ):
         self.graph, self.config = graph, graph.config
         self.scripts, self.store = scripts, store
-        self.root = graph.root
+        self.root = graph.root if root is None else Path(root)
         self._codes: dict[str, str] = {}
 
     def code(self, job: str) -> str:
@@ -342,6 +349,6 @@ def make_plan(
             f"{', '.join(old)}: results of an earlier version of this suite; move {graph.root} "
             "away or delete it"
         )
-    plan = Plan(graph, scripts, store)
+    plan = Plan(graph, scripts, store=store)
     plan.dataset.check_lists()
     return plan

@@ -1,7 +1,7 @@
 """What made a measurement: commit, settings, inputs, packages, device and time.
 
-The file lies beside the metrics JSON and is the only one of the pair that changes from one run to
-the next. It names no user, host or folder outside the project.
+The file lies beside score.json and is the only file there that changes from one run to the next.
+It names no user, host or folder outside the project.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import clip_wsss
-from clip_wsss.imageio import sha256
+from clip_wsss.files import sha256, write_text
+from clip_wsss.settings import Config
 
 PACKAGES = (
     "clip-wsss",
@@ -69,20 +70,16 @@ def write_provenance(
         "finished": now.isoformat(timespec="seconds"),
         "seconds": None if started is None else round(now.timestamp() - started, 3),
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def summary(config: dict, root: Path = Path()) -> dict[str, Any]:
+def summary(config: Config, root: Path = Path()) -> dict[str, Any]:
     """Return what a report says of its own making: commit, config, versions, device and time."""
     return {
         **commit(root),
-        "config_sha256": _hash(portable(config, root)),
+        "config_sha256": _hash(portable(config.model_dump(), root)),
         "versions": versions(),
-        "device": device_name(config["compute"]["device"]),
+        "device": device_name(config.compute.device),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

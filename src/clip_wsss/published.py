@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from clip_wsss.errors import InputError
-from clip_wsss.metrics import STAGES
+from clip_wsss.graph import SCORED
 
 COLUMNS = ("method", "stage", "split", "miou", "source", "note")
 
@@ -17,7 +17,7 @@ def read_published(path: str | Path) -> pd.DataFrame:
     The name of the file is the data set that they hold for.
 
     Raises:
-        InputError: a missing file or column, an unknown stage, a figure that is no percentage.
+        InputError: a missing file or column, an unknown stage, a figure beyond 0 to 100.
     """
     path = Path(path)
     if not path.is_file():
@@ -26,13 +26,15 @@ def read_published(path: str | Path) -> pd.DataFrame:
     if list(table.columns) != list(COLUMNS):
         raise InputError(f"{path}: the columns must be {', '.join(COLUMNS)}")
     for number, row in enumerate(table.to_dict("records"), start=2):
-        if row["stage"] not in STAGES:
+        if row["stage"] not in SCORED:
             raise InputError(
                 f"{path}, line {number}: unknown stage `{row['stage']}`; stages are "
-                f"{', '.join(STAGES)}"
+                f"{', '.join(SCORED)}"
             )
         if not re.fullmatch(r"\d+(\.\d+)?", row["miou"]) or float(row["miou"]) > 100:
-            raise InputError(f"{path}, line {number}: miou: `{row['miou']}` is no percentage")
+            raise InputError(
+                f"{path}, line {number}: miou: must be a percentage; got {row['miou'] or 'nothing'}"
+            )
         if not row["source"]:
             raise InputError(f"{path}, line {number}: source: a quoted figure needs one")
     table["miou"] = table["miou"].astype(float)

@@ -7,7 +7,6 @@ that the same commit gives the same bytes.
 from __future__ import annotations
 
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,19 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from clip_wsss import panels, report_tables
+from clip_wsss.archives import Archives
+from clip_wsss.config import GROUPS
 from clip_wsss.datasets import Dataset
 from clip_wsss.errors import InputError
+from clip_wsss.files import write_text
+from clip_wsss.graph import LABEL_STAGES, SCORED
 from clip_wsss.layout import TITLES
-from clip_wsss.metrics import MAP_STAGES, STAGES
+from clip_wsss.maps import read_skipped
+from clip_wsss.plan import Plan
 from clip_wsss.published import read_published
 from clip_wsss.report_views import Results, details, pictures, rankings
-from clip_wsss.runs import Run, exports_masks
-from clip_wsss.shards import shard_pattern
+from clip_wsss.runs import Run
+from clip_wsss.tables import check_scores
 
 WIDE = 60  # letters; longer facts take a line of their own
 QUOTES = 3  # published figures in the paragraph of a stage; the table has all
@@ -32,44 +36,33 @@ QUOTES = 3  # published figures in the paragraph of a stage; the table has all
 KINDS = {"truth": "label", "mask": "label", "prediction": "label", "confidence": "map"}
 
 
-def write_report(
-    runs: list[Run],
-    dataset: Dataset,
-    root: Path,
-    config: dict,
-    out: Path,
-    provenance: dict[str, Any],
-) -> None:
+def write_report(plan: Plan, dataset: Dataset, out: Path, provenance: dict[str, Any]) -> None:
     """Write the report of a results folder.
 
-    Reads the metrics, tables/*.csv, and for some images the files of every stage. A stage that a
-    run does not have is said so in its place; without ground truth the pictures are all there is.
+    Reads the measurements, tables/*.csv, and for some images the files of every stage. A stage
+    that a run does not have is said so in its place; without ground truth the pictures are all
+    there is.
 
     Args:
-        runs: the rows of the runs tables.
+        plan: of the results.
         dataset: the images and their ground truth.
-        root: results/<dataset>.
-        config: the whole config.
         out: the HTML file.
         provenance: what made the results (commit, versions, device, times, …): texts, numbers,
             lists, or dicts of these.
 
     Raises:
-        InputError: a measurement or table that should be there is missing or cannot be read.
+        InputError: a measurement, a table, maps or masks are missing, cannot be read or do not
+            fit the plan.
     """
-    out = Path(out)
+    check_scores(plan)
     environment = Environment(
         loader=PackageLoader("clip_wsss", "report_template"),
         autoescape=select_autoescape(["j2"]),
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    context = _context(Results(runs, dataset, root, config), provenance)
-    html = environment.get_template("template.html.j2").render(context)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    part.write_text(html, encoding="utf-8")
-    os.replace(part, out)
+    context = _context(Results(plan, dataset), provenance)
+    write_text(out, environment.get_template("template.html.j2").render(context))
 
 
 def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -87,12 +80,12 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         ],
         **shown,
     }
-    published = results.config["evaluation"]["published"]
+    published = results.config.evaluation.published
     quoted = None if published is None else read_published(published)
     context = {
         "dataset": results.dataset.name,
         "title": "From labels to masks",
-        "demo": results.config["dataset"]["source"] == "demo",
+        "demo": results.config.dataset.source == "demo",
         "runs": runs,
         "start": start,
         "start_index": data["runs"].index(start),
@@ -126,7 +119,7 @@ def _asset(name: str) -> str:
 def _tables(results: Results) -> dict[str, pd.DataFrame]:
     """Measured lines of every table of runs; none where nothing was scored."""
     made = {}
-    for name in dict.fromkeys(run.table for run in results.runs) if results.scored else ():
+    for name in results.graph.tables if results.scored else ():
         frame = _read(results, name)
         made[name] = frame[frame["kind"] == "measured"]
     return made
@@ -135,12 +128,12 @@ def _tables(results: Results) -> dict[str, pd.DataFrame]:
 def _read(results: Results, name: str) -> pd.DataFrame:
     path = results.root / "tables" / f"{name}.csv"
     if not path.is_file():
-        raise InputError(f"{path}: no such table; run snakemake to make it")
+        raise InputError(f"{path}: missing; run snakemake to make it")
     return pd.read_csv(path)
 
 
 def _start(results: Results, tables: dict[str, pd.DataFrame]) -> str:
-    """The run that the page shows first: of those with the most stages the best one."""
+    """The run that the page shows first: of those with the most scored stages the best one."""
     best = {
         line["run"]: line["miou"]
         for frame in tables.values()
@@ -152,13 +145,16 @@ def _start(results: Results, tables: dict[str, pd.DataFrame]) -> str:
 
 def _opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> dict[str, Any]:
     """The lead and the tiles at the top."""
-    splits = results.config["dataset"]["splits"]
-    shown = dict.fromkeys(filter(None, (splits["pseudo"], splits["val"])))
+    splits = results.config.dataset.splits
+    shown = dict.fromkeys(filter(None, (splits.pseudo, splits.val)))
     counts = {split: len(results.dataset.ids(split)) for split in shown}
     images = " and ".join(f"{count:,} {split}" for split, count in counts.items())
+    bounds = {run.name for run in results.runs if results.fully_supervised(run)}
+    several = len(results.runs) > 1
     lead = (
-        f"{len(results.runs)} runs on the {images} images of "
-        f"{'the demo' if demo else results.dataset.name}, each taught by image-level labels alone"
+        f"{f'{len(results.runs)} runs' if several else 'One run'} on the {images} images of "
+        f"{'the demo' if demo else results.dataset.name}, {'each ' if several else ''}"
+        f"taught by image-level labels alone{', but for full supervision' if bounds else ''}"
         f"{' and measured after every stage' if results.scored else ''}."
     )
     tiles = [
@@ -166,7 +162,7 @@ def _opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> d
         {"label": "Images", "value": f"{sum(counts.values()):,}", "detail": images},
     ]
     for label, stages in (
-        ("Best pseudo labels, mIoU", (*MAP_STAGES, "mask")),
+        ("Best pseudo labels, mIoU", LABEL_STAGES),
         ("Best segmentation, mIoU", ("segmentation",)),
     ):
         found = [
@@ -174,6 +170,7 @@ def _opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> d
             for frame in tables.values()
             for stage in stages
             for line in frame.dropna(subset=stage).to_dict("records")
+            if line["run"] not in bounds
         ]
         if found:
             value, name, low, high = max(found, key=lambda one: one[0])
@@ -215,7 +212,7 @@ def _heatmaps(results: Results) -> list[dict]:
 
 def _quotes(published: pd.DataFrame | None) -> dict[str, list[dict]]:
     """The first published figures of each stage, for its paragraph."""
-    quotes: dict[str, list[dict]] = {stage: [] for stage in STAGES}
+    quotes: dict[str, list[dict]] = {stage: [] for stage in SCORED}
     for row in [] if published is None else published.to_dict("records"):
         if len(quotes[row["stage"]]) < QUOTES:
             words = f"{row['method']} on {row['dataset']} {row['split']}"
@@ -251,29 +248,25 @@ def _skipped(results: Results) -> list[str]:
         for names in stages.values():
             for name in names:
                 found.update(results.info(name)["skipped"])
-    shards = shard_pattern(results.config["compute"]["shards"])
-    for path in sorted((results.root / "masks").glob(f"*/*/*/{shards}.csv")):
-        manifest = pd.read_csv(path, dtype=str, keep_default_na=False)
-        found.update(manifest.loc[manifest["skipped"] != "", "id"])
+    for made in results.panel_files.values():
+        if made.masks:
+            found.update(Archives(made.masks).skipped)
+        elif results.config.dataset.on_bad_image == "skip":
+            for shard in made.maps:
+                found.update(read_skipped(shard))
     return sorted(found)
 
 
 def _seeds(results: Results) -> str:
     seeds = sorted({seed for run in results.runs if run.segmentation for seed in run.seeds})
     trained = f"of the trainings {', '.join(map(str, seeds))}, " if seeds else ""
-    return f"{trained}of the resampling {results.config['evaluation']['seed']}"
+    return f"{trained}of the resampling {results.config.evaluation.seed}"
 
 
 def _paths(results: Results, run: Run) -> list[tuple[str, str]]:
     """Where the files of a run lie, below the results folder."""
-    maps = f"{run.texts}/{run.cam}"
-    prompts = results.prompts(run).relative_to(results.root)
-    paths = [("prompt", f"{prompts}/"), ("CAMs", f"cams/{maps}/")]
-    if exports_masks(results.config, run):
-        paths.append(("masks", f"masks/{maps}/{run.masks}/"))
-    if run.segmentation is not None:
-        stem = f"segmentation/{maps}/{run.masks}/{run.segmentation}"
-        paths += [("segmentation", f"{stem}/seed{seed}/") for seed in run.seeds]
+    path = results.graph.paths[run.name]
+    paths = [(group, f"{path[group].folder}/") for group in GROUPS if group in path]
     for stage, names in results.files[run.name].items():
         paths += [(f"score, {TITLES[stage]}", name) for name in names]
     return paths

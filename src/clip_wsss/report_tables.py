@@ -11,9 +11,9 @@ import re
 import pandas as pd
 
 from clip_wsss.figures import DARK, shade, ticks
+from clip_wsss.graph import MAP_STAGES, SCORED
 from clip_wsss.imageio import voc_palette
 from clip_wsss.layout import TITLES
-from clip_wsss.metrics import MAP_STAGES, STAGES
 from clip_wsss.published import COLUMNS as PUBLISHED
 
 MINUS = "−"
@@ -37,12 +37,14 @@ def runs_table(frame: pd.DataFrame, name: str) -> dict:
     Returns:
         id, title, caption, columns ({label, number}) and rows of cells.
     """
-    stages = [stage for stage in STAGES if frame[stage].notna().any()]
+    stages = [stage for stage in SCORED if frame[stage].notna().any()]
     numbers = [*(TITLES[stage] for stage in stages), "difference"]
     labels = ["run", "differs from its base", "split (images)", "seeds", *numbers, "precision"]
     rows = []
     for line in frame.to_dict("records"):
-        differs = f"{line['base']}, with {arrows(line['differs'])}" if there(line["base"]) else "–"
+        differs = text(line["base"]) or "–"
+        if there(line["differs"]):
+            differs += f", with {arrows(line['differs'])}"
         rows.append(
             [
                 cell(line["run"]),
@@ -51,7 +53,7 @@ def runs_table(frame: pd.DataFrame, name: str) -> dict:
                 cell(text(line["seeds"]) or "–"),
                 *(_stage(line, stage) for stage in stages),
                 _difference(line),
-                cell(line["precision"]),
+                cell(text(line["precision"]) or "–"),
             ]
         )
     return {
@@ -108,7 +110,7 @@ def ladder(frame: pd.DataFrame) -> dict | None:
     Returns:
         ticks, legend and rows for the template, or None where nothing was measured.
     """
-    stages = [stage for stage in STAGES if frame[stage].notna().any()]
+    stages = [stage for stage in SCORED if frame[stage].notna().any()]
     if not stages:
         return None
     low = min(frame[[f"{stage}_low" for stage in stages]].min())
@@ -218,6 +220,8 @@ def _stage(line: dict, stage: str) -> dict:
     extra = [_range(line, stage)]
     if stage == "segmentation" and there(line["segmentation_sd"]):
         extra.append(f"± {_one(line['segmentation_sd'])} over seeds")
+    if stage == "segmentation" and there(line["segmentation_of_full"]):
+        extra.append(f"{_one(line['segmentation_of_full'])} % of full supervision")
     if stage in MAP_STAGES and line[f"{stage}_oracle_power"] != line[f"{stage}_power"]:
         power = line[f"{stage}_oracle_power"]
         extra.append(f"oracle {_one(line[f'{stage}_oracle'])}, p = {power:g}")
@@ -228,7 +232,7 @@ def _stage(line: dict, stage: str) -> dict:
 
 def _difference(line: dict) -> dict:
     if not there(line["difference"]):
-        return EMPTY
+        return EMPTY | {"extra": text(line["difference_note"])}
     noise = "more than noise" if line["more_than_noise"] == "yes" else "within noise"
     of = str(line["difference_of"]).replace(" - ", f" {MINUS} ")
     extra = "\n".join([_range(line, "difference", signed), noise, of])

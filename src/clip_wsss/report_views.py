@@ -19,12 +19,14 @@ from clip_wsss.choice import choose
 from clip_wsss.confusion import confusion_matrix
 from clip_wsss.datasets import IGNORE, Dataset
 from clip_wsss.errors import InputError
+from clip_wsss.graph import LABEL_STAGES, MAP_STAGES, SCORED, Node
 from clip_wsss.layout import TITLES
-from clip_wsss.measurements import read_counts
-from clip_wsss.metrics import MAP_STAGES, STAGES
-from clip_wsss.panels import Panels
+from clip_wsss.measurements import counts_file, map_scoring, read_counts
+from clip_wsss.metrics import power_key
+from clip_wsss.panels import Panels, stage_files
+from clip_wsss.plan import Plan
 from clip_wsss.report_tables import colour
-from clip_wsss.runs import Run, metric_files, resolve
+from clip_wsss.runs import Run
 
 PICTURES = 2_600_000  # bytes of pictures in the page, at most: a page that can be mailed
 SIDE = 320  # longest side of a picture, made smaller where the pictures would be too many
@@ -44,7 +46,7 @@ class Measurement:
 
     Attributes:
         stage: that they come from.
-        file: the metrics JSON, relative to the results folder; the counts lie beside it.
+        file: the score.json, relative to the results folder; the counts lie beside it.
         power: of the background, for maps.
     """
 
@@ -54,12 +56,14 @@ class Measurement:
 
 
 class Results:
-    """The results folder of a data set, its runs, and the data set that they ran on."""
+    """The results of a plan, and the data set that they are of."""
 
-    def __init__(self, runs: list[Run], dataset: Dataset, root: Path, config: dict):
-        self.runs, self.dataset, self.root, self.config = runs, dataset, Path(root), config
+    def __init__(self, plan: Plan, dataset: Dataset):
+        self.plan, self.graph, self.config = plan, plan.graph, plan.config
+        self.runs, self.root, self.dataset = plan.graph.runs, plan.root, dataset
         self.names = ("background", *dataset.vocabulary.classes)
-        self.files = {run.name: metric_files(config, run) for run in runs}
+        self.files = {run.name: plan.graph.scores(run) for run in self.runs}
+        self.panel_files = {run.name: stage_files(plan, run) for run in self.runs}
 
     @cached_property
     def scored(self) -> bool:
@@ -67,47 +71,47 @@ class Results:
         return any(self.files.values())
 
     @property
-    def panel_split(self) -> str | None:
+    def panel_split(self) -> str:
         """The split whose images are shown."""
-        splits = self.config["dataset"]["splits"]
-        return splits["score"] or splits["pseudo"] or splits["val"]
+        splits = self.config.dataset.splits
+        return splits.score or splits.pseudo
 
-    def settings(self, run: Run, group: str) -> dict:
-        """Settings behind a cell of a run."""
-        return resolve(self.config, group, run.cell(group))
-
-    def prompts(self, run: Run) -> Path:
-        """Folder of a run's texts."""
-        return self.root / "prompts" / self.settings(run, "cam")["model"] / run.texts
+    def fully_supervised(self, run: Run) -> bool:
+        """Whether a run learns from the ground truth."""
+        masks = self.graph.settings[run.name].masks
+        return masks is not None and masks.source == "ground-truth"
 
     def path(self, file: str) -> Path:
         """A file of a measurement. Raises InputError where it is missing."""
         path = self.root / file
         if not path.is_file():
-            raise InputError(f"{path}: no such measurement; run snakemake to make it")
+            raise InputError(f"{path}: missing; run snakemake to make it")
         return path
 
     def info(self, file: str) -> dict:
-        """Content of a metrics JSON."""
+        """Content of a score.json."""
         return json.loads(self.path(file).read_text(encoding="utf-8"))
 
     def counts(self, found: Measurement) -> pd.DataFrame:
         """Counts of a measurement: id, truth, prediction, pixels."""
-        name = found.file.removesuffix(".json") + ".parquet"
-        return read_counts(self.path(name), found.power)
+        return read_counts(self.path(counts_file(found.file)), found.power)
+
+    def power(self, run: Run, stage: str) -> float | None:
+        """The background power that a stage of a run is scored at; None for labels."""
+        if stage not in MAP_STAGES:
+            return None
+        scoring, power = map_scoring(self.graph, run)
+        if scoring == "oracle":
+            return self.info(self.files[run.name][stage][0])["oracle"]["power"]
+        return power
 
     def measurements(self, run: Run) -> list[Measurement]:
         """What the run ends in: its pseudo labels, and the predictions of its first seed."""
         files, found = self.files[run.name], []
-        labels = [stage for stage in (*MAP_STAGES, "mask") if stage in files]
+        labels = [stage for stage in LABEL_STAGES if stage in files]
         if labels:
-            stage, power = labels[-1], None
-            if stage in MAP_STAGES:
-                masks = self.settings(run, "masks")
-                power = masks["background_power"]
-                if masks["scoring"] == "oracle":
-                    power = self.info(files[stage][0])["oracle"]["power"]
-            found.append(Measurement(stage, files[stage][0], power))
+            stage = labels[-1]
+            found.append(Measurement(stage, files[stage][0], self.power(run, stage)))
         if "segmentation" in files:
             found.append(Measurement("segmentation", files["segmentation"][0]))
         return found
@@ -121,7 +125,7 @@ def details(results: Results) -> list[dict]:
             if found not in parts:
                 parts[found] = _charts(results, found) | {"runs": []}
             parts[found]["runs"].append(number)
-    return [parts[found] for found in sorted(parts, key=lambda one: STAGES.index(one.stage))]
+    return [parts[found] for found in sorted(parts, key=lambda one: SCORED.index(one.stage))]
 
 
 def _charts(results: Results, found: Measurement) -> dict:
@@ -200,13 +204,12 @@ def pictures(results: Results) -> dict[str, dict]:
         pictures: key -> data URI.
     """
     split = results.panel_split
-    count = results.config["evaluation"]["panels"]
-    names = [] if split is None else choose(results.dataset, split, count)
+    names = choose(results.dataset, split, results.config.evaluation.panels)
     scores = {run.name: [_scores(results, one) for one in results.measurements(run)]
               for run in results.runs}  # fmt: skip
-    side = SIDE
+    side, panels = SIDE, Panels(results.dataset)
     while True:
-        panels = Panels(results.dataset, results.root, results.config, side)
+        panels.restart(side)
         made = {
             "panels": {
                 run.name: [_item(results, panels, run, name) for name in names]
@@ -230,7 +233,8 @@ def _item(results: Results, panels: Panels, run: Run, name: str, score: str = ""
         {"name": results.names[label + 1], "colour": colour(label + 1)}
         for label in _labels(results.dataset, name)
     ]
-    return {"id": name, "classes": classes, "cells": panels.panel(run, name), "score": score}
+    cells = panels.panel(results.panel_files[run.name], name)
+    return {"id": name, "classes": classes, "cells": cells, "score": score}
 
 
 def _labels(dataset: Dataset, name: str) -> list[int]:
@@ -266,16 +270,15 @@ def _extremes(
 
 
 def rankings(results: Results) -> list[dict]:
-    """Templates by sharpness, for every texts cell that chose by it."""
-    found = {}
+    """Templates by sharpness, of every ranking that a run chose by."""
+    found: dict[Node, Run] = {}
     for run in results.runs:
-        path = results.prompts(run) / "sharpness.csv"
-        if path.is_file():
-            found.setdefault(path, (run, pd.read_csv(path)))
+        texts = results.graph.paths[run.name].get("texts")
+        if texts is not None and texts.identity["template"] == "sharpest":
+            found.setdefault(texts, run)
     made = []
-    for run, ranking in found.values():
-        if ranking.empty:
-            continue
+    for texts, run in found.items():
+        ranking = _ranking(results, texts)
         low, high = ranking["sharpness"].min(), ranking["sharpness"].max()
         rows = [
             {
@@ -286,12 +289,17 @@ def rankings(results: Results) -> list[dict]:
             }
             for row in ranking.itertuples()
         ]
-        scatter = _scatter(results, ranking, run)
+        scatter = _scatter(results, ranking, texts)
         made.append({"title": f"Texts {run.texts}", "rows": rows, "scatter": scatter})
     return made
 
 
-def _scatter(results: Results, ranking: pd.DataFrame, ranked: Run) -> Markup | None:
+def _ranking(results: Results, texts: Node) -> pd.DataFrame:
+    """Columns rank, template, sharpness of ranked texts."""
+    return pd.read_csv(results.path(f"{texts.folder}/sharpness.csv"))
+
+
+def _scatter(results: Results, ranking: pd.DataFrame, ranked: Node) -> Markup | None:
     """Sharpness against mIoU, where enough of the ranked templates were measured.
 
     Only runs that agree with the ranking in all but the template, and with one another in the
@@ -300,15 +308,21 @@ def _scatter(results: Results, ranking: pd.DataFrame, ranked: Run) -> Markup | N
     sharpness = dict(zip(ranking["template"], ranking["sharpness"], strict=True))
     points: dict[str, dict[str, tuple[float, float, str]]] = {}
     for run in results.runs:
-        path = results.prompts(run) / "prompt.json"
-        if "initial" not in results.files[run.name] or not path.is_file():
+        path = results.graph.paths[run.name]
+        if "initial" not in results.files[run.name]:
             continue
-        chosen = json.loads(path.read_text(encoding="utf-8"))["template"]
-        same = _wording(results, run) == _wording(results, ranked)
+        chosen = path["texts"].identity["template"]
+        if chosen == "sharpest":
+            rows = _ranking(results, path["texts"])
+            chosen = rows.loc[rows["rank"] == 1, "template"].tolist()
+        same = _wording(path["texts"]) == _wording(ranked)
         if same and len(chosen) == 1 and chosen[0] in sharpness:
-            miou = results.info(results.files[run.name]["initial"][0])["miou"]
+            # All at one power, so that an oracle is not compared with a fixed one.
+            power = power_key(results.config.evaluation.background_power)
+            miou = results.info(results.files[run.name]["initial"][0])["powers"][power]
             point = (sharpness[chosen[0]], miou, f"{chosen[0]} {miou:.1%}")
-            points.setdefault(run.cam, {})[chosen[0]] = point
+            cam = json.dumps(path["cam"].identity, sort_keys=True)
+            points.setdefault(cam, {})[chosen[0]] = point
     most = max(points.values(), key=len, default={})
     if len(most) < SCATTERED:
         return None
@@ -316,6 +330,7 @@ def _scatter(results: Results, ranking: pd.DataFrame, ranked: Run) -> Markup | N
     return Markup(figures.scatter_chart("Sharpness against mIoU", list(most.values()), labels))
 
 
-def _wording(results: Results, run: Run) -> tuple:
-    texts = results.settings(run, "texts")
-    return texts["names"], texts["background"], results.settings(run, "cam")["model"]
+def _wording(texts: Node) -> tuple:
+    """What texts are made of but for their template."""
+    model = texts.parent("model")
+    return texts.identity["names"], texts.identity["background"], model.key

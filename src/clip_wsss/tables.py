@@ -1,7 +1,7 @@
 """Tables of the measured figures, with what they are compared with; all figures in percent.
 
-Everything is computed from the metrics JSONs and the counts beside them; docs/results.md says how
-to do the same by hand. Times and memory are in a table of their own (costs.py), since they are
+Everything is computed from the score.json files and the counts beside them; docs/results.md says
+how to do the same by hand. Times and memory are in a table of their own (costs.py), since they are
 never the same twice.
 """
 
@@ -9,22 +9,41 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import yaml
 
+from clip_wsss import sidecar
 from clip_wsss.bootstrap import interval
 from clip_wsss.calibration import MUS, mu_curve
-from clip_wsss.changes import Entries, changes, entries
+from clip_wsss.changes import Entries, changes, entries, flat_changes
+from clip_wsss.config import GROUPS
+from clip_wsss.files import write_text
+from clip_wsss.graph import LABEL_STAGES, MAP_STAGES, SCORED, Node, described
 from clip_wsss.layout import write_layouts
-from clip_wsss.measurements import Difference, Figure, Folder, Reader, difference
-from clip_wsss.metrics import MAP_STAGES, STAGES, power_key
+from clip_wsss.measurements import Difference, Figure, Folder, Reader, difference, map_scoring
+from clip_wsss.metrics import power_key
+from clip_wsss.plan import Plan
 from clip_wsss.provenance import portable
 from clip_wsss.published import quoted, read_published
-from clip_wsss.runs import Run, metric_files
+from clip_wsss.runs import Run
 
-LABEL_STAGES = ("initial", "refined", "mask")  # labels of one split, so comparable with one another
+INDEX_FORMAT = 2  # of runs.json; before 2 the stages were no graph
+LAYOUTS = ("csv", "md", "tex")  # of a table of runs
+COMMON = (
+    "figures.csv", "per_class.csv", "per_class.md", "confidence.csv", "headline.csv",
+    "metrics.json", "runs.json", "index.csv", "config.yaml",
+)  # fmt: skip
+FIGURE_COLUMNS = [
+    "run", "stage", "scoring", "power", "headline", "split", "images", "seeds",
+    "miou", "miou_low", "miou_high", "sd", "files",
+]  # fmt: skip
+SAME_SETTINGS = "same settings as its base"
+SAME_FIGURES = "all figures in common are the same"
+NOT_COMPARABLE = "not comparable: another split, other classes or other images"
 
 
 @dataclass
@@ -33,30 +52,30 @@ class Row:
 
     Attributes:
         run: its row of the runs table.
-        entries: cells and settings of its groups.
-        files: stage -> metrics JSONs, relative to the results folder.
-        reader: where they are read.
+        path: its stages by group.
+        entries: what they are made with.
+        files: stage -> score.json files, relative to the results folder.
+        scoring: which figure of the maps is the run's: fixed or oracle.
+        power: the background power of its maps where it is fixed.
+        reader: where figures are read.
     """
 
     run: Run
+    path: dict[str, Node]
     entries: Entries
     files: dict[str, list[str]]
+    scoring: str
+    power: float
     reader: Reader = field(repr=False)
-
-    @property
-    def scoring(self) -> str:
-        """Which figure of the maps is the run's: fixed or oracle."""
-        return self.entries["masks"]["settings"]["scoring"]
 
     def figure(self, stage: str, scoring: str | None = None) -> Figure:
         """Return the figure of a stage, at the run's own background power and scoring."""
-        power = self.entries["masks"]["settings"]["background_power"]
-        return self.reader.figure(stage, self.files[stage], scoring or self.scoring, power)
+        return self.reader.figure(stage, self.files[stage], scoring or self.scoring, self.power)
 
     @cached_property
     def stages(self) -> list[str]:
-        """The stages that it has, in the order of the pipeline."""
-        return [stage for stage in STAGES if stage in self.files]
+        """The scored stages that it has, in the order of the pipeline."""
+        return [stage for stage in SCORED if stage in self.files]
 
     @property
     def headline(self) -> Figure | None:
@@ -88,46 +107,73 @@ def compared(row: Row, base: Row) -> tuple[Figure, Figure] | None:
     return next((pair for pair in pairs if not pair[0].same(pair[1])), None)
 
 
-def read_rows(runs: list[Run], config: dict, root: Path) -> dict[str, Row]:
-    """Return the rows of all runs by name, ready to read figures from `root`."""
-    evaluation = config["evaluation"]
-    reader = Reader(Folder(root), evaluation["bootstrap"], evaluation["seed"])
+def read_rows(plan: Plan) -> dict[str, Row]:
+    """Return the rows of all runs by name, ready to read figures."""
+    evaluation, graph = plan.config.evaluation, plan.graph
+    reader = Reader(Folder(plan.root), evaluation.bootstrap, evaluation.seed)
     return {
-        run.name: Row(run, entries(config, run), metric_files(config, run), reader) for run in runs
+        run.name: Row(
+            run,
+            graph.paths[run.name],
+            entries(graph, run),
+            graph.scores(run),
+            *map_scoring(graph, run),
+            reader,
+        )
+        for run in graph.runs
     }
 
 
-def write_tables(runs: list[Run], config: dict, root: Path, out_dir: Path) -> None:
-    """Write every table of figures of a results folder.
+def check_scores(plan: Plan) -> None:
+    """Make sure that every measurement is what the plan says.
+
+    Raises:
+        InputError: one is missing, was made by other settings or other code, or was changed since.
+    """
+    for product in plan.scores:
+        sidecar.check(product.sidecar, product.stamp)
+
+
+def table_outputs(plan: Plan) -> list[Path]:
+    """Every file that `write_tables` writes, relative to the project."""
+    folder = plan.root / "tables"
+    tables = [folder / f"{name}.{kind}" for name in plan.graph.tables for kind in LAYOUTS]
+    return [*tables, *(folder / name for name in COMMON), *_lineages(plan)]
+
+
+def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
+    """Write every table of figures of a results folder, and what its folders hold.
 
     For each runs table `<table>.csv`, `.md` and `.tex`; for all runs `figures.csv` (one line a
     figure), `per_class.csv` and `.md`, `confidence.csv` (the mu curves), `metrics.json` and
-    `headline.csv` (for DVC) and `runs.json` (for clip_wsss.compare).
+    `headline.csv` (for DVC), `runs.json` (for clip_wsss.compare), `index.csv` (the folder of every
+    stage of a run), and `config.yaml` (the resolved config). In the folder of every stage
+    `settings.yaml`: its settings and those of the stages before it, defaults left out.
 
     Args:
-        runs: the rows of all runs tables and sweeps.
-        config: the whole config.
-        root: the results folder of the data set.
-        out_dir: where the tables go.
+        plan: of the results.
+        out_dir: where the tables go; None: `tables` in the results folder.
 
     Raises:
-        InputError: a missing measurement, a background power that was not counted, or a file of
-            published figures that cannot be used.
+        InputError: a measurement that is missing or does not fit the plan, a background power that
+            was not counted, or a file of published figures that cannot be used.
     """
-    out_dir = Path(out_dir)
+    check_scores(plan)
+    out_dir = plan.root / "tables" if out_dir is None else Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    rows = read_rows(runs, config, root)
-    path = config["evaluation"]["published"]
+    rows = read_rows(plan)
+    path = plan.config.evaluation.published
     published = None if path is None else read_published(path)
-    for table in dict.fromkeys(run.table for run in runs):
-        lines = [_line(row, rows, published) for row in rows.values() if row.run.table == table]
+    for table in plan.graph.tables:
+        own = {name: row for name, row in rows.items() if row.run.table == table}
+        lines = [_line(row, rows, own, published) for row in own.values()]
         frame = pd.DataFrame(lines + _quoted_lines(published), columns=_columns())
-        write_layouts(frame, out_dir / table, config["dataset"]["name"])
+        write_layouts(frame, out_dir / table, plan.config.dataset.name)
     _write_csv(_figures(rows), out_dir / "figures.csv")
     per_class = _per_class(rows)
     _write_csv(per_class, out_dir / "per_class.csv")
     (out_dir / "per_class.md").write_text(_per_class_markdown(per_class), encoding="utf-8")
-    _write_csv(_confidence(rows, root), out_dir / "confidence.csv")
+    _write_csv(_confidence(rows, plan.root), out_dir / "confidence.csv")
     ends = {name: row.headline for name, row in rows.items() if row.headline}
     headline = [(name, end.stage, percent(end.value)) for name, end in ends.items()]
     _write_csv(pd.DataFrame(headline, columns=["run", "stage", "miou"]), out_dir / "headline.csv")
@@ -136,7 +182,24 @@ def write_tables(runs: list[Run], config: dict, root: Path, out_dir: Path) -> No
         for name, row in rows.items()
     }
     _write_json(numbers, out_dir / "metrics.json")
-    _write_json(_index(rows, config), out_dir / "runs.json")
+    _write_json(_runs(rows, plan), out_dir / "runs.json")
+    folders = pd.DataFrame(described(plan.graph), columns=["run", "stage", "folder"])
+    _write_csv(folders, out_dir / "index.csv")
+    # Where and by how many processes it ran changes no table.
+    resolved = plan.config.model_dump(exclude={"compute": {"device", "workers"}})
+    write_text(out_dir / "config.yaml", _yaml(resolved))
+    for file, lineage in _lineages(plan).items():
+        write_text(file, _yaml(lineage))
+
+
+def _lineages(plan: Plan) -> dict[Path, dict[str, Any]]:
+    """The settings.yaml of every stage's folder, with what it holds."""
+    nodes = plan.graph.nodes("features", *GROUPS)
+    return {plan.root / node.folder / "settings.yaml": node.lineage() for node in nodes}
+
+
+def _yaml(settings: dict) -> str:
+    return yaml.safe_dump(portable(settings), sort_keys=True, allow_unicode=True)
 
 
 def percent(share: float) -> float:
@@ -146,29 +209,34 @@ def percent(share: float) -> float:
 
 def _columns() -> list[str]:
     columns = ["run", "kind", "base", "differs", "split", "images", "seeds", "precision"]
-    for stage in STAGES:
+    for stage in SCORED:
         columns += [stage, f"{stage}_low", f"{stage}_high"]
         if stage in MAP_STAGES:
             columns += [f"{stage}_power", f"{stage}_oracle", f"{stage}_oracle_power"]
         if stage == "segmentation":
-            columns += [f"{stage}_sd", f"{stage}_split", f"{stage}_images", f"{stage}_precision"]
+            columns += [f"{stage}_sd", f"{stage}_of_full"]
+            columns += [f"{stage}_split", f"{stage}_images", f"{stage}_precision"]
         columns += [f"{stage}_quoted", f"{stage}_minus_quoted"]
     columns += ["headline", "scoring", "miou", "miou_low", "miou_high"]
     columns += ["difference", "difference_low", "difference_high", "difference_of"]
-    return [*columns, "more_than_noise", "noise_covers", "source", "note"]
+    columns += ["difference_note", "more_than_noise", "noise_covers"]
+    return [*columns, "source", "note"]
 
 
-def _line(row: Row, rows: dict[str, Row], published: pd.DataFrame | None) -> dict:
+def _line(
+    row: Row, rows: dict[str, Row], table: dict[str, Row], published: pd.DataFrame | None
+) -> dict:
     """Return a measured line of a table of runs."""
     run = row.run
     base = rows.get(run.base)
+    cam = row.entries["cam"]
     line = {
         "run": run.name,
         "kind": "measured",
         "base": run.base,
-        "differs": "; ".join(changes(base.entries, row.entries)) if base else "",
+        "differs": "; ".join(_changes(base, row)) if base else "",
         "seeds": " ".join(map(str, run.seeds)),
-        "precision": row.entries["cam"]["settings"]["precision"],
+        "precision": cam["settings"]["precision"] if cam else None,
         "note": run.note,
     }
     for stage in row.stages:
@@ -182,11 +250,55 @@ def _line(row: Row, rows: dict[str, Row], published: pd.DataFrame | None) -> dic
     if row.headline:
         line |= _interval_cells("miou", row.headline.value, row.headline.interval)
         line |= {"headline": row.headline.stage, "scoring": row.headline.scoring}
-    pair = compared(row, base) if base else None
+    full = _full_supervision(row, table)
+    if full is not None and full.figure("segmentation").value > 0:
+        share = row.figure("segmentation").value / full.figure("segmentation").value
+        line["segmentation_of_full"] = percent(share)
+    return line | (_against(base, row) if base else {})
+
+
+def _changes(base: Row, row: Row) -> list[str]:
+    """What a row's settings change against its base's, in words."""
+    words = changes(base.entries, row.entries)
+    return words + flat_changes({"scoring": base.scoring}, {"scoring": row.scoring})
+
+
+def _against(base: Row, row: Row) -> dict:
+    """The cells of the difference to the base, or why there is none."""
+    pair = compared(row, base)
     change = difference(*pair) if pair else None
     if change:
-        line |= _difference_cells(change, *pair)
-    return line
+        return _difference_cells(change, *pair)
+    if all(getattr(row, key) == getattr(base, key) for key in ("path", "scoring", "power")) and set(
+        row.run.seeds
+    ) == set(base.run.seeds):
+        return {"difference_note": SAME_SETTINGS}
+    if pair:
+        return {"difference_note": NOT_COMPARABLE}
+    common = set(row.files) & set(base.files)
+    return {"difference_note": SAME_FIGURES} if common else {}
+
+
+def _full_supervision(row: Row, table: dict[str, Row]) -> Row | None:
+    """The first row of the table with the same segmentor and inference, trained on true masks."""
+    if "segmentation" not in row.files:
+        return None
+    own = _trained(row)
+    return next(
+        (
+            other
+            for other in table.values()
+            if "segmentation" in other.files
+            and other.path["masks"].settings["source"] == "ground-truth"
+            and _trained(other) == own
+        ),
+        None,
+    )
+
+
+def _trained(row: Row) -> tuple:
+    """What the figures of two segmentations must share to be a share of one another."""
+    return row.path["segmentation"].identity["segmentor"], row.path["inference"].identity
 
 
 def _stage_cells(row: Row, stage: str) -> dict:
@@ -266,7 +378,7 @@ def _figures(rows: dict[str, Row]) -> pd.DataFrame:
                         "files": " ".join(figure.files),
                     }
                 )
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=FIGURE_COLUMNS)
 
 
 def _per_class(rows: dict[str, Row]) -> pd.DataFrame:
@@ -316,14 +428,15 @@ def _confidence(rows: dict[str, Row], root: Path) -> pd.DataFrame:
     return pd.concat(curves, ignore_index=True) if curves else empty
 
 
-def _index(rows: dict[str, Row], config: dict) -> dict:
+def _runs(rows: dict[str, Row], plan: Plan) -> dict:
     """What clip_wsss.compare needs to find and name everything."""
+    config = plan.config
     return {
-        "dataset": portable(config["dataset"]),
-        "models": portable(config["models"]),
-        "evaluation": portable(config["evaluation"]),
-        "resamples": config["evaluation"]["bootstrap"],
-        "seed": config["evaluation"]["seed"],
+        "format": INDEX_FORMAT,
+        "dataset": portable(config.dataset.model_dump()),
+        "evaluation": portable(config.evaluation.model_dump()),
+        "resamples": config.evaluation.bootstrap,
+        "seed": config.evaluation.seed,
         "runs": [
             {
                 "name": row.run.name,
@@ -331,7 +444,9 @@ def _index(rows: dict[str, Row], config: dict) -> dict:
                 "base": row.run.base,
                 "note": row.run.note,
                 "seeds": list(row.run.seeds),
-                "entries": portable(row.entries),
+                "scoring": row.scoring,
+                "background_power": row.power,
+                "entries": row.entries,
                 "files": row.files,
             }
             for row in rows.values()

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     made = synthetic.build(tmp_path_factory.mktemp("browser"))
-    write_tables(made.runs, made.config, made.root, made.root / "tables")
+    write_tables(made.plan)
     out = made.root / "report.html"
-    write_report(made.runs, made.dataset, made.root, made.config, out, {"commit": "0123abc"})
+    write_report(made.plan, made.dataset, out, {"commit": "0123abc"})
     return out
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from dvc.repo import Repo
-from made_results import config, draw, ladder, run, write_measurement, write_results
+from made_results import config, draw, ladder, plan, run, score, write_measurement, write_results
 
 from clip_wsss.compare import compare, main
 from clip_wsss.measurements import Folder
@@ -13,8 +13,9 @@ from clip_wsss.tables import write_tables
 
 
 def write(root, runs, gain=0.0, **evaluation):
-    write_results(root, runs, config(**evaluation), gain)
-    write_tables(runs, config(**evaluation), root, root / "tables")
+    made = plan(root, runs, config(**evaluation))
+    write_results(made, gain)
+    write_tables(made)
     return Folder(root)
 
 
@@ -54,12 +55,25 @@ def test_shared_measurements_are_told_once(tmp_path):
 
 
 def test_a_changed_setting_is_named_at_the_stages_that_depend_on_it(tmp_path):
-    old = write(tmp_path / "a", [run("cgl", None, masks="caa-crf", segmentation="cgl")])
-    changed = run("cgl", None, masks="caa-crf", segmentation="cgl,mu=0.8", seeds=(0, 1))
+    old = write(tmp_path / "a", [run("cgl", None, affinity="caa", masks="crf", segmentation="cgl")])
+    changed = run("cgl", None, affinity="caa", masks="crf", segmentation="cgl,mu=0.8", seeds=(0, 1))
     new = write(tmp_path / "b", [changed])
     words = compare(old, new).stages.set_index("stage")["changed"]
     assert words["segmentation"] == "mu: 0.95 -> 0.8; seeds: 0 -> 0 1"
     assert words[["initial", "refined", "mask"]].tolist() == ["", "", ""]
+
+
+def test_scoring_is_named_at_the_maps_alone(tmp_path):
+    old = write(tmp_path / "a", [run("a", None, masks="argmax")])
+    new = write(tmp_path / "b", [run("a", None, masks="argmax,scoring=oracle")])
+    words = compare(old, new).stages.set_index("stage")["changed"]
+    assert words.tolist() == ["scoring: fixed -> oracle", ""]
+
+
+def test_entries_may_be_called_otherwise(tmp_path):
+    old = write(tmp_path / "a", [run("a", None, affinity="caa,layers=8")])
+    new = write(tmp_path / "b", [run("a", None, affinity="corrected")])
+    assert len(compare(old, new).changed) == 0
 
 
 def test_runs_of_one_side_and_common_settings_are_listed(tmp_path):
@@ -74,9 +88,9 @@ def test_runs_of_one_side_and_common_settings_are_listed(tmp_path):
 
 
 def test_stages_that_cannot_be_compared_are_said_so(tmp_path):
-    runs = [run("crf", None, masks="caa-crf")]
+    runs = [run("crf", None, affinity="caa", masks="crf")]
     old, new = write(tmp_path / "a", runs), write(tmp_path / "b", runs)
-    mask = tmp_path / "b/metrics/photo/softmax/caa-crf/mask.json"
+    mask = tmp_path / "b" / score(plan("", runs), "crf", "mask")
     write_measurement(mask, "mask", draw(0.8, 0), split="other")
     found = compare(old, new)
     assert "not comparable" in found.text()
@@ -84,12 +98,12 @@ def test_stages_that_cannot_be_compared_are_said_so(tmp_path):
 
 
 def test_only_common_images_are_compared(tmp_path):
-    runs = [run("crf", None, masks="caa-crf")]
+    runs = [run("crf", None, affinity="caa", masks="crf")]
     old, new = write(tmp_path / "a", runs), write(tmp_path / "b", runs)
-    file = "metrics/photo/softmax/caa-crf/mask"
-    counts = pd.read_parquet(tmp_path / f"a/{file}.parquet")
+    file = score(plan("", runs), "crf", "mask")
+    counts = pd.read_parquet((tmp_path / "a" / file).with_name("counts.parquet"))
     fewer = counts[counts["id"] >= "i03"].reset_index(drop=True)
-    write_measurement(tmp_path / f"b/{file}.json", "mask", fewer)
+    write_measurement(tmp_path / "b" / file, "mask", fewer)
     row = compare(old, new).stages.set_index("stage").loc["mask"]
     assert row["images"] == 9
     assert row["difference"] == row["low"] == row["high"] == 0  # where both are, they are the same
@@ -115,6 +129,16 @@ def test_a_folder_without_results_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+def test_results_of_an_earlier_version_are_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/runs.json").write_text('{"resamples": 9, "seed": 0, "runs": []}')
+    write(tmp_path / "new", ladder()[:1])
+    assert main([str(tmp_path / "new"), str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "tables/runs.json was written by another version of this suite; compare" in error
+    assert error.count("\n") == 1
+
+
 def git(*arguments):
     name = ["-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run(["git", *name, *arguments], check=True, capture_output=True)
@@ -127,9 +151,11 @@ def test_git_revisions(tmp_path, monkeypatch, capsys):
         status = main(list(revisions))
         return status, *capsys.readouterr()
 
+    made = plan(tmp_path / "results/demo", ladder()[:2])
     monkeypatch.chdir(tmp_path)
     git("init", "-q")
-    write(tmp_path / "results/demo", ladder()[:2])
+    write_results(made)
+    write_tables(made)
     Path("results.dvc").write_text("outs:\n- path: results/demo\n")
     Path(".gitignore").write_text("/results/demo\n")
     with Repo.init() as repo:
@@ -137,7 +163,8 @@ def test_git_revisions(tmp_path, monkeypatch, capsys):
     git("add", "-A")
     git("commit", "-q", "-m", "by DVC")
     shutil.rmtree("results")
-    write(tmp_path / "results/demo", ladder()[:2], 0.2)
+    write_results(made, 0.2)
+    write_tables(made)
     git("rm", "-q", "results.dvc", ".gitignore")
     git("add", "-A")
     git("commit", "-q", "-m", "by Git")

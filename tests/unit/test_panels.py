@@ -1,132 +1,22 @@
-"""Panels: each stage of a run as a picture, from shards of maps and archives."""
-
-from dataclasses import replace
-
-import cv2
 import numpy as np
 import pytest
-import yaml
+import synthetic
 from PIL import Image
 
-from clip_wsss.archives import Archive, encode_image, write_archive
+from clip_wsss.archives import Archives
 from clip_wsss.choice import choose
-from clip_wsss.confidence import encode
-from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
-from clip_wsss.imageio import write_label
-from clip_wsss.maps import ImageMaps, write_maps
-from clip_wsss.masks import labels_and_confidence
-from clip_wsss.panels import (
-    NOT_PART,
-    STAGES,
-    Panels,
-    StageFiles,
-    find_maps,
-    write_qualitative,
-)
-
-CLASSES = ["cat", "dog", "cow"]
-SIZE = (40, 48)
-PLAIN = {"refinement": "none", "background_power": 1}
-
-
-class Made:
-    """Images of ellipses with one to three classes, and what some runs left of them."""
-
-    def __init__(self, root, train=6, val=4, masks=True):
-        self.root, self.rng = root, np.random.default_rng(0)
-        for split, count in (("train", train), ("val", val)):
-            names = [f"{split}_{number:04d}" for number in range(count)]
-            path = root / f"data/ImageSets/Segmentation/{split}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(names))
-            for number, name in enumerate(names):
-                self.image(name, self.rng.permutation(3)[: 1 + number % 3])
-        words = {"classes": CLASSES, "names": {"plain": {}}, "backgrounds": {"none": ["wall"]}}
-        (root / "vocabulary.yaml").write_text(yaml.safe_dump(words))
-        score = val = "val" if masks else None
-        self.dataset = open_dataset(
-            {
-                "name": "toy",
-                "source": "folder",
-                "root": str(root / "data"),
-                "vocabulary": str(root / "vocabulary.yaml"),
-                "labels": "xml",
-                "size": "xml",
-                "masks": "SegmentationClass" if masks else None,
-                "splits": {"pseudo": "train", "score": score and "train", "val": val},
-                "on_bad_image": "fail",
-            }
-        )
-
-    def image(self, name, keys):
-        """Write an image with its XML and mask."""
-        image = self.rng.integers(90, 150, (*SIZE, 3)).astype(np.uint8)
-        mask = np.zeros(SIZE, np.uint8)
-        for place, key in enumerate(keys):
-            centre = (SIZE[1] * (2 * place + 1) // (2 * len(keys)), SIZE[0] // 2)
-            axes = (SIZE[1] // (2 * len(keys)) - 2, 14)
-            cv2.ellipse(image, centre, axes, 0, 0, 360, self.rng.integers(0, 255, 3).tolist(), -1)
-            cv2.ellipse(mask, centre, axes, 0, 0, 360, int(key) + 1, -1)
-        for folder in ("JPEGImages", "Annotations"):
-            (self.root / "data" / folder).mkdir(exist_ok=True)
-        Image.fromarray(image).save(self.root / f"data/JPEGImages/{name}.jpg", quality=90)
-        write_label(self.root / f"data/SegmentationClass/{name}.png", mask)
-        objects = "".join(f"<object><name>{CLASSES[key]}</name></object>" for key in keys)
-        size = f"<width>{SIZE[1]}</width><height>{SIZE[0]}</height>"
-        (self.root / f"data/Annotations/{name}.xml").write_text(
-            f"<annotation><size>{size}</size>{objects}</annotation>"
-        )
-
-    def maps(self, stem, noise):
-        """Two shards of noisy maps of the training images."""
-        names, paths = self.dataset.ids("train"), []
-        for number in range(2):
-            paths.append(self.root / f"{stem}{number}.npz")
-            shard = names[number * len(names) // 2 : (number + 1) * len(names) // 2]
-            write_maps(paths[-1], [self.map(name, noise) for name in shard])
-        return tuple(paths)
-
-    def map(self, name, noise):
-        truth = np.asarray(Image.open(self.root / f"data/SegmentationClass/{name}.png"))
-        keys = np.array(self.dataset.labels(name))
-        grids = [
-            cv2.resize((truth == key + 1).astype(np.float32), (6, 5), interpolation=cv2.INTER_AREA)
-            for key in keys
-        ]
-        noisy = np.stack(grids) + noise * self.rng.random((len(keys), 5, 6))
-        return ImageMaps(name, SIZE, keys, (noisy / noisy.max()).astype(np.float32))
-
-    def labels(self, stem, split, kind):
-        """An archive of random blocks."""
-        path = self.root / f"{stem}.zip"
-        images = []
-        for name in self.dataset.ids(split):
-            label = self.rng.integers(0, 4, (5, 6)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
-            codes = encode(self.rng.random(SIZE)) if kind == "masks" else None
-            images.append(encode_image(name, label, codes))
-        write_archive(path, kind, images)
-        return (path,)
+from clip_wsss.panels import NOT_PART, STAGES, Panels, stage_files, write_qualitative
+from clip_wsss.runs import Run
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return Made(tmp_path_factory.mktemp("panels"))
+    return synthetic.build(tmp_path_factory.mktemp("panels"))
 
 
-@pytest.fixture(scope="module")
-def runs(made):
-    """Runs that share their first stages."""
-    initial = made.maps("initial", 0.5)
-    plain = StageFiles(initial=initial, entry=PLAIN)
-    crf = StageFiles(initial, made.maps("refined", 0.2), made.labels("masks", "train", "masks"))
-    predictions = made.labels("predictions", "val", "predictions")
-    return {
-        "plain": plain,
-        "other": StageFiles(initial=made.maps("other", 0.9), entry=PLAIN),
-        "crf": crf,
-        "trained": replace(crf, predictions=predictions),
-    }
+def files_of(made, name):
+    return stage_files(made.plan, next(run for run in made.runs if run.name == name))
 
 
 def test_choose_shows_few_and_many_classes_and_is_the_same_each_time(made):
@@ -138,7 +28,7 @@ def test_choose_shows_few_and_many_classes_and_is_the_same_each_time(made):
 
 
 def test_choose_passes_over_bad_images_where_they_may_be_left_out(tmp_path):
-    made = Made(tmp_path, train=4)
+    made = synthetic.build(tmp_path, train=4)
     first, second = choose(made.dataset, "train", 2)
     (made.dataset.root / "JPEGImages" / f"{first}.jpg").write_bytes(b"not an image")
     (made.dataset.root / "Annotations" / f"{second}.xml").unlink()
@@ -148,71 +38,111 @@ def test_choose_passes_over_bad_images_where_they_may_be_left_out(tmp_path):
     assert not {first, second} & set(choose(made.dataset, "train", 2))
 
 
-def test_panel_says_what_a_run_does_not_have(made, runs):
+def test_panel_says_what_a_run_does_not_have(made):
     panels = Panels(made.dataset)
-    plain = panels.panel(runs["plain"], "train_0000")
+    plain = panels.panel(files_of(made, "plain"), "train_0000")
     missing = {stage for stage, cell in plain.items() if cell == f"!{NOT_PART}"}
     assert tuple(plain) == STAGES
     assert missing == {"refined", "confidence", "prediction"}
-    trained = panels.panel(runs["trained"], "train_0000")
+    trained = panels.panel(files_of(made, "seg-cgl"), "train_0000")
     assert trained["prediction"] == "!predicted on val only"
     assert all(trained[stage] in panels.album.pictures for stage in STAGES[:-1])
-    seen = panels.panel(runs["trained"], "val_0000")
+    seen = panels.panel(files_of(made, "seg-cgl"), "val_0000")
     assert seen["prediction"] in panels.album.pictures
     assert seen["initial"].startswith("!")
-    assert seen["mask"] == "!no pseudo mask"
 
 
-def test_runs_share_the_pictures_of_the_stages_that_they_share(made, runs):
+def test_runs_share_the_pictures_of_the_stages_that_they_share(made):
     panels = Panels(made.dataset)
-    crf, trained = (panels.panel(runs[name], "train_0001") for name in ("crf", "trained"))
+    crf, trained = (panels.panel(files_of(made, name), "train_0001") for name in ("crf", "seg-cgl"))
     size = panels.album.size
     assert {stage for stage in STAGES if crf[stage] != trained[stage]} == {"prediction"}
-    panels.panel(runs["crf"], "train_0001")
+    panels.panel(files_of(made, "crf"), "train_0001")
     assert panels.album.size == size
-    other = panels.panel(runs["other"], "train_0001")
-    assert other["image"] == crf["image"]
-    assert other["initial"] != crf["initial"]
+    softmax = panels.panel(files_of(made, "softmax"), "train_0001")
+    assert softmax["image"] == crf["image"]
+    assert softmax["initial"] != crf["initial"]
 
 
-def test_labels_are_the_exported_ones_or_those_that_were_scored(made, runs):
+def test_labels_are_those_of_the_masks_or_of_the_last_maps(made):
     panels = Panels(made.dataset)
-    crf, plain = runs["crf"], runs["plain"]
-    from_archive = panels.labels(crf, "train_0003")
-    np.testing.assert_array_equal(from_archive, Archive(crf.masks[0]).label("train_0003"))
-    assert panels.labels(replace(crf, masks=()), "train_0003") is None
-    image = made.dataset.image("train_0003")
-    maps = find_maps(plain.initial, "train_0003")
+    crf, plain = files_of(made, "crf"), files_of(made, "plain")
+    assert (
+        panels.labels(crf, "train_0003") == Archives(crf.masks)["train_0003"].label("train_0003")
+    ).all()
     label = panels.labels(plain, "train_0003")
-    assert (label == labels_and_confidence(maps.maps, maps.keys, image, PLAIN)[0]).all()
-    assert set(np.unique(label)) <= {0, *(maps.keys + 1)}
-    steeper = replace(plain, entry=PLAIN | {"background_power": 8})
-    assert (panels.labels(steeper, "train_0003") == 0).sum() < (label == 0).sum()
-    cells = [panels.panel(files, "train_0003")["mask"] for files in (plain, steeper, crf)]
-    assert len(set(cells)) == 3
+    image = panels.find_maps(plain.initial, "train_0003")
+    assert label.shape == image.size
+    assert set(np.unique(label)) <= {0, *(image.keys + 1)}
+    assert plain.power == 1
+    steeper = made.config.evaluation.model_copy(update={"background_power": 8})
+    steep = files_of(
+        made.changed(config=made.config.model_copy(update={"evaluation": steeper})), "plain"
+    )
+    assert (panels.labels(steep, "train_0003") == 0).sum() < (label == 0).sum()
     assert panels.labels(plain, "val_0000") is None
+    assert panels.labels(crf, "val_0000") is None
+    assert files_of(made, "caa").maps == files_of(made, "caa").refined != ()
 
 
-def test_pictures_are_made_smaller_on_request(made, runs):
+def test_masks_of_other_sources_are_shown_without_maps(tmp_path):
+    rows = [Run("true", None, masks="ground-truth", table="ladder")]
+    made = synthetic.build(tmp_path, train=2, runs=rows)
+    cells = Panels(made.dataset).panel(files_of(made, "true"), "train_0000")
+    missing = {stage for stage, cell in cells.items() if cell == f"!{NOT_PART}"}
+    assert missing == {"initial", "refined", "prediction"}
+    assert cells["mask"] == cells["truth"]
+
+
+def test_predictions_of_the_shown_images_are_shown(tmp_path):
+    made = synthetic.build(tmp_path, runs=synthetic.ladder()[-1:])
+    node = made.plan.graph.paths["seg-cgl"]["inference"]
+    synthetic.write_predictions(made, node, 0, "shown", "train")
+    panels = Panels(made.dataset)
+    for name in ("train_0000", "val_0000"):
+        assert panels.panel(files_of(made, "seg-cgl"), name)["prediction"] in panels.album.pictures
+
+
+def test_a_missing_file_of_a_stage_is_named(tmp_path):
+    made = synthetic.build(tmp_path, train=2, runs=synthetic.ladder()[3:4])
+    files = files_of(made, "crf")
+    files.initial[0].unlink()
+    files.masks[0].unlink()
+    with pytest.raises(InputError, match=r"cam/.*0001of0002\.npz: no such file"):
+        Panels(made.dataset).panel(files, "train_0000")
+    with pytest.raises(InputError, match=r"masks/.*0001of0002\.zip: this archive cannot be opened"):
+        Panels(made.dataset).labels(files, "train_0000")
+
+
+def test_a_restart_keeps_what_was_read_and_no_picture(made):
+    panels = Panels(made.dataset)
+    files = files_of(made, "crf")
+    large = panels.panel(files, "train_0000")
+    panels.restart(20)
+    small = panels.panel(files, "train_0000")
+    assert not set(panels.album.pictures) & set(large.values())
+    fresh = Panels(made.dataset, side=20)
+    assert fresh.panel(files, "train_0000") == small
+
+
+def test_pictures_are_made_smaller_on_request(made):
     small = Panels(made.dataset, side=20)
-    cells = small.panel(runs["crf"], "train_0000")
+    cells = small.panel(files_of(made, "crf"), "train_0000")
     assert {max(small.album.rgb(cells[stage]).shape) for stage in STAGES[:-1]} == {20}
     assert small.longest == 48
 
 
 def test_a_data_set_without_masks_has_panels_too(tmp_path):
-    made = Made(tmp_path, masks=False)
-    files = StageFiles(initial=made.maps("initial", 0.5))
-    cells = Panels(made.dataset).panel(files, "train_0000")
+    made = synthetic.build(tmp_path, masks=False)
+    cells = Panels(made.dataset).panel(files_of(made, "plain"), "train_0000")
     assert cells["truth"] == "!no ground truth"
-    assert cells["mask"] == "!no pseudo mask"
 
 
-def test_qualitative_picture_leaves_empty_columns_out(made, runs, tmp_path):
+def test_qualitative_picture_leaves_empty_columns_out(made, tmp_path):
     out = tmp_path / "docs/panel.png"
     names = ["train_0000", "train_0001"]
     for name in ("crf", "plain"):
-        write_qualitative(runs[name], made.dataset, out, names, limit=90_000)
+        write_qualitative(files_of(made, name), made.dataset, out, names, limit=90_000)
         with Image.open(out) as image:
             width, height = image.size
         assert width / height == pytest.approx((6 if name == "crf" else 4) * 1.55 / 4.1, rel=0.02)

@@ -7,9 +7,12 @@ import pytest
 import synthetic
 
 from clip_wsss import report_views
+from clip_wsss.archives import MASKS, EncodedImage, write_archive
 from clip_wsss.errors import InputError
+from clip_wsss.maps import read_maps, write_maps
 from clip_wsss.report import write_report
 from clip_wsss.report_tables import heatmaps, ladder, plain_table, runs_table
+from clip_wsss.runs import Run
 from clip_wsss.tables import write_tables
 
 PROVENANCE = {"commit": "0123abc", "changed": False, "versions": {"torch": "2.9"}, "gone": None}
@@ -18,14 +21,20 @@ PROVENANCE = {"commit": "0123abc", "changed": False, "versions": {"torch": "2.9"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     made = synthetic.build(tmp_path_factory.mktemp("report"))
-    write_tables(made.runs, made.config, made.root, made.root / "tables")
+    write_tables(made.plan)
     return made
 
 
 def report_of(made, out, **changes) -> str:
-    made = replace(made, **changes)
-    write_report(made.runs, made.dataset, made.root, made.config, out, PROVENANCE)
+    made = made.changed(**changes)
+    write_report(made.plan, made.dataset, out, PROVENANCE)
     return out.read_text(encoding="utf-8")
+
+
+def with_settings(made, group, **settings):
+    """The config with other settings in one of its groups."""
+    part = getattr(made.config, group).model_copy(update=settings)
+    return made.config.model_copy(update={group: part})
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +136,7 @@ def test_runs_that_share_their_labels_share_a_column_of_the_heat_map(made):
 
 
 def test_details_are_drawn_once_for_the_runs_that_share_them(made):
-    parts = report_views.details(
-        report_views.Results(made.runs, made.dataset, made.root, made.config)
-    )
+    parts = report_views.details(report_views.Results(made.plan, made.dataset))
     assert [part["runs"] for part in parts] == [[0], [1], [2], [3, 4], [4]]
     titles = [chart["title"] for chart in parts[3]["charts"]]
     assert titles == [
@@ -143,7 +150,7 @@ def test_details_are_drawn_once_for_the_runs_that_share_them(made):
 
 
 def test_templates_are_ranked_and_scattered_once_enough_were_measured(made):
-    results = report_views.Results(made.runs, made.dataset, made.root, made.config)
+    results = report_views.Results(made.plan, made.dataset)
     (ranking,) = report_views.rankings(results)
     assert ranking["title"] == "Texts synonyms"
     assert [row["template"] for row in ranking["rows"]] == list(synthetic.TEMPLATES)
@@ -152,35 +159,37 @@ def test_templates_are_ranked_and_scattered_once_enough_were_measured(made):
     assert ranking["scatter"] is None
 
 
-def test_sharpness_is_drawn_against_miou_where_templates_were_measured(tmp_path, made):
-    config = json.loads(json.dumps(made.config))
+def test_sharpness_is_drawn_against_miou_where_templates_were_measured(tmp_path, monkeypatch):
+    content = synthetic.content(tmp_path)
     for number, template in enumerate(synthetic.TEMPLATES):
-        config["texts"][f"t{number}"] = config["texts"]["synonyms"] | {"template": template}
-        synthetic.NOISE[f"t{number}"] = 0.3 + 0.2 * number
+        content["texts"][f"t{number}"] = content["texts"]["synonyms"] | {"template": template}
+        monkeypatch.setitem(synthetic.NOISE, f"t{number}", 0.3 + 0.2 * number)
     rows = synthetic.ladder()
-    runs = [rows[2], *(replace(rows[1], name=f"t{n}", texts=f"t{n}") for n in range(3))]
-    other = replace(made, config=config, runs=runs, root=tmp_path)
-    synthetic.write_results(other)
-    results = report_views.Results(runs, made.dataset, tmp_path, config)
+    runs = [rows[2], *(replace(rows[1], name=f"t{n}", texts=f"t{n}", base=None) for n in range(3))]
+    made = synthetic.build(tmp_path, runs=runs, settings=content)
+    results = report_views.Results(made.plan, made.dataset)
     (ranking,) = report_views.rankings(results)
     assert ranking["scatter"].count("<circle") == 3
+    info = results.info(results.files["t2"]["initial"][0])
+    assert f"{synthetic.TEMPLATES[2]} {info['powers']['1']:.1%}" in ranking["scatter"]
 
 
 def test_the_demo_is_called_a_worked_example_and_other_data_are_not(made, html, tmp_path):
     assert "no independent confirmation" in html
-    config = {**made.config, "dataset": {**made.config["dataset"], "source": "folder"}}
+    config = with_settings(made, "dataset", source="folder")
     assert "no independent confirmation" not in report_of(made, tmp_path / "r.html", config=config)
 
 
-def test_provenance_names_what_is_known(html):
+def test_provenance_names_what_is_known(made, html):
     assert "0123abc" in html
     assert "torch 2.9" in html
     assert "uncommitted changes</dt><dd>no" in html
     assert "gone" not in html
     assert "time of all jobs" not in html
     assert "of the trainings 0, 1, of the resampling 0" in html
-    assert "masks/synonyms/softmax/caa-crf/" in html
-    assert "metrics/synonyms/softmax/caa-crf/cgl/seed1/segmentation.json" in html
+    path = made.plan.graph.paths["seg-cgl"]
+    assert f"<code>{path['masks'].folder}/</code>" in html
+    assert f"score/segmentation/{path['inference'].name}/seed1/score.json" in html
 
 
 def test_costs_are_shown_with_their_sum(made, tmp_path):
@@ -197,8 +206,8 @@ def test_costs_are_shown_with_their_sum(made, tmp_path):
 
 
 def test_published_figures_are_called_quoted(made, tmp_path):
-    config = {**made.config, "evaluation": {**made.config["evaluation"]}}
-    config["evaluation"]["published"] = str(synthetic.REPOSITORY / "config/published/voc12.csv")
+    published = str(synthetic.REPOSITORY / "config/published/voc12.csv")
+    config = with_settings(made, "evaluation", published=published)
     html = report_of(made, tmp_path / "r.html", config=config)
     assert "Published figures, quoted" in html
     assert '<a href="#published">Quoted</a> <strong>70.8</strong> CLIP-ES on voc12 train' in html
@@ -244,23 +253,99 @@ def test_the_same_results_give_the_same_page(made, html, tmp_path):
 
 def test_a_missing_table_is_named(made, tmp_path):
     runs = [replace(run, table="other") for run in made.runs]
-    with pytest.raises(InputError, match=r"other\.csv: no such table"):
+    with pytest.raises(InputError, match=r"other\.csv: missing; run snakemake"):
         report_of(made, tmp_path / "r.html", runs=runs)
 
 
 def test_a_missing_measurement_is_named(made, tmp_path):
     runs = [*made.runs, replace(made.runs[0], name="new", texts="clip-es")]
-    with pytest.raises(InputError, match=r"initial,power=1\.parquet: no such measurement"):
+    with pytest.raises(InputError, match=r"score/initial/.*sidecar\.json: missing, so make it"):
         report_of(made, tmp_path / "r.html", runs=runs)
 
 
-def test_left_out_images_are_listed(made, tmp_path):
-    manifest = made.root / "masks/synonyms/softmax/caa-crf/0001of0002.csv"
-    manifest.write_text("id,label_sha256,confidence_sha256,skipped\nbad_one,,,truncated\n")
-    try:
-        assert "Left out of the scores: bad_one." in report_of(made, tmp_path / "r.html")
-    finally:
-        manifest.unlink()
+def test_a_measurement_of_another_plan_is_refused(made, tmp_path):
+    config = with_settings(made, "evaluation", powers=[1.0, 2.5])
+    with pytest.raises(InputError, match=r"sidecar\.json: made with numerics"):
+        report_of(made, tmp_path / "r.html", config=config)
+
+
+def test_left_out_images_are_listed(tmp_path):
+    made = synthetic.build(tmp_path, runs=synthetic.ladder()[3:4])
+    write_tables(made.plan)
+    node = made.plan.graph.paths["crf"]["masks"]
+    path = made.root / made.plan.graph.shard_file(node, "0001of0002")
+    write_archive(path, MASKS, [EncodedImage("bad_one", skipped="truncated")])
+    html = report_of(made, tmp_path / "r.html")
+    assert "Left out of the scores: bad_one." in html
+    for item in data_of(html)["panels"]["crf"]:
+        there = item["id"] not in made.dataset.ids("train")[:3]  # those of the other shard
+        assert (item["cells"]["mask"] != "!no pseudo mask") is there
+
+
+def test_left_out_images_are_listed_without_masks(tmp_path):
+    content = synthetic.content(tmp_path)
+    content["dataset"]["on_bad_image"] = "skip"
+    made = synthetic.build(tmp_path, runs=synthetic.ladder()[:1], settings=content)
+    write_tables(made.plan)
+    shard = made.plan.graph.shard_file(made.plan.graph.paths["plain"]["cam"], "0001of0002")
+    write_maps(made.root / shard, read_maps(made.root / shard), {"bad_one": "truncated"})
+    assert "Left out of the scores: bad_one." in report_of(made, tmp_path / "r.html")
+
+
+def test_rows_that_lack_any_stage(tmp_path):
+    none = {"table": "ladder", "segmentation": "all-pixels", "inference": "default"}
+    rows = synthetic.ladder()
+    runs = [
+        *rows,
+        Run("full", "seg-cgl", masks="ground-truth", **none),
+        Run("twin", "crf", *(rows[3].cell(g) for g in ("texts", "cam", "affinity", "masks")),
+            table="ladder"),
+        Run("true", None, masks="ground-truth", table="ladder"),
+        Run("untested", "full", masks="ground-truth", table="ladder", segmentation="all-pixels"),
+    ]  # fmt: skip
+    made = synthetic.build(tmp_path, runs=runs)
+    write_tables(made.plan)
+    html = report_of(made, tmp_path / "r.html")
+    data = data_of(html)
+    assert list(data["panels"]) == [run.name for run in runs]
+    assert data["start"] == "seg-cgl"
+    for item in data["panels"]["full"]:
+        assert item["cells"]["initial"].startswith("!")
+        assert item["cells"]["mask"] in data["pictures"]
+    assert data["extremes"]["true"] == []
+    assert "alone, but for full supervision" in html
+    line = pd.read_csv(made.root / "tables/ladder.csv").set_index("run").loc["seg-cgl"]
+    assert f"{line['segmentation_of_full']:.1f} % of full supervision" in html
+    best = html[html.index("Best segmentation, mIoU") :]
+    assert best[: best.index("</dd>")].count("seg-cgl") == 1
+    assert "<small> same settings as its base</small>" in html
+
+
+def test_one_run(tmp_path):
+    made = synthetic.build(tmp_path, runs=synthetic.ladder()[:1])
+    write_tables(made.plan)
+    html = report_of(made, tmp_path / "r.html")
+    assert "One run on the 6 train and 4 val images of the demo, taught by" in html
+    assert html.count('class="rung"') == 1
+
+
+def test_unlabelled_pixels_are_a_column_of_the_confusion_matrix(tmp_path):
+    labels = tmp_path / "theirs"
+    labels.mkdir()
+    (labels / "any.png").write_bytes(b"a label")
+    content = synthetic.content(tmp_path)
+    content["masks"]["theirs"] = {"source": "import", "folder": str(labels)}
+    runs = [Run("import", None, masks="theirs", table="ladder")]
+    made = synthetic.build(tmp_path, runs=runs, settings=content)
+    write_tables(made.plan)
+    assert "labelled unlabelled" not in report_of(made, tmp_path / "r.html")
+    file = (made.root / made.plan.graph.scores(runs[0])["mask"][0]).with_name("counts.parquet")
+    counts = pd.read_parquet(file)
+    counts.loc[counts["truth"] == 0, "prediction"] = 255
+    counts.to_parquet(file, index=False)
+    results = report_views.Results(made.plan, made.dataset)
+    (part,) = report_views.details(results)
+    assert "100.0% of background labelled unlabelled" in part["charts"][0]["svg"]
 
 
 def test_any_csv_can_be_shown():
