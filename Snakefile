@@ -28,5 +28,5 @@ rule all:
     input:
         [file for product in (*PLAN.maps, *PLAN.masks) for file in product.files],
         [file for product in (*PLAN.trainings, *PLAN.val) for file in product.files],
-        table_outputs(PLAN),
+        PLAN.tables,
         RESULTS / "report.html",

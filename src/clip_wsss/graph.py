@@ -79,9 +79,7 @@ class Node:
         return found | {self.stage: self.identity}
 
 
-def _node(
-    stage: str, label: str, identity: dict, parents: Sequence[Node], settings: dict
-) -> Node:
+def _node(stage: str, label: str, identity: dict, parents: Sequence[Node], settings: dict) -> Node:
     content = {"stage": stage, "settings": identity, "from": [one.key for one in parents]}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     key = hashlib.sha256(text.encode()).hexdigest()
@@ -144,7 +142,9 @@ class Graph:
         self.paths = {run.name: self._path(self.settings[run.name]) for run in self.runs}
         self._by_folder: dict[str, Node] = {}
         for path in self.paths.values():
-            ranked = [texts.parents[0] for texts in (path.get("texts"),) if texts and _ranked(texts)]
+            ranked = [
+                texts.parents[0] for texts in (path.get("texts"),) if texts and _ranked(texts)
+            ]
             for node in (*ranked, *path.values()):
                 known = self._by_folder.setdefault(node.folder, node)
                 if known.key != node.key:
@@ -184,10 +184,7 @@ class Graph:
     def seeds(self, node: Node) -> list[int]:
         """Seeds of a training or of its predictions, of all runs together."""
         found = {
-            seed
-            for run in self.runs
-            if node in self.paths[run.name].values()
-            for seed in run.seeds
+            seed for run in self.runs if node in self.paths[run.name].values() for seed in run.seeds
         }
         return sorted(found)
 
@@ -305,7 +302,7 @@ class Graph:
         return _node("features", model.label, {"split": split}, parents, model.settings)
 
     def _texts(self, texts: Texts, model: Node) -> Node:
-        names = {k: v for k, v in self.vocabulary.texts(texts.names).items()}
+        names = self.vocabulary.texts(texts.names)
         words = list(self.vocabulary.background(texts.background))
         identity: dict[str, Any] = {
             "names": {key: name for key, name in names.items() if key != name},
@@ -324,7 +321,11 @@ class Graph:
         else:
             identity["template"] = _templates(texts)
             label = "+".join(one.replace("{}", "X") for one in identity["template"])
-            label = label if len(identity["template"]) == 1 else f"{len(identity['template'])}-templates"
+            label = (
+                label
+                if len(identity["template"]) == 1
+                else f"{len(identity['template'])}-templates"
+            )
         label += f",{len(identity['names'])}-renamed" if identity["names"] else ""
         label += f",{len(words)}-background"
         spread = {"score": texts.score, "spread": texts.spread}

@@ -1,4 +1,4 @@
-"""What every workflow script does around its one call: logging, threads, sidecars, one-line errors."""
+"""What every workflow script does around its one call: log, threads, sidecars, one-line errors."""
 
 from __future__ import annotations
 

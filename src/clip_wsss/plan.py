@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from clip_wsss.config import load_config
+from clip_wsss.config import GROUPS, load_config
 from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
 from clip_wsss.fingerprint import code_fingerprint
@@ -38,6 +38,14 @@ CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tables": (("tables",), ("numpy", "pandas", "pyarrow")),
     "report": (("report", "costs"), ("numpy", "pandas", "pyarrow", "matplotlib", "jinja2")),
 }
+
+
+# What `clip_wsss.tables` writes: each table of runs in these layouts, and one of each of these.
+LAYOUTS = ("csv", "md", "tex")
+TABLES = (
+    "figures.csv", "per_class.csv", "per_class.md", "confidence.csv", "headline.csv",
+    "metrics.json", "runs.json", "index.csv", "config.yaml",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,9 @@ class Plan:
     def score_stamp(self, stage: str, node: Node, seed: int | None = None) -> dict[str, Any]:
         """The stamp of a measurement."""
         splits, job = self.config.dataset.splits, "score"
-        numerics: dict[str, Any] = {"split": splits.val if stage == "segmentation" else splits.score}
+        numerics: dict[str, Any] = {
+            "split": splits.val if stage == "segmentation" else splits.score
+        }
         if stage in ("initial", "refined"):
             numerics["powers"] = self.powers
         if seed is not None:
@@ -119,7 +129,9 @@ class Plan:
     @property
     def tables_stamp(self) -> dict[str, Any]:
         """What the tables depend on besides the measurements."""
-        runs = [[run.name, run.table, run.base, run.note, list(run.seeds)] for run in self.graph.runs]
+        runs = [
+            [run.name, run.table, run.base, run.note, list(run.seeds)] for run in self.graph.runs
+        ]
         settings = {
             name: {
                 "scoring": one.masks.scoring if one.masks else None,
@@ -223,6 +235,19 @@ class Plan:
                     product = self.score(stage, node, seed)
                     found[product.sidecar] = product
         return [found[path] for path in sorted(found)]
+
+    @property
+    def lineages(self) -> dict[Path, dict[str, Any]]:
+        """The settings.yaml of every stage's folder, with what it holds."""
+        nodes = self.graph.nodes("features", *GROUPS)
+        return {self.root / node.folder / "settings.yaml": node.lineage() for node in nodes}
+
+    @property
+    def tables(self) -> list[Path]:
+        """Every file that the tables' job writes."""
+        folder = self.root / "tables"
+        runs = [folder / f"{name}.{kind}" for name in self.graph.tables for kind in LAYOUTS]
+        return [*runs, *(folder / name for name in TABLES), *self.lineages]
 
     @property
     def texts_files(self) -> list[Product]:

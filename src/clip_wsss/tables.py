@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,6 @@ from clip_wsss import sidecar
 from clip_wsss.bootstrap import interval
 from clip_wsss.calibration import MUS, mu_curve
 from clip_wsss.changes import Entries, changes, entries, flat_changes
-from clip_wsss.config import GROUPS
 from clip_wsss.files import write_text
 from clip_wsss.graph import LABEL_STAGES, MAP_STAGES, SCORED, Node, described
 from clip_wsss.layout import write_layouts
@@ -32,11 +30,6 @@ from clip_wsss.published import quoted, read_published
 from clip_wsss.runs import Run
 
 INDEX_FORMAT = 2  # of runs.json; before 2 the stages were no graph
-LAYOUTS = ("csv", "md", "tex")  # of a table of runs
-COMMON = (
-    "figures.csv", "per_class.csv", "per_class.md", "confidence.csv", "headline.csv",
-    "metrics.json", "runs.json", "index.csv", "config.yaml",
-)  # fmt: skip
 FIGURE_COLUMNS = [
     "run", "stage", "scoring", "power", "headline", "split", "images", "seeds",
     "miou", "miou_low", "miou_high", "sd", "files",
@@ -134,13 +127,6 @@ def check_scores(plan: Plan) -> None:
         sidecar.check(product.sidecar, product.stamp)
 
 
-def table_outputs(plan: Plan) -> list[Path]:
-    """Every file that `write_tables` writes, relative to the project."""
-    folder = plan.root / "tables"
-    tables = [folder / f"{name}.{kind}" for name in plan.graph.tables for kind in LAYOUTS]
-    return [*tables, *(folder / name for name in COMMON), *_lineages(plan)]
-
-
 def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     """Write every table of figures of a results folder, and what its folders hold.
 
@@ -188,14 +174,8 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     # Where and by how many processes it ran changes no table.
     resolved = plan.config.model_dump(exclude={"compute": {"device", "workers"}})
     write_text(out_dir / "config.yaml", _yaml(resolved))
-    for file, lineage in _lineages(plan).items():
+    for file, lineage in plan.lineages.items():
         write_text(file, _yaml(lineage))
-
-
-def _lineages(plan: Plan) -> dict[Path, dict[str, Any]]:
-    """The settings.yaml of every stage's folder, with what it holds."""
-    nodes = plan.graph.nodes("features", *GROUPS)
-    return {plan.root / node.folder / "settings.yaml": node.lineage() for node in nodes}
 
 
 def _yaml(settings: dict) -> str:

@@ -246,8 +246,10 @@ def test_any_value_is_taken_or_refused_in_one_line(group, data):
     kind = ENTRIES[group]
     keys = st.sampled_from([*kind.model_fields, "other"])
     content = data.draw(st.dictionaries(keys, _VALUES, max_size=4))
+    message = ""
     try:
         validated(kind, content, "my.yaml: entry")
     except InputError as error:
-        assert str(error).startswith("my.yaml: entry: ")
-        assert "\n" not in str(error)
+        message = str(error)
+    assert message == "" or message.startswith("my.yaml: entry: ")
+    assert "\n" not in message

@@ -134,7 +134,9 @@ def test_rows_share_what_they_agree_on(graph):
 
 
 def test_two_spellings_of_the_same_settings_are_one_folder(graph):
-    rows = FULL + "again\tphoto\tsoftmax,target=softmax\tcaa,power=2\tcrf\tcgl,mu=0.95\tdefault\t0\n"
+    rows = (
+        FULL + "again\tphoto\tsoftmax,target=softmax\tcaa,power=2\tcrf\tcgl,mu=0.95\tdefault\t0\n"
+    )
     made = graph(rows)
     assert folders(made) == folders(made, "again")
 
@@ -155,7 +157,9 @@ def test_masks_of_other_sources(graph, tmp_path):
     assert moved(folders(one, "other"), folders(two, "other")) == set(GROUPS[3:]), "an edit is seen"
 
 
-@pytest.mark.parametrize(("folder", "line"), [("no", "there is no folder"), (".", "holds no label")])
+@pytest.mark.parametrize(
+    ("folder", "line"), [("no", "there is no folder"), (".", "holds no label")]
+)
 def test_a_folder_of_masks_that_is_not_there(tmp_path, monkeypatch, folder, line):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=line):

@@ -67,9 +67,7 @@ def test_shipped_tables_fit_a_shipped_config(table):
 def test_columns_that_a_table_does_not_need_may_be_left_out(read):
     (run,) = read("name\ttexts\tcam\nbare\tphoto\tsoftmax\n")
     assert run == runs.Run("bare", None, "photo", "softmax", table="table")
-    (run,) = read(
-        "name\ttexts\tcam\tmasks\tsegmentation\na\tphoto\tsoftmax\targmax\tcgl\n"
-    )
+    (run,) = read("name\ttexts\tcam\tmasks\tsegmentation\na\tphoto\tsoftmax\targmax\tcgl\n")
     assert run.inference == "default", "a training without the column is predicted"
     (run,) = read(
         "name\ttexts\tcam\tmasks\tsegmentation\tinference\na\tphoto\tsoftmax\tcrf\tcgl\t-\n"
@@ -84,7 +82,7 @@ def test_a_run_may_have_masks_of_another_source(read):
 
 
 def test_notes_and_comments(read):
-    text = "# a comment\n" + HEADER + ROW.replace("\t0\t", "\t0\tissue #7, \"quoted")
+    text = "# a comment\n" + HEADER + ROW.replace("\t0\t", '\t0\tissue #7, "quoted')
     (run,) = read(text)
     assert run.note == 'issue #7, "quoted'
 
@@ -123,7 +121,10 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
         (HEADER + ROW.replace("\tcrf\t", "\tcrf!\t"), "masks: `crf!` must be"),
         (HEADER + ROW.replace("cgl", "cgl,muu=1"), "unknown key `muu`; did you mean `mu`?"),
         (HEADER + ROW.replace("cgl", "cgl,mu=2"), "mu: must be at most 1; got 2"),
-        (HEADER + ROW.replace("\tcaa\t", "\tcaa,layer=1\t"), "unknown key `layer`; did you mean `layers`?"),
+        (
+            HEADER + ROW.replace("\tcaa\t", "\tcaa,layer=1\t"),
+            "unknown key `layer`; did you mean `layers`?",
+        ),
         (HEADER + ROW.replace("\t0\t", "\tx\t"), "seed: must be one or more"),
         (HEADER + ROW.replace("\t0\t", "\t0 0\t"), "seed: must be one or more"),
         (HEADER + ROW.replace("\t0\t", "\t99999999999999999999\t"), "seed: must be one or more"),

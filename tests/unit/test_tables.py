@@ -21,7 +21,7 @@ from clip_wsss.config import load_config
 from clip_wsss.costs import write_costs
 from clip_wsss.errors import InputError
 from clip_wsss.published import quoted, read_published
-from clip_wsss.tables import table_outputs, write_tables
+from clip_wsss.tables import write_tables
 
 HEAD = "method,stage,split,miou,source,note\n"
 
@@ -196,7 +196,7 @@ def test_the_same_bytes_twice(made, tmp_path):
 def test_every_written_file_is_declared(made, tmp_path):
     written = {path for path in made.rglob("*") if path.is_file()}
     written -= set((made / "score").rglob("*"))
-    declared = table_outputs(plan(made, ladder()))
+    declared = plan(made, ladder()).tables
     assert set(declared) == written
     assert len(declared) == len(written)
 

@@ -49,7 +49,12 @@ def docstring(project):
 
 
 def formatted(project):
-    edit(project, "affinity", "mask[y0:y1, x0:x1] = 1", "mask[\n            y0:y1, x0:x1\n        ] = 1")
+    edit(
+        project,
+        "affinity",
+        "mask[y0:y1, x0:x1] = 1",
+        "mask[\n            y0:y1, x0:x1\n        ] = 1",
+    )
 
 
 def touched(project):
@@ -88,7 +93,10 @@ def renamed(project):
         project.config[group] = {f"x-{name}": entries[name] for name in reversed(entries)}
     head, *rows = RUNS.splitlines()
     cells = [row.split("\t") for row in reversed(rows)]
-    rows = [[c if i in (0, 1, 8, 9) or c == "-" else f"x-{c}" for i, c in enumerate(row)] for row in cells]
+    rows = [
+        [c if i in (0, 1, 8, 9) or c == "-" else f"x-{c}" for i, c in enumerate(row)]
+        for row in cells
+    ]
     project.write_runs("\n".join(["\t".join(row) for row in ([head.split("\t"), *rows])]) + "\n")
 
 

@@ -131,4 +131,3 @@ def shard_of(stage):
 def images_of(split):
     """Inputs of whoever reads a split."""
     return PLAN.images_of(split)
-

@@ -7,8 +7,6 @@
 # the process of a job, where its outputs were just deleted, the name says what the disk cannot.
 
 
-
-
 def halves(one):
     """The bit masks of the rules of a pass."""
     everything = (1 << len(one.nodes)) - 1

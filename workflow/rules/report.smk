@@ -24,7 +24,7 @@ rule tables:
         texts=[file for product in PLAN.texts_files for file in product.files],
         published=PLAN.config.evaluation.published or [],
     output:
-        [described(path) for path in table_outputs(PLAN)],
+        [described(path) for path in PLAN.tables],
     log:
         LOGS / "tables.log",
     params:

@@ -73,12 +73,16 @@ rule inference:
     params:
         stamp=lambda wildcards: PLAN.inference_stamp(GRAPH.node("inference", wildcards.node), "val"),
         entry=settings_of("inference"),
-        segmentor=unseen(lambda wildcards: GRAPH.node("inference", wildcards.node).parents[0].settings),
+        segmentor=unseen(
+            lambda wildcards: GRAPH.node("inference", wildcards.node).parents[0].settings
+        ),
         lineage=lineage_of("inference"),
         reads=unseen(lambda wildcards: training_of(wildcards).stamp),
         dataset=unseen(DATASET.model_dump()),
         split=unseen(SPLITS.val),
-        shown=unseen({"split": SPLITS.score or SPLITS.pseudo, "count": PLAN.config.evaluation.panels}),
+        shown=unseen(
+            {"split": SPLITS.score or SPLITS.pseudo, "count": PLAN.config.evaluation.panels}
+        ),
         compute=unseen(COMPUTE.model_dump()),
     script:
         "../scripts/inference.py"
@@ -98,9 +102,13 @@ use rule inference as inference_test with:
     benchmark:
         BENCHMARKS / "inference/{node}/seed{seed}-test.tsv"
     params:
-        stamp=lambda wildcards: PLAN.inference_stamp(GRAPH.node("inference", wildcards.node), "test"),
+        stamp=lambda wildcards: PLAN.inference_stamp(
+            GRAPH.node("inference", wildcards.node), "test"
+        ),
         entry=settings_of("inference"),
-        segmentor=unseen(lambda wildcards: GRAPH.node("inference", wildcards.node).parents[0].settings),
+        segmentor=unseen(
+            lambda wildcards: GRAPH.node("inference", wildcards.node).parents[0].settings
+        ),
         lineage=lineage_of("inference"),
         reads=unseen(lambda wildcards: training_of(wildcards).stamp),
         dataset=unseen(DATASET.model_dump()),

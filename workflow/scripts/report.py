@@ -11,4 +11,4 @@ with job(snakemake.log[0]):
 
     plan = make_plan(p.config, "config", p.scripts)
     write_costs(plan)
-    write_report(plan, snakemake.output[0], summary(plan.config.model_dump()))
+    write_report(plan, plan.dataset, snakemake.output[0], summary(plan.config))

@@ -3,7 +3,7 @@
 from clip_wsss.jobs import Made, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
-files = {name: made[name] for name in ("json", "counts", "confidence") if name in made.keys()}
+files = {name: file for name, file in made.items() if name not in ("provenance", "sidecar")}
 outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, {"labels": list(read.read)})
 reads = list(zip(read.sidecars, p.reads, strict=True))
 with job(snakemake.log[0], 1, reads, [outputs]) as work:

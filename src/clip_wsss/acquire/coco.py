@@ -24,9 +24,9 @@ from clip_wsss.acquire.archives import (
 from clip_wsss.acquire.download import read_receipt, require_space
 from clip_wsss.acquire.registry import check_split
 from clip_wsss.datasets import IGNORE
-from clip_wsss.processes import process_context
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import write_label
+from clip_wsss.processes import process_context
 from clip_wsss.vocabulary import read_vocabulary
 
 SPLITS = ("train", "val")
