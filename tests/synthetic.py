@@ -14,10 +14,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from clip_wsss.cam import ImageCams, write_cams
 from clip_wsss.datasets import Dataset, open_dataset
 from clip_wsss.imageio import write_confidence, write_label
-from clip_wsss.masks import upsample_maps
+from clip_wsss.maps import ImageMaps, upsample_maps, write_maps
 from clip_wsss.metrics import evaluate_cams, evaluate_labels
 from clip_wsss.runs import Run, exports_masks, has_ground_truth, metric_files, resolve
 
@@ -114,7 +113,7 @@ def write_results(made: Synthetic) -> None:
         _write_prompts(made, run)
         shards = _write_maps(made, run)
         if exports_masks(made.config, run):
-            _write_masks(made, run, shards)
+            _write_masks(made, run)
         if run.segmentation is not None and made.config["dataset"]["splits"]["val"]:
             _write_predictions(made, run)
         if has_ground_truth(made.config):
@@ -130,25 +129,30 @@ def _seed(*words: str) -> np.random.Generator:
     return np.random.default_rng(list("/".join(words).encode()))
 
 
-def _write_maps(made: Synthetic, run: Run) -> list[Path]:
-    folder = made.root / "cams" / run.texts / run.cam
-    paths = [folder / f"{shard}.npz" for shard in SHARDS]
-    ids = made.dataset.ids("train")
-    for number, path in enumerate(paths):
-        if not path.exists():
-            part = ids[number * len(ids) // 2 : (number + 1) * len(ids) // 2]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_cams(path, [_cams(made, run, name) for name in part])
-    return paths
+def _write_maps(made: Synthetic, run: Run) -> dict[str, list[Path]]:
+    """Write the initial and the refined maps of a run; the shards of each."""
+    ids, shards = made.dataset.ids("train"), {}
+    for stage, folder in (("initial", "cams"), ("refined", "affinity")):
+        paths = [made.root / folder / run.texts / run.cam / f"{shard}.npz" for shard in SHARDS]
+        for number, path in enumerate(paths):
+            if not path.exists():
+                part = ids[number * len(ids) // 2 : (number + 1) * len(ids) // 2]
+                write_maps(path, [image_maps(made, run, name)[stage] for name in part])
+        shards[stage] = paths
+    return shards
 
 
-def _cams(made: Synthetic, run: Run, name: str) -> ImageCams:
+def image_maps(made: Synthetic, run: Run, name: str) -> dict[str, ImageMaps]:
+    """The initial and the refined maps of an image."""
     truth, keys = _truth(made, name), made.dataset.labels(name)
     rng = _seed(run.texts, run.cam, name)
     noise = NOISE[run.texts] * (1.3 if run.cam == "plain" else 1)
     initial = np.stack([_map(truth == key + 1, noise, 5, rng) for key in keys])
     refined = np.stack([_map(truth == key + 1, noise * 0.6, 2, rng) for key in keys])
-    return ImageCams(name, truth.shape, np.array(keys), initial, refined)
+    return {
+        stage: ImageMaps(name, truth.shape, np.array(keys), own)
+        for stage, own in (("initial", initial), ("refined", refined))
+    }
 
 
 def _map(region: np.ndarray, noise: float, blur: float, rng: np.random.Generator) -> np.ndarray:
@@ -159,14 +163,14 @@ def _map(region: np.ndarray, noise: float, blur: float, rng: np.random.Generator
     return (grid / (1e-7 + grid.max())).astype(np.float32)
 
 
-def _write_masks(made: Synthetic, run: Run, shards: list[Path]) -> None:
+def _write_masks(made: Synthetic, run: Run) -> None:
     folder = made.root / "masks" / run.texts / run.cam / run.masks
     for name in made.dataset.ids("train"):
-        cams = _cams(made, run, name)
-        maps = upsample_maps(cams.refined, cams.size).astype(np.float32)
-        scores = np.concatenate([1 - maps.max(axis=0, keepdims=True), maps]) ** 4
+        refined = image_maps(made, run, name)["refined"]
+        full = upsample_maps(refined.maps, refined.size).astype(np.float32)
+        scores = np.concatenate([1 - full.max(axis=0, keepdims=True), full]) ** 4
         scores /= scores.sum(axis=0)
-        lookup = np.concatenate([[0], cams.keys + 1]).astype(np.uint8)
+        lookup = np.concatenate([[0], refined.keys + 1]).astype(np.uint8)
         write_label(folder / "labels" / f"{name}.png", lookup[scores.argmax(axis=0)])
         write_confidence(folder / "confidence" / f"{name}.png", scores.max(axis=0))
 
@@ -187,7 +191,7 @@ def _segmentation(made: Synthetic, run: Run, seed: int) -> Path:
     return made.root.joinpath("segmentation", *cells)
 
 
-def _write_metrics(made: Synthetic, run: Run, shards: list[Path]) -> None:
+def _write_metrics(made: Synthetic, run: Run, shards: dict[str, list[Path]]) -> None:
     masks = resolve(made.config, "masks", run.masks)
     for stage, files in metric_files(made.config, run).items():
         for number, file in enumerate(files):
@@ -198,7 +202,7 @@ def _write_metrics(made: Synthetic, run: Run, shards: list[Path]) -> None:
             )
             if stage in ("initial", "refined"):
                 evaluate_cams(
-                    made.dataset, made.dataset.ids("train"), shards, stage,
+                    made.dataset, made.dataset.ids("train"), shards[stage], stage,
                     made.config["evaluation"]["powers"], masks["background_power"],
                     path, counts, {**meta, "split": "train"},
                 )  # fmt: skip
