@@ -25,7 +25,7 @@ from gradcam_twin import Twin, refined, scaled
 
 from clip_wsss.affinity import AFFINITIES
 from clip_wsss.cam import TARGETS
-from clip_wsss.gradcam import Refinement, class_maps, fitting_batch
+from clip_wsss.gradcam import WantedCam, class_maps, fitting_batch
 
 CAA = {"layers": 8, "sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "clamp"}
 
@@ -65,26 +65,25 @@ def main():
     loaded = mebibytes("VmRSS")
     if RESET.exists():
         RESET.write_text("5")  # forgets the peak of loading
-    step = fitting_batch(clip, clip.grid(args.size), args.batch, CAA["layers"])
-    refinement = Refinement(AFFINITIES["caa"], CAA, CAA["layers"])
+    step = fitting_batch(clip, clip.grid(args.size), args.batch)
+    wanted = {"cam": WantedCam("own", TARGETS["softmax"], {"caa": (AFFINITIES["caa"], CAA)})}
     start, fast = time.process_time(), []
     for first in range(0, args.images, step):
         batch = torch.stack([clip.preprocess(rgb) for rgb in images[first : first + step]])
-        fast += class_maps(
-            clip, batch, [foreground] * len(batch), background, TARGETS["softmax"], refinement
-        )
+        present = [foreground] * len(batch)
+        fast += class_maps(clip, batch, {"own": present}, {"own": background}, wanted)
     fast_seconds = time.process_time() - start
     taken = mebibytes("VmHWM") - loaded
 
     twin = Twin(state, clip.heads, config.get("quick_gelu", False), dtype=torch.float32)
     start, difference = time.process_time(), 0.0
-    for rgb, (initial, _) in zip(images, fast, strict=True):
+    for rgb, maps in zip(images, fast, strict=True):
         for position in range(args.classes):
             image = twin.preprocess(rgb)
-            raw, maps = twin.cam(image, foreground, background, position, "softmax")
+            raw, attention = twin.cam(image, foreground, background, position, "softmax")
             cam = scaled(scaled(raw))
-            refined(cam, maps, CAA["layers"], 3, CAA["threshold"], CAA["box_edge"], 2)
-            difference = max(difference, float(np.abs(initial[position].numpy() - cam).max()))
+            refined(cam, attention, CAA["layers"], 3, CAA["threshold"], CAA["box_edge"], 2)
+            difference = max(difference, float(np.abs(maps["cam"][position].numpy() - cam).max()))
     slow_seconds = time.process_time() - start
 
     result = {

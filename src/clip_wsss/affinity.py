@@ -96,5 +96,5 @@ def caa(cam: Tensor, attention: Tensor, settings: dict) -> Tensor:
 # fn(cam (K, gh, gw) float32 in [0, 1], attention (L, N, N) float32, settings) -> (K, gh, gw) >= 0
 # in any precision, which the caller scales to [0, 1] and then makes float32. The maps are those of
 # the last `layers` blocks (a key of the settings), averaged over the heads, without CLS;
-# N = gh * gw, row by row. Settings are those under the function's name in the cam entry.
+# N = gh * gw, row by row. Settings are those of the affinity entry that names the function.
 AFFINITIES: dict[str, Callable[[Tensor, Tensor, dict], Tensor]] = {"caa": caa}

@@ -133,12 +133,15 @@ class FrozenClip:
         return F.normalize(torch.stack(means), dim=-1)
 
     @torch.no_grad()
-    def trunk(self, batch: Tensor, maps: int) -> tuple[Tensor, Tensor]:
+    def trunk(self, batch: Tensor, maps: int, by_head: int = 0) -> tuple[Tensor, Tensor]:
         """Everything before the last block (docs/parity.md, facts 3 and 9).
 
         Args:
             batch: (B, 3, H', W') float32.
-            maps: how many attention maps, counted from the last block, are wanted in all.
+            maps: how many attention maps, counted from the last block, are wanted in all; they do
+                not change the stream.
+            by_head: how many blocks, counted from the last, attend head by head, which gives
+                their maps at no cost and other last bits than torch's fused attention.
 
         Returns:
             The residual stream (B, 1 + N, D) that enters the last block, and the head-averaged
@@ -151,7 +154,8 @@ class FrozenClip:
         attention = torch.empty(len(x), count, N, N, device=self.device)
         for index, block in enumerate(self.visual.transformer.resblocks[:-1]):
             slot = index - (self.layers - count)
-            y, weights = self._attend(block, block.ln_1(x), slot >= 0)
+            own = index >= self.layers - by_head
+            y, weights = self._attend(block, block.ln_1(x), slot >= 0, own)
             if weights is not None:
                 attention[:, slot] = weights[:, 1:, 1:]
             x = self._rest(block, x, y)
@@ -215,8 +219,13 @@ class FrozenClip:
         return resized.half().float() if self.position["round"] == "float16" else resized
 
     @staticmethod
-    def _attend(block: nn.Module, a: Tensor, need_map: bool) -> tuple[Tensor, Tensor | None]:
-        """The attention branch on ln_1's output, and its map (B, L, L) averaged over the heads."""
+    def _attend(
+        block: nn.Module, a: Tensor, need_map: bool, by_head: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """The attention branch on ln_1's output, and its map (B, L, L) averaged over the heads.
+
+        Only `by_head` (without gradients) decides the last bits of the branch, not `need_map`.
+        """
         attn, maps = block.attn, None
         custom = not isinstance(attn, nn.MultiheadAttention)  # open_clip's own Attention
         packed = F.linear(a, attn.in_proj_weight, attn.in_proj_bias)
@@ -224,17 +233,16 @@ class FrozenClip:
         q, k, v = packed  # (B, heads, L, d) each
         if custom:
             q, k = attn.ln_q(q), attn.ln_k(k)
-        if need_map:
+        if need_map or by_head:
             with torch.no_grad():
                 y, maps = _attend_head_by_head(q, k, v)
-        if maps is None or torch.is_grad_enabled():
+        if not by_head:
             y = F.scaled_dot_product_attention(q, k, v)
         if custom and attn.head_scale is not None:
             y = y * attn.head_scale.to(y.dtype)
         y = y.transpose(1, 2).flatten(2)  # (B, L, D)
-        return (
-            block.ln_attn(attn.out_proj(attn.ln_inner(y))) if custom else attn.out_proj(y)
-        ), maps
+        y = block.ln_attn(attn.out_proj(attn.ln_inner(y))) if custom else attn.out_proj(y)
+        return y, maps if need_map else None
 
     @staticmethod
     def _rest(block: nn.Module, x: Tensor, y: Tensor) -> Tensor:

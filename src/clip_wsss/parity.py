@@ -18,14 +18,20 @@ import yaml
 from tqdm import tqdm
 
 from clip_wsss.affinity import box_mask, boxes
-from clip_wsss.cam import ImageCams, compute_cams
+from clip_wsss.cam import CamVariant, compute_pass
 from clip_wsss.confusion import Sparse, count_label, count_sweep, iou, mean_iou
 from clip_wsss.datasets import Dataset, open_dataset
 from clip_wsss.errors import InputError
-from clip_wsss.masks import labels_and_confidence, parallel_map, upsample_maps
+from clip_wsss.maps import ImageMaps, upsample_maps
+from clip_wsss.masks import labels_and_confidence
+from clip_wsss.processes import parallel_map
+from clip_wsss.prompts import encode
 
 CONFIGS = Path(__file__).parents[2] / "config"
 POWERS = tuple(range(1, 11))
+TEXTS_KEYS = ("template", "names", "background")
+CAM_KEYS = ("model", "precision", "position_embedding", "target")
+MASKS_KEYS = ("background_power", "refinement", "crf")
 MU = 0.95  # confidence below which the public code writes 255
 
 
@@ -37,8 +43,8 @@ def read_preset(dataset: str, preset: str) -> dict:
         preset: clip-es or corrected.
 
     Returns:
-        vocabulary (a path), size (xml or image), round_weights, and the entries texts, cam and
-        masks. The texts of both presets are those of `clip-es`.
+        vocabulary (a path), size (xml or image), round_weights, and the entries texts, cam,
+        affinity and masks. The texts of both presets are those of `clip-es`.
 
     Raises:
         InputError: there is no such config or preset.
@@ -49,14 +55,21 @@ def read_preset(dataset: str, preset: str) -> dict:
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     if preset not in config["cam"] or preset not in config["masks"]:
         raise InputError(f"{path}: has no preset {preset}")
-    cam = config["cam"][preset]
+    return preset_of(config, preset)
+
+
+def preset_of(config: dict, preset: str) -> dict:
+    """The entries of a preset in a config; see `read_preset`."""
+    cam, masks = config["cam"][preset], config["masks"][preset]
+    method = cam["affinity"]
     return {
         "vocabulary": str(CONFIGS.parent / config["dataset"]["vocabulary"]),
         "size": config["dataset"]["size"],
         "round_weights": config["models"][cam["model"]]["round_weights"],
-        "texts": config["texts"]["clip-es"],
-        "cam": cam,
-        "masks": config["masks"][preset],
+        "texts": {key: config["texts"]["clip-es"][key] for key in TEXTS_KEYS},
+        "cam": {key: cam[key] for key in CAM_KEYS},
+        "affinity": {"method": method, **cam[method]},
+        "masks": {"source": "maps"} | {key: masks[key] for key in MASKS_KEYS},
     }
 
 
@@ -104,11 +117,14 @@ def run(
     clip = load_for(preset["cam"], {**model, "round_weights": preset["round_weights"]}, device)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    texts = _encode_texts(clip, dataset, preset["texts"])
+    entry, words = preset["texts"], dataset.vocabulary
+    names = list(words.texts(entry["names"]).values())
+    texts = encode(clip, [entry["template"]], names, words.background(entry["background"]))
     _savez(out / "text.npz", fg=texts[0].numpy(), bg=texts[1].numpy(), logit_scale=clip.logit_scale)
 
-    cams = compute_cams(dataset, ids, clip, texts, preset["cam"], batch)
-    found = dict(tqdm(cams, total=len(ids), desc="CAMs", unit="image", disable=None))
+    cams = {"initial": CamVariant("own", preset["cam"]["target"], {"caa": preset["affinity"]})}
+    maps = compute_pass(dataset, ids, clip, {"own": texts}, cams, batch)
+    found = dict(tqdm(maps, total=len(ids), desc="maps", unit="image", disable=None))
     classes = 1 + len(dataset.vocabulary.classes)
     confusion: dict[str, np.ndarray] = {}
     unscored = {}
@@ -135,49 +151,39 @@ def run(
     return summary
 
 
-def _encode_texts(clip, dataset: Dataset, entry: dict):
-    template = entry["template"]
-    names = dataset.vocabulary.texts(entry["names"]).values()
-    words = dataset.vocabulary.background(entry["background"])
-    return tuple(
-        clip.encode_texts([[template.replace("{}", text)] for text in group])
-        for group in (names, words)
-    )
-
-
 def _finish_image(
-    dataset: Dataset, preset: dict, out: Path, image: ImageCams
+    dataset: Dataset, preset: dict, out: Path, maps: dict[str, ImageMaps]
 ) -> tuple[dict[str, Sparse], str]:
     """Write one image's npz; its counts of every stage, or why it cannot be scored."""
-    settings = preset["cam"]["caa"]
+    initial, caa, settings = maps["initial"], maps["caa"], preset["affinity"]
     rules = settings["threshold"], settings["box_edge"]
-    found = [boxes(cam, *rules) for cam in image.initial]
+    found = [boxes(cam, *rules) for cam in initial.maps]
     label, confidence = labels_and_confidence(
-        image.refined, image.keys, dataset.image(image.id), preset["masks"]
+        caa.maps, initial.keys, dataset.image(initial.id), preset["masks"]
     )
     _savez(
-        out / f"{image.id}.npz",
-        keys=image.keys,
-        size=np.array(image.size, dtype=np.int64),
-        grid=np.array(image.initial.shape[1:], dtype=np.int64),
-        cam_grid=image.initial,
-        caa_grid=image.refined,
-        aff_mask=np.stack([box_mask(cam, *rules) for cam in image.initial]),
+        out / f"{initial.id}.npz",
+        keys=initial.keys,
+        size=np.array(initial.size, dtype=np.int64),
+        grid=np.array(initial.maps.shape[1:], dtype=np.int64),
+        cam_grid=initial.maps,
+        caa_grid=caa.maps,
+        aff_mask=np.stack([box_mask(cam, *rules) for cam in initial.maps]),
         boxes=np.concatenate([np.insert(rows, 0, k, axis=1) for k, rows in enumerate(found)]),
         crf_label=label,
         crf_conf=confidence.astype(np.float16),
         pseudo_mask=np.where(confidence < MU, np.uint8(255), label),
     )
     try:
-        truth = dataset.mask(image.id)
+        truth = dataset.mask(initial.id)
     except InputError as error:
         return {}, str(error)
     if truth is None:
         return {}, "the data set has no masks"
     classes = 1 + len(dataset.vocabulary.classes)
     counts = {}
-    for stage, maps in (("initial", image.initial), ("caa", image.refined)):
-        full = upsample_maps(maps, image.size)
+    for stage, image in maps.items():
+        full = upsample_maps(image.maps, image.size)
         sweep = count_sweep(truth, full, image.keys.tolist(), POWERS, classes)
         counts |= {f"{stage}_pow{p}": c for p, c in zip(POWERS, sweep, strict=True)}
     counts["crf"] = count_label(truth, label, classes)

@@ -15,7 +15,9 @@ from tqdm import tqdm
 from clip_wsss.errors import InputError
 
 if TYPE_CHECKING:
-    from clip_wsss.datasets import Dataset, Vocabulary
+    from torch import Tensor
+
+    from clip_wsss.datasets import Dataset
     from clip_wsss.frozen_clip import FrozenClip
 
 SPREADS = ("variance", "deviation")
@@ -103,56 +105,68 @@ def write_image_features(
     _write_npz(out, arrays)
 
 
+def encode(
+    clip: FrozenClip, templates: Sequence[str], names: Sequence[str], words: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Text features of the classes and of the background words, averaged over the templates.
+
+    Args:
+        clip: the model.
+        templates: each with one {}.
+        names: what the C classes are called.
+        words: the M background words.
+
+    Returns:
+        (C, E) and (M, E) float32 on the CPU, normalised.
+
+    Raises:
+        InputError: a template without {}, or a text that the model cannot encode.
+    """
+    templates = _checked(templates, "template")
+    foreground, background = (
+        clip.encode_texts([[t.replace("{}", text) for t in templates] for text in group])
+        for group in (names, words)
+    )
+    return foreground, background
+
+
 def write_texts(
     entry: dict,
-    vocabulary: Vocabulary,
     clip: FrozenClip,
     dataset: Dataset,
     split: str,
-    image_features: Path | None,
+    image_features: Path,
     out_features: Path,
     out_prompt: Path,
     out_csv: Path,
 ) -> None:
-    """Choose the template of a texts entry and write its text features.
+    """Choose the sharpest template of a texts entry and write its text features.
 
     Args:
-        entry: of the group `texts`: template (one, a list to be averaged, the number of one in
-            `templates`, or `sharpest`), templates, score, spread, names, background.
-        vocabulary: classes, renames and background words.
+        entry: of the group `texts`, resolved: templates (the candidates), score, spread, names
+            (class -> what it is called, all classes in order), background (words).
         clip: the model.
         dataset: gives the labels of the images that rank the templates.
         split: those images.
-        image_features: from `write_image_features`; needed by `sharpest` only.
+        image_features: from `write_image_features`.
         out_features: npz, foreground (C, E) and background (M, E) float32, normalised.
-        out_prompt: JSON, what the texts are and who chose the template.
-        out_csv: rank, template, sharpness; only the header for a template of the config.
+        out_prompt: JSON, what the texts are and that sharpness chose the template.
+        out_csv: rank, template, sharpness.
 
     Raises:
-        InputError: an unknown name or option, a template without {}, a word that the model
-            does not know, or features of other images than the split's.
+        InputError: an unknown option, a template without {}, a word that the model does not
+            know, or features of other images than the split's.
     """
-    names = vocabulary.texts(entry["names"])
-    words = list(vocabulary.background(entry["background"]))
-    ranking: list[tuple[float, str]] = []
-    if entry["template"] == "sharpest":
-        if image_features is None:
-            raise InputError("texts: template `sharpest` needs the image features of a split")
-        candidates = read_templates(Path(entry["templates"]))
-        ranking = _rank(
-            entry, candidates, list(names.values()), clip, dataset, split, image_features
-        )
-        templates = [ranking[0][1]]
-    else:
-        templates = _named(entry)
-    foreground = clip.encode_texts([_sentences(templates, name) for name in names.values()])
-    background = clip.encode_texts([_sentences(templates, word) for word in words])
+    names = list(entry["names"].values())
+    ranking = _rank(entry, names, clip, dataset, split, image_features)
+    templates = [ranking[0][1]]
+    foreground, background = encode(clip, templates, names, entry["background"])
     _write_npz(out_features, {"foreground": foreground.numpy(), "background": background.numpy()})
     prompt = {
         "template": templates,
-        "names": names,
-        "background": words,
-        "chosen_by": "sharpness" if ranking else "config",
+        "names": entry["names"],
+        "background": list(entry["background"]),
+        "chosen_by": "sharpness",
     }
     _write_text(out_prompt, json.dumps(prompt, indent=2, ensure_ascii=False) + "\n")
     lines = [("rank", "template", "sharpness")]
@@ -160,22 +174,8 @@ def write_texts(
     _write_csv(out_csv, lines)
 
 
-def _named(entry: dict) -> list[str]:
-    """The templates that an entry names outright: one, several, or a line of its list."""
-    template = entry["template"]
-    if isinstance(template, int):
-        listed = read_templates(Path(entry["templates"]))
-        if not 1 <= template <= len(listed):
-            raise InputError(
-                f"template: {template} is no line of {entry['templates']}, which has "
-                f"{len(listed)} templates, counted from 1"
-            )
-        return [listed[template - 1]]
-    return _checked([template] if isinstance(template, str) else template, "template")
-
-
 def read_templates(path: Path) -> list[str]:
-    """Read the templates that `sharpest` ranks, one a line; blank lines and # comments are not.
+    """Read a list of templates, one a line; blank lines and # comments are not.
 
     Raises:
         InputError: the file is missing or empty, or a template has not exactly one {}.
@@ -190,7 +190,6 @@ def read_templates(path: Path) -> list[str]:
 
 def _rank(
     entry: dict,
-    templates: list[str],
     names: list[str],
     clip: FrozenClip,
     dataset: Dataset,
@@ -198,6 +197,7 @@ def _rank(
     image_features: Path,
 ) -> list[tuple[float, str]]:
     """(sharpness, template), best first; ties keep the order of the list."""
+    templates = _checked(entry["templates"], "templates")
     if entry["score"] not in SCORES:
         raise InputError(f"score: {entry['score']} is unknown; known are {', '.join(SCORES)}")
     with np.load(image_features, allow_pickle=False) as stored:
@@ -226,10 +226,6 @@ def _checked(templates: Sequence[str], where: str) -> list[str]:
         if template.count("{}") != 1:
             raise InputError(f"{where}: `{template}` should hold {{}} once, where the class goes")
     return list(templates)
-
-
-def _sentences(templates: Sequence[str], name: str) -> list[str]:
-    return [template.replace("{}", name) for template in templates]
 
 
 def _skip(dataset: Dataset, id_: str, error: InputError, skipped: dict[str, str]) -> None:

@@ -1,7 +1,5 @@
-"""The fast path of CAMs equals its slow twin; the file of CAMs; bad images."""
+"""The fast path of CAMs equals its slow twin; many variants from one pass; bad images."""
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,12 +11,21 @@ from gradcam_twin import Twin, refined, scaled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clip_wsss import gradcam
 from clip_wsss.affinity import AFFINITIES, caa
-from clip_wsss.cam import TARGETS, ImageCams, read_cams, read_skipped, write_cams, write_shard
+from clip_wsss.cam import TARGETS, CamVariant, compute_pass, read_text_features, write_pass
 from clip_wsss.errors import InputError
-from clip_wsss.gradcam import Refinement, class_maps, fitting_batch
+from clip_wsss.gradcam import WantedCam, class_maps, fitting_batch
+from clip_wsss.maps import read_maps, read_skipped
 
-CAA = {"layers": 2, "sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "clamp"}
+CAA = {
+    "method": "caa",
+    "layers": 2,
+    "sinkhorn": 3,
+    "power": 2,
+    "threshold": 0.4,
+    "box_edge": "clamp",
+}
 
 
 def directions(generator, count, width=24):
@@ -32,9 +39,11 @@ def photographs(generator, count, grid, patch=4, spare=(0, 0)):
 
 
 def fast(clip, images, foreground, background, target="softmax", caa_settings=CAA):
-    refinement = Refinement(caa, caa_settings, caa_settings["layers"])
+    """For each image its initial and its refined maps."""
+    wanted = {"cam": WantedCam("own", TARGETS[target], {"caa": (caa, caa_settings)})}
     batch = torch.stack([clip.preprocess(rgb) for rgb in images])
-    return class_maps(clip, batch, foreground, background, TARGETS[target], refinement)
+    found = class_maps(clip, batch, {"own": foreground}, {"own": background}, wanted)
+    return [(maps["cam"], maps["caa"]) for maps in found]
 
 
 grids = st.one_of(
@@ -172,21 +181,34 @@ def test_bfloat16_resembles_float32(tmp_path):
         assert agreement > 0.98
 
 
-def test_one_forward_pass_serves_all_classes(clip, monkeypatch):
-    """Classes and the refined map cost no second pass over the trunk."""
+def test_one_forward_pass_serves_all_classes_and_variants(clip, monkeypatch):
+    """The last block runs once for every number of classes, the trunk once."""
     calls = []
-    trunk = type(clip).trunk
-    monkeypatch.setattr(type(clip), "trunk", lambda *a: calls.append(a) or trunk(*a))
+    for part in ("trunk", "last_block"):
+        own = getattr(type(clip), part)
+        monkeypatch.setattr(
+            type(clip), part, lambda *a, own=own, part=part: calls.append(part) or own(*a)
+        )
     generator = torch.Generator().manual_seed(0)
-    images = photographs(generator, 2, (3, 3))
-    fast(clip, images, [directions(generator, 3)] * 2, directions(generator, 1))
-    assert len(calls) == 1
+    images = torch.stack([clip.preprocess(i) for i in photographs(generator, 3, (3, 3))])
+    foreground = {name: [directions(generator, k) for k in (3, 1, 3)] for name in "ab"}
+    background = {name: directions(generator, 2) for name in "ab"}
+    wanted = {
+        f"{texts} {target}": WantedCam(
+            texts, function, {f"{texts} {target} {n}": (caa, CAA | {"layers": n}) for n in (1, 3)}
+        )
+        for texts in "ab"
+        for target, function in TARGETS.items()
+    }
+    for maps in class_maps(clip, images, foreground, background, wanted):
+        assert len(maps) == len(wanted) * 3
+    assert calls == ["trunk", "last_block", "last_block"]
 
 
 def test_large_images_come_in_smaller_batches(clip):
-    assert fitting_batch(clip, (4, 4), 16, 2) == 16
-    assert 1 <= fitting_batch(clip, (60, 60), 16, 2) < 16
-    assert fitting_batch(clip, (600, 600), 16, 2) == 1
+    assert fitting_batch(clip, (4, 4), 16) == 16
+    assert 1 <= fitting_batch(clip, (60, 60), 16) < 16
+    assert fitting_batch(clip, (600, 600), 16) == 1
 
 
 class TinyDataset:
@@ -208,83 +230,144 @@ class TinyDataset:
 
 
 @pytest.fixture
-def job(clip, tmp_path):
+def job(clip):
+    """Arguments of a pass over images of ragged grids and numbers of classes."""
     generator = torch.Generator().manual_seed(0)
-    names = ["d", "a", "c", "b"]
-    shapes = [(4, 5), (3, 3), (4, 5), (2, 6)]
+    names = ["d", "a", "c", "b", "e", "f"]
+    shapes = [(4, 5), (3, 3), (4, 5), (2, 6), (4, 5), (4, 5)]
     images = {
         name: photographs(generator, 1, grid)[0] for name, grid in zip(names, shapes, strict=True)
     }
-    dataset = TinyDataset(images, {"d": [2, 0], "a": [1], "c": [0], "b": [2, 1, 0]})
-    texts = tmp_path / "texts.npz"
-    np.savez(texts, foreground=directions(generator, 3), background=directions(generator, 2))
-    entry = {"target": "softmax", "affinity": "caa", "caa": CAA}
-    return dataset, names, clip, texts, entry
+    labels = {"d": [2, 0], "a": [1], "c": [0], "b": [2, 1, 0], "e": [0, 1], "f": [1]}
+    texts = {"own": (directions(generator, 3), directions(generator, 2))}
+    cams = {"cam": CamVariant("own", "softmax", {"caa": CAA})}
+    return TinyDataset(images, labels), names, clip, texts, cams
+
+
+def outputs(folder, *names):
+    return {name: folder / f"{name}.npz" for name in names}
 
 
 def test_shard_keeps_order_classes_and_sizes(job, tmp_path):
     dataset, names, clip, texts, _ = job
-    write_shard(*job, tmp_path / "a.npz", batch=2)
-    write_shard(*job, tmp_path / "b.npz", batch=2)
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    found = read_cams(tmp_path / "a.npz")
-    assert [image.id for image in found] == names
-    features = {k: torch.from_numpy(v) for k, v in np.load(texts).items()}
-    for image in found:
-        rgb = dataset.image(image.id)
-        assert image.size == rgb.shape[:2]
-        assert image.keys.tolist() == dataset.labels(image.id)
-        ((initial, after),) = fast(
-            clip, rgb[None], [features["foreground"][image.keys]], features["background"]
+    paths, again = (outputs(tmp_path / folder, "cam", "caa") for folder in "ab")
+    write_pass(*job, paths, batch=2)
+    write_pass(*job, again, batch=2)
+    for name, path in paths.items():
+        assert path.read_bytes() == again[name].read_bytes()
+    initial, refined = (read_maps(path) for path in paths.values())
+    assert [image.id for image in initial] == names
+    foreground, background = texts["own"]
+    for first, second in zip(initial, refined, strict=True):
+        rgb = dataset.image(first.id)
+        ((maps, after),) = fast(clip, rgb[None], [foreground[first.keys]], background)
+        for image, wanted in ((first, maps), (second, after)):
+            assert image.id == first.id
+            assert image.size == rgb.shape[:2]
+            assert image.keys.tolist() == dataset.labels(image.id)
+            np.testing.assert_allclose(image.maps, wanted, atol=5e-5)
+
+
+def test_only_wanted_outputs_are_written(job, tmp_path):
+    """Initial maps alone, and refined ones whose initial maps are there already."""
+    write_pass(*job, outputs(tmp_path / "both", "cam", "caa"))
+    write_pass(*job, outputs(tmp_path / "refined", "caa"))
+    *rest, cams = job
+    alone = {name: CamVariant(cam.texts, cam.target) for name, cam in cams.items()}
+    write_pass(*rest, alone, outputs(tmp_path / "initial", "cam"))
+    for folder, name in (("initial", "cam"), ("refined", "caa")):
+        assert [file.name for file in (tmp_path / folder).iterdir()] == [f"{name}.npz"]
+        both = (tmp_path / "both" / f"{name}.npz").read_bytes()
+        assert (tmp_path / folder / f"{name}.npz").read_bytes() == both
+
+
+@pytest.mark.parametrize("usual", [0, 2, 8])
+@pytest.mark.parametrize("room", [107_000, 1 << 29])
+def test_a_variant_has_the_same_bytes_in_any_company(job, tmp_path, monkeypatch, usual, room):
+    """Whoever else is in the pass, and whether or not the models are deeper than usual."""
+    monkeypatch.setattr(gradcam, "USUAL_LAYERS", usual)
+    monkeypatch.setattr(gradcam, "MAX_BATCH_BYTES", room)
+    *rest, clip, texts, _ = job
+    generator = torch.Generator().manual_seed(9)
+    texts = texts | {
+        "none": (directions(generator, 3), directions(generator, 0)),
+        "many": (directions(generator, 3), directions(generator, 5)),
+    }
+    together = {
+        f"{name}-{target}": CamVariant(
+            name,
+            target,
+            {
+                f"{name}-{target}-1": CAA | {"layers": 1},
+                f"{name}-{target}-2": CAA | {"power": 3},
+                f"{name}-{target}-all": {key: CAA[key] for key in CAA if key != "layers"},
+            },
         )
-        np.testing.assert_allclose(image.initial, initial, atol=5e-5)
-        np.testing.assert_allclose(image.refined, after, atol=5e-5)
-
-
-def test_shard_without_affinity(job, tmp_path):
-    *rest, entry = job
-    write_shard(*rest, entry | {"affinity": "none"}, tmp_path / "a.npz")
-    assert all(image.refined is None for image in read_cams(tmp_path / "a.npz"))
+        for name in texts
+        for target in TARGETS
+    }
+    found = dict(compute_pass(*rest, clip, texts, together))
+    seen = set()
+    for name, cam in together.items():
+        for affinities in ({}, *({key: own} for key, own in cam.affinities.items())):
+            alone = {name: CamVariant(cam.texts, cam.target, affinities)}
+            own_texts = {cam.texts: texts[cam.texts]}
+            for id_, maps in compute_pass(*rest, clip, own_texts, alone):
+                for key, image in maps.items():
+                    assert np.array_equal(image.maps, found[id_][key].maps), (id_, key)
+                    seen.add((id_, key))
+    assert len(seen) == len(rest[1]) * len(together) * 4
 
 
 def test_empty_shard(job, tmp_path):
-    dataset, _, clip, texts, entry = job
-    write_shard(dataset, [], clip, texts, entry, tmp_path / "a.npz")
-    assert read_cams(tmp_path / "a.npz") == []
+    dataset, _, *rest = job
+    paths = outputs(tmp_path, "cam", "caa")
+    write_pass(dataset, [], *rest, paths)
+    assert [read_maps(path) for path in paths.values()] == [[], []]
 
 
 def test_bad_image_fails_or_is_listed(job, tmp_path):
-    dataset, _, _, _, _ = job
+    dataset = job[0]
     dataset.bad = {"a": "a.jpg: truncated"}
     dataset.classes["b"] = []
+    paths = outputs(tmp_path, "cam", "caa")
     with pytest.raises(InputError, match=r"b: has no class"):
-        write_shard(*job, tmp_path / "x.npz")
-    write_shard(*job, tmp_path / "x.npz", on_bad_image="skip")
-    assert [image.id for image in read_cams(tmp_path / "x.npz")] == ["d", "c"]
-    skipped = read_skipped(tmp_path / "x.npz")
-    assert list(skipped) == ["a", "b"]
-    assert skipped["a"] == "a.jpg: truncated"
+        write_pass(*job, paths)
+    assert not any(path.exists() for path in paths.values())
+    write_pass(*job, paths, on_bad_image="skip")
+    for path in paths.values():
+        assert [image.id for image in read_maps(path)] == ["d", "c", "e", "f"]
+        skipped = read_skipped(path)
+        assert list(skipped) == ["a", "b"]
+        assert skipped["a"] == "a.jpg: truncated"
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("target", "method", "message"),
     [
-        ({"target": "sigmoid"}, "target: sigmoid is unknown; known are logit, softmax"),
-        ({"affinity": "random-walk"}, "affinity: random-walk is unknown; known are caa, none"),
+        ("sigmoid", "caa", "target: sigmoid is unknown; known are logit, softmax"),
+        ("softmax", "random-walk", "affinity: random-walk is unknown; known are caa"),
     ],
 )
-def test_unknown_names_are_refused(job, tmp_path, change, message):
-    *rest, entry = job
+def test_unknown_names_are_refused(job, tmp_path, target, method, message):
+    *rest, _ = job
+    cams = {"cam": CamVariant("own", target, {"refined": CAA | {"method": method}})}
     with pytest.raises(InputError, match=message):
-        write_shard(*rest, entry | change, tmp_path / "x.npz")
+        write_pass(*rest, cams, outputs(tmp_path, "cam", "refined"))
 
 
-def test_texts_of_another_model_are_refused(job, tmp_path):
-    dataset, names, clip, _, entry = job
+def test_text_features_are_read_for_their_model(clip, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    foreground, background = directions(generator, 3), directions(generator, 0)
+    np.savez(tmp_path / "own.npz", foreground=foreground, background=background)
+    for read, wanted in zip(
+        read_text_features(tmp_path / "own.npz", clip), (foreground, background), strict=True
+    ):
+        assert torch.equal(read, wanted)
     other = tmp_path / "other.npz"
     np.savez(other, foreground=np.zeros((3, 7), np.float32), background=np.zeros((2, 7)))
     with pytest.raises(InputError, match="width 7, the model's is 24"):
-        write_shard(dataset, names, clip, other, entry, tmp_path / "x.npz")
+        read_text_features(other, clip)
 
 
 def test_a_new_target_and_affinity_are_one_function_each(job, tmp_path, monkeypatch):
@@ -297,59 +380,8 @@ def test_a_new_target_and_affinity_are_one_function_each(job, tmp_path, monkeypa
     monkeypatch.setitem(TARGETS, "margin", margin)
     monkeypatch.setitem(AFFINITIES, "blur", blur)
     *rest, _ = job
-    entry = {"target": "margin", "affinity": "blur", "blur": {"amount": 0.5}}
-    write_shard(*rest, entry, tmp_path / "x.npz")
-    for image in read_cams(tmp_path / "x.npz"):
-        np.testing.assert_allclose(image.refined, image.initial, atol=1e-5)
-
-
-@given(seed=st.integers(0, 1000), count=st.integers(0, 4), with_refined=st.booleans())
-@settings(max_examples=20, deadline=None)
-def test_file_of_cams_round_trips(seed, count, with_refined):
-    rng = np.random.default_rng(seed)
-    images = []
-    for index in range(count):
-        shape = tuple(rng.integers(1, 5, 3))
-        maps = [rng.random(shape, dtype=np.float32) for _ in range(2)]
-        images.append(
-            ImageCams(
-                f"2008_{index:06}é",
-                tuple(rng.integers(1, 500, 2).tolist()),
-                rng.permutation(20)[: shape[0]],
-                maps[0],
-                maps[1] if with_refined else None,
-            )
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "deep" / "000.npz"
-        write_cams(path, images, {"bad": "bad.jpg: truncated"})
-        found, skipped = read_cams(path), read_skipped(path)
-        first = path.read_bytes()
-        write_cams(path, images, {"bad": "bad.jpg: truncated"})
-        assert path.read_bytes() == first
-        assert [file.name for file in path.parent.iterdir()] == ["000.npz"]
-    assert skipped == {"bad": "bad.jpg: truncated"}
-    assert len(found) == count
-    for ours, theirs in zip(found, images, strict=True):
-        assert (ours.id, ours.size) == (theirs.id, theirs.size)
-        for name in ("keys", "initial", "refined"):
-            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
-
-
-def test_damaged_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
-        read_cams(tmp_path / "none.npz")
-    (tmp_path / "half.npz").write_bytes(b"PK\x03\x04 half a file")
-    with pytest.raises(InputError, match=r"half\.npz: not an npz"):
-        read_cams(tmp_path / "half.npz")
-
-
-def test_readers_of_cams_do_without_torch():
-    code = "import sys; import clip_wsss.cam, clip_wsss.masks; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_an_npz_that_is_no_shard_gets_one_line(tmp_path):
-    np.savez(tmp_path / "x.npz", a=np.zeros(1))
-    with pytest.raises(InputError, match="is no shard of CAMs"):
-        read_cams(tmp_path / "x.npz")
+    cams = {"cam": CamVariant("own", "margin", {"blurred": {"method": "blur", "amount": 0.5}})}
+    paths = outputs(tmp_path, "cam", "blurred")
+    write_pass(*rest, cams, paths)
+    for initial, blurred in zip(*(read_maps(path) for path in paths.values()), strict=True):
+        np.testing.assert_allclose(blurred.maps, initial.maps, atol=1e-5)

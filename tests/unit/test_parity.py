@@ -228,10 +228,14 @@ def test_presets_state_the_facts(dataset):
     for preset, edge, rounded in ((clip_es, "clamp", "float16"), (corrected, "full", "none")):
         assert preset["round_weights"] == "float16"
         assert preset["size"] == {"voc12": "xml", "coco14": "image"}[dataset]
-        cam = preset["cam"]
-        assert (cam["precision"], cam["target"], cam["affinity"]) == ("float32", "softmax", "caa")
-        assert cam["position_embedding"] == {"resize": "bilinear", "round": rounded}
-        assert cam["caa"] == {
+        assert preset["cam"] == {
+            "model": preset["cam"]["model"],
+            "precision": "float32",
+            "position_embedding": {"resize": "bilinear", "round": rounded},
+            "target": "softmax",
+        }
+        assert preset["affinity"] == {
+            "method": "caa",
             "layers": 8,
             "sinkhorn": 3,
             "power": 2,
@@ -239,8 +243,8 @@ def test_presets_state_the_facts(dataset):
             "box_edge": edge,
         }
         masks = preset["masks"]
-        assert (masks["map"], masks["refinement"], masks["background_power"]) == (
-            "refined",
+        assert (masks["source"], masks["refinement"], masks["background_power"]) == (
+            "maps",
             "crf",
             1,
         )
@@ -256,16 +260,19 @@ def test_presets_state_the_facts(dataset):
         texts = preset["texts"]
         assert texts["template"] == "a clean origami {}."
         assert (texts["names"], texts["background"]) == ("clip-es", "clip-es")
-    assert (clip_es["masks"]["scoring"], corrected["masks"]["scoring"]) == ("oracle", "fixed")
+    entries = yaml.safe_load((REPOSITORY / f"config/{dataset}.yaml").read_text())["masks"]
+    assert entries["clip-es"]["scoring"] == "oracle"
+    assert entries["corrected"]["scoring"] == "fixed"
+    assert entries["clip-es"]["map"] == entries["corrected"]["map"] == "refined"
 
 
 def test_demo_states_the_same_presets():
     demo = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
     for name in ("clip-es", "corrected"):
-        preset = parity.read_preset("voc12", name)
-        assert demo["masks"][name] == preset["masks"]
-        assert demo["texts"]["clip-es"] == preset["texts"]
-        assert {**demo["cam"][name], "model": ""} == {**preset["cam"], "model": ""}
+        preset, own = parity.read_preset("voc12", name), parity.preset_of(demo, name)
+        for entry in ("texts", "affinity", "masks"):
+            assert own[entry] == preset[entry]
+        assert {**own["cam"], "model": ""} == {**preset["cam"], "model": ""}
 
 
 def test_coco_background_words():

@@ -11,9 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_wsss import prompts
-from clip_wsss.datasets import Vocabulary
 from clip_wsss.errors import InputError
-from clip_wsss.prompts import read_templates, sharpness, write_image_features, write_texts
+from clip_wsss.prompts import (
+    encode,
+    read_templates,
+    sharpness,
+    write_image_features,
+    write_texts,
+)
 
 SCORES = np.array([[0.6, 0.2, 0.2], [0.5, 0.4, 0.1], [0.1, 0.1, 0.8]])
 PRESENT = np.array([[1, 1, 0], [1, 1, 1], [0, 0, 1]], dtype=bool)
@@ -62,11 +67,7 @@ def test_sharpness_equals_its_twin(seed, images, classes):
 
 
 CLASSES = ("cat", "dog", "sheep")
-VOCABULARY = Vocabulary(
-    classes=CLASSES,
-    names={"plain": {c: c for c in CLASSES}, "other": {c: f"{c},animal" for c in CLASSES}},
-    backgrounds={"none": (), "some": ("sky", "grass")},
-)
+TEMPLATES = ["a photo of a {}.", "the {}", "a photo of a {}.", "art of {}"]
 
 
 class Photographs:
@@ -105,23 +106,21 @@ def clip(tmp_path_factory):
     return random_clip(tmp_path_factory.mktemp("clip"), config, make_openai_state_dict(config, 1))
 
 
-def entry(tmp_path, **changes):
-    (tmp_path / "templates.txt").write_text(
-        "# ranked\na photo of a {}.\n\nthe {}\na photo of a {}.\nart of {}\n"
-    )
+def entry(**changes):
+    """A texts entry, resolved."""
     return {
         "template": "sharpest",
-        "templates": str(tmp_path / "templates.txt"),
+        "templates": TEMPLATES,
         "score": "cls",
         "spread": "variance",
-        "names": "plain",
-        "background": "some",
+        "names": {c: c for c in CLASSES},
+        "background": ["sky", "grass"],
     } | changes
 
 
-def run(clip, tmp_path, entry, dataset=None, features=None, folder="out"):
+def run(clip, tmp_path, entry, dataset, features, folder="out"):
     out = [tmp_path / folder / name for name in ("text_features.npz", "prompt.json", "s.csv")]
-    write_texts(entry, VOCABULARY, clip, dataset or Photographs(), "train", features, *out)
+    write_texts(entry, clip, dataset, "train", features, *out)
     with np.load(out[0]) as texts:
         return dict(texts), json.loads(out[1].read_text()), list(csv.DictReader(out[2].open()))
 
@@ -151,7 +150,7 @@ def test_bad_images_of_the_ranking(clip, tmp_path):
         assert file["ids"].tolist() == ["i0", "i2", "i3", "i4"]
         assert file["skipped"].tolist() == ["i1"]
         assert file["reasons"].tolist() == ["i1.jpg: truncated"]
-    _, prompt, _ = run(clip, tmp_path, entry(tmp_path), dataset, tmp_path / "f.npz")
+    _, prompt, _ = run(clip, tmp_path, entry(), dataset, tmp_path / "f.npz")
     assert prompt["chosen_by"] == "sharpness"
 
 
@@ -161,7 +160,7 @@ def test_the_sharpest_template_is_chosen(clip, tmp_path, score, spread):
     dataset = Photographs()
     features = tmp_path / "f.npz"
     write_image_features(dataset, "train", clip, features)
-    settings = entry(tmp_path, score=score, spread=spread)
+    settings = entry(score=score, spread=spread)
     texts, prompt, rows = run(clip, tmp_path, settings, dataset, features)
     with np.load(features) as file:
         images = torch.from_numpy(file[score])
@@ -189,60 +188,57 @@ def test_ties_go_to_the_first_of_the_list(clip, tmp_path, monkeypatch):
     features = tmp_path / "f.npz"
     write_image_features(Photographs(), "train", clip, features)
     monkeypatch.setattr(prompts, "sharpness", lambda *_: 1.0)
-    _, prompt, rows = run(clip, tmp_path, entry(tmp_path), features=features)
+    _, prompt, rows = run(clip, tmp_path, entry(), Photographs(), features)
     assert prompt["template"] == ["a photo of a {}."]
     assert [row["template"] for row in rows][1:] == ["the {}", "a photo of a {}.", "art of {}"]
 
 
-def test_a_template_of_the_config(clip, tmp_path):
-    settings = entry(tmp_path, template="a {}", names="other")
-    texts, prompt, rows = run(clip, tmp_path, settings)
+def test_files_of_the_sharpest_template(clip, tmp_path):
+    features = tmp_path / "f.npz"
+    write_image_features(Photographs(), "train", clip, features)
+    names = {c: f"{c},animal" for c in CLASSES}
+    settings = entry(templates=["a {}"], names=names)
+    texts, prompt, rows = run(clip, tmp_path, settings, Photographs(), features)
     assert prompt == {
         "template": ["a {}"],
-        "names": {c: f"{c},animal" for c in CLASSES},
+        "names": names,
         "background": ["sky", "grass"],
-        "chosen_by": "config",
+        "chosen_by": "sharpness",
     }
-    assert rows == []
-    assert (tmp_path / "out/s.csv").read_text() == "rank,template,sharpness\n"
+    assert list(prompt["names"]) == list(CLASSES)
+    assert [(row["rank"], row["template"]) for row in rows] == [("1", "a {}")]
     expected = clip.encode_texts([[f"a {c},animal"] for c in CLASSES])
     np.testing.assert_allclose(texts["foreground"], expected, atol=1e-6)
     np.testing.assert_allclose(texts["background"], clip.encode_texts([["a sky"], ["a grass"]]))
-    run(clip, tmp_path, settings, folder="again")
+    run(clip, tmp_path, settings, Photographs(), features, folder="again")
     for file in (tmp_path / "out").iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_a_template_by_its_line_of_the_list(clip, tmp_path):
-    by_line, prompt, _ = run(clip, tmp_path, entry(tmp_path, template=2))
-    assert prompt["template"] == ["the {}"]
-    by_text, _, _ = run(clip, tmp_path, entry(tmp_path, template="the {}"))
-    np.testing.assert_array_equal(by_line["foreground"], by_text["foreground"])
-
-
-def test_templates_are_averaged_and_words_may_be_none(clip, tmp_path):
-    settings = entry(tmp_path, template=["a {}", "the {}"], background="none")
-    texts, prompt, _ = run(clip, tmp_path, settings)
+def test_templates_are_averaged_and_words_may_be_none(clip):
+    foreground, background = encode(clip, ["a {}", "the {}"], CLASSES, [])
     expected = clip.encode_texts([[f"a {c}", f"the {c}"] for c in CLASSES])
-    np.testing.assert_allclose(texts["foreground"], expected, atol=1e-6)
-    assert texts["background"].shape == (0, 24)
-    assert prompt["template"] == ["a {}", "the {}"]
+    np.testing.assert_allclose(foreground, expected, atol=1e-6)
+    assert background.shape == (0, 24)
+    foreground, background = encode(clip, ["a {}"], CLASSES, ["sky"])
+    np.testing.assert_allclose(foreground, clip.encode_texts([[f"a {c}"] for c in CLASSES]))
+    np.testing.assert_allclose(background, clip.encode_texts([["a sky"]]))
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("templates", "match"),
     [
-        ({"template": "no place"}, "`no place` should hold {} once"),
-        ({"template": []}, "holds no template"),
-        ({"template": 5}, "5 is no line of .*templates.txt, which has 4 templates"),
-        ({"names": "nicknames"}, "no list `nicknames`"),
-        ({"background": "moon"}, "no list `moon`"),
-        ({}, "needs the image features"),
+        (["no place"], "template: `no place` should hold {} once"),
+        (["a {} and a {}"], "template: `a {} and a {}` should hold {} once"),
+        ([], "template: holds no template"),
     ],
 )
-def test_bad_entries(clip, tmp_path, changes, match):
+def test_bad_templates(clip, tmp_path, templates, match):
     with pytest.raises(InputError, match=match):
-        run(clip, tmp_path, entry(tmp_path, **changes))
+        encode(clip, templates, CLASSES, [])
+    ranked = entry(templates=templates)
+    with pytest.raises(InputError, match=match.replace("template:", "templates:")):
+        run(clip, tmp_path, ranked, Photographs(), tmp_path / "f.npz")
 
 
 def test_bad_rankings(clip, tmp_path):
@@ -251,18 +247,21 @@ def test_bad_rankings(clip, tmp_path):
     for changes, match in (
         ({"score": "eyes"}, "score: eyes is unknown; known are cls, patches"),
         ({"spread": "range"}, "spread: range is unknown"),
-        ({"templates": "none.txt"}, "there is no file none.txt"),
     ):
         with pytest.raises(InputError, match=match):
-            run(clip, tmp_path, entry(tmp_path, **changes), features=features)
+            run(clip, tmp_path, entry(**changes), Photographs(), features)
     fewer = Photographs()
     del fewer.images["i0"]
     with pytest.raises(InputError, match="of other images"):
-        run(clip, tmp_path, entry(tmp_path), fewer, features)
+        run(clip, tmp_path, entry(), fewer, features)
 
 
 def test_template_files(tmp_path):
     path = tmp_path / "t.txt"
+    with pytest.raises(InputError, match=r"there is no file .*t\.txt"):
+        read_templates(path)
+    path.write_text("# ranked\na photo of a {}.\n\nthe {}\na photo of a {}.\nart of {}\n")
+    assert read_templates(path) == TEMPLATES
     path.write_text("a {} and a {}\n")
     with pytest.raises(InputError, match=r"t\.txt: `a {} and a {}` should hold {} once"):
         read_templates(path)
