@@ -483,11 +483,6 @@ def old_results(root: Path) -> Iterator[Path]:
     return (root / name for name in OLD if (root / name).is_dir())
 
 
-def vocabulary_of(config: Config) -> Vocabulary:
-    """The vocabulary of a config."""
-    return read_vocabulary(config.dataset.vocabulary)
-
-
 def described(graph: Graph) -> list[tuple[str, str, str]]:
     """Row, stage and folder of every stage of every run, for the index."""
     return [

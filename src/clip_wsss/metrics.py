@@ -35,6 +35,7 @@ def evaluate_maps(
     out_json: Path,
     out_parquet: Path,
     meta: dict,
+    sweep: Sequence[float] | None = None,
 ) -> dict:
     """Score maps at every background power; write the counts and what follows from them.
 
@@ -42,12 +43,13 @@ def evaluate_maps(
         dataset: gives the ground truth and the classes.
         ids: the images to score; their order is that of the Parquet.
         shards: the maps that hold them (others in the shards are passed over).
-        powers: the background powers; the oracle chooses among them.
+        powers: the background powers that are counted.
         out_json: the measurement: powers (power -> mIoU), iou (power -> class -> IoU), oracle
             (power and mIoU of the best), zero_maps (how many maps of the scored images are zero
             all over), and what `meta` and the data set say.
         out_parquet: its counts: id, truth, prediction, power, pixels.
         meta: stage (initial or refined), split and precision, and if wanted seed.
+        sweep: those of the powers that the oracle chooses among; None: all of them.
 
     Returns:
         What the JSON holds.
@@ -92,7 +94,8 @@ def evaluate_maps(
     result = _result(dataset, meta, kept, skipped)
     scores = {power: _scores(dataset, counts[counts["power"] == power]) for power in counted}
     mious = {power: mean for power, (mean, _) in scores.items()}
-    best = max(map(float, powers), key=lambda power: -1 if mious[power] is None else mious[power])
+    tried = powers if sweep is None else sweep
+    best = max(map(float, tried), key=lambda power: -1 if mious[power] is None else mious[power])
     result["powers"] = {power_key(power): mean for power, mean in mious.items()}
     result["iou"] = {power_key(power): values for power, (_, values) in scores.items()}
     result["oracle"] = {"power": best, "miou": mious[best]}

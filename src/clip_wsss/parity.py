@@ -10,15 +10,16 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import yaml
 from tqdm import tqdm
 
 from clip_wsss.affinity import box_mask, boxes
 from clip_wsss.cam import CamVariant, compute_pass
+from clip_wsss.config import read_config
 from clip_wsss.confusion import Sparse, count_label, count_sweep, iou, mean_iou
 from clip_wsss.datasets import Dataset, open_dataset
 from clip_wsss.errors import InputError
@@ -26,17 +27,16 @@ from clip_wsss.maps import ImageMaps, upsample_maps
 from clip_wsss.masks import labels_and_confidence
 from clip_wsss.processes import parallel_map
 from clip_wsss.prompts import encode
+from clip_wsss.runs import read_runs, run_settings
+from clip_wsss.settings import unknown
 
 CONFIGS = Path(__file__).parents[2] / "config"
 POWERS = tuple(range(1, 11))
-TEXTS_KEYS = ("template", "names", "background")
-CAM_KEYS = ("model", "precision", "position_embedding", "target")
-MASKS_KEYS = ("background_power", "refinement", "crf")
 MU = 0.95  # confidence below which the public code writes 255
 
 
 def read_preset(dataset: str, preset: str) -> dict:
-    """The entries of a preset as config/<dataset>.yaml states them.
+    """The entries of a preset, a run of the tables of config/<dataset>.yaml.
 
     Args:
         dataset: voc12 or coco14.
@@ -44,32 +44,25 @@ def read_preset(dataset: str, preset: str) -> dict:
 
     Returns:
         vocabulary (a path), size (xml or image), round_weights, and the entries texts, cam,
-        affinity and masks. The texts of both presets are those of `clip-es`.
+        affinity and masks, every setting of which is there.
 
     Raises:
-        InputError: there is no such config or preset.
+        InputError: there is no such config or run.
     """
-    path = CONFIGS / f"{dataset}.yaml"
-    if not path.is_file():
-        raise InputError(f"{path}: no such config; run from a checkout of the project")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if preset not in config["cam"] or preset not in config["masks"]:
-        raise InputError(f"{path}: has no preset {preset}")
-    return preset_of(config, preset)
-
-
-def preset_of(config: dict, preset: str) -> dict:
-    """The entries of a preset in a config; see `read_preset`."""
-    cam, masks = config["cam"][preset], config["masks"][preset]
-    method = cam["affinity"]
+    if not (CONFIGS / f"{dataset}.yaml").is_file():
+        raise InputError(f"config/{dataset}.yaml: no such config; run from a checkout")
+    with chdir(CONFIGS.parent):  # a config names other files relative to the project
+        config = read_config(f"config/{dataset}.yaml")
+        runs = {run.name: run for run in read_runs(config)}
+        if preset not in runs:
+            raise InputError(f"config/{dataset}.yaml: {unknown('run', preset, runs)}")
+        found = run_settings(config, runs[preset])
+    entries = {group: getattr(found, group) for group in ("texts", "cam", "affinity", "masks")}
     return {
-        "vocabulary": str(CONFIGS.parent / config["dataset"]["vocabulary"]),
-        "size": config["dataset"]["size"],
-        "round_weights": config["models"][cam["model"]]["round_weights"],
-        "texts": {key: config["texts"]["clip-es"][key] for key in TEXTS_KEYS},
-        "cam": {key: cam[key] for key in CAM_KEYS},
-        "affinity": {"method": method, **cam[method]},
-        "masks": {"source": "maps"} | {key: masks[key] for key in MASKS_KEYS},
+        "vocabulary": str(CONFIGS.parent / config.dataset.vocabulary),
+        "size": config.dataset.size,
+        "round_weights": config.models[entries["cam"].model].round_weights,
+        **{group: entry.model_dump() for group, entry in entries.items()},
     }
 
 

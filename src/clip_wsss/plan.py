@@ -109,6 +109,7 @@ class Plan:
         }
         if stage in ("initial", "refined"):
             numerics["powers"] = self.powers
+            numerics["sweep"] = sorted(self.config.evaluation.powers)
         if seed is not None:
             numerics["seed"] = seed
         return {"stage": stage, "key": node.key, "code": self.code(job), "numerics": numerics}

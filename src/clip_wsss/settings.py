@@ -354,10 +354,8 @@ def _message(kind: type[BaseModel], error: ErrorDetails) -> str:
     place = [str(part) for part in error["loc"] if part != "[key]"]
     found, context, got = error["type"], error.get("ctx", {}), error["input"]
     # A union adds the name of the kind that it tried to the place.
-    while (
-        (place
-        and place[-1] in ("str", "int", "list[constrained-str]"))
-        or (place and place[-1].startswith(("constrained-", "list[", "function-")))
+    while (place and place[-1] in ("str", "int", "list[constrained-str]")) or (
+        place and place[-1].startswith(("constrained-", "list[", "function-"))
     ):
         place.pop()
     where = ".".join(place)

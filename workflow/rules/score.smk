@@ -38,6 +38,7 @@ rule score_maps:
         reads=stamps(maps_scored),
         precision=unseen(lambda w: PLAN.precision(node_scored(w))),
         powers=unseen(PLAN.powers),
+        sweep=unseen(PLAN.config.evaluation.powers),
         dataset=unseen(DATASET.model_dump()),
         split=unseen(SPLITS.score),
         device=unseen(COMPUTE.device),

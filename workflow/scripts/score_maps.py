@@ -13,5 +13,6 @@ with job(snakemake.log[0], 1, reads, [outputs]) as work:
 
     data, meta = open_dataset(p.dataset), {"split": p.split, "precision": p.precision}
     meta["stage"] = snakemake.wildcards.stage
-    evaluate_maps(data, data.ids(p.split), list(read.read), p.powers, *files.values(), meta)
+    ids, maps = data.ids(p.split), list(read.read)
+    evaluate_maps(data, ids, maps, p.powers, *files.values(), meta, p.sweep)
     write_provenance(made.provenance, read.read, p.lineage, p.device, work.started)
