@@ -1,5 +1,6 @@
 # make demo   the environment if it is not there, then the whole demo
-# make test   the environment if it is not there, then the tests
+# make test   the environment if it is not there, then the tests (10 minutes on two cores)
+# make test-long   the tests that take longer (40 minutes)
 # make lint   formatting, linting and `snakemake --lint`
 # make track  data and results under DVC, after a run
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint format lock track clean
+.PHONY: demo test test-long lint format lock track clean
 
 demo: $(READY)
 	snakemake --cores $(CORES)
@@ -20,7 +21,10 @@ demo: $(READY)
 
 # Two workers of one thread each; tests that share a run of the small demo stay on one of them.
 test: $(READY)
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup -m "not long"
+
+test-long: $(READY)
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup -m long
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

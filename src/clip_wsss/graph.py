@@ -24,7 +24,7 @@ from clip_wsss.prompts import read_templates
 from clip_wsss.runs import Run, RunSettings, run_settings
 from clip_wsss.settings import Cam, Config, Masks, Model, Segmentation, Settings, Texts
 from clip_wsss.shards import shard_names
-from clip_wsss.vocabulary import Vocabulary, read_vocabulary
+from clip_wsss.vocabulary import read_vocabulary
 
 LABEL = 60  # letters of a label, at most
 MAP_STAGES = ("initial", "refined")  # what is scored: maps, at a background power,
