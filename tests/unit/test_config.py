@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clip_wsss import settings_docs
 from clip_wsss.config import load_config, read_config, read_yaml, with_parents
 from clip_wsss.errors import InputError
 from clip_wsss.settings import ENTRIES, Affinity, Config, Masks, Segmentation, Settings, validated
@@ -253,3 +254,8 @@ def test_any_value_is_taken_or_refused_in_one_line(group, data):
         message = str(error)
     assert message == "" or message.startswith("my.yaml: entry: ")
     assert "\n" not in message
+
+
+def test_the_generated_page_and_schema_are_those_of_the_settings():
+    assert settings_docs.TABLE.read_text("utf-8") == settings_docs.markdown()
+    assert settings_docs.SCHEMA.read_text("utf-8") == settings_docs.schema()
