@@ -77,8 +77,8 @@ def evaluate_maps(
                 truth = _truth(dataset, image.id, image.size)
                 full = upsample_maps(grid, image.size)
                 keys = [int(key) for key in image.keys]
-                sweep = count_sweep(truth, full, keys, counted, classes)
-                found[image.id] = _columns(sweep, counted)
+                counts = count_sweep(truth, full, keys, counted, classes)
+                found[image.id] = _columns(counts, counted)
                 zero_maps += int((grid == 0).all(axis=(1, 2)).sum())
     progress.close()
     for name in ids:

@@ -62,16 +62,17 @@ class Plan:
 
     Args:
         graph: the stages of all runs.
-        scripts: folder of the workflow's scripts, whose code counts too.
         root: the results folder; None: results/<dataset>.
+        scripts: folder of the workflow's scripts, whose code counts too.
         store: what a relative results folder lies below.
     """
 
     def __init__(
         self,
         graph: Graph,
-        scripts: Path | None = None,
         root: Path | None = None,
+        *,
+        scripts: Path | None = None,
         store: Path = Path(),
     ):
         self.graph, self.config = graph, graph.config
@@ -375,6 +376,6 @@ def make_plan(
             f"{', '.join(old)}: results of an earlier version of this suite; move {graph.root} "
             "away or delete it"
         )
-    plan = Plan(graph, scripts, store=store)
+    plan = Plan(graph, scripts=scripts, store=store)
     plan.dataset.check_lists()
     return plan
