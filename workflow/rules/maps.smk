@@ -36,8 +36,8 @@ for one in GRAPH.passes.values():
             input:
                 fresh(shards_of_pass(one.subset(mask))),
                 images=images_of(SPLITS.pseudo),
-                texts=PLAN.texts(one.texts).files[0] if one.texts else [],
-                sidecar=PLAN.texts(one.texts).sidecar if one.texts else [],
+                texts=[PLAN.texts(one.texts).files[0]] if one.texts else [],
+                sidecar=[PLAN.texts(one.texts).sidecar] if one.texts else [],
             output:
                 maps=map_files(one.subset(mask), "npz"),
                 sidecars=map_files(one.subset(mask), "json"),
