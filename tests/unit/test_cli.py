@@ -1,0 +1,114 @@
+"""The command clip-wsss: folders of stages, plain files of a run, and what no run uses."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+import yaml
+from PIL import Image
+
+from clip_wsss import cli
+
+HEADER = "name\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\n"
+ROWS = "crf\tphoto\tsoftmax\tcaa\tcrf\t-\t-\t-\nseg\tphoto\tsoftmax\tcaa\tcrf\tcgl\tdefault\t0 1\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a config, its data and the results of two runs."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("config", "src"):
+        os.symlink(synthetic.REPOSITORY / name, tmp_path / name)
+    (tmp_path / "runs.tsv").write_text(HEADER + ROWS, encoding="utf-8")
+    content = synthetic.content(Path())
+    content["runs"]["tables"] = ["runs.tsv"]
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    plan = cli._plan("my.yaml")
+    synthetic.write_dataset(Path("data"), 6, 4)
+    made = synthetic.Synthetic(plan, plan.dataset)
+    synthetic.write_results(made)
+    return made
+
+
+def call(capsys, *arguments):
+    code = cli.main([*arguments, "--configfile", "my.yaml"])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_the_folder_of_a_stage(project, capsys):
+    code, out, _ = call(capsys, "path", "crf", "masks")
+    assert code == 0
+    node = project.plan.graph.paths["crf"]["masks"]
+    assert out == f"results/demo/masks/{node.name}\n"
+    assert Path(out.strip()).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["path", "cfr", "masks"], "unknown run `cfr`; did you mean `crf`?"),
+        (["path", "crf", "segmentation"], "run `crf` has no segmentation; it has texts"),
+        (["export", "no"], "unknown run `no`"),
+    ],
+)
+def test_what_is_not_there_is_one_line(project, capsys, arguments, line):
+    code, _, error = call(capsys, *arguments)
+    assert code == 1
+    assert error.startswith("error: ")
+    assert line in error
+    assert error.count("\n") == 1
+
+
+def test_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["path", "a", "cam", "--configfile", "no.yaml"]) == 1
+    assert "no.yaml: there is no such file" in capsys.readouterr().err
+
+
+def test_a_run_as_plain_folders(project, capsys):
+    code, out, _ = call(capsys, "export", "seg", "--out", "mine", "--mu", "0.5")
+    assert code == 0
+    assert "mine: cams, refined, masks, predictions/seed0, predictions/seed1" in out
+    ids, val = project.dataset.ids("train"), project.dataset.ids("val")
+    for folder in ("labels", "confidence", "labels-mu0.5"):
+        assert len(list(Path("mine/masks", folder).glob("*.png"))) == len(ids)
+    assert len(list(Path("mine/cams/overlays").glob("*.jpg"))) == len(ids)
+    maps = np.load(f"mine/cams/maps/{ids[0]}.npy", allow_pickle=False)
+    assert maps.shape[0] == len(project.dataset.labels(ids[0]))
+    predicted = sorted(path.stem for path in Path("mine/predictions/seed1/labels").glob("*.png"))
+    assert predicted == sorted(val)
+    label = np.asarray(Image.open(f"mine/masks/labels/{ids[0]}.png"))
+    kept = np.asarray(Image.open(f"mine/masks/labels-mu0.5/{ids[0]}.png"))
+    assert ((kept == label) | (kept == 255)).all()
+
+
+def test_what_no_run_uses_is_listed_and_deleted_on_request(project, capsys):
+    code, out, _ = call(capsys, "clean")
+    assert code == 0
+    assert "nothing that no run uses" in out
+    before = {path for path in project.root.rglob("*") if path.is_file()}
+    other = project.root / "masks/crf-00000000/0001of0002.zip"
+    seed = project.root / project.plan.graph.paths["seg"]["segmentation"].folder / "seed7/log.csv"
+    shard = project.root / project.plan.graph.paths["seg"]["cam"].folder / "0001of0009.npz"
+    for path in (other, seed, shard):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    _, out, _ = call(capsys, "clean")
+    assert "masks/crf-00000000" in out
+    assert "seed7" in out
+    assert "0001of0009.npz" in out
+    assert "--yes deletes them" in out
+    assert other.exists(), "the first call only lists"
+    _, out, _ = call(capsys, "clean", "--yes")
+    assert "deleted 3" in out
+    assert {path for path in project.root.rglob("*") if path.is_file()} == before
+
+
+def test_results_of_an_earlier_version_are_refused(project, capsys):
+    (project.root / "cams").mkdir()
+    code, _, error = call(capsys, "path", "crf", "masks")
+    assert code == 1
+    assert "results of an earlier version" in error
