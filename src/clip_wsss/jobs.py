@@ -65,6 +65,36 @@ class Work:
     needed: bool
 
 
+def prefix_of(path: str | Path, relative: str | Path) -> Path:
+    """What a file lies below in this job, if its path in the project is `relative`.
+
+    Without a shared file system Snakemake carries files to a folder of the job's own.
+
+    Raises:
+        InputError: the path does not end like the other.
+    """
+    whole, tail = Path(path).parts, Path(relative).parts
+    if whole[-len(tail) :] != tail:
+        raise InputError(f"{path}: is not {relative} anywhere; run snakemake from the project")
+    return Path(*whole[: -len(tail)])
+
+
+def here(dataset: dict, images: Sequence[str]) -> dict:
+    """The settings of a data set whose lists, labels and folders lie where this job has them.
+
+    Args:
+        dataset: the config's block.
+        images: the inputs of a job that reads images (`Plan.images_of`).
+    """
+    found = dict(dataset)
+    for path in images:
+        if Path(path).suffix == ".txt" and Path(path).parts[-3:-1] == ("ImageSets", "Segmentation"):
+            found["root"] = str(prefix_of(Path(path).parents[2], dataset["root"]) / dataset["root"])
+        elif Path(path).suffix == ".csv":
+            found["labels"] = str(path)
+    return found
+
+
 @contextmanager
 def job(
     log: str | Path,

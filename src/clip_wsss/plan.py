@@ -362,9 +362,14 @@ def canonical(value: Any) -> Any:
 
 
 def make_plan(
-    content: dict, source: str = "config", scripts: Path | None = None, store: Path = Path()
+    content: dict,
+    source: str = "config",
+    *,
+    root: Path | None = None,
+    scripts: Path | None = None,
+    store: Path = Path(),
 ) -> Plan:
-    """Check a config and plan its runs.
+    """Check a config and plan its runs; see `Plan` for the other arguments.
 
     Raises:
         InputError: anything that cannot be used, or results of an earlier version.
@@ -376,6 +381,6 @@ def make_plan(
             f"{', '.join(old)}: results of an earlier version of this suite; move {graph.root} "
             "away or delete it"
         )
-    plan = Plan(graph, scripts=scripts, store=store)
+    plan = Plan(graph, root, scripts=scripts, store=store)
     plan.dataset.check_lists()
     return plan

@@ -34,7 +34,6 @@ if SOURCE_OF_DATA == "demo":
             BENCHMARKS / "data.tsv"
         params:
             stamp=PLAN.data.stamp,
-            root=unseen(ROOT),
             settings=unseen(PLAN.config.demo.model_dump()),
         script:
             "../scripts/demo_data.py"

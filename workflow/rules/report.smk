@@ -30,6 +30,7 @@ rule tables:
     params:
         stamp=PLAN.tables_stamp,
         config=unseen(PLAN.config.model_dump()),
+        root=unseen(RESULTS),
         scripts=unseen(PLAN.scripts),
     script:
         "../scripts/tables.py"
@@ -52,6 +53,7 @@ rule report:
     params:
         stamp=PLAN.report_stamp,
         config=unseen(PLAN.config.model_dump()),
+        root=unseen(RESULTS),
         scripts=unseen(PLAN.scripts),
     script:
         "../scripts/report.py"

@@ -1,5 +1,7 @@
 """Render the demo's scenes."""
 
+from pathlib import Path
+
 from clip_wsss.jobs import Made, job
 
 p, made = snakemake.params, snakemake.output
@@ -7,4 +9,4 @@ outputs = Made(made.sidecar, p.stamp, {"train": made.train, "val": made.val}, {}
 with job(snakemake.log[0], makes=[outputs]):
     from clip_wsss.demo.build import build
 
-    build(p.root, p.settings)
+    build(Path(made.train).parents[2], p.settings)

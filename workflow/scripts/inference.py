@@ -1,6 +1,6 @@
 """Label the images of a split with a trained segmentor, and those that the report shows."""
 
-from clip_wsss.jobs import Made, job
+from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {name: file for name, file in made.items() if name != "sidecar"}
@@ -12,10 +12,11 @@ with job(snakemake.log[0], p.compute["threads"], [(read.sidecar, p.reads)], [out
         from clip_wsss.datasets import open_dataset
         from clip_wsss.segmentation.predict import predict
 
-        data = open_dataset(p.dataset)
+        own = here(p.dataset, read.images)
+        data = open_dataset(own)
         wanted = [data.ids(p.split), *([choose(data, **p.shown)] if p.shown else [])]
         compute = {key: p.compute[key] for key in ("threads", "device")}
         compute["workers"] = snakemake.threads
         out = dict(zip(files.values(), wanted, strict=True))
         for path, ids in out.items():
-            predict(p.segmentor, p.entry, read.checkpoint, p.dataset, ids, path, **compute)
+            predict(p.segmentor, p.entry, read.checkpoint, own, ids, path, **compute)

@@ -1,6 +1,6 @@
 """Write the maps of a shard of images: every cam and affinity of a pass."""
 
-from clip_wsss.jobs import Made, job
+from clip_wsss.jobs import Made, here, job
 
 p, read, made, v = snakemake.params, snakemake.input, snakemake.output, snakemake.params.variants
 inputs = {"lists": list(read.images), "texts": list(read.texts)}
@@ -14,7 +14,10 @@ with job(snakemake.log[0], p.compute["threads"], reads, makes):
     from clip_wsss.prompts import encode
     from clip_wsss.shards import shard_ids
 
-    data, clip = open_dataset(p.dataset), load_for(p.cam, p.cam["model"], p.compute["device"])
+    data, clip = (
+        open_dataset(here(p.dataset, read.images)),
+        load_for(p.cam, p.cam["model"], p.compute["device"]),
+    )
     ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
     texts = {
         name: encode(clip, **one) if one else read_text_features(read.texts[0], clip)

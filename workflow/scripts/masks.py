@@ -1,6 +1,6 @@
 """Write the masks of a shard of images: from maps, from the data set, or from other code."""
 
-from clip_wsss.jobs import Made, job
+from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 inputs = {"lists": list(read.images), "maps": list(read.maps)}
@@ -12,6 +12,6 @@ with job(snakemake.log[0], 1, reads, [outputs]) as work:
         from clip_wsss.masks import write_masks
         from clip_wsss.shards import shard_ids
 
-        data = open_dataset(p.dataset)
+        data = open_dataset(here(p.dataset, read.images))
         ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
         write_masks(data, ids, p.entry, read.maps, made.masks, snakemake.threads)

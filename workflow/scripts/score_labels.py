@@ -1,6 +1,6 @@
 """Score masks with the calibration of their confidence, or a segmentor's predictions."""
 
-from clip_wsss.jobs import Made, job
+from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {name: file for name, file in made.items() if name not in ("provenance", "sidecar")}
@@ -11,7 +11,10 @@ with job(snakemake.log[0], 1, reads, [outputs]) as work:
     from clip_wsss.metrics import evaluate_labels
     from clip_wsss.provenance import write_provenance
 
-    data, meta = open_dataset(p.dataset), {"precision": p.precision, "seed": p.seed}
+    data, meta = (
+        open_dataset(here(p.dataset, read.images)),
+        {"precision": p.precision, "seed": p.seed},
+    )
     out, archives = list(files.values()), list(read.read)
     evaluate_labels(data, p.split, archives, p.stage, *out[:2], meta, *out[2:])
     write_provenance(made.provenance, archives, p.lineage, p.device, work.started)

@@ -1,6 +1,6 @@
 """Score the initial or the refined maps."""
 
-from clip_wsss.jobs import Made, job
+from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files, inputs = {"json": made.json, "counts": made.counts}, {"maps": list(read.read)}
@@ -11,7 +11,10 @@ with job(snakemake.log[0], 1, reads, [outputs]) as work:
     from clip_wsss.metrics import evaluate_maps
     from clip_wsss.provenance import write_provenance
 
-    data, meta = open_dataset(p.dataset), {"split": p.split, "precision": p.precision}
+    data, meta = (
+        open_dataset(here(p.dataset, read.images)),
+        {"split": p.split, "precision": p.precision},
+    )
     meta["stage"] = snakemake.wildcards.stage
     ids, maps = data.ids(p.split), list(read.read)
     evaluate_maps(data, ids, maps, p.powers, *files.values(), meta, p.sweep)

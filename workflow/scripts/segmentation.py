@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clip_wsss.jobs import Made, job
+from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {"checkpoint": made.checkpoint, "log": made.log}
@@ -15,4 +15,12 @@ with job(snakemake.log[0], p.compute["threads"], reads, [outputs]) as work:
 
         folder, seed = Path(made.checkpoint).parent / "work", int(snakemake.wildcards.seed)
         compute = {key: p.compute[key] for key in ("threads", "device", "gpus")}
-        train(p.entry, p.dataset, list(read.masks), seed, folder, *files.values(), **compute)
+        train(
+            p.entry,
+            here(p.dataset, read.images),
+            list(read.masks),
+            seed,
+            folder,
+            *files.values(),
+            **compute,
+        )

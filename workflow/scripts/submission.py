@@ -1,11 +1,11 @@
 """Pack the predictions of the test images for the evaluation server."""
 
-from clip_wsss.jobs import job
+from clip_wsss.jobs import here, job
 
-p = snakemake.params
+p, read = snakemake.params, snakemake.input
 with job(snakemake.log[0]):
     from clip_wsss.datasets import open_dataset
     from clip_wsss.segmentation.submission import write_submission
 
-    ids = open_dataset(p.dataset).ids(p.split)
-    write_submission(ids, snakemake.input.predictions, snakemake.output[0])
+    ids = open_dataset(here(p.dataset, read.images)).ids(p.split)
+    write_submission(ids, read.predictions, snakemake.output[0])

@@ -1,6 +1,6 @@
 """Choose the template of ranked texts and write their features."""
 
-from clip_wsss.jobs import Made, job
+from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {name: made[name] for name in ("features", "prompt", "sharpness")}
@@ -11,5 +11,5 @@ with job(snakemake.log[0], p.compute["threads"], [(read.sidecar, p.reads)], [out
     from clip_wsss.datasets import open_dataset
     from clip_wsss.prompts import write_texts
 
-    data, clip = open_dataset(p.dataset), load_clip(p.model)
+    data, clip = open_dataset(here(p.dataset, read.images)), load_clip(p.model)
     write_texts(p.entry, clip, data, p.split, read.features, *files.values())
