@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -86,16 +87,33 @@ class Project:
         (self.folder / "config/runs/test.tsv").write_text(text, encoding="utf-8")
         self.config["runs"]["tables"] = ["config/runs/test.tsv"]
 
-    def snakemake(self, *options: str, cores: int = 2, timeout: int = 1800) -> Result:
-        """Run Snakemake with the config as it is now."""
+    def write_config(self) -> None:
+        """Write the config as it is now."""
         text = yaml.safe_dump(self.config)
         (self.folder / "test.yaml").write_text(text, encoding="utf-8")
+
+    def snakemake(self, *options: str, cores: int = 2, timeout: int = 1800) -> Result:
+        """Run Snakemake with the config as it is now."""
+        self.write_config()
         command = [sys.executable, "-m", "snakemake", "--cores", str(cores)]
         command += ["--configfile", "test.yaml", *options]
         done = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False
         )
         return Result(done.returncode, done.stdout + done.stderr)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """File -> digest, without what differs by design: times, provenance, the report."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        aside = name.startswith(("logs/", "benchmarks/")) or path.name == "provenance.json"
+        aside = aside or path.name == ".snakemake_timestamp" or path.stem == "cost"
+        aside = aside or name == "report.html" or "work" in name.split("/")
+        if path.is_file() and not aside:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import ast
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 from conftest import RUNS
@@ -169,6 +171,13 @@ def times(project, pattern):
     return {path: path.stat().st_mtime_ns for path in found}
 
 
+def kept(project, pattern):
+    """Whether the last jobs with these logs kept what was there."""
+    found = sorted((project.folder / "results/demo/logs").glob(pattern))
+    assert found, pattern
+    return ["nothing was computed" in path.read_text("utf-8") for path in found]
+
+
 def test_a_new_variant_costs_one_pass_and_nothing_of_the_others(edited):
     edited.write_runs(RUNS + "new\tfull\tphoto\tsoftmax\tcaa,power=3\t-\t-\t-\t0\t\n")
     before = {**times(edited, "cam/*/*.npz"), **times(edited, "masks/*/*.zip")}
@@ -184,7 +193,6 @@ def test_a_new_variant_costs_one_pass_and_nothing_of_the_others(edited):
 
 def test_changed_code_of_a_mask_refinement(edited):
     """Masks are made again; a training whose masks came out the same keeps its checkpoint."""
-    before = times(edited, "segmentation/*/seed0/checkpoint.pth")
     maps = times(edited, "affinity/*/*.npz")
     edit(edited, "refine", "104.008, 116.669, 122.675", "104.008, 116.669, 122.676")
     result = edited.snakemake()
@@ -192,12 +200,13 @@ def test_changed_code_of_a_mask_refinement(edited):
     assert result.executed["masks"] == 3
     assert result.executed["segmentation"] == 2, "the ground truth's masks are of that code too"
     assert not result.executed.keys() & {"maps", "features", "texts", "score_maps"}
-    assert times(edited, "segmentation/*/seed0/checkpoint.pth") == before
+    assert kept(edited, "segmentation/*/seed0.log") == [True, True]
+    assert kept(edited, "masks/*/*.log") == [False] * 3
     assert times(edited, "affinity/*/*.npz") == maps
     assert edited.snakemake("-n").nothing_to_do
     edit(edited, "refine", "104.008, 116.669, 122.676", "104.008, 116.669, 122.675")
     assert edited.snakemake().code == 0
-    assert times(edited, "segmentation/*/seed0/checkpoint.pth") == before
+    assert kept(edited, "segmentation/*/seed0.log") == [True, True]
 
 
 def test_changed_code_of_the_maps_costs_one_pass_for_all(edited):
@@ -253,6 +262,9 @@ def test_every_file_is_declared(edited, tmp_path):
     here = edited.folder
     try:
         edited.folder = copy
+        clean = [sys.executable, "-m", "clip_wsss", "clean", "--yes", "--configfile", "test.yaml"]
+        edited.write_config()
+        subprocess.run(clean, cwd=copy, check=True)
         assert edited.snakemake("--delete-all-output").code == 0
     finally:
         edited.folder = here
