@@ -12,11 +12,6 @@ ARCHIVES = {
 }
 
 
-def receipts(name):
-    """The receipts of the archives that a data set is made from, as named inputs."""
-    return {source: ROOT / f"archives/{source}.json" for source in ARCHIVES[name]}
-
-
 if SOURCE_OF_DATA == "demo":
 
     rule demo_data:

@@ -7,26 +7,6 @@
 # the process of a job, where its outputs were just deleted, the name says what the disk cannot.
 
 
-def halves(one):
-    """The bit masks of the rules of a pass."""
-    everything = (1 << len(one.nodes)) - 1
-    here = one.mask(PLAN.current(one))
-    if not workflow.is_main_process:
-        for mask in re.findall(rf"\bmaps_{one.name}_([0-9a-f]+)\b", " ".join(sys.argv)):
-            here = int(mask, 16)
-    return [mask for mask in (here, everything & ~here) if mask]
-
-
-def shards_of_pass(nodes):
-    """A function of the wildcards that gives what a job of a pass makes."""
-    return lambda wildcards: [PLAN.shard(node, wildcards.shard) for node in nodes]
-
-
-def map_files(nodes, ending):
-    """Outputs: the shards of some nodes, or their sidecars."""
-    return [RESULTS / node.folder / f"{{shard}}.{ending}" for node in nodes]
-
-
 for one in GRAPH.passes.values():
     for mask in halves(one):
 

@@ -2,12 +2,6 @@
 # those of other code. Labels and confidences of a shard are one archive.
 
 
-def maps_of_masks(wildcards):
-    """The shard of maps that masks are made from; none for masks that are taken as they are."""
-    node = GRAPH.node("masks", wildcards.node)
-    return [] if node.settings["source"] != "maps" else before("masks")(wildcards)
-
-
 rule masks:
     input:
         fresh(shard_of("masks")),

@@ -4,17 +4,6 @@ TABLES = RESULTS / "tables"
 DESCRIBED = {"tables/per_class.csv": "Classes", "tables/confidence.csv": "Runs"}
 
 
-def described(path):
-    """An output, in Snakemake's own report where it is for reading."""
-    name = Path(path).relative_to(RESULTS).as_posix()
-    if name in [f"tables/{table}.csv" for table in GRAPH.tables]:
-        return report(path, caption="../report/ladder.rst", category="Runs")
-    if name in DESCRIBED:
-        caption = f"../report/{Path(name).stem}.rst"
-        return report(path, caption=caption, category=DESCRIBED[name])
-    return path
-
-
 rule tables:
     # Also the resolved config, the index of the folders, and settings.yaml in each of them.
     input:

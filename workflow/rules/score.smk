@@ -1,21 +1,6 @@
 # Measurements: one JSON each, with the counts of every image, the sidecar and the provenance.
 
 
-def scored(stage, ending):
-    """A file of a measurement."""
-    return RESULTS / "score" / stage / ending
-
-
-def node_scored(wildcards):
-    """The node whose maps are scored."""
-    return GRAPH.node("cam" if wildcards.stage == "initial" else "affinity", wildcards.node)
-
-
-def maps_scored(wildcards):
-    """All shards of these maps."""
-    return itself("cam" if wildcards.stage == "initial" else "affinity")(wildcards)
-
-
 rule score_maps:
     # Initial or refined maps, at all background powers.
     input:
@@ -74,11 +59,6 @@ rule score_masks:
         device=unseen(COMPUTE.device),
     script:
         "../scripts/score_labels.py"
-
-
-def predictions_of(wildcards):
-    """The predictions that are scored."""
-    return [predictions(wildcards, "val")]
 
 
 rule score_predictions:

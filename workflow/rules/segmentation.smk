@@ -1,11 +1,6 @@
 # A segmentor trained on masks, and its predictions.
 
 
-def trainings(wildcards):
-    """The training in the wildcards, in a list."""
-    return [PLAN.training(GRAPH.node("segmentation", wildcards.node), wildcards.seed)]
-
-
 rule segmentation:
     # A training whose masks, settings and code are what they were keeps its checkpoint. The work
     # folder (checkpoints of an interrupted training) lies outside of the outputs.
@@ -34,22 +29,6 @@ rule segmentation:
         compute=unseen(COMPUTE.model_dump()),
     script:
         "../scripts/segmentation.py"
-
-
-def training_of(wildcards):
-    """The training that predictions are made by."""
-    return PLAN.training(GRAPH.node("inference", wildcards.node).parents[0], wildcards.seed)
-
-
-def predictions(wildcards, split):
-    """The predictions in the wildcards."""
-    return PLAN.predictions(GRAPH.node("inference", wildcards.node), wildcards.seed, split)
-
-
-def threads_of_inference(wildcards):
-    """A mask refinement is spread over processes; the network is not."""
-    refinement = GRAPH.node("inference", wildcards.node).settings["refinement"]
-    return COMPUTE.threads if refinement == "none" else COMPUTE.workers
 
 
 rule inference:

@@ -28,11 +28,6 @@ rule features:
         "../scripts/features.py"
 
 
-def features_of(wildcards):
-    """The image features that rank the templates of ranked texts."""
-    return PLAN.features(GRAPH.node("texts", wildcards.node).parents[0])
-
-
 rule texts:
     input:
         fresh(lambda wildcards: [PLAN.texts(GRAPH.node("texts", wildcards.node))]),
