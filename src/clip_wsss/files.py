@@ -47,6 +47,11 @@ def sha256(path: str | os.PathLike) -> str:
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    # Hidden files are notes of programs, such as Snakemake's of when a folder was made.
+    files = {
+        file.relative_to(path).as_posix(): file
+        for file in path.rglob("*")
+        if file.is_file() and not file.name.startswith(".")
+    }
     lines = "".join(f"{sha256(file)}  {name}\n" for name, file in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()

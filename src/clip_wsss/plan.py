@@ -8,19 +8,20 @@ record of it (a fresh clone after `dvc pull`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from clip_wsss.config import GROUPS, load_config
 from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
+from clip_wsss.files import sha256
 from clip_wsss.fingerprint import code_fingerprint
 from clip_wsss.graph import Graph, Node, Pass, cam_of, old_results
 from clip_wsss.runs import read_runs
 from clip_wsss.settings import Config
-from clip_wsss.sidecar import COMPARED, read_sidecar
+from clip_wsss.sidecar import COMPARED, combined, read_sidecar
 
 _IMAGES = ("numpy", "pillow", "opencv-python-headless")
 _CLIP = (*_IMAGES, "torch", "torchvision", "open_clip_torch")
@@ -50,11 +51,20 @@ TABLES = (
 
 @dataclass(frozen=True)
 class Product:
-    """Files that one job makes together, with their sidecar, relative to the project."""
+    """Files that one job makes together, with their sidecar, relative to the project.
+
+    Attributes:
+        sidecar: of the job.
+        files: its outputs.
+        stamp: what the plan says of them.
+        inputs: by their names in the sidecar, products that it is made from, and other files; for
+            a job that leaves outputs in place, which are there again after it has failed.
+    """
 
     sidecar: Path
     files: tuple[Path, ...]
     stamp: dict[str, Any]
+    inputs: dict[str, list[Product | Path]] = field(default_factory=dict)
 
 
 class Plan:
@@ -142,8 +152,15 @@ class Plan:
             for name, one in self.graph.settings.items()
         }
         config = self.config.model_dump(exclude={"compute", "sources", "demo"})
+        published = self.config.evaluation.published
         return canonical(
-            {"code": self.code("tables"), "runs": runs, "settings": settings, "config": config}
+            {
+                "code": self.code("tables"),
+                "runs": runs,
+                "settings": settings,
+                "config": config,
+                "published": None if published is None else sha256(published),
+            }
         )
 
     @property
@@ -174,19 +191,29 @@ class Plan:
     def shard(self, node: Node, shard: str) -> Product:
         """A shard of maps or masks."""
         file = self.root / self.graph.shard_file(node, shard)
-        return Product(self.sidecar(file), (file,), self.stamp(node))
+        inputs: dict[str, list[Product | Path]] = {}
+        if node.stage == "masks":
+            maps = node.parents[0].stage != "images"
+            inputs["lists"] = [*self.images_of(self.config.dataset.splits.pseudo)]
+            inputs["maps"] = [self.shard(node.parents[0], shard)] if maps else []
+        return Product(self.sidecar(file), (file,), self.stamp(node), inputs)
 
     def training(self, node: Node, seed: int) -> Product:
         """A training."""
         folder = self.root / self.graph.training(node, seed)
         files = (folder / "checkpoint.pth", folder / "log.csv")
-        return Product(folder / "checkpoint.json", files, self.stamp(node))
+        masks = [self.shard(node.parents[0], shard) for shard in self.graph.shards]
+        return Product(folder / "checkpoint.json", files, self.stamp(node), {"masks": [*masks]})
 
     def predictions(self, node: Node, seed: int, split: str) -> Product:
         """The predictions of a split: val, with the images that the report shows, or test."""
         names = (split, "shown") if split == "val" else (split,)
         files = tuple(self.root / self.graph.predictions(node, seed, name) for name in names)
-        return Product(self.sidecar(files[0]), files, self.inference_stamp(node, split))
+        inputs: dict[str, list[Product | Path]] = {
+            "lists": [*self.images_of(getattr(self.config.dataset.splits, split))],
+            "checkpoint": [self.training(node.parents[0], seed)],
+        }
+        return Product(self.sidecar(files[0]), files, self.inference_stamp(node, split), inputs)
 
     def features(self, node: Node) -> Product:
         """The image features that rank templates."""
@@ -331,8 +358,31 @@ class Plan:
         }
 
     def stale(self, product: Product) -> bool:
-        """Whether other settings or other code have made what is there."""
-        return (self.store / product.sidecar).is_file() and not self.fits(product)
+        """Whether other settings, other code or other inputs have made what is there."""
+        if not (self.store / product.sidecar).is_file():
+            return False
+        if not self.fits(product):
+            return True
+        made = read_sidecar(self.store / product.sidecar)["inputs"]
+        for name, inputs in product.inputs.items():
+            digests = [self._digest(one) for one in inputs]
+            if None not in digests and made.get(name) != combined(digests):
+                return True
+        return False
+
+    def _digest(self, one: Product | Path) -> str | None:
+        """The digest of an input, that of a product by its sidecar; None where it is not there."""
+        path = self.store / (one.sidecar if isinstance(one, Product) else one)
+        if not path.exists():
+            return None
+        if isinstance(one, Path):
+            return _sha256(path)
+        try:
+            record = read_sidecar(path)
+        except InputError:
+            return None
+        names = {file: name for name, file in record["files"].items()}
+        return record["outputs"].get(names.get(one.files[0].name))
 
     def fits(self, product: Product) -> bool:
         """Whether a sidecar is of the plan; whether the files fit it is for their reader to see."""
@@ -352,6 +402,11 @@ class Plan:
                 for product in (self.shard(node, shard) for shard in self.graph.shards)
             )
         ]
+
+
+@cache
+def _sha256(path: Path) -> str:
+    return sha256(path)
 
 
 def canonical(value: Any) -> Any:

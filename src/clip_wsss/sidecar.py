@@ -134,9 +134,13 @@ def _digests(inputs: Inputs) -> dict[str, str]:
         if isinstance(files, str | os.PathLike):
             found[name] = sha256(files)
         else:
-            hashes = "".join(f"{sha256(file)}\n" for file in files)
-            found[name] = hashlib.sha256(hashes.encode()).hexdigest()
+            found[name] = combined([sha256(file) for file in files])
     return found
+
+
+def combined(digests: Sequence[str]) -> str:
+    """The digest of several files in their order, from theirs."""
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
 def _plain(value: object) -> object:

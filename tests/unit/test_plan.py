@@ -135,3 +135,22 @@ def test_paths_stay_within_the_results(made):
     for path in plan.tables:
         assert path.is_relative_to(plan.root)
         assert ".." not in Path(path).parts
+
+
+def test_outputs_of_other_inputs_are_stale(made):
+    """What Snakemake puts back after a failed job looks new, and was made from what was before."""
+    plan = made.plan
+    product = plan.masks[0]
+    (maps,) = product.inputs["maps"]
+    inputs = {"lists": product.inputs["lists"], "maps": [maps.files[0]]}
+    write_sidecar(product.sidecar, product.stamp, {"masks": product.files[0]}, inputs)
+    assert not plan.stale(product)
+    text = maps.sidecar.read_text(encoding="utf-8")
+    record = read_sidecar(maps.sidecar)
+    record["outputs"]["maps"] = "0" * 64
+    maps.sidecar.write_text(json.dumps(record), encoding="utf-8")
+    try:
+        assert plan.stale(product)
+    finally:
+        maps.sidecar.write_text(text, encoding="utf-8")
+        assert not plan.stale(product)

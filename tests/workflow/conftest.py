@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -98,7 +99,13 @@ class Project:
         command = [sys.executable, "-m", "snakemake", "--cores", str(cores)]
         command += ["--configfile", "test.yaml", *options]
         done = subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(self.folder / "src")},  # the copy, not this one
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         return Result(done.returncode, done.stdout + done.stderr)
 

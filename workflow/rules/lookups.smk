@@ -8,11 +8,6 @@ def unseen(value):
     return lambda wildcards, output: value
 
 
-def node_of(stage):
-    """A function of the wildcards that gives the node in them."""
-    return lambda wildcards: GRAPH.node(stage, wildcards.node)
-
-
 def stamp_of(stage):
     """Parameter: the stamp of the node in the wildcards."""
     return lambda wildcards: PLAN.stamp(GRAPH.node(stage, wildcards.node))
@@ -62,22 +57,37 @@ def stamps(products):
 
 
 def fresh(products):
-    """Input: nothing. A job whose files other settings or other code have made is forced.
+    """Input: nothing. A job whose files other settings, code or inputs have made is forced.
 
     Snakemake sees a changed stamp by its own records; the sidecars tell where it has none.
     """
 
     def look(wildcards):
-        if workflow.is_main_process:
-            for product in products(wildcards):
-                if PLAN.stale(product):
-                    path = workflow.modifier.path_modifier.apply_default_storage(
-                        str(product.sidecar)
-                    )
-                    workflow.dag.forcefiles.add(path)
+        for product in products(wildcards):
+            if not workflow.is_main_process:
+                fetch(product)
+            elif PLAN.stale(product):
+                workflow.dag.forcefiles.add(in_storage(product.sidecar))
         return []
 
     return look
+
+
+def in_storage(path):
+    """A path as Snakemake knows it, which is elsewhere with a default storage."""
+    return workflow.modifier.path_modifier.apply_default_storage(str(path))
+
+
+def fetch(product):
+    """Bring outputs that a job may keep to where it runs.
+
+    Snakemake 9.27 wants to back them up there, without having fetched them.
+    """
+    for path in (product.sidecar, *product.files):
+        remote = getattr(in_storage(path), "flags", {}).get("storage_object")
+        if remote is not None and remote.exists() and not remote.local_path().exists():
+            remote.local_path().parent.mkdir(parents=True, exist_ok=True)
+            remote.retrieve_object()
 
 
 def shard_of(stage):

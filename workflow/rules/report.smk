@@ -11,7 +11,6 @@ rule tables:
         sidecars=[product.sidecar for product in PLAN.scores],
         provenance=[product.sidecar.with_name("provenance.json") for product in PLAN.scores],
         texts=[file for product in PLAN.texts_files for file in product.files],
-        published=PLAN.config.evaluation.published or [],
     output:
         [described(path) for path in PLAN.tables],
     log:

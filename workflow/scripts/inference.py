@@ -4,7 +4,7 @@ from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {name: file for name, file in made.items() if name != "sidecar"}
-inputs = {"lists": list(read.images), "checkpoint": read.checkpoint}
+inputs = {"lists": list(read.images), "checkpoint": [read.checkpoint]}
 outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs, p.compute["device"])
 with job(snakemake.log[0], p.compute["threads"], [(read.sidecar, p.reads)], [outputs]) as work:
     if work.needed:
