@@ -2,8 +2,8 @@
 // permutohedral lattice of Adams, Baek and Davis (2010), called through ctypes by fast_crf.py.
 //
 // The lattice coordinates are computed by the same float operations in the same order as in
-// pydensecrf, so that every pixel gets the same simplex and weights. What is left out: iterating on
-// the last label, since only differences to it matter for the softmax.
+// pydensecrf, so that every pixel gets the same simplex and weights. For the softmax only differences
+// to the last label matter: the others are filtered as q - q_last, the last one not at all.
 
 #include <algorithm>
 #include <cmath>
@@ -352,24 +352,24 @@ inline Four exponential(Four x) {
   return p * scale;
 }
 
-// y: logits relative to the last label's; they become probabilities, y[K] that of the last label.
-// d = y - y[K].
+// y: logits, y[K] that of the last label; they become probabilities, and d = y - y[K].
 template <int K> inline void softmax(float (*y)[BLOCK], float (*d)[BLOCK]) {
   for (int l = 0; l < BLOCK; l += 4) {
     if constexpr (K == 1) {
-      const Four x = load<Four>(y[0] + l), e = exponential(x > 0.f ? -x : x);
+      const Four x = load<Four>(y[0] + l) - load<Four>(y[1] + l), e = exponential(x > 0.f ? -x : x);
       const Four more = 1.f / (1.f + e), less = e * more;
       const Four first = x > 0.f ? more : less, last = x > 0.f ? less : more;
       store(y[0] + l, first);
       store(y[1] + l, last);
       store(d[0] + l, first - last);
     } else {
-      Four x[K], top{};
+      Four x[K], last = load<Four>(y[K] + l), top = last;
       for (int c = 0; c < K; ++c) {
         x[c] = load<Four>(y[c] + l);
         top = x[c] > top ? x[c] : top;
       }
-      Four last = exponential(-top), sum = last;
+      last = exponential(last - top);
+      Four sum = last;
       for (int c = 0; c < K; ++c) sum += x[c] = exponential(x[c] - top);
       const Four inverse = 1.f / sum;
       last *= inverse;
@@ -383,13 +383,13 @@ template <int K> inline void softmax(float (*y)[BLOCK], float (*d)[BLOCK]) {
   }
 }
 
-// The same for one pixel of many labels; returns the last label's probability.
-inline float softmax(Four* y, Four* d, int packs) {
-  Four high{}, sum{};
+// The same for one pixel of many labels; takes the last one's logit, returns its probability.
+inline float softmax(Four* y, float last, Four* d, int packs) {
+  Four high = Four{} + last, sum{};
   for (int k = 0; k < packs; ++k) high = y[k] > high ? y[k] : high;
   const float top = std::max(std::max(high[0], high[1]), std::max(high[2], high[3]));
   for (int k = 0; k < packs; ++k) sum += y[k] = exponential(y[k] - top);
-  float last = exponential(Four{} - top)[0];
+  last = exponential(Four{} + (last - top))[0];
   const float inverse = 1 / (((sum[0] + sum[1]) + (sum[2] + sum[3])) + last);
   last *= inverse;
   for (int k = 0; k < packs; ++k) {
@@ -413,9 +413,10 @@ void infer_few(const Lattice& gaussian, const Lattice& bilateral, const float* u
     for (size_t first = 0; first < n; first += BLOCK) {
       const int lanes = int(std::min<size_t>(BLOCK, n - first));
       float y[K + 1][BLOCK], d[K][BLOCK], row[K];
-      for (int c = 0; c < K; ++c)
-        for (int l = 0; l < BLOCK; ++l)
-          y[c][l] = l < lanes && c < labels - 1 ? last[first + l] - unary[c * n + first + l] : NOWHERE;
+      for (int c = 0; c <= K; ++c) {
+        const float* from = c == K ? last : c < labels - 1 ? unary + c * n : nullptr;
+        for (int l = 0; l < BLOCK; ++l) y[c][l] = from && l < lanes ? -from[first + l] : NOWHERE;
+      }
       if (iteration)
         for (int l = 0; l < lanes; ++l) {
           std::fill(row, row + K, 0.f);
@@ -452,7 +453,7 @@ void infer_many(const Lattice& gaussian, const Lattice& bilateral, const float* 
   for (size_t first = 0; first < n; first += 4 * BLOCK)
     for (int c = 0; c < size; ++c)
       for (size_t p = first; p < std::min(n, first + 4 * BLOCK); ++p)
-        logits[p * size + c] = c < labels - 1 ? last[p] - unary[c * n + p] : NOWHERE;
+        logits[p * size + c] = c < labels - 1 ? -unary[c * n + p] : NOWHERE;
   std::vector<float> g(size_t(gaussian.points + 1) * size), next_g(g.size());
   std::vector<float> b(size_t(bilateral.points + 1) * size), next_b(b.size());
   std::vector<Four> y(packs), d(packs);
@@ -466,7 +467,7 @@ void infer_many(const Lattice& gaussian, const Lattice& bilateral, const float* 
         slice<4, 3>(gaussian, p, g.data(), gaussian_compat, row, packs);
         slice<4, 6>(bilateral, p, b.data(), bilateral_compat, row, packs);
       }
-      const float q = softmax(y.data(), d.data(), packs);
+      const float q = softmax(y.data(), -last[p], d.data(), packs);
       if (iteration == iterations) {
         for (int c = 0; c < labels - 1; ++c) out[c * n + p] = y[c / 4][c % 4];
         out[(labels - 1) * n + p] = q;

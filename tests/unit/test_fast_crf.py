@@ -100,8 +100,9 @@ def test_flat_images(value):
 def test_saturated_unaries():
     rgb = read_rgb(PHOTOGRAPHS[2])[:60, :110]
     rng = np.random.default_rng(0)
-    for high in (11.5, 1e3, 1e6):
-        unary = np.where(rng.random((3, 60 * 110)) < 0.5, 0, high).astype(np.float32)
+    for labels, high in ((2, 11.5), (3, 11.5), (3, 1e6), (7, 1e6)):
+        unary = np.where(rng.random((labels, 60 * 110)) < 0.5, 0, high).astype(np.float32)
+        unary[rng.integers(0, labels, 60 * 110), np.arange(60 * 110)] = 0  # one is possible
         assert_equal(fast(unary, rgb), exact(unary, rgb))
 
 
