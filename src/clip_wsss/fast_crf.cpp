@@ -1,0 +1,530 @@
+// Mean-field inference of the fully connected CRF of Kraehenbuehl and Koltun (2011) on the
+// permutohedral lattice of Adams, Baek and Davis (2010), called through ctypes by fast_crf.py.
+//
+// The lattice coordinates are computed by the same float operations in the same order as in
+// pydensecrf, so that every pixel gets the same simplex and weights. For the softmax only differences
+// to the last label matter: the others are filtered as q - q_last, the last one not at all.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace {
+
+using std::size_t;
+using i32 = std::int32_t;
+using u32 = std::uint32_t;
+using u64 = std::uint64_t;
+
+template <class X> using Array = std::unique_ptr<X[]>;
+template <class X> Array<X> make(size_t n) { return Array<X>(new X[n]); }  // not zeroed
+
+// Plain vectors of 16 bytes are in every x86-64 and arm64, so that no machine needs code of its own.
+typedef float Two __attribute__((vector_size(8)));
+typedef float Four __attribute__((vector_size(16)));
+typedef i32 FourInts __attribute__((vector_size(16)));
+template <int K> struct Pack;
+template <> struct Pack<1> { using type = float; };
+template <> struct Pack<2> { using type = Two; };
+template <> struct Pack<4> { using type = Four; };
+
+template <class V> inline V load(const float* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V> inline void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
+
+constexpr int BLOCK = 16;             // pixels at a time
+constexpr float ROUND = 12582912.f;   // 1.5 * 2^23: adding and subtracting it rounds half to even
+constexpr i32 START = INT32_MIN;      // marks the first point of a chain
+constexpr i32 POINT = INT32_MAX;      // takes the mark off
+constexpr float NOWHERE = -1e30f;     // logit of a label that only fills up a pack
+
+struct Lattice {
+  int axes;  // d + 1
+  size_t pixels;
+  i32 points;
+  Array<i32> vertex;    // (pixels, axes)
+  Array<float> weight;  // (pixels, axes): barycentric; after normalise() times the norm
+  // For each axis its runs of neighbouring points, the first of a run marked with START. A point
+  // without a neighbour is in none: the blur leaves it as it is.
+  std::vector<std::vector<i32>> chain;
+};
+
+// Open addressing; points are numbered in the order in which they are first seen.
+struct Points {
+  std::vector<u64> key;
+  std::vector<u32> slot;  // number + 1, 0 where free
+  int shift;
+
+  explicit Points(size_t expected) {
+    int bits = 10;
+    while ((size_t(1) << bits) < 2 * expected) ++bits;
+    slot.resize(size_t(1) << bits);
+    shift = 64 - bits;
+    key.reserve(expected);
+  }
+  static u64 hash(u64 k) { return k * 0x9E3779B97F4A7C15ull; }  // the high bits are mixed
+  const u32* home(u64 k) const { return &slot[hash(k) >> shift]; }
+  size_t place(u64 k) const {  // where it is, or the free slot where it would be
+    size_t h = hash(k) >> shift;
+    while (slot[h] && key[slot[h] - 1] != k) h = (h + 1) & (slot.size() - 1);
+    return h;
+  }
+  i32 find(u64 k) const { return i32(slot[place(k)]) - 1; }
+  i32 insert(u64 k) {
+    const size_t h = place(k);
+    if (slot[h]) return i32(slot[h]) - 1;
+    key.push_back(k);
+    slot[h] = u32(key.size());
+    if (2 * key.size() > slot.size()) {
+      slot.assign(2 * slot.size(), 0);
+      --shift;
+      for (size_t i = 0; i < key.size(); ++i) slot[place(key[i])] = u32(i + 1);
+    }
+    return i32(key.size()) - 1;
+  }
+};
+
+void find_chains(Lattice& lattice, const Points& points, const u64* step) {
+  const i32 m = lattice.points;
+  // A bitmap, four bits a slot, tells most missing neighbours without a look at the table.
+  const int shift = points.shift - 2;
+  std::vector<u64> seen((size_t(1) << (64 - shift)) / 64);
+  for (u64 k : points.key) seen[Points::hash(k) >> shift >> 6] |= u64(1) << (Points::hash(k) >> shift & 63);
+
+  auto next = make<i32>(m);
+  std::vector<unsigned char> preceded(m);
+  for (int axis = 0; axis < lattice.axes; ++axis) {
+    std::fill(preceded.begin(), preceded.end(), 0);
+    constexpr i32 BATCH = 64;  // lookups in flight
+    i32 from[BATCH];
+    u64 wanted[BATCH];
+    for (i32 first = 0; first < m; first += BATCH) {
+      int count = 0;
+      for (i32 p = first; p < std::min(m, first + BATCH); ++p) {
+        const u64 k = points.key[p] + step[axis], bit = Points::hash(k) >> shift;
+        next[p] = -1;
+        from[count] = p;
+        wanted[count] = k;
+        __builtin_prefetch(points.home(k));
+        count += seen[bit >> 6] >> (bit & 63) & 1;
+      }
+      for (int i = 0; i < count; ++i)
+        if (u32 s = *points.home(wanted[i])) __builtin_prefetch(&points.key[s - 1]);
+      for (int i = 0; i < count; ++i) {
+        const i32 q = points.find(wanted[i]);
+        if (q < 0) continue;
+        next[from[i]] = q;
+        preceded[q] = 1;
+      }
+    }
+    auto chain = make<i32>(m);
+    size_t length = 0;
+    for (i32 p = 0; p < m; ++p) {
+      if (preceded[p] || next[p] < 0) continue;
+      chain[length++] = p | START;
+      for (i32 q = next[p]; q >= 0; q = next[q]) chain[length++] = q;
+    }
+    lattice.chain.emplace_back(chain.get(), chain.get() + length);
+  }
+}
+
+// The lattice of features (x, y) / sxy, and with D = 5 also (r, g, b) / srgb; null where a key does
+// not fit 64 bits or a coordinate not the 16 of pydensecrf.
+template <int D>
+Lattice* build(int width, int height, const unsigned char* rgb, float sxy, float srgb) {
+  const size_t n = size_t(width) * height;
+  const float deviation = std::sqrt(2.0 / 3.0) * (D + 1);
+  std::vector<float> scaled[D];  // every value that a feature can take, scaled
+  for (int i = 0; i < D; ++i) {
+    const float scale = 1.0 / std::sqrt(double((i + 2) * (i + 1))) * deviation;
+    const int values = i == 0 ? width : i == 1 ? height : 256;
+    for (int k = 0; k < values; ++k) scaled[i].push_back(k / (i < 2 ? sxy : srgb) * scale);
+  }
+
+  // A field for each of the first D coordinates, as wide as its range with room for neighbours.
+  int field[D], bits = 0;
+  i32 bias[D];
+  u64 step[D + 1], one_of_each = 0;
+  for (int j = 0; j < D; ++j) {
+    double low = -3 * (D + 1), high = 3 * (D + 1);
+    if (j) low -= double(j) * scaled[j - 1].back();
+    for (int i = j; i < D; ++i) high += scaled[i].back();
+    if (!(low > -32000 && high < 32000)) return nullptr;
+    bias[j] = -i32(std::floor(low));
+    int width_of_field = 0;
+    while ((u64(1) << width_of_field) <= u64(high - low) + 2) ++width_of_field;
+    field[j] = bits;
+    bits += width_of_field;
+    if (bits > 64) return nullptr;
+    one_of_each += u64(1) << field[j];
+  }
+  for (int j = 0; j <= D; ++j) step[j] = one_of_each - (j < D ? u64(D + 1) << field[j] : 0);
+
+  auto lattice = std::make_unique<Lattice>();
+  lattice->axes = D + 1;
+  lattice->pixels = n;
+  lattice->vertex = make<i32>(n * (D + 1));
+  lattice->weight = make<float>(n * (D + 1));
+  Points points(n + n / 4);
+  // pydensecrf fills up to four pixels with zero features, and their points carry blur.
+  const size_t filled = (n + 3) / 4 * 4;
+  int x = 0, y = 0;
+  for (size_t first = 0; first < filled; first += BLOCK) {
+    const int lanes = int(std::min<size_t>(BLOCK, filled - first));
+    float f[D][BLOCK] = {}, elevated[D + 1][BLOCK], nearest[D + 1][BLOCK], inside[D + 1][BLOCK];
+    i32 rank[D + 1][BLOCK] = {}, sum[BLOCK] = {};
+    for (int l = 0; l < lanes && first + l < n; ++l) {
+      f[0][l] = scaled[0][x];
+      f[1][l] = scaled[1][y];
+      if constexpr (D == 5)
+        for (int c = 0; c < 3; ++c) f[2 + c][l] = scaled[2 + c][rgb[(first + l) * 3 + c]];
+      if (++x == width) x = 0, ++y;
+    }
+    for (int l = 0; l < BLOCK; ++l) {  // onto the hyperplane of zero sum
+      float later = 0;
+      for (int j = D; j > 0; --j) {
+        elevated[j][l] = later - float(j) * f[j - 1][l];
+        later += f[j - 1][l];
+      }
+      elevated[0][l] = later;
+    }
+    for (int i = 0; i <= D; ++i)  // the nearest point whose coordinates are multiples of D + 1
+      for (int l = 0; l < BLOCK; ++l) {
+        const float t = (1.f / (D + 1) * elevated[i][l] + ROUND) - ROUND;
+        nearest[i][l] = t * float(D + 1);
+        sum[l] += i32(t);
+      }
+    for (int i = 0; i < D; ++i)  // the order of the rests tells the simplex
+      for (int j = i + 1; j <= D; ++j)
+        for (int l = 0; l < BLOCK; ++l) {
+          const i32 less = elevated[i][l] - nearest[i][l] < elevated[j][l] - nearest[j][l];
+          rank[i][l] += less;
+          rank[j][l] += 1 - less;
+        }
+    for (int i = 0; i <= D; ++i)  // back to zero sum, where rounding left it
+      for (int l = 0; l < BLOCK; ++l) {
+        const i32 k = rank[i][l] + sum[l], wrap = k < 0 ? D + 1 : k > D ? -(D + 1) : 0;
+        rank[i][l] = k + wrap;
+        nearest[i][l] += float(wrap);
+        inside[i][l] = (elevated[i][l] - nearest[i][l]) * (1.f / (D + 1));
+      }
+    u64 keys[BLOCK][D + 1];
+    for (int l = 0; l < lanes; ++l) {
+      float rest[D + 1];
+      int axis[D + 1];
+      u64 key = 0;
+      for (int i = 0; i <= D; ++i) {
+        rest[rank[i][l]] = inside[i][l];
+        axis[rank[i][l]] = i;
+      }
+      for (int i = 0; i < D; ++i) key += u64(i32(nearest[i][l]) + bias[i]) << field[i];
+      for (int r = 0; r <= D; ++r) {  // each vertex is one step from the one before
+        keys[l][r] = key;
+        __builtin_prefetch(points.home(key));
+        key += step[axis[D - r]];
+      }
+      if (first + l < n) {
+        float* w = &lattice->weight[(first + l) * (D + 1)];
+        w[0] = rest[D] + (1 - rest[0]);
+        for (int r = 1; r <= D; ++r) w[r] = rest[D - r] - rest[D - r + 1];
+      }
+    }
+    for (int l = 0; l < lanes; ++l)
+      for (int r = 0; r <= D; ++r) {
+        const i32 point = points.insert(keys[l][r]);
+        if (first + l < n) lattice->vertex[(first + l) * (D + 1) + r] = point;
+      }
+  }
+  lattice->points = i32(points.key.size());
+  find_chains(*lattice, points, step);
+  return lattice.release();
+}
+
+// Along every axis, in place: a point's own value and half of its neighbours'. Rows are `packs`
+// packs of K floats; `v` has a row more than there are points, which takes what goes nowhere.
+template <int K, bool WIDE> void blur(const Lattice& lattice, float* v, int packs) {
+  using V = typename Pack<K>::type;
+  const size_t row = WIDE ? size_t(K) * packs : K;
+  std::vector<V> rows(WIDE ? 2 * packs : 0);
+  V* const before = rows.data();
+  V* const here = before + packs;
+  for (const std::vector<i32>& chain : lattice.chain) {
+    float* at = v + lattice.points * row;
+    V b{}, h{};
+    std::fill(rows.begin(), rows.end(), V{});
+    for (const i32 point : chain) {
+      float* const q = v + size_t(point & POINT) * row;
+      const float half = point < 0 ? 0.f : 0.5f;
+      if constexpr (WIDE) {
+        for (int k = 0; k < packs; ++k) {
+          const V next = load<V>(q + k * K), old = here[k];
+          store(at + k * K, old + before[k] + half * next);
+          before[k] = half * old;
+          here[k] = next;
+        }
+      } else {
+        const V next = load<V>(q);
+        store(at, h + b + half * next);
+        b = half * h;
+        h = next;
+      }
+      at = q;
+    }
+    if constexpr (WIDE)
+      for (int k = 0; k < packs; ++k) store(at + k * K, here[k] + before[k]);
+    else
+      store(at, h + b);
+  }
+}
+
+template <int K, int AXES>
+inline void splat(const Lattice& lattice, size_t pixel, float* v, const float* in, int packs) {
+  using V = typename Pack<K>::type;
+  const i32* vertex = &lattice.vertex[pixel * AXES];
+  const float* weight = &lattice.weight[pixel * AXES];
+  for (int r = 0; r < AXES; ++r) {
+    float* q = v + size_t(vertex[r]) * (K * packs);
+    const float w = weight[r];
+    for (int k = 0; k < packs; ++k) {
+      store<V>(q, load<V>(q) + w * load<V>(in + k * K));
+      q += K;
+    }
+  }
+}
+
+template <int K, int AXES>
+inline void slice(const Lattice& lattice, size_t pixel, const float* v, float compat, float* out,
+                  int packs) {
+  using V = typename Pack<K>::type;
+  const float* q[AXES];
+  float w[AXES];
+  for (int r = 0; r < AXES; ++r) {
+    q[r] = v + size_t(lattice.vertex[pixel * AXES + r]) * (K * packs);
+    w[r] = compat * lattice.weight[pixel * AXES + r];
+  }
+  for (int k = 0; k < packs; ++k) {
+    V sum = load<V>(out + k * K);
+    for (int r = 0; r < AXES; ++r) sum += w[r] * load<V>(q[r] + k * K);
+    store<V>(out + k * K, sum);
+  }
+}
+
+float alpha(const Lattice& lattice) { return 1.f / (1 + std::pow(2.f, float(1 - lattice.axes))); }
+
+// Folds the symmetric normalisation into the weights.
+void normalise(Lattice& lattice) {
+  const int axes = lattice.axes;
+  std::vector<float> v(lattice.points + 1);
+  for (size_t i = 0; i < lattice.pixels * axes; ++i) v[lattice.vertex[i]] += lattice.weight[i];
+  blur<1, false>(lattice, v.data(), 1);
+  const float a = alpha(lattice);
+  for (size_t i = 0; i < lattice.pixels * axes; i += axes) {
+    float sum = 0;
+    for (size_t j = i; j < i + axes; ++j) sum += lattice.weight[j] * v[lattice.vertex[j]] * a;
+    const float norm = 1.0 / std::sqrt(sum + 1e-20);
+    for (size_t j = i; j < i + axes; ++j) lattice.weight[j] *= norm;
+  }
+}
+
+// exp of x <= 0, to 2e-7 of the value: 2^n times the series of the rest, |rest| <= ln 2 / 2.
+// Below -50 it stays at 2e-22: no denormal numbers, which are slow.
+inline Four exponential(Four x) {
+  x = x < -50.f ? Four{} - 50.f : x;
+  const Four n = (x * 1.44269504f + ROUND) - ROUND;
+  const Four r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  Four p = r * (1 / 5040.f) + 1 / 720.f;
+  p = p * r + 1 / 120.f;
+  p = p * r + 1 / 24.f;
+  p = p * r + 1 / 6.f;
+  p = p * r + 0.5f;
+  p = p * r * r + r + 1.f;
+  const FourInts power = (__builtin_convertvector(n, FourInts) + 127) << 23;
+  Four scale;
+  std::memcpy(&scale, &power, sizeof scale);
+  return p * scale;
+}
+
+// y: logits, y[K] that of the last label; they become probabilities, and d = y - y[K].
+template <int K> inline void softmax(float (*y)[BLOCK], float (*d)[BLOCK]) {
+  for (int l = 0; l < BLOCK; l += 4) {
+    if constexpr (K == 1) {
+      const Four x = load<Four>(y[0] + l) - load<Four>(y[1] + l), e = exponential(x > 0.f ? -x : x);
+      const Four more = 1.f / (1.f + e), less = e * more;
+      const Four first = x > 0.f ? more : less, last = x > 0.f ? less : more;
+      store(y[0] + l, first);
+      store(y[1] + l, last);
+      store(d[0] + l, first - last);
+    } else {
+      Four x[K], last = load<Four>(y[K] + l), top = last;
+      for (int c = 0; c < K; ++c) {
+        x[c] = load<Four>(y[c] + l);
+        top = x[c] > top ? x[c] : top;
+      }
+      last = exponential(last - top);
+      Four sum = last;
+      for (int c = 0; c < K; ++c) sum += x[c] = exponential(x[c] - top);
+      const Four inverse = 1.f / sum;
+      last *= inverse;
+      for (int c = 0; c < K; ++c) {
+        x[c] *= inverse;
+        store(y[c] + l, x[c]);
+        store(d[c] + l, x[c] - last);
+      }
+      store(y[K] + l, last);
+    }
+  }
+}
+
+// The same for one pixel of many labels; takes the last one's logit, returns its probability.
+inline float softmax(Four* y, float last, Four* d, int packs) {
+  Four high = Four{} + last, sum{};
+  for (int k = 0; k < packs; ++k) high = y[k] > high ? y[k] : high;
+  const float top = std::max(std::max(high[0], high[1]), std::max(high[2], high[3]));
+  for (int k = 0; k < packs; ++k) sum += y[k] = exponential(y[k] - top);
+  last = exponential(Four{} + (last - top))[0];
+  const float inverse = 1 / (((sum[0] + sum[1]) + (sum[2] + sum[3])) + last);
+  last *= inverse;
+  for (int k = 0; k < packs; ++k) {
+    y[k] *= inverse;
+    d[k] = y[k] - last;
+  }
+  return last;
+}
+
+// Slice, softmax and the next splat are one pass over the pixels. `few`: up to K + 1 labels.
+template <int K>
+void infer_few(const Lattice& gaussian, const Lattice& bilateral, const float* unary, int labels,
+               int iterations, float gaussian_compat, float bilateral_compat, float* out) {
+  const size_t n = gaussian.pixels;
+  const float* last = unary + (labels - 1) * n;
+  std::vector<float> g(size_t(gaussian.points + 1) * K), next_g(g.size());
+  std::vector<float> b(size_t(bilateral.points + 1) * K), next_b(b.size());
+  for (int iteration = 0;; ++iteration) {
+    std::fill(next_g.begin(), next_g.end(), 0.f);
+    std::fill(next_b.begin(), next_b.end(), 0.f);
+    for (size_t first = 0; first < n; first += BLOCK) {
+      const int lanes = int(std::min<size_t>(BLOCK, n - first));
+      float y[K + 1][BLOCK], d[K][BLOCK], row[K];
+      for (int c = 0; c <= K; ++c) {
+        const float* from = c == K ? last : c < labels - 1 ? unary + c * n : nullptr;
+        for (int l = 0; l < BLOCK; ++l) y[c][l] = from && l < lanes ? -from[first + l] : NOWHERE;
+      }
+      if (iteration)
+        for (int l = 0; l < lanes; ++l) {
+          std::fill(row, row + K, 0.f);
+          slice<K, 3>(gaussian, first + l, g.data(), gaussian_compat, row, 1);
+          slice<K, 6>(bilateral, first + l, b.data(), bilateral_compat, row, 1);
+          for (int c = 0; c < K; ++c) y[c][l] += row[c];
+        }
+      softmax<K>(y, d);
+      if (iteration == iterations) {
+        for (int c = 0; c < labels; ++c)
+          std::copy(y[c < labels - 1 ? c : K], y[c < labels - 1 ? c : K] + lanes, out + c * n + first);
+        continue;
+      }
+      for (int l = 0; l < lanes; ++l) {
+        for (int c = 0; c < K; ++c) row[c] = d[c][l];
+        splat<K, 3>(gaussian, first + l, next_g.data(), row, 1);
+        splat<K, 6>(bilateral, first + l, next_b.data(), row, 1);
+      }
+    }
+    if (iteration == iterations) return;
+    g.swap(next_g);
+    b.swap(next_b);
+    blur<K, false>(gaussian, g.data(), 1);
+    blur<K, false>(bilateral, b.data(), 1);
+  }
+}
+
+void infer_many(const Lattice& gaussian, const Lattice& bilateral, const float* unary, int labels,
+                int iterations, float gaussian_compat, float bilateral_compat, float* out) {
+  const size_t n = gaussian.pixels;
+  const int packs = (labels + 2) / 4, size = 4 * packs;
+  const float* last = unary + (labels - 1) * n;
+  auto logits = make<float>(n * size);
+  for (size_t first = 0; first < n; first += 4 * BLOCK)
+    for (int c = 0; c < size; ++c)
+      for (size_t p = first; p < std::min(n, first + 4 * BLOCK); ++p)
+        logits[p * size + c] = c < labels - 1 ? -unary[c * n + p] : NOWHERE;
+  std::vector<float> g(size_t(gaussian.points + 1) * size), next_g(g.size());
+  std::vector<float> b(size_t(bilateral.points + 1) * size), next_b(b.size());
+  std::vector<Four> y(packs), d(packs);
+  float* const row = reinterpret_cast<float*>(y.data());
+  for (int iteration = 0;; ++iteration) {
+    std::fill(next_g.begin(), next_g.end(), 0.f);
+    std::fill(next_b.begin(), next_b.end(), 0.f);
+    for (size_t p = 0; p < n; ++p) {
+      std::memcpy(row, &logits[p * size], size * sizeof(float));
+      if (iteration) {
+        slice<4, 3>(gaussian, p, g.data(), gaussian_compat, row, packs);
+        slice<4, 6>(bilateral, p, b.data(), bilateral_compat, row, packs);
+      }
+      const float q = softmax(y.data(), -last[p], d.data(), packs);
+      if (iteration == iterations) {
+        for (int c = 0; c < labels - 1; ++c) out[c * n + p] = y[c / 4][c % 4];
+        out[(labels - 1) * n + p] = q;
+        continue;
+      }
+      splat<4, 3>(gaussian, p, next_g.data(), reinterpret_cast<float*>(d.data()), packs);
+      splat<4, 6>(bilateral, p, next_b.data(), reinterpret_cast<float*>(d.data()), packs);
+    }
+    if (iteration == iterations) return;
+    g.swap(next_g);
+    b.swap(next_b);
+    blur<4, true>(gaussian, g.data(), packs);
+    blur<4, true>(bilateral, b.data(), packs);
+  }
+}
+
+}  // namespace
+
+// Status codes, also in fast_crf.py.
+enum { DONE = 0, KEYS_DO_NOT_FIT = 1, NO_MEMORY = 2 };
+
+#if defined(_WIN32)
+#define API extern "C" __declspec(dllexport)
+#else
+#define API extern "C" __attribute__((visibility("default")))
+#endif
+
+// rgb: (height, width, 3), or null for the lattice of positions alone.
+API int crf_build(int width, int height, const unsigned char* rgb, float sxy, float srgb,
+                  void** lattice) {
+  try {
+    std::unique_ptr<Lattice> made(rgb ? build<5>(width, height, rgb, sxy, srgb)
+                                      : build<2>(width, height, nullptr, sxy, srgb));
+    if (!made) return KEYS_DO_NOT_FIT;
+    normalise(*made);
+    *lattice = made.release();
+    return DONE;
+  } catch (const std::bad_alloc&) {
+    return NO_MEMORY;
+  }
+}
+
+API void crf_free(void* lattice) { delete static_cast<Lattice*>(lattice); }
+
+// unary and out: (labels, pixels); labels at least 2.
+API int crf_infer(const void* gaussian, const void* bilateral, const float* unary, int labels,
+                  int iterations, float gaussian_compat, float bilateral_compat, float* out) {
+  const auto& g = *static_cast<const Lattice*>(gaussian);
+  const auto& b = *static_cast<const Lattice*>(bilateral);
+  const auto infer = labels == 2   ? infer_few<1>
+                     : labels == 3 ? infer_few<2>
+                     : labels <= 5 ? infer_few<4>
+                                   : infer_many;
+  try {
+    infer(g, b, unary, labels, iterations, gaussian_compat * alpha(g), bilateral_compat * alpha(b), out);
+    return DONE;
+  } catch (const std::bad_alloc&) {
+    return NO_MEMORY;
+  }
+}
