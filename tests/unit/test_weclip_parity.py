@@ -306,7 +306,7 @@ def test_a_batch_goes_through_the_loss_as_piece_by_piece(model, seen):
     samples = []
     for keys in found.keys:
         sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 160, 160).long()))
-        sample.set_metainfo({"keys": keys})
+        sample.set_metainfo({"class_keys": keys})
         samples.append(sample)
     before = int(model.forwards)
     losses = model(found.images, samples, mode="loss")

@@ -101,7 +101,7 @@ class WeCLIP(BaseModel):
 
         Args:
             inputs: (B, 3, H, W) float32, normalised.
-            data_samples: for `loss`: gt_sem_seg (1, H, W), 255 in the padding, and `keys` in the
+            data_samples: for `loss`: gt_sem_seg (1, H, W), 255 in the padding, and `class_keys` in the
                 metainfo, the 0-based classes of the image.
             mode: tensor or loss.
         """
@@ -121,7 +121,7 @@ class WeCLIP(BaseModel):
         with torch.autocast(inputs.device.type, enabled=False):
             own = affinity(features)
             padding = torch.stack([sample.gt_sem_seg.data[0] for sample in data_samples]) == IGNORE
-            keys = [sample.metainfo["keys"] for sample in data_samples]
+            keys = [sample.metainfo["class_keys"] for sample in data_samples]
             seen = Seen(
                 clip=self._frozen[0],
                 images=inputs,
