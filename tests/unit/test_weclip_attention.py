@@ -23,11 +23,11 @@ def test_the_mean_and_its_propagation_are_caa():
 
 
 def test_signed_and_absolute_distances_keep_other_maps():
-    """Signed, the affinity does not matter: the map with the largest sum is kept."""
+    """Signed, the affinity does not matter: maps with more than the mean sum are kept."""
     affinity = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
     attention = torch.stack([torch.full((2, 2), 0.4), affinity, torch.zeros(2, 2)])
-    assert kept_layers(attention, affinity, "signed").tolist() == [True, False, False]
-    assert kept_layers(attention, 1 - affinity, "signed").tolist() == [True, False, False]
+    assert kept_layers(attention, affinity, "signed").tolist() == [True, True, False]
+    assert kept_layers(attention, 1 - affinity, "signed").tolist() == [True, True, False]
     assert kept_layers(attention, affinity, "absolute").tolist() == [False, True, False]
     selected = selected_attention(attention, affinity, "absolute")
     torch.testing.assert_close(selected, affinity * affinity / (1 + 1e-5))
