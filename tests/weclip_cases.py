@@ -1,7 +1,7 @@
 """The fixtures of WeCLIP's public code, and slow twins (docs/weclip.md).
 
 The folder is that of CLIP_WSSS_WECLIP_FIXTURES, else tests/fixtures/weclip. Another folder may
-bring other photographs, weights and seeds; a CLIP of its own lies in it as tiny.safetensors.
+bring other photographs, weights and seeds; a CLIP of its own is its tiny.safetensors or tiny.pt.
 """
 
 import os
@@ -74,8 +74,8 @@ def tiny_clip():
 
 def model_entry() -> dict:
     """The `models` entry of the fixtures' CLIP."""
-    own = FOLDER / "tiny.safetensors"
-    weights = own if own.is_file() else FIXTURES / "parity/tiny.safetensors"
+    own = [FOLDER / name for name in ("tiny.safetensors", "tiny.pt")]
+    weights = next(filter(Path.is_file, own), FIXTURES / "parity/tiny.safetensors")
     config = FIXTURES / "parity/tiny.json"
     return {"architecture": str(config), "weights": str(weights), "round_weights": "float16"}
 

@@ -305,7 +305,7 @@ def test_a_batch_goes_through_the_loss_as_piece_by_piece(model, seen):
     found, _ = seen
     samples = []
     for keys in found.keys:
-        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 160, 160).long()))
+        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, *found.size).long()))
         sample.set_metainfo({"class_keys": keys})
         samples.append(sample)
     before = int(model.forwards)

@@ -101,8 +101,8 @@ class WeCLIP(BaseModel):
 
         Args:
             inputs: (B, 3, H, W) float32, normalised.
-            data_samples: for `loss`: gt_sem_seg (1, H, W), 255 in the padding, and `class_keys` in the
-                metainfo, the 0-based classes of the image.
+            data_samples: for `loss`: gt_sem_seg (1, H, W), 255 in the padding, and `class_keys`,
+                the 0-based classes of the image, in the metainfo.
             mode: tensor or loss.
         """
         if mode == "loss":
