@@ -161,6 +161,30 @@ class FrozenClip:
             x = self._rest(block, x, y)
         return x, attention
 
+    @torch.no_grad()
+    def streams(self, batch: Tensor, maps: int) -> tuple[list[Tensor], Tensor]:
+        """As `trunk`, with the residual stream after each block but the last.
+
+        Args:
+            batch: (B, 3, H', W') float32; the patch convolution drops what is no whole patch.
+            maps: see `trunk`.
+
+        Returns:
+            (B, 1 + N, D) after each block but the last, and the attention maps of `trunk`.
+        """
+        x = self._embed(batch.to(self.device))
+        count, first = min(maps, self.layers), self.layers - min(maps, self.layers)
+        N = x.shape[1] - 1
+        attention = torch.empty(len(x), count, N, N, device=self.device)
+        streams = []
+        for index, block in enumerate(self.visual.transformer.resblocks[:-1]):
+            y, weights = self._attend(block, block.ln_1(x), index >= first)
+            if weights is not None:
+                attention[:, index - first] = weights[:, 1:, 1:]
+            x = self._rest(block, x, y)
+            streams.append(x)
+        return streams, attention
+
     def last_block(self, x: Tensor, a: Tensor, need_map: bool) -> tuple[Tensor, Tensor | None]:
         """The last block from its ln_1's output on.
 

@@ -1,0 +1,81 @@
+"""Losses over the batches of all ranks, and the affinity loss of single-stage systems."""
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_gather, get_rank, get_world_size
+from torch import Tensor
+
+from clip_wsss.segmentation.losses import IGNORE, PixelLoss
+
+
+def gather_batch(own: Tensor) -> Tensor:
+    """The batches of all ranks, rank by rank; only the own one carries a gradient."""
+    parts = all_gather(own.detach())
+    parts[get_rank()] = own
+    return torch.cat(parts)
+
+
+def of_all_ranks(value: Tensor) -> Tensor:
+    """A loss of gathered batches, with the gradient that the mean over the ranks needs.
+
+    Each rank's gradient is that of its own share; times the number of ranks, their mean is the
+    gradient of the whole.
+    """
+    return value + (get_world_size() - 1) * (value - value.detach())
+
+
+def pixel_loss(loss: PixelLoss, logits: Tensor, label: Tensor) -> Tensor:
+    """A loss of the registry LOSSES over the pixels of all ranks, each with full confidence.
+
+    So several processes give the gradient of one, also where the loss counts pixels.
+
+    Args:
+        loss: how it averages.
+        logits: (B, C, H, W) of this rank.
+        label: (B, H, W) int64, 255 ignored.
+    """
+    pixels = F.cross_entropy(logits.float(), label, reduction="none", ignore_index=IGNORE)
+    labels = gather_batch(label)
+    value = loss.average(gather_batch(pixels), labels, labels != IGNORE)
+    return of_all_ranks(loss.loss_weight * value)
+
+
+def radius_mask(grid: tuple[int, int], radius: int) -> Tensor:
+    """Pairs of patches at most `radius` rows and columns apart: (N, N) bool, N = gh * gw."""
+    near = [(torch.arange(n)[:, None] - torch.arange(n)).abs() <= radius for n in grid]
+    return torch.kron(near[0].byte(), near[1].byte()).bool()
+
+
+def affinity_label(label: Tensor, grid: tuple[int, int], radius: int) -> Tensor:
+    """Whether two patches have the same label, background pairs included.
+
+    Args:
+        label: (B, H, W) int64, 255 ignored.
+        grid: (gh, gw), to which the labels are brought by the nearest pixel (the first of each).
+        radius: pairs further apart are ignored.
+
+    Returns:
+        (B, N, N) uint8: 1 same, 0 other, 255 ignored.
+    """
+    small = F.interpolate(label[:, None].float(), grid, mode="nearest").flatten(1)  # (B, N)
+    same = (small[:, :, None] == small[:, None, :]).byte()
+    known = small != IGNORE
+    counts = known[:, :, None] & known[:, None, :] & radius_mask(grid, radius).to(label.device)
+    return same.masked_fill(~counts, IGNORE)
+
+
+def affinity_loss(affinity: Tensor, label: Tensor) -> Tensor:
+    """sum over same pairs of (1 - A) / 2 (n1 + 1), plus sum over others of A / 2 (n0 + 1).
+
+    The sums run over the batches of all ranks, the diagonal included. A batch without pairs of
+    one kind leaves that part 0.
+
+    Args:
+        affinity: (B, N, N) float32 in [0, 1].
+        label: (B, N, N) from `affinity_label`.
+    """
+    affinity, label = gather_batch(affinity.float()), gather_batch(label)
+    same, other = label == 1, label == 0
+    value = torch.where(same, 1 - affinity, 0).sum() / (same.sum() + 1)
+    value = value + torch.where(other, affinity, 0).sum() / (other.sum() + 1)
+    return of_all_ranks(value / 2)

@@ -1,0 +1,5 @@
+"""WeCLIP: a decoder on a frozen CLIP, trained on pseudo labels made in every step.
+
+docs/weclip.md has the facts. `settings` says what can be chosen, `labels` makes the pseudo labels,
+`decoder` and `segmentor` are what MMEngine builds; importing those two registers them.
+"""
