@@ -148,9 +148,14 @@ def _source(path: Path) -> _Source:
     except OSError:
         raise InputError(f"{path}: cannot be read; put the file back") from None
     try:
-        return _parse(text)
+        found = _parse(text)
     except (SyntaxError, ValueError) as error:
         raise InputError(f"{path}: not valid Python ({error}); correct it") from None
+    native = path.with_suffix(".cpp")  # what a module of this name calls counts with it, as it is
+    if native.is_file():
+        meaning = found.meaning + hashlib.sha256(native.read_bytes()).hexdigest()
+        return found._replace(meaning=meaning)
+    return found
 
 
 @cache  # by content: a file that changes within the process is read anew

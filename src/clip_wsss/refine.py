@@ -6,12 +6,24 @@ one costs no forward pass.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
-import pydensecrf.densecrf as dcrf
+
+from clip_wsss.fast_crf import exact, fast
 
 BGR_MEAN = (104.008, 116.669, 122.675)  # Caffe's, of the images of ImageNet
+
+_NUMBERS = (
+    "iterations",
+    "gaussian_sxy",
+    "gaussian_compat",
+    "bilateral_sxy",
+    "bilateral_srgb",
+    "bilateral_compat",
+)
+_log = logging.getLogger(__name__)
 
 
 def no_refinement(scores: np.ndarray, rgb: np.ndarray, settings: dict) -> np.ndarray:
@@ -22,24 +34,23 @@ def no_refinement(scores: np.ndarray, rgb: np.ndarray, settings: dict) -> np.nda
 def crf(scores: np.ndarray, rgb: np.ndarray, settings: dict) -> np.ndarray:
     """Dense CRF (docs/parity.md, fact 15).
 
-    Args and returns: as for every function of `MASK_REFINEMENTS`. Settings: image (rgb or
-    wrapped-bgr), iterations, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb,
+    Args and returns: as for every function of `MASK_REFINEMENTS`. Settings: backend (pydensecrf,
+    the reference, or fast, with its labels), image (rgb or wrapped-bgr), iterations, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb,
     bilateral_compat.
     """
     count, height, width = scores.shape
     # -log in float16 and only then float32, as in the public code.
     unary = -np.log(np.clip(scores, np.float16(1e-5), np.float16(1)))
     unary = np.ascontiguousarray(unary.reshape(count, -1).astype(np.float32))
-    field = dcrf.DenseCRF2D(width, height, count)
-    field.setUnaryEnergy(unary)
-    field.addPairwiseGaussian(sxy=settings["gaussian_sxy"], compat=settings["gaussian_compat"])
-    field.addPairwiseBilateral(
-        sxy=settings["bilateral_sxy"],
-        srgb=settings["bilateral_srgb"],
-        rgbim=crf_image(rgb, settings["image"]),
-        compat=settings["bilateral_compat"],
-    )
-    return np.array(field.inference(settings["iterations"])).reshape(count, height, width)
+    image = crf_image(rgb, settings["image"])
+    numbers = {key: settings[key] for key in _NUMBERS}
+    if settings["backend"] == "pydensecrf":
+        return exact(unary, image, **numbers)
+    fallbacks: list[str] = []
+    refined = fast(unary, image, **numbers, fallbacks=fallbacks)
+    for reason in fallbacks:
+        _log.warning("fast CRF: pydensecrf did an image of %d x %d: %s", width, height, reason)
+    return refined
 
 
 def crf_image(rgb: np.ndarray, kind: str) -> np.ndarray:

@@ -156,6 +156,9 @@ class Affinity(Settings):
 class Crf(Settings):
     """Dense CRF."""
 
+    backend: Literal["pydensecrf", "fast"] = Field(
+        "pydensecrf", description="the reference, or the same labels several times as fast"
+    )
     image: Literal["rgb", "wrapped-bgr"] = Field(
         "rgb", description="what it sees; wrapped-bgr as in the public code"
     )

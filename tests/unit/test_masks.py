@@ -23,6 +23,7 @@ from clip_wsss.processes import parallel_map
 from clip_wsss.refine import MASK_REFINEMENTS
 
 CRF = {
+    "backend": "pydensecrf",
     "image": "wrapped-bgr",
     "iterations": 3,
     "gaussian_sxy": 1,

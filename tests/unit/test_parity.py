@@ -249,6 +249,7 @@ def test_presets_state_the_facts(dataset):
             1,
         )
         assert masks["crf"] == {
+            "backend": {"clamp": "pydensecrf", "full": "fast"}[edge],
             "image": {"clamp": "wrapped-bgr", "full": "rgb"}[edge],
             "iterations": 10,
             "gaussian_sxy": 1,

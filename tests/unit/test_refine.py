@@ -12,6 +12,7 @@ from clip_wsss.errors import InputError
 from clip_wsss.registry import lookup
 
 CRF = {
+    "backend": "pydensecrf",
     "image": "rgb",
     "iterations": 10,
     "gaussian_sxy": 1,
@@ -147,3 +148,25 @@ def test_no_refinement_keeps_scores():
 def test_lookup_lists_what_is_known():
     with pytest.raises(InputError, match="refinement: crf2 is unknown; known are crf, none"):
         lookup(refine.MASK_REFINEMENTS, "crf2", "refinement")
+
+
+def test_the_fast_backend_gives_the_labels_of_the_reference(caplog):
+    rng = np.random.default_rng(3)
+    rgb = cv2.GaussianBlur(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8), (0, 0), 3)
+    scores = cv2.GaussianBlur(rng.random((60, 80, 3), dtype=np.float32), (0, 0), 5)
+    scores = scores.transpose(2, 0, 1).astype(np.float16)
+    found = [crf(scores, rgb, {**SETTINGS, "backend": name}) for name in ("pydensecrf", "fast")]
+    assert (found[0].argmax(axis=0) == found[1].argmax(axis=0)).mean() >= 0.9999
+    np.testing.assert_allclose(found[0], found[1], atol=1e-3)
+    assert not caplog.records
+
+
+def test_a_fallback_is_said(monkeypatch, caplog):
+    def fallback(unary, rgb, *, fallbacks, **numbers):
+        fallbacks.append("no reason")
+        return np.zeros((len(unary), *rgb.shape[:2]), np.float32)
+
+    monkeypatch.setattr("clip_wsss.refine.fast", fallback)
+    rgb = np.zeros((4, 6, 3), np.uint8)
+    crf(np.full((2, 4, 6), 0.5, np.float16), rgb, {**SETTINGS, "backend": "fast"})
+    assert "pydensecrf did an image of 6 x 4: no reason" in caplog.text

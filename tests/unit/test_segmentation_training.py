@@ -371,6 +371,7 @@ def test_predictions_are_an_archive(trained):
 
 
 CRF = {
+    "backend": "pydensecrf",
     "image": "rgb",
     "iterations": 10,
     "gaussian_sxy": 1,

@@ -277,7 +277,8 @@ def test_whole_images(model, number):
         full = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
         assert_labels(full.argmax(dim=0).numpy(), fixture[f"{kind}label{number}"])
     crf = {
-        "image": "rgb",
+        "backend": "pydensecrf",
+    "image": "rgb",
         "iterations": 10,
         "gaussian_sxy": 3,
         "gaussian_compat": 3,
