@@ -1,5 +1,6 @@
 """Affinities and mask refinements: known answers (docs/parity.md, facts 10, 11, 15)."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_the_fast_backend_gives_the_labels_of_the_reference(caplog):
     rgb = cv2.GaussianBlur(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8), (0, 0), 3)
     scores = cv2.GaussianBlur(rng.random((60, 80, 3), dtype=np.float32), (0, 0), 5)
     scores = scores.transpose(2, 0, 1).astype(np.float16)
-    found = [crf(scores, rgb, {**SETTINGS, "backend": name}) for name in ("pydensecrf", "fast")]
+    found = [refine.crf(scores, rgb, {**CRF, "backend": name}) for name in ("pydensecrf", "fast")]
     assert (found[0].argmax(axis=0) == found[1].argmax(axis=0)).mean() >= 0.9999
     np.testing.assert_allclose(found[0], found[1], atol=1e-3)
     assert not caplog.records
@@ -168,5 +169,5 @@ def test_a_fallback_is_said(monkeypatch, caplog):
 
     monkeypatch.setattr("clip_wsss.refine.fast", fallback)
     rgb = np.zeros((4, 6, 3), np.uint8)
-    crf(np.full((2, 4, 6), 0.5, np.float16), rgb, {**SETTINGS, "backend": "fast"})
+    refine.crf(np.full((2, 4, 6), 0.5, np.float16), rgb, {**CRF, "backend": "fast"})
     assert "pydensecrf did an image of 6 x 4: no reason" in caplog.text

@@ -278,7 +278,7 @@ def test_whole_images(model, number):
         assert_labels(full.argmax(dim=0).numpy(), fixture[f"{kind}label{number}"])
     crf = {
         "backend": "pydensecrf",
-    "image": "rgb",
+        "image": "rgb",
         "iterations": 10,
         "gaussian_sxy": 3,
         "gaussian_compat": 3,
