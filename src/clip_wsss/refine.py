@@ -35,8 +35,8 @@ def crf(scores: np.ndarray, rgb: np.ndarray, settings: dict) -> np.ndarray:
     """Dense CRF (docs/parity.md, fact 15).
 
     Args and returns: as for every function of `MASK_REFINEMENTS`. Settings: backend (pydensecrf,
-    the reference, or fast, with its labels), image (rgb or wrapped-bgr), iterations, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb,
-    bilateral_compat.
+    the reference, or fast, with its labels), image (rgb or wrapped-bgr), iterations, gaussian_sxy,
+    gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat.
     """
     count, height, width = scores.shape
     # -log in float16 and only then float32, as in the public code.
