@@ -83,7 +83,8 @@ def _node(stage: str, label: str, identity: dict, parents: Sequence[Node], setti
     content = {"stage": stage, "settings": identity, "from": [one.key for one in parents]}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     key = hashlib.sha256(text.encode()).hexdigest()
-    label = re.sub(r"[^A-Za-z0-9.,+=_-]+", "-", label).strip("-.")[:LABEL].rstrip("-.,")
+    # No comma: Snakemake separates the wildcards of a job by it on a command line.
+    label = re.sub(r"[^A-Za-z0-9.+=_-]+", "-", label).strip("-.")[:LABEL].rstrip("-.+")
     return Node(stage, label or stage, identity, tuple(parents), settings, key)
 
 
@@ -320,14 +321,14 @@ class Graph:
             label = "sharpest"
         else:
             identity["template"] = _templates(texts)
-            label = "+".join(one.replace("{}", "X") for one in identity["template"])
+            label = "_".join(one.replace("{}", "X") for one in identity["template"])
             label = (
                 label
                 if len(identity["template"]) == 1
                 else f"{len(identity['template'])}-templates"
             )
-        label += f",{len(identity['names'])}-renamed" if identity["names"] else ""
-        label += f",{len(words)}-background"
+        label += f"+{len(identity['names'])}-renamed" if identity["names"] else ""
+        label += f"+{len(words)}-background"
         spread = {"score": texts.score, "spread": texts.spread}
         settings = {**identity, **spread, "names": names}
         return _node("texts", label, identity, parents, settings)
@@ -335,7 +336,7 @@ class Graph:
     def _cam(self, cam: Cam, model: Node, texts: Node) -> Node:
         own = cam.model_dump(exclude={"model"}, exclude_defaults=True)
         identity = {**own, "target": cam.target, "model": model.identity}
-        label = ",".join([model.label, cam.target, *_flat(own, ("target",))])
+        label = "+".join([model.label, cam.target, *_flat(own, ("target",))])
         settings = {**cam.model_dump(), "model": model.settings}
         return _node("cam", label, identity, (texts, self.images), settings)
 
@@ -344,12 +345,12 @@ class Graph:
         if masks.source == "maps" and maps is not None:
             identity["refinement"] = masks.refinement
             label = "argmax" if masks.refinement == "none" else masks.refinement
-            label = ",".join([label, *_flat(identity, ("refinement",))])
+            label = "+".join([label, *_flat(identity, ("refinement",))])
             return _node("masks", label, identity, (maps,), masks.model_dump())
         label = masks.source
         if masks.source == "import":
             identity = {"source": "import", "folder": folder_digest(str(masks.folder))}
-            label = f"import,{Path(str(masks.folder)).name}"
+            label = f"import+{Path(str(masks.folder)).name}"
             if masks.confidences is not None:
                 identity["confidences"] = folder_digest(masks.confidences)
         return _node("masks", label, identity, (self.images,), masks.model_dump())
@@ -365,7 +366,7 @@ class Graph:
         if init not in (None, "random"):
             identity["init"] = _file(init)
         extra = _flat(own, ("loss", "iterations"))
-        label = ",".join([Path(entry.segmentor).stem, entry.loss, *extra])
+        label = "+".join([Path(entry.segmentor).stem, entry.loss, *extra])
         settings = {**entry.model_dump(), "mu": entry.threshold}
         return _node("segmentation", label, identity, (masks,), settings)
 
@@ -384,7 +385,7 @@ def _plain(
     """A node whose settings need no resolving."""
     own = entry.model_dump(exclude_defaults=True) if used is None else used
     chosen = getattr(entry, method)
-    label = ",".join([*([chosen] if chosen != "none" else []), *_flat(own, (method,))])
+    label = "+".join([*([chosen] if chosen != "none" else []), *_flat(own, (method,))])
     identity = {**own, method: chosen}
     return _node(stage, label or "plain", identity, parents, entry.model_dump())
 
@@ -404,7 +405,7 @@ def _flat(settings: dict, leave_out: Sequence[str] = (), prefix: str = "") -> li
 
 def _word(value: Any) -> str:
     if isinstance(value, list):
-        return "+".join(map(_word, value))
+        return "_".join(map(_word, value))
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -95,7 +95,7 @@ def test_a_key_of_two_groups_is_named_with_its_group():
 
 def test_a_stage_that_is_added():
     old, new = run("a", None, **CRF), run("b", None, **CRF, segmentation="cgl,mu=0.8")
-    assert words(old, new) == ["segmentation: none -> frozen-clip,confidence-guided,mu=0.8"]
+    assert words(old, new) == ["segmentation: none -> frozen-clip+confidence-guided+mu=0.8"]
     new = run("b", None, **CRF, segmentation="cgl", inference="default,flip=true")
     assert words(old, new)[1:] == ["inference: none -> flip=true"]
     old = run("a", None, **CRF, segmentation="cgl", inference=None)
@@ -108,7 +108,7 @@ def test_another_source_of_the_masks():
     new = run("b", None, **none, masks="ground-truth")
     found = words(run("a", None, **CRF), new)
     assert [word.partition(":")[0] for word in found] == ["texts", "cam", "affinity", "source"]
-    assert found[2:] == ["affinity: caa,layers=3 -> none", "source: maps -> ground-truth"]
+    assert found[2:] == ["affinity: caa+layers=3 -> none", "source: maps -> ground-truth"]
 
 
 def test_a_file_with_another_content_is_seen(tmp_path):

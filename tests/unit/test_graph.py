@@ -237,12 +237,12 @@ def test_the_bits_of_a_subset(graph):
 
 def test_labels_say_what_differs_from_the_defaults(graph):
     names = {node.stage: node.label for node in graph().paths["full"].values()}
-    assert names["cam"] == "demo-clip,softmax"
-    assert names["affinity"] == "caa,layers=3"
+    assert names["cam"] == "demo-clip+softmax"
+    assert names["affinity"] == "caa+layers=3"
     assert names["masks"] == "crf"
-    assert names["segmentation"] == "frozen-clip,confidence-guided"
+    assert names["segmentation"] == "frozen-clip+confidence-guided"
     made = graph(change=lambda c: c["masks"]["crf"]["crf"].update(iterations=5))
-    assert made.paths["full"]["masks"].label == "crf,iterations=5"
+    assert made.paths["full"]["masks"].label == "crf+iterations=5"
 
 
 def test_labels_stay_within_a_folders_name(graph):
@@ -251,3 +251,11 @@ def test_labels_stay_within_a_folders_name(graph):
     name = made.paths["full"]["texts"].name
     assert len(name) < 80
     assert set(name).isdisjoint("/\\\x00 ")
+
+
+def test_labels_have_no_comma(graph):
+    """Snakemake separates the wildcards of a job by commas where it starts one elsewhere."""
+    rows = "a\tsharpest\tsoftmax,precision=bfloat16\tcaa,power=3,layers=2\tcrf,crf.iterations=5"
+    rows += "\tcgl,mu=0.8\tdefault,flip=true\t0\n"
+    made = graph(rows, lambda c: c["texts"]["sharpest"].update(template=["a {},b.", "c {}."]))
+    assert all("," not in node.name for node in made.paths["a"].values())
