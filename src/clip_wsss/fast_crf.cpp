@@ -40,6 +40,15 @@ template <class V> inline V load(const float* p) {
 }
 template <class V> inline void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
 
+// A second version of a function for processors with AVX-512, chosen when the library is loaded. With
+// -ffp-contract=off both compute the same bytes.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
+    __GNUC__ >= 12
+#define WIDER __attribute__((target_clones("default", "arch=x86-64-v4")))
+#else
+#define WIDER
+#endif
+
 constexpr int BLOCK = 16;             // pixels at a time
 constexpr float ROUND = 12582912.f;   // 1.5 * 2^23: adding and subtracting it rounds half to even
 constexpr i32 START = INT32_MIN;      // marks the first point of a chain
@@ -92,7 +101,7 @@ struct Points {
   }
 };
 
-void find_chains(Lattice& lattice, const Points& points, const u64* step) {
+WIDER void find_chains(Lattice& lattice, const Points& points, const u64* step) {
   const i32 m = lattice.points;
   // A bitmap, four bits a slot, tells most missing neighbours without a look at the table.
   const int shift = points.shift - 2;
@@ -139,7 +148,7 @@ void find_chains(Lattice& lattice, const Points& points, const u64* step) {
 // The lattice of features (x, y) / sxy, and with D = 5 also (r, g, b) / srgb; null where a key does
 // not fit 64 bits or a coordinate not the 16 of pydensecrf.
 template <int D>
-Lattice* build(int width, int height, const unsigned char* rgb, float sxy, float srgb) {
+WIDER Lattice* build(int width, int height, const unsigned char* rgb, float sxy, float srgb) {
   const size_t n = size_t(width) * height;
   const float deviation = std::sqrt(2.0 / 3.0) * (D + 1);
   std::vector<float> scaled[D];  // every value that a feature can take, scaled
@@ -250,7 +259,7 @@ Lattice* build(int width, int height, const unsigned char* rgb, float sxy, float
 
 // Along every axis, in place: a point's own value and half of its neighbours'. Rows are `packs`
 // packs of K floats; `v` has a row more than there are points, which takes what goes nowhere.
-template <int K, bool WIDE> void blur(const Lattice& lattice, float* v, int packs) {
+template <int K, bool WIDE> WIDER void blur(const Lattice& lattice, float* v, int packs) {
   using V = typename Pack<K>::type;
   const size_t row = WIDE ? size_t(K) * packs : K;
   std::vector<V> rows(WIDE ? 2 * packs : 0);
@@ -401,7 +410,7 @@ inline float softmax(Four* y, float last, Four* d, int packs) {
 
 // Slice, softmax and the next splat are one pass over the pixels. `few`: up to K + 1 labels.
 template <int K>
-void infer_few(const Lattice& gaussian, const Lattice& bilateral, const float* unary, int labels,
+WIDER void infer_few(const Lattice& gaussian, const Lattice& bilateral, const float* unary, int labels,
                int iterations, float gaussian_compat, float bilateral_compat, float* out) {
   const size_t n = gaussian.pixels;
   const float* last = unary + (labels - 1) * n;
@@ -444,7 +453,7 @@ void infer_few(const Lattice& gaussian, const Lattice& bilateral, const float* u
   }
 }
 
-void infer_many(const Lattice& gaussian, const Lattice& bilateral, const float* unary, int labels,
+WIDER void infer_many(const Lattice& gaussian, const Lattice& bilateral, const float* unary, int labels,
                 int iterations, float gaussian_compat, float bilateral_compat, float* out) {
   const size_t n = gaussian.pixels;
   const int packs = (labels + 2) / 4, size = 4 * packs;

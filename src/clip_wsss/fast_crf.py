@@ -15,7 +15,7 @@ import numpy as np
 
 from clip_wsss.errors import InputError
 
-NOT_BUILT = "fast_crf is not compiled; install a C++ compiler and then clip-wsss again"
+NOT_BUILT = "the compiled part is missing; install a C++ compiler, then clip-wsss again"
 NOT_FINITE = "a unary energy is not finite"
 KEYS_DO_NOT_FIT = "the lattice coordinates do not fit 64 bits (small sxy or srgb, or a huge image)"
 
