@@ -148,18 +148,8 @@ class FrozenClip:
             maps (B, min(maps, layers), N, N) float32 without the CLS row and column, not
             renormalised; the last of them is left for the last block's own.
         """
-        x = self._embed(batch.to(self.device))
-        count = min(maps, self.layers)
-        N = x.shape[1] - 1
-        attention = torch.empty(len(x), count, N, N, device=self.device)
-        for index, block in enumerate(self.visual.transformer.resblocks[:-1]):
-            slot = index - (self.layers - count)
-            own = index >= self.layers - by_head
-            y, weights = self._attend(block, block.ln_1(x), slot >= 0, own)
-            if weights is not None:
-                attention[:, slot] = weights[:, 1:, 1:]
-            x = self._rest(block, x, y)
-        return x, attention
+        streams, attention = self._before_last(batch, maps, by_head, last_only=True)
+        return streams[0], attention
 
     @torch.no_grad()
     def streams(self, batch: Tensor, maps: int) -> tuple[list[Tensor], Tensor]:
@@ -172,18 +162,26 @@ class FrozenClip:
         Returns:
             (B, 1 + N, D) after each block but the last, and the attention maps of `trunk`.
         """
+        return self._before_last(batch, maps, maps, last_only=False)
+
+    def _before_last(
+        self, batch: Tensor, maps: int, by_head: int, last_only: bool
+    ) -> tuple[list[Tensor], Tensor]:
+        """The streams after the blocks but the last (or of these the last alone), and the maps."""
         x = self._embed(batch.to(self.device))
-        count, first = min(maps, self.layers), self.layers - min(maps, self.layers)
+        count = min(maps, self.layers)
         N = x.shape[1] - 1
         attention = torch.empty(len(x), count, N, N, device=self.device)
-        streams = []
+        streams: list[Tensor] = []
         for index, block in enumerate(self.visual.transformer.resblocks[:-1]):
-            y, weights = self._attend(block, block.ln_1(x), index >= first)
+            slot = index - (self.layers - count)
+            own = index >= self.layers - by_head
+            y, weights = self._attend(block, block.ln_1(x), slot >= 0, own)
             if weights is not None:
-                attention[:, index - first] = weights[:, 1:, 1:]
+                attention[:, slot] = weights[:, 1:, 1:]
             x = self._rest(block, x, y)
-            streams.append(x)
-        return streams, attention
+            streams = [x] if last_only else [*streams, x]
+        return streams or [x], attention
 
     def last_block(self, x: Tensor, a: Tensor, need_map: bool) -> tuple[Tensor, Tensor | None]:
         """The last block from its ln_1's output on.

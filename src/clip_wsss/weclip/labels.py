@@ -89,9 +89,10 @@ class WeCLIPLabels:
             texts = torch.stack(
                 [torch.cat([self.foreground[list(seen.keys[p])], self.background]) for p in places]
             )
-            found, own = _gradcam(seen.clip, x[places], texts.to(x.device), count, softmax, True)
+            wanted = [(texts.to(x.device), softmax)]
+            (found,), own = _gradcam(seen.clip, x[places], count, wanted, True)
             found = min_max(min_max(found.unflatten(-1, seen.grid)))  # twice
-            maps[places] = torch.stack(own)
+            maps[places] = own
             for place, cam in zip(places, found, strict=True):
                 cams[place] = cam
         return cams, maps
