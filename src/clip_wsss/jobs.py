@@ -99,7 +99,7 @@ def here(dataset: dict, images: Sequence[str]) -> dict:
 def job(
     log: str | Path,
     threads: int = 1,
-    reads: Sequence[tuple[Path, dict]] = (),
+    reads: Sequence[tuple] = (),
     makes: Sequence[Made] = (),
 ) -> Iterator[Work]:
     """Run the body of a workflow script.
@@ -118,7 +118,8 @@ def job(
     Args:
         log: the job's log.
         threads: numeric threads.
-        reads: sidecars of inputs, each with its stamp in the plan.
+        reads: sidecars of inputs, each with its stamp in the plan, and if wanted the names of the
+            outputs in it that the job reads (others need not be where it runs).
         makes: what the job makes.
     """
     for variable in _THREAD_VARIABLES:
@@ -134,8 +135,8 @@ def job(
     logging.captureWarnings(True)
     try:
         started = time.time()
-        for path, stamp in reads:
-            sidecar.check(Path(path), stamp)
+        for path, stamp, *names in reads:
+            sidecar.check(Path(path), stamp, *names)
         needed = not makes or not all(made.current() for made in makes)
         yield Work(started, needed)
         if needed:

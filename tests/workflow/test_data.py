@@ -6,10 +6,12 @@ import pytest
 import stand_ins
 import yaml
 
+from clip_wsss.config import read_config
+
 pytestmark = pytest.mark.workflow
 
-HEADER = "name\tbase\ttexts\tcam\tmasks\tsegmentation\tseed\tnote\n"
-ROW = "corrected\t-\tclip-es\tcorrected\tcorrected\t{segmentation}\t0\t\n"
+HEADER = "name\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\n"
+ROW = "corrected\tclip-es\tsoftmax\tcorrected\tcrf\t{segmentation}\t{inference}\n"
 COCO_WORDS = {
     "classes": ["person", "car", "dog"],
     "names": {"plain": {}, "clip-es": {"person": "person with clothes,people,human"}},
@@ -24,11 +26,10 @@ def stand_in(project, server):
     def prepare(name, archives, segmentation="cgl"):
         demo = project.config
         config = yaml.safe_load((project.folder / f"config/{name}.yaml").read_text("utf-8"))
-        config["models"]["vit-b-16"] = demo["models"]["demo"]
-        config["segmentation"]["cgl"].update(
-            segmentor="config/segmentors/deeplabv2-r18.yaml", iterations=2
-        )
-        config["segmentation"]["cgl"]["test"].update(scales=[1.0], flip=False)
+        config["models"] = {"vit-b-16": demo["models"]["demo"]}
+        segmentor = "config/segmentors/deeplabv2-r18.yaml"
+        config["segmentation"] = {"cgl": {"segmentor": segmentor, "iterations": 2}}
+        config["inference"] = {"default": {"scales": [1.0], "flip": False}}
         config["compute"].update(device="cpu", shards=1, workers=1, threads=1)
         config["evaluation"].update(bootstrap=20, panels=2)
         config["sources"]["verify_splits"] = False
@@ -37,7 +38,8 @@ def stand_in(project, server):
             replaced = {"url": f"{server.url}/{file}", "md5": md5}
             config["sources"]["replace"][source] = replaced
         project.config = config
-        project.write_runs(HEADER + ROW.format(segmentation=segmentation))
+        inference = "-" if segmentation == "-" else "default"
+        project.write_runs(HEADER + ROW.format(segmentation=segmentation, inference=inference))
         return project
 
     return prepare
@@ -100,11 +102,14 @@ def test_failed_download_is_one_line_and_continues(stand_in, server):
 
 
 @pytest.mark.parametrize("name", ["voc12", "coco14", "folder", "images"])
-def test_real_configs_hold_nothing_of_the_demos(project, name):
-    config = yaml.safe_load((project.folder / f"config/{name}.yaml").read_text("utf-8"))
-    assert "demo" not in yaml.safe_dump(config)
-    assert config["cam"]["clip-es"]["caa"]["threshold"] == (0.7 if name == "coco14" else 0.4)
-    assert all(entry["caa"]["layers"] == 8 for entry in config["cam"].values())
+def test_real_configs_hold_nothing_of_the_demos(project, name, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    config = read_config(f"config/{name}.yaml").model_dump()
+    assert "demo" not in yaml.safe_dump({k: v for k, v in config.items() if k != "demo"})
+    assert config["demo"] is None
+    threshold = 0.7 if name == "coco14" else 0.4
+    assert all(entry["threshold"] == threshold for entry in config["affinity"].values())
+    assert all(entry["layers"] == 8 for entry in config["affinity"].values())
 
 
 @pytest.mark.parametrize("name", ["voc12", "coco14"])
@@ -134,8 +139,9 @@ def test_plans_of_ones_own_data(project, tmp_path, name, scored):
     own_data(project, name, tmp_path / "own")
     result = project.snakemake("-n")
     assert result.code == 0, result.text
-    assert {"cams", "masks", "train", "report"} <= set(result.jobs)
-    assert ("evaluate_masks" in result.jobs) == ("evaluate_segmentation" in result.jobs) == scored
+    assert {"maps", "masks", "tables", "report"} <= set(result.jobs)
+    assert ("score_masks" in result.jobs) == scored
+    assert "segmentation" not in result.jobs, "the shipped tables make masks"
     assert not {"download", "demo_data"} & set(result.jobs)
 
 

@@ -59,6 +59,12 @@ def test_push_pull_and_nothing_to_do(small, tracked, tmp_path):
         small.folder = clone
         assert small.snakemake("--touch").code == 0
         assert small.snakemake("-n").nothing_to_do
+        code = clone / "src/clip_wsss/refine.py"
+        text = code.read_text(encoding="utf-8")
+        code.write_text(text.replace("1e-5", "2e-5"), encoding="utf-8")
+        assert small.snakemake("-n").jobs["masks"] == 3, "the sidecars know what made them"
+        code.write_text(text, encoding="utf-8")
+        assert small.snakemake("-n").nothing_to_do
     finally:
         small.folder = here
     assert "up to date" in _dvc(clone, "status")

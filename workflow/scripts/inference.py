@@ -6,7 +6,8 @@ p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {name: file for name, file in made.items() if name != "sidecar"}
 inputs = {"lists": list(read.images), "checkpoint": [read.checkpoint]}
 outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs, p.compute["device"])
-with job(snakemake.log[0], p.compute["threads"], [(read.sidecar, p.reads)], [outputs]) as work:
+reads = [(read.sidecar, p.reads, ["checkpoint"])]
+with job(snakemake.log[0], p.compute["threads"], reads, [outputs]) as work:
     if work.needed:
         from clip_wsss.choice import choose
         from clip_wsss.datasets import open_dataset

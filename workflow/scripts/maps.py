@@ -6,7 +6,7 @@ p, read, made, v = snakemake.params, snakemake.input, snakemake.output, snakemak
 inputs = {"lists": list(read.images), "texts": list(read.texts)}
 both = zip(made.sidecars, made.maps, v["stamps"], strict=True)
 makes = [Made(s, stamp, {"maps": f}, inputs, p.compute["device"]) for s, f, stamp in both]
-reads = [(read.sidecar[0], p.reads)] if p.reads else []
+reads = [(read.sidecar[0], p.reads, ["features"])] if p.reads else []
 with job(snakemake.log[0], p.compute["threads"], reads, makes):
     from clip_wsss.cam import CamVariant, read_text_features, write_pass
     from clip_wsss.clip import load_for
