@@ -85,18 +85,20 @@ def _used(graph: Graph, settings: Settings, node: Node) -> dict[str, Any]:
         used = {"template": template, **{k: v for k, v in used.items() if k != "template"}}
     if isinstance(settings, Cam):
         used["model"] = graph.config.models[settings.model].model_dump()
-    if isinstance(settings, Refined) and settings.refinement == "none":
-        del used["crf"]
+    if isinstance(settings, Refined):
+        used = {key: value for key, value in used.items() if key not in settings.others}
     if isinstance(settings, Masks):
         used = {key: used[key] for key in ("source", *used)}
-        makes = {"maps": {"refinement", "crf", "background_power"},
+        makes = {"maps": {"refinement", settings.refinement, "background_power"},
                  "import": {"folder", "confidences"}}.get(settings.source, set())  # fmt: skip
         makes = {"source", *makes}
         used = {key: value for key, value in used.items() if key in makes}
     if isinstance(settings, Segmentation):
         used["mu"] = settings.threshold
-        if settings.loss == "cross-entropy":
+        if settings.loss == "cross-entropy" or settings.labels == "online":
             del used["mu"]
+        if settings.labels == "masks":
+            del used["online"]
     return used
 
 

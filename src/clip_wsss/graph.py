@@ -25,6 +25,7 @@ from clip_wsss.runs import Run, RunSettings, run_settings
 from clip_wsss.settings import Cam, Config, Masks, Model, Segmentation, Settings, Texts
 from clip_wsss.shards import shard_names
 from clip_wsss.vocabulary import read_vocabulary
+from clip_wsss.weclip.settings import resolved
 
 LABEL = 60  # letters of a label, at most
 MAP_STAGES = ("initial", "refined")  # what is scored: maps, at a background power,
@@ -119,6 +120,20 @@ class Pass:
         return sum(1 << bit for bit, one in enumerate(self.nodes) if one in nodes)
 
 
+def texts_of(texts: Node) -> dict[str, Any]:
+    """What `clip_wsss.prompts.encode` takes of texts whose template is fixed."""
+    return {
+        "templates": texts.identity["template"],
+        "names": list(texts.settings["names"].values()),
+        "words": texts.identity["background"],
+    }
+
+
+def is_online(training: Node) -> bool:
+    """Whether a training makes its labels itself, and reads no masks."""
+    return training.settings["labels"] == "online"
+
+
 def cam_of(node: Node) -> Node:
     """The cam of a node of maps: itself, or the one that an affinity refines."""
     return node if node.stage == "cam" else node.parents[0]
@@ -143,9 +158,8 @@ class Graph:
         self.paths = {run.name: self._path(self.settings[run.name]) for run in self.runs}
         self._by_folder: dict[str, Node] = {}
         for path in self.paths.values():
-            ranked = [
-                texts.parents[0] for texts in (path.get("texts"),) if texts and _ranked(texts)
-            ]
+            texts = path.get("texts")
+            ranked = [texts.parents[0]] if texts is not None and _is_ranked(texts) else []
             for node in (*ranked, *path.values()):
                 known = self._by_folder.setdefault(node.folder, node)
                 if known.key != node.key:
@@ -198,7 +212,7 @@ class Graph:
         texts: dict[str, Node | None] = {}
         for node in self.nodes("cam", "affinity"):
             cam = cam_of(node)
-            ranked = _ranked(cam.parents[0])
+            ranked = ranked_texts(cam)
             trunk = {key: cam.identity.get(key) for key in ("model", *_TRUNK)}
             content = [trunk, ranked.key if ranked else None]
             text = json.dumps(content, sort_keys=True)
@@ -359,24 +373,44 @@ class Graph:
         segmentor = read_yaml(entry.segmentor)
         own = entry.model_dump(exclude={"segmentor", "init"}, exclude_defaults=True)
         own.pop("mu", None)
-        if entry.threshold != (0.0 if entry.loss == "cross-entropy" else 0.95):
+        if entry.threshold != entry.model_copy(update={"mu": None}).threshold:
             own["mu"] = entry.threshold
         init = entry.init or (segmentor or {}).get("init")
         identity = {**own, "loss": entry.loss, "segmentor": _contents(segmentor, "segmentor")}
         if init not in (None, "random"):
             identity["init"] = _file(init)
-        extra = _flat(own, ("loss", "iterations"))
-        label = "+".join([Path(entry.segmentor).stem, entry.loss, *extra])
+        online = ["online"] if entry.labels == "online" else []
+        extra = _flat(own, ("loss", "iterations", "labels"))
+        label = "+".join([Path(entry.segmentor).stem, entry.loss, *online, *extra])
         settings = {**entry.model_dump(), "mu": entry.threshold}
+        if online:
+            settings["online"] = self._online(entry, masks)
         return _node("segmentation", label, identity, (masks,), settings)
+
+    def _online(self, entry: Segmentation, masks: Node) -> dict[str, Any]:
+        """What an online training takes from the cells of its row; masks are none of its inputs."""
+        cam, affinity, texts = (masks.parent(stage) for stage in ("cam", "affinity", "texts"))
+        trunk = {key: cam.settings[key] for key in _TRUNK}
+        return {
+            "clip": {**cam.settings["model"], **trunk},
+            "texts": None if _is_ranked(texts) else texts_of(texts),
+            "split": self.config.dataset.splits.pseudo,
+            **resolved(entry.online, cam.settings, affinity.settings, masks.settings),
+        }
 
 
 _TRUNK = ("precision", "position_embedding")
 
 
-def _ranked(texts: Node) -> Node | None:
-    """The texts node itself where its template is chosen by a ranking, which is a file."""
-    return texts if texts.identity["template"] == "sharpest" else None
+def _is_ranked(texts: Node) -> bool:
+    """Whether the template is chosen by a ranking, so that the features are a file."""
+    return texts.identity["template"] == "sharpest"
+
+
+def ranked_texts(node: Node) -> Node | None:
+    """The ranked texts that a node is made from; None where its job encodes fixed ones."""
+    texts = node.parent("texts")
+    return texts if texts is not None and _is_ranked(texts) else None
 
 
 def _plain(

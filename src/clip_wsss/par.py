@@ -5,7 +5,7 @@ Torch is imported when it runs, so that whoever lists the mask refinements does 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,13 +19,13 @@ DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 class ParSettings(BaseModel):
     """Settings of PAR; the defaults are WeCLIP's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     iterations: int = Field(
         20, ge=0, description="how often every pixel takes its neighbours' mean"
     )
-    dilations: tuple[int, ...] = Field(
-        (1, 2, 4, 8, 12, 24), min_length=1, description="distances of the neighbours in pixels"
+    dilations: list[Annotated[int, Field(ge=1)]] = Field(
+        [1, 2, 4, 8, 12, 24], min_length=1, description="distances of the neighbours in pixels"
     )
     contrast: float = Field(0.3, gt=0, description="w1: deviations of colour that count as near")
     position_weight: float = Field(0.01, ge=0, description="w2: share of the distance")

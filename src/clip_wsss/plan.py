@@ -18,7 +18,16 @@ from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
 from clip_wsss.files import sha256
 from clip_wsss.fingerprint import code_fingerprint
-from clip_wsss.graph import Graph, Node, Pass, cam_of, old_results
+from clip_wsss.graph import (
+    Graph,
+    Node,
+    Pass,
+    cam_of,
+    is_online,
+    old_results,
+    ranked_texts,
+    texts_of,
+)
 from clip_wsss.runs import read_runs
 from clip_wsss.settings import Config
 from clip_wsss.sidecar import COMPARED, combined, read_sidecar
@@ -32,7 +41,7 @@ CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "features": (("prompts", "clip", "datasets"), _CLIP),
     "texts": (("prompts", "clip", "datasets"), _CLIP),
     "maps": (("cam", "prompts", "clip", "datasets"), _CLIP),
-    "masks": (("masks", "datasets"), (*_IMAGES, "pydensecrf2")),
+    "masks": (("masks", "datasets"), (*_IMAGES, "pydensecrf2", "torch")),
     "segmentation": (("segmentation.train",), _TRAINING),
     "inference": (("segmentation.predict",), (*_TRAINING, "pydensecrf2")),
     "score": (("metrics",), (*_IMAGES, "pandas", "pyarrow")),
@@ -202,8 +211,23 @@ class Plan:
         """A training."""
         folder = self.root / self.graph.training(node, seed)
         files = (folder / "checkpoint.pth", folder / "log.csv")
-        masks = [self.shard(node.parents[0], shard) for shard in self.graph.shards]
-        return Product(folder / "checkpoint.json", files, self.stamp(node), {"masks": [*masks]})
+        if is_online(node):
+            lists = self.images_of(self.config.dataset.splits.pseudo)
+            inputs = {"lists": [*lists], "texts": [*self.texts_read(node)]}
+        else:
+            inputs = {"masks": [*self.masks_read(node)]}
+        return Product(folder / "checkpoint.json", files, self.stamp(node), inputs)
+
+    def masks_read(self, training: Node) -> list[Product]:
+        """The masks that a training reads; none if it makes its labels itself."""
+        if is_online(training):
+            return []
+        return [self.shard(training.parents[0], shard) for shard in self.graph.shards]
+
+    def texts_read(self, training: Node) -> list[Product]:
+        """The ranked texts that a training reads, if it makes its labels itself."""
+        ranked = ranked_texts(training) if is_online(training) else None
+        return [] if ranked is None else [self.texts(ranked)]
 
     def predictions(self, node: Node, seed: int, split: str) -> Product:
         """The predictions of a split: val, with the images that the report shows, or test."""
@@ -339,11 +363,7 @@ class Plan:
         for node in nodes:
             cam = cam_of(node)
             source = cam.parents[0]
-            texts[source.name] = None if one.texts is not None else {
-                "templates": source.identity["template"],
-                "names": list(source.settings["names"].values()),
-                "words": source.identity["background"],
-            }  # fmt: skip
+            texts[source.name] = None if one.texts is not None else texts_of(source)
             wanted = cams.setdefault(
                 cam.name,
                 {"texts": source.name, "target": cam.settings["target"], "affinities": {}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,12 @@ def process_context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("fork" if "fork" in methods else "spawn")
 
 
+def _one_thread() -> None:
+    cv2.setNumThreads(0)
+    if torch := sys.modules.get("torch"):  # its pool of threads does not survive a fork
+        torch.set_num_threads(1)
+
+
 @contextmanager
 def parallel_map(workers: int) -> Iterator:
     """An ordered map over processes; the builtin one for a single worker."""
@@ -26,7 +33,7 @@ def parallel_map(workers: int) -> Iterator:
         yield map
         return
     pool: Executor
-    with ProcessPoolExecutor(workers, process_context(), cv2.setNumThreads, (0,)) as pool:
+    with ProcessPoolExecutor(workers, process_context(), _one_thread) as pool:
         try:
             yield pool.map
         except BaseException:

@@ -65,10 +65,18 @@ def crf_image(rgb: np.ndarray, kind: str) -> np.ndarray:
     return np.ascontiguousarray((shifted.astype(np.int32) & 255).astype(np.uint8))
 
 
+def par(scores: np.ndarray, rgb: np.ndarray, settings: dict) -> np.ndarray:
+    """Pixel-adaptive refinement (`clip_wsss.par`), as WeCLIP's labels take it; torch runs it."""
+    from clip_wsss.par import par as refine
+
+    return refine(scores, rgb, settings)
+
+
 # fn(scores (1 + K, H, W) float16 in [0, 1], background first, not normalised,
 #    rgb (H, W, 3) uint8, settings) -> (1 + K, H, W) float32, whose argmax is the label and whose
 # maximum is the confidence. Settings are those under the function's name in the masks entry.
 MASK_REFINEMENTS: dict[str, Callable[[np.ndarray, np.ndarray, dict], np.ndarray]] = {
     "none": no_refinement,
     "crf": crf,
+    "par": par,
 }

@@ -186,8 +186,24 @@ def _check_stages(config: Config, run: Run, where: str) -> None:
         raise InputError(f"{where}: masks `{run.masks}`: the data set has none (dataset.masks)")
     if run.segmentation and not run.masks:
         raise InputError(f"{where}: segmentation needs masks; name an entry")
+    if settings.segmentation and settings.segmentation.labels == "online":
+        _check_online(run, settings.masks, where)
     if not run.cam and not run.masks:
         raise InputError(f"{where}: has no stage; name texts and cam, or masks")
+
+
+def _check_online(run: Run, masks: Masks | None, where: str) -> None:
+    """Refuse a row whose cells do not say how its labels are made online."""
+    what = f"{where}: segmentation `{run.segmentation}` makes labels online (labels: online)"
+    missing = [group for group in ("texts", "cam", "affinity") if not run.cell(group)]
+    if missing or masks is None or masks.source != "maps":
+        needed = ", ".join(missing) or "masks with source: maps"
+        raise InputError(f"{what} and takes how from the other cells; name {needed}")
+    if masks.refinement not in ("none", "par"):
+        raise InputError(
+            f"{what}; refinement of masks `{run.masks}` must be one of none, par; got "
+            f"{masks.refinement}"
+        )
 
 
 def _check_training(config: Config, entry: Segmentation, where: str) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from clip_wsss.confidence import check_mu
 from clip_wsss.errors import InputError
+from clip_wsss.par import ParSettings
+from clip_wsss.weclip.settings import OnlineSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
@@ -173,13 +175,19 @@ class Crf(Settings):
 class Refined(Settings):
     """Settings of what refines full-resolution scores by the image."""
 
-    refinement: Literal["none", "crf"] = "none"
+    refinement: Literal["none", "crf", "par"] = "none"
     crf: Crf = Crf()
+    par: ParSettings = ParSettings()
+
+    @property
+    def others(self) -> set[str]:
+        """The methods that are not chosen; the settings of each have its name."""
+        return set(get_args(type(self).model_fields["refinement"].annotation)) - {self.refinement}
 
     def used(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, without those of another method."""
+        """The fields that differ from their defaults, without those of other methods."""
         found = self.model_dump(exclude_defaults=True)
-        return found if self.refinement == "crf" else {k: v for k, v in found.items() if k != "crf"}
+        return {key: value for key, value in found.items() if key not in self.others}
 
 
 class Masks(Refined):
@@ -218,14 +226,27 @@ class Segmentation(Settings):
     segmentor: Text = Field(description="file with the model, its schedule and pipelines")
     loss: Literal["confidence-guided", "cross-entropy", "balanced"] = "confidence-guided"
     mu: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="a pixel counts from this confidence on; 0.95, but 0 for cross-entropy"
+        None,
+        description="a pixel counts from this confidence on; 0.95, but 0 for cross-entropy and "
+        "labels: online",
     )
     iterations: Count = Field(description="updates of the weights")
     precision: Literal["float32", "amp"] = Field("float32", description="amp needs CUDA")
     init: Text | None = Field(None, description="initial weights; null: what the segmentor names")
+    labels: Literal["masks", "online"] = Field(
+        "masks", description="the run's masks, or labels made anew in every step (docs/weclip.md)"
+    )
+    online: OnlineSettings = Field(OnlineSettings(), description="of labels: online")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.labels == "masks" and self.online != OnlineSettings():
+            raise ValueError("online: belongs to labels: online")
+        if self.labels == "online" and self.mu:
+            raise ValueError(
+                "mu: labels that are made online have no confidence; leave mu out with labels: "
+                "online"
+            )
         if self.loss == "cross-entropy" and self.mu:
             raise ValueError(
                 f"mu: {self.mu:g} does nothing with loss: cross-entropy, which counts all pixels; "
@@ -239,7 +260,7 @@ class Segmentation(Settings):
         """The mu that the loss compares with."""
         if self.mu is not None:
             return self.mu
-        return 0.0 if self.loss == "cross-entropy" else 0.95
+        return 0.0 if self.loss == "cross-entropy" or self.labels == "online" else 0.95
 
 
 class Inference(Refined):
@@ -247,6 +268,12 @@ class Inference(Refined):
 
     scales: list[Positive] = Field([1.0], min_length=1, description="averaged")
     flip: bool = Field(False, description="averaged with the mirrored image")
+    long_side: Count | None = Field(
+        None, description="of what the network sees at scale 1; null: the image's own size"
+    )
+    average: Literal["probabilities", "logits"] = Field(
+        "probabilities", description="at full size, or logits on the grid of the first scale"
+    )
 
 
 class Evaluation(Settings):

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from clip_wsss.settings import Config, Settings
+from clip_wsss.settings import Config
 
 TABLE = Path("docs/settings.md")
 SCHEMA = Path("workflow/schemas/config.schema.yaml")
@@ -43,19 +44,19 @@ def schema() -> str:
     return head + yaml.safe_dump(Config.model_json_schema(), sort_keys=True)
 
 
-def _settings(field: FieldInfo) -> tuple[type[Settings] | None, bool]:
+def _settings(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
     """The settings of a field, and whether it holds named entries of them."""
     kinds = [field.annotation, *get_args(field.annotation)]
-    found = next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
+    found = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
     return found, getattr(field.annotation, "__origin__", None) is dict
 
 
-def _table(kind: type[Settings]) -> str:
+def _table(kind: type[BaseModel]) -> str:
     rows = "".join(f"| {' | '.join(row)} |\n" for row in _rows(kind))
     return f"| key | values | default | |\n| --- | --- | --- | --- |\n{rows}"
 
 
-def _rows(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def _rows(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     for name, field in kind.model_fields.items():
         inner, entries = _settings(field)
         if inner is not None and not entries:

@@ -55,7 +55,9 @@ def test_how_templates_are_ranked_counts_where_both_rank():
 
 def test_a_stage_that_one_does_not_have_is_named_without_its_settings():
     assert words(BASE, run("b", None, affinity="corrected")) == ["affinity: none -> caa"]
-    assert words(run("b", None, **CRF), run("a", None, affinity="caa")) == ["masks: crf -> none"]
+    assert words(run("b", None, **CRF), run("a", None, affinity="caa")) == [
+        "masks: crf+backend=fast -> none"
+    ]
 
 
 def test_settings_of_an_option_that_one_does_not_use_are_passed_over():

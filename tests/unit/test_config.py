@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from clip_wsss import settings_docs
 from clip_wsss.config import load_config, read_config, read_yaml, with_parents
 from clip_wsss.errors import InputError
+from clip_wsss.par import ParSettings
 from clip_wsss.settings import ENTRIES, Affinity, Config, Masks, Segmentation, Settings, validated
+from clip_wsss.weclip.settings import OnlineSettings
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -54,12 +56,14 @@ def test_every_setting_is_commented_or_described():
     }
     parents = {"dataset", "demo", "runs", "models", "texts", "cam", "affinity", "masks"}
     parents |= {"segmentation", "inference", "evaluation", "compute", "splits", "sources"}
-    parents |= {"position_embedding", "crf", "method"}
+    parents |= {"position_embedding", "crf", "par", "method"}
     replacements = {"path", "url", "mirrors", "md5"}  # docs/datasets.md
     crf = {"iterations", "gaussian_sxy", "gaussian_compat"}
     crf |= {"bilateral_sxy", "bilateral_srgb", "bilateral_compat"}
     missing = set(_fields(Config)) - commented - described - parents - replacements - crf
     assert not missing
+    for kind in (ParSettings, OnlineSettings):
+        assert all(field.description for field in kind.model_fields.values())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from PIL import Image
 from clip_wsss.config import load_config
 from clip_wsss.errors import InputError
 from clip_wsss.graph import Graph, folder_digest
+from clip_wsss.plan import Plan
 from clip_wsss.runs import read_runs
 
 ROOT = Path(__file__).parents[2]
@@ -239,10 +240,10 @@ def test_labels_say_what_differs_from_the_defaults(graph):
     names = {node.stage: node.label for node in graph().paths["full"].values()}
     assert names["cam"] == "demo-clip+softmax"
     assert names["affinity"] == "caa+layers=3"
-    assert names["masks"] == "crf"
+    assert names["masks"] == "crf+backend=fast"
     assert names["segmentation"] == "frozen-clip+confidence-guided"
     made = graph(change=lambda c: c["masks"]["crf"]["crf"].update(iterations=5))
-    assert made.paths["full"]["masks"].label == "crf+iterations=5"
+    assert made.paths["full"]["masks"].label == "crf+backend=fast+iterations=5"
 
 
 def test_labels_stay_within_a_folders_name(graph):
@@ -259,3 +260,65 @@ def test_labels_have_no_comma(graph):
     rows += "\tcgl,mu=0.8\tdefault,flip=true\t0\n"
     made = graph(rows, lambda c: c["texts"]["sharpest"].update(template=["a {},b.", "c {}."]))
     assert all("," not in node.name for node in made.paths["a"].values())
+
+
+# ---- labels made online ----------------------------------------------------------------------
+
+ONLINE = "full\tphoto\tsoftmax\tcaa\tweclip\tweclip\tweclip\t0\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        (lambda c: c["segmentation"]["weclip"]["online"].update(filter="absolute"), GROUPS[4:]),
+        (lambda c: c["segmentation"]["weclip"]["online"].update(statistics="clip"), GROUPS[4:]),
+        (lambda c: c["segmentation"]["weclip"].update(iterations=101), GROUPS[4:]),
+        (lambda c: c["inference"]["weclip"].update(average="probabilities"), GROUPS[5:]),
+        (lambda c: c["inference"]["weclip"].update(long_side=64), GROUPS[5:]),
+        # The labeller takes these from the other cells.
+        (lambda c: c["texts"]["photo"].update(names="clip-es"), GROUPS),
+        (lambda c: c["cam"]["softmax"].update(target="logit"), GROUPS[1:]),
+        (lambda c: c["affinity"]["caa"].update(power=3), GROUPS[2:]),
+        (lambda c: c["masks"]["weclip"].update(background_power=2), GROUPS[3:]),
+        (lambda c: c["masks"]["weclip"].update(par={"iterations": 5}), GROUPS[3:]),
+        # These it does not use, or they say the same.
+        (lambda c: c["masks"]["weclip"].update(scoring="oracle"), ()),
+        (lambda c: c["masks"]["weclip"].update(crf={"iterations": 5}), ()),
+        (lambda c: c["masks"]["weclip"].update(par={"iterations": 20}), ()),
+        (lambda c: c["segmentation"]["weclip"]["online"].pop("padding"), ()),
+    ],
+)
+def test_a_setting_of_an_online_row_moves_its_stage_and_what_follows(graph, change, stages):
+    assert moved(folders(graph(ONLINE)), folders(graph(ONLINE, change))) == set(stages)
+
+
+def test_an_online_training_reads_images_and_ranked_texts_but_no_masks(graph):
+    rows = (
+        ONLINE
+        + ONLINE.replace("full", "ranked").replace("photo", "sharpest")
+        + FULL.replace("full", "offline")
+    )
+    plan = Plan(graph(rows))
+    node = {name: path["segmentation"] for name, path in plan.graph.paths.items()}
+    inputs = {name: plan.training(one, 0).inputs for name, one in node.items()}
+    assert inputs["offline"].keys() == {"masks"}
+    assert len(inputs["offline"]["masks"]) == len(plan.graph.shards)
+    assert inputs["full"].keys() == inputs["ranked"].keys() == {"lists", "texts"}
+    assert inputs["full"]["lists"] == plan.images_of("train")
+    assert inputs["full"]["texts"] == []
+    assert inputs["ranked"]["texts"] == [plan.texts(plan.graph.paths["ranked"]["texts"])]
+    own = node["full"].settings["online"]
+    assert own["texts"]["templates"] == ["a photo of a {}."]
+    assert node["ranked"].settings["online"]["texts"] is None
+
+
+def test_an_online_training_takes_its_labellers_settings_from_all_cells(graph):
+    rows = "full\tphoto\tclip-es,target=logit\tcaa,sinkhorn=2\tweclip,background_power=3"
+    made = graph(f"{rows}\tweclip,online.dynamic_layers=5\tweclip\t0\n")
+    own = made.paths["full"]["segmentation"].settings["online"]
+    assert own["clip"]["position_embedding"]["round"] == "float16"
+    assert own["clip"]["weights"] == made.config.models["demo"].weights
+    labels = own["labels"]
+    assert (labels["target"], labels["static_layers"], labels["sinkhorn"]) == ("logit", 3, 2)
+    assert (labels["background_power"], labels["dynamic_layers"]) == (3, 5)
+    assert own["settings"]["statistics"] == "imagenet"

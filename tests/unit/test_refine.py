@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from clip_wsss import affinity, refine
 from clip_wsss.errors import InputError
+from clip_wsss.par import ParSettings, par
 from clip_wsss.registry import lookup
+from clip_wsss.settings import Masks, validated
 
 CRF = {
     "backend": "pydensecrf",
@@ -171,3 +173,20 @@ def test_a_fallback_is_said(monkeypatch, caplog):
     rgb = np.zeros((4, 6, 3), np.uint8)
     refine.crf(np.full((2, 4, 6), 0.5, np.float16), rgb, {**CRF, "backend": "fast"})
     assert "pydensecrf did an image of 6 x 4: no reason" in caplog.text
+
+
+def test_par_is_a_mask_refinement():
+    rgb = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
+    scores = np.random.default_rng(1).random((3, 20, 24)).astype(np.float16)
+    own = ParSettings(iterations=3).model_dump()
+    found = lookup(refine.MASK_REFINEMENTS, "par", "refinement")(scores, rgb, own)
+    np.testing.assert_array_equal(found, par(scores, rgb, own))
+    assert found.shape == scores.shape
+    assert found.dtype == np.float32
+
+
+def test_settings_of_other_methods_are_not_used():
+    entry = {"par": {"iterations": 3}, "crf": {"iterations": 4}, "background_power": 2.0}
+    for method, kept in (("none", set()), ("crf", {"crf"}), ("par", {"par"})):
+        used = validated(Masks, entry | {"refinement": method}, "masks").used()
+        assert used.keys() - {"refinement", "background_power"} == kept

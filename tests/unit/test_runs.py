@@ -58,7 +58,8 @@ def test_shipped_tables_fit_a_shipped_config(table):
     found = [p for p in (ROOT / "config").glob("*.yaml") if "dataset:" in p.read_text("utf-8")]
     name = str(table.relative_to(ROOT))
     users = [p for p in found if name in read_config(p).runs.tables]
-    for path in users or [ROOT / "config/config.yaml"]:
+    named = ROOT / f"config/{table.stem.rpartition('-')[2]}.yaml"  # weclip-voc12: of voc12.yaml
+    for path in users or [named if named in found else ROOT / "config/config.yaml"]:
         config = read_config(path)
         tables = config.runs.model_copy(update={"tables": [str(table)]})
         assert runs.read_runs(config.model_copy(update={"runs": tables}))
@@ -137,6 +138,18 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
         (HEADER + ROW.replace("\tcrf\t", "\tground-truth\t"), "need no maps"),
         (HEADER + ROW.replace("\tcrf\t", "\t-\t"), "segmentation needs masks"),
         (HEADER + ROW.replace("\tcgl\t", "\t-\t"), "inference needs segmentation"),
+        (
+            HEADER + ROW.replace("caa\tcrf\tcgl", "-\tweclip\tweclip"),
+            "from the other cells; name affinity",
+        ),
+        (HEADER + ROW.replace("crf\tcgl", "crf\tweclip"), "must be one of none, par; got crf"),
+        (
+            HEADER + ROW.replace("photo\tsoftmax\tcaa\tcrf\tcgl", "-\t-\t-\tground-truth\tweclip"),
+            "other cells; name texts, cam, affinity",
+        ),
+        (HEADER + ROW.replace("cgl", "weclip,mu=0.5"), "have no confidence; leave mu out"),
+        (HEADER + ROW.replace("cgl", "weclip,labels=masks"), "online: belongs to labels: online"),
+        (HEADER + ROW.replace("cgl", "weclip,online.filter=l1"), "online.filter: must be one of"),
         (HEADER + "one" + "\t-" * 8 + "\n", "has no stage"),
         (HEADER + ROW.rstrip("\n") + "x\tmore\n", "line 2: has 11 cells, the head has 10"),
         (HEADER.replace("note", "nots") + ROW, "unknown column `nots`"),

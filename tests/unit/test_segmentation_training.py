@@ -430,6 +430,35 @@ def test_scales_and_flips_are_averaged_as_probabilities(trained):
     assert np.allclose(flipped, (one + mirrored) / 2, atol=1e-6)
 
 
+def test_logits_of_views_may_be_averaged_at_a_fixed_long_side(trained):
+    rgb = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
+
+    def predictor(**changes):
+        inference, checkpoint = trained.inference | changes, trained.root / "out/checkpoint.pth"
+        return Predictor(trained.entry, inference, checkpoint, CLASSES, "cpu")
+
+    default = predictor().probabilities(rgb)
+    whole = {"long_side": None, "average": "probabilities"}
+    assert (predictor(**whole).probabilities(rgb) == default).all()
+    assert np.allclose(predictor(average="logits").probabilities(rgb), default, atol=1e-6)
+    own = predictor(long_side=72, scales=[1.0, 0.5], flip=True, average="logits")
+    found = own.probabilities(rgb)
+    bgr = torch.from_numpy(np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1)))
+    image = own.model.data_preprocessor({"inputs": [bgr]})["inputs"]
+
+    def resized(x, size):
+        return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+    large, logits = resized(image, (60, 72)), []
+    with torch.no_grad():
+        for view in (large, resized(large, (30, 36))):
+            logits.append(own.model(view) + own.model(view.flip(3)).flip(3))
+    mean = (logits[0] + resized(logits[1], logits[0].shape[2:])) / 4
+    wanted = resized(mean, (40, 48)).softmax(dim=1)[0].numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.abs(predictor(long_side=72).probabilities(rgb) - default).max() > 1e-3
+
+
 def test_checkpoints_that_do_not_fit_are_one_line(trained, tmp_path):
     checkpoint = trained.root / "out/checkpoint.pth"
     content = torch.load(checkpoint, weights_only=True)

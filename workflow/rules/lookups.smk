@@ -136,6 +136,21 @@ def maps_of_masks(wildcards):
     return [] if node.settings["source"] != "maps" else before("masks")(wildcards)
 
 
+def masks_of_training(wildcards):
+    """The masks that a training reads."""
+    return PLAN.masks_read(GRAPH.node("segmentation", wildcards.node))
+
+
+def texts_of_training(wildcards):
+    """The ranked texts that a training reads if it makes its labels itself."""
+    return PLAN.texts_read(GRAPH.node("segmentation", wildcards.node))
+
+
+def read_by_training(wildcards):
+    """Everything that a training reads and a job has made."""
+    return masks_of_training(wildcards) + texts_of_training(wildcards)
+
+
 def trainings(wildcards):
     """The training in the wildcards, in a list."""
     return [PLAN.training(GRAPH.node("segmentation", wildcards.node), wildcards.seed)]

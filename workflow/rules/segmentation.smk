@@ -1,4 +1,4 @@
-# A segmentor trained on masks, and its predictions.
+# A segmentor trained on masks or on labels that it makes itself, and its predictions.
 
 
 rule segmentation:
@@ -7,8 +7,9 @@ rule segmentation:
     input:
         fresh(trainings),
         images=images_of(SPLITS.pseudo),
-        masks=files(before("segmentation")),
-        sidecars=sidecars(before("segmentation")),
+        masks=files(masks_of_training),
+        texts=files(texts_of_training),
+        sidecars=sidecars(read_by_training),
     output:
         checkpoint=update(RESULTS / "segmentation/{node}/seed{seed}/checkpoint.pth"),
         log=update(RESULTS / "segmentation/{node}/seed{seed}/log.csv"),
@@ -24,7 +25,7 @@ rule segmentation:
         stamp=stamp_of("segmentation"),
         entry=settings_of("segmentation"),
         lineage=lineage_of("segmentation"),
-        reads=stamps(before("segmentation")),
+        reads=stamps(read_by_training),
         dataset=unseen(DATASET.model_dump()),
         compute=unseen(COMPUTE.model_dump()),
     script:

@@ -1,4 +1,4 @@
-"""Train a segmentor on masks."""
+"""Train a segmentor on masks, or on labels that are made in every step."""
 
 from pathlib import Path
 
@@ -6,9 +6,13 @@ from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {"checkpoint": made.checkpoint, "log": made.log}
+online = p.entry["labels"] == "online"
 inputs = {"masks": list(read.masks)}
+if online:
+    inputs = {"lists": list(read.images), "texts": list(read.texts)}
 outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs, p.compute["device"])
-reads = list(zip(read.sidecars, p.reads, strict=True))
+wanted = [["features"]] if online else []  # of texts; of masks everything
+reads = [(*pair, *wanted) for pair in zip(read.sidecars, p.reads, strict=True)]
 with job(snakemake.log[0], p.compute["threads"], reads, [outputs]) as work:
     if work.needed:
         from clip_wsss.segmentation.train import train
@@ -22,5 +26,6 @@ with job(snakemake.log[0], p.compute["threads"], reads, [outputs]) as work:
             seed,
             folder,
             *files.values(),
+            texts=read.texts[0] if read.texts else None,
             **compute,
         )

@@ -16,8 +16,15 @@ from clip_wsss.segmentation import (  # noqa: E402
     hooks,
     losses,
     schedule,
+    transforms,
+    warmup_poly,
 )
+from clip_wsss.weclip import data as online_data  # noqa: E402
+from clip_wsss.weclip import segmentor as online  # noqa: E402
 
 init_default_scope("mmseg")  # where MMEngine looks names up
 
-__all__ = ["backbones", "data", "heads", "hooks", "losses", "schedule"]
+__all__ = [
+    "backbones", "data", "heads", "hooks", "losses", "online", "online_data", "schedule",
+    "transforms", "warmup_poly",
+]  # fmt: skip

@@ -17,6 +17,7 @@ from clip_wsss.processes import parallel_map
 from clip_wsss.refine import MASK_REFINEMENTS
 from clip_wsss.registry import lookup
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor, use_device
+from clip_wsss.segmentation.views import fit_long_side, mean_logits
 from clip_wsss.segmentation.weights import read_state
 
 
@@ -25,7 +26,7 @@ class Predictor:
 
     Args:
         entry: of the config's group `segmentation`.
-        inference: of the config's group `inference`: scales and flip.
+        inference: of the config's group `inference`: scales, flip, long_side and average.
         checkpoint: from `train`.
         classes: names, background first.
         device: auto, cpu or cuda.
@@ -43,8 +44,9 @@ class Predictor:
         device: str,
     ):
         self.device = use_device(device)
-        self.scales = inference["scales"]
-        self.flips = (False, True) if inference["flip"] else (False,)
+        self.scales, self.flip = inference["scales"], inference["flip"]
+        self.long_side = inference.get("long_side")
+        self.logits = inference.get("average") == "logits"
         model = build_model(
             read_segmentor(entry["segmentor"]), entry, len(classes), entry["segmentor"]
         )
@@ -53,7 +55,7 @@ class Predictor:
 
     @torch.no_grad()
     def probabilities(self, rgb: np.ndarray) -> np.ndarray:
-        """Class probabilities, averaged over scales and flips.
+        """Class probabilities; they or the logits are averaged over scales and flips.
 
         Args:
             rgb: (H, W, 3) uint8.
@@ -65,16 +67,26 @@ class Predictor:
         bgr = np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1))
         image = torch.from_numpy(bgr).to(self.device)
         image = self.model.data_preprocessor({"inputs": [image]})["inputs"]  # (1, 3, H, W)
-        views = [(scale, flip) for scale in self.scales for flip in self.flips]
+        if self.long_side is not None:
+            image = fit_long_side(image, self.long_side)
+        if self.logits:
+            logits = mean_logits(self._logits, image, self.scales, self.flip)
+            logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+            return logits.softmax(dim=1)[0].cpu().numpy()
+        flips = (False, True) if self.flip else (False,)
+        views = [(scale, flip) for scale in self.scales for flip in flips]
         total = torch.zeros((), device=self.device)
         for scale, flip in views:
-            size = max(1, round(height * scale)), max(1, round(width * scale))
+            size = [max(1, round(side * scale)) for side in image.shape[2:]]
             view = F.interpolate(image, size, mode="bilinear", align_corners=False)
-            logits = self.model(view.flip(3) if flip else view, mode="tensor")
+            logits = self._logits(view.flip(3) if flip else view)
             logits = logits.flip(3) if flip else logits
             logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
             total = total + logits.float().softmax(dim=1)
         return (total / len(views))[0].cpu().numpy()
+
+    def _logits(self, view: torch.Tensor) -> torch.Tensor:
+        return self.model(view, mode="tensor")
 
 
 def load_checkpoint(
@@ -121,8 +133,8 @@ def predict(
 
     Args:
         entry: of the config's group `segmentation`.
-        inference: of the config's group `inference`: scales, flip, refinement (as of masks, on
-            the averaged probabilities in float16) and settings under the refinement's name.
+        inference: of the config's group `inference`: as of `Predictor`, and refinement (as of
+            masks, on the probabilities in float16) with settings under its name.
         checkpoint: from `train`.
         dataset_settings: the config's `dataset`.
         ids: the images.

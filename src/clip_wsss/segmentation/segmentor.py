@@ -17,7 +17,9 @@ from clip_wsss.config import unknown
 from clip_wsss.devices import take_free_gpu
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256
+from clip_wsss.registry import lookup
 from clip_wsss.segmentation.losses import loss_config
+from clip_wsss.weclip.labels import LABEL_MAKERS
 
 KEYS = {  # what a segmentor's file holds, and whether it must
     "model": True,
@@ -51,7 +53,9 @@ def read_segmentor(path: str | Path) -> Config:
     return segmentor
 
 
-def build_model(segmentor: Config, entry: dict, classes: int, path: str) -> EncoderDecoder:
+def build_model(
+    segmentor: Config, entry: dict, classes: int, path: str, texts: str | Path | None = None
+) -> EncoderDecoder:
     """Build a segmentor with the loss of a run in each of its heads.
 
     Args:
@@ -59,11 +63,14 @@ def build_model(segmentor: Config, entry: dict, classes: int, path: str) -> Enco
         entry: of the config's group `segmentation`.
         classes: foreground classes and background.
         path: the segmentor's file, for messages.
+        texts: npz of text features, where labels are made online and the model is to be trained.
 
     Raises:
         InputError: a loss that is unknown or has a wrong mu, a model that cannot be built.
     """
     model = segmentor.model.to_dict()
+    if entry.get("labels") == "online":
+        model |= _online(model, entry["online"], path) | {"texts": texts}
     heads = model.get("auxiliary_head") or []
     for head in [model["decode_head"], *(heads if isinstance(heads, list) else [heads])]:
         loss_weight = (head.pop("loss_decode", None) or {}).get("loss_weight", 1.0)
@@ -84,10 +91,26 @@ def build_model(segmentor: Config, entry: dict, classes: int, path: str) -> Enco
         raise InputError(f"{path}: the model cannot be built ({reason})") from None
 
 
+def _online(model: dict, row: dict, path: str) -> dict:
+    """What the cells of a row say of a model that makes its labels itself.
+
+    A labeller takes those settings of the row that it has; its own come from the segmentor's file.
+    """
+    own = {"type": "weclip", **(model.get("labels") or {})}
+    kind, _ = lookup(LABEL_MAKERS, own["type"], f"{path}: model.labels.type")
+    taken = {key: value for key, value in row["labels"].items() if key in kind.model_fields}
+    said = {"backbone": row["clip"], "settings": row["settings"], "labels": {**taken, **own}}
+    twice = [key for key in ("backbone", "settings") if key in model]
+    twice += [f"labels.{key}" for key in taken if key in own]
+    if twice:
+        raise InputError(f"{path}: model.{twice[0]}: follows from the row; leave it out")
+    return said
+
+
 def digest(segmentor: Config) -> str:
     """SHA-256 of a segmentor's settings and of the local weight file that its backbone names."""
     text = json.dumps(segmentor.to_dict(), sort_keys=True)
-    weights = segmentor.model.backbone.get("weights")
+    weights = (segmentor.model.get("backbone") or {}).get("weights")
     if weights is not None and Path(weights).is_file():
         text += sha256(weights)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Training of a segmentor on pseudo masks.
+"""Training of a segmentor on pseudo masks, or on labels that it makes itself.
 
 A training is a function of its settings: on the CPU the same settings give the same checkpoint,
 byte for byte, also if the training was killed and started again in between. What must survive a
@@ -16,13 +16,16 @@ import uuid
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
+from clip_wsss.clip import load_for
 from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256
+from clip_wsss.prompts import encode
 from clip_wsss.segmentation.data import read_masks
 from clip_wsss.segmentation.hooks import latest_checkpoint
 from clip_wsss.segmentation.losses import loss_config
@@ -32,6 +35,7 @@ from clip_wsss.segmentation.weights import fetch, load_initial
 log_ = logging.getLogger(__name__)
 
 CHECKPOINT, LOG, SETTINGS, ERROR = "checkpoint.pth", "log.csv", "settings.json", "error.txt"
+TEXTS = "texts.npz"
 
 
 def train(
@@ -45,14 +49,17 @@ def train(
     threads: int = 1,
     device: str = "auto",
     gpus: int = 1,
+    texts: str | Path | None = None,
 ) -> None:
-    """Train a segmentor on the pseudo masks of a data set.
+    """Train a segmentor on the pseudo masks of a data set, or on its images and their classes.
 
     Args:
         entry: of the config's group `segmentation`: segmentor, loss, mu, iterations (updates of
-            the weights), precision, init.
+            the weights), precision, init; with `labels: online` its `online` is what
+            `clip_wsss.graph` has made of all cells of the row: clip, texts, split, settings,
+            labels.
         dataset_settings: the config's `dataset`.
-        archives: paths of the pseudo masks (`clip_wsss.archives`).
+        archives: paths of the pseudo masks (`clip_wsss.archives`); none for labels made online.
         seed: decides the initial weights, the order and the augmentation.
         work_dir: keeps checkpoints of an unfinished training; what it holds of other settings is
             set aside as <work_dir>.old; it is gone after the training.
@@ -62,6 +69,7 @@ def train(
         threads: of torch; they decide the last bits.
         device: auto, cpu or cuda.
         gpus: processes that share each update's samples, by MMEngine's launcher; on the CPU too.
+        texts: of labels made online: npz of ranked texts; None: those of the entry are encoded.
 
     Raises:
         InputError: settings, masks or initial weights that cannot be used.
@@ -75,7 +83,9 @@ def train(
         raise InputError(
             f"compute.gpus: {gpus} are asked for, but {torch.cuda.device_count()} can be seen"
         )
-    read_masks(archives)
+    online = entry.get("labels") == "online"
+    if not online:
+        read_masks(archives)
     init = fetch(entry["init"] or segmentor.get("init"))
     settings = {
         "entry": entry,
@@ -85,10 +95,14 @@ def train(
         "threads": threads,
         "device": device,
         "init": None if init is None else str(init),
+        **({"texts": None if texts is None else str(texts)} if online else {}),
         **_split(segmentor, gpus),
     }
-    contents = [digest(segmentor), *(sha256(p) for p in (*archives, *filter(None, [init])))]
+    files = [*archives, *filter(None, [init, texts]), *(_clip_files(entry) if online else [])]
+    contents = [digest(segmentor), *map(sha256, files)]
     work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
+    if online and texts is None:
+        _encode(entry["online"], device, work_dir / TEXTS)
 
     resume = latest_checkpoint(work_dir)
     if gpus == 1:
@@ -117,6 +131,27 @@ def _split(segmentor, gpus: int) -> dict:
             "update evenly; choose a divisor"
         )
     return {"gpus": gpus, "batch": batch, "accumulate": accumulate}
+
+
+def _clip_files(entry: dict) -> list[str]:
+    """The local files of the CLIP that labels are made with."""
+    names = (entry["online"]["clip"].get(key) for key in ("architecture", "weights"))
+    return [name for name in names if name is not None and Path(name).is_file()]
+
+
+def _encode(row: dict, device: str, out: Path) -> None:
+    """Write the features of fixed texts, made anew at every start."""
+    foreground, background = encode(load_for(row["clip"], row["clip"], device), **row["texts"])
+    np.savez(out, foreground=foreground.numpy(), background=background.numpy())
+
+
+def _samples(settings: dict) -> dict:
+    """The data set of a training, without its pipeline."""
+    own = {"settings": settings["dataset"], "seed": settings["seed"]}
+    if settings["entry"].get("labels") == "online":
+        split = settings["entry"]["online"]["split"]
+        return {"type": "ImageLabelDataset", "split": split, **own}
+    return {"type": "PseudoMaskDataset", "archives": settings["archives"], **own}
 
 
 def _prepare(work_dir: Path, settings: dict) -> Path:
@@ -155,7 +190,8 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
     segmentor = read_segmentor(entry["segmentor"])
     classes = ["background", *open_dataset(settings["dataset"]).vocabulary.classes]
     torch.manual_seed(seed)
-    model = build_model(segmentor, entry, len(classes), entry["segmentor"])
+    texts = settings.get("texts") or work_dir / TEXTS
+    model = build_model(segmentor, entry, len(classes), entry["segmentor"], texts)
     model.init_weights()
     if settings["init"] is not None:
         load_initial(model, Path(settings["init"]))
@@ -169,10 +205,7 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
         work_dir=str(work_dir),
         train_dataloader={
             "dataset": {
-                "type": "PseudoMaskDataset",
-                "settings": settings["dataset"],
-                "archives": settings["archives"],
-                "seed": seed,
+                **_samples(settings),
                 "pipeline": [*segmentor.train_pipeline, {"type": "PackSegInputs"}],
             },
             "sampler": {"type": "CountingSampler"},

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from clip_wsss.affinity import min_max
 from clip_wsss.attention import box_masks, mean_attention, propagate, selected_attention
-from clip_wsss.cam import softmax
+from clip_wsss.cam import TARGETS
+from clip_wsss.datasets import IGNORE
 from clip_wsss.frozen_clip import FrozenClip
 from clip_wsss.gradcam import _gradcam
 from clip_wsss.par import spread
-from clip_wsss.segmentation.losses import IGNORE
 from clip_wsss.weclip.settings import LabelSettings
 
 
@@ -51,7 +51,7 @@ class Seen:
 
 
 class WeCLIPLabels:
-    """Softmax GradCAM, propagated along attention, refined by PAR, and the largest score's class.
+    """GradCAM, propagated along attention, refined by PAR, and the largest score's class.
 
     Args:
         settings: see `LabelSettings`.
@@ -89,7 +89,7 @@ class WeCLIPLabels:
             texts = torch.stack(
                 [torch.cat([self.foreground[list(seen.keys[p])], self.background]) for p in places]
             )
-            wanted = [(texts.to(x.device), softmax)]
+            wanted = [(texts.to(x.device), TARGETS[self.settings.target])]
             (found,), own = _gradcam(seen.clip, x[places], count, wanted, True)
             found = min_max(min_max(found.unflatten(-1, seen.grid)))  # twice
             maps[places] = own
@@ -122,7 +122,9 @@ class WeCLIPLabels:
         """The label map (H, W) int64 of one image."""
         refined = self.refined(cam, self.combined(seen, place, dynamic))
         scores = self.scores(refined, seen.size)
-        best = spread(scores, seen.images[place], self.settings.par).argmax(dim=0)
+        if self.settings.refinement == "par":
+            scores = spread(scores, seen.images[place], self.settings.par)
+        best = scores.argmax(dim=0)
         values = torch.tensor([0, *(key + 1 for key in seen.keys[place])], device=best.device)
         return values[best]
 
