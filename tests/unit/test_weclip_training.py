@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import yaml
 from clip_cases import make_openai_state_dict, small_config, write_model
 from mmengine import Config
 from mmengine.runner import Runner
@@ -14,16 +15,26 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from segmentation_case import SEGMENTORS, Case
 
+from clip_wsss.clip import load_for
 from clip_wsss.errors import InputError
-from clip_wsss.segmentation import transforms, warmup_poly
+from clip_wsss.imageio import sha256
+from clip_wsss.prompts import encode
+from clip_wsss.segmentation import hooks, transforms, warmup_poly
 from clip_wsss.segmentation.affinity_loss import affinity_label, affinity_loss, pixel_loss
 from clip_wsss.segmentation.hooks import latest_checkpoint
 from clip_wsss.segmentation.losses import BalancedLoss
-from clip_wsss.segmentation.predict import load_checkpoint
+from clip_wsss.segmentation.predict import Predictor, load_checkpoint
 from clip_wsss.segmentation.segmentor import build_model, digest, read_segmentor
+from clip_wsss.segmentation.train import train
 from clip_wsss.weclip import data, labels
 from clip_wsss.weclip import segmentor as weclip_segmentor
-from clip_wsss.weclip.settings import LabelSettings, WeCLIPSettings, read_settings
+from clip_wsss.weclip.settings import (
+    LabelSettings,
+    OnlineSettings,
+    WeCLIPSettings,
+    read_settings,
+    resolved,
+)
 
 REGISTERED = (transforms, warmup_poly, data, weclip_segmentor)
 ENTRY = {"loss": "balanced", "mu": 0.0}
@@ -421,3 +432,158 @@ def test_labels_only_hold_the_classes_of_their_image(case):
     assert model.pseudo_label(rgb, [1], long_side=64).shape == (45, 38)
     inputs = torch.randn(1, 3, 32, 32)
     assert torch.isfinite(sum(model(inputs, [sample_of([1], (32, 32))], mode="loss").values()))
+
+
+# ---- as a row of a runs table: `clip_wsss.segmentation.train` ------------------------------------
+
+DEMO = SEGMENTORS.parents[1] / "src/clip_wsss/demo/clip"
+WORDS = {"templates": ["a photo of a {}."], "names": ["cat", "dog"], "words": ["sky", "grass"]}
+
+
+def row_of(case: OnlineCase, online: OnlineSettings | None = None, **labels) -> dict:
+    """An entry as the graph makes it, on the demo's CLIP: 6 updates, a checkpoint every 2."""
+    content = yaml.safe_load((SEGMENTORS / "online/weclip-demo.yaml").read_text())
+    content["model"]["data_preprocessor"]["size"] = [32, 32]
+    content["model"]["decode_head"] |= {"channels": 16, "layers": 1, "heads": 2}
+    if labels:
+        content["model"]["labels"] = labels
+    content["train_pipeline"] = [
+        {"type": "RandomCrop", "crop_size": 32},
+        {"type": "RandomFlip", "prob": 0.5},
+    ]
+    content["train_dataloader"] = {"batch_size": 2}
+    content["checkpoint_interval"] = 2
+    path = case.root / f"{labels.get('type', 'weclip')}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    affinity = LabelSettings().model_dump() | {"layers": 2}
+    masks = {"background_power": 1.0, "refinement": "par", "par": {"dilations": [1, 2]}}
+    clip = {
+        "architecture": str(DEMO / "model.json"),
+        "weights": str(DEMO / "demo-clip.safetensors"),
+        "round_weights": "none",
+        "precision": "float32",
+        "position_embedding": {"resize": "bilinear", "round": "none"},
+    }
+    own = online or OnlineSettings(dynamic_start=2, validation_every=0)
+    row = {"clip": clip, "texts": WORDS, "split": "val"}
+    return case.entry | {
+        "segmentor": str(path),
+        "loss": "balanced",
+        "mu": 0.0,
+        "labels": "online",
+        "online": row | resolved(own, {"target": "softmax"}, affinity, masks),
+    }
+
+
+def train_row(case: OnlineCase, out, entry: dict, **changes) -> str:
+    """Train on the CPU; the checkpoint's hash."""
+    places = {"work_dir": out / "work", "checkpoint": out / "c.pth", "log": out / "log.csv"}
+    train(entry, case.dataset, [], 0, **places, device="cpu", **changes)
+    return sha256(out / "c.pth")
+
+
+@pytest.fixture(scope="module")
+def row(case, tmp_path_factory):
+    """An unbroken training of a row."""
+    out = tmp_path_factory.mktemp("row")
+    train_row(case, out, row_of(case))
+    return out
+
+
+def test_a_row_trains_without_masks_and_predicts(case, row):
+    rows = (row / "log.csv").read_text().splitlines()
+    assert len(rows) == 7
+    assert not (row / "work").exists()
+    content = torch.load(row / "c.pth", weights_only=True)
+    assert int(content["state_dict"]["forwards"]) == 6
+    assert not any("visual" in name for name in content["state_dict"])
+    inference = {"scales": [1.0], "flip": True, "long_side": 64, "average": "logits"}
+    classes = ["background", "cat", "dog"]
+    predictor = Predictor(row_of(case), inference, row / "c.pth", classes, "cpu")
+    found = predictor.probabilities(np.zeros((40, 48, 3), np.uint8))
+    assert found.shape == (3, 40, 48)
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
+
+
+def test_a_killed_row_ends_with_the_same_bytes(case, row, tmp_path, monkeypatch):
+    def kill(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooks.PlainCheckpointHook, "before_train_iter", kill, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        train_row(case, tmp_path, row_of(case))
+    monkeypatch.undo()
+    assert latest_checkpoint(tmp_path / "work").name == "iter_4.pth"
+    assert train_row(case, tmp_path, row_of(case)) == sha256(row / "c.pth")
+    assert (tmp_path / "log.csv").read_bytes() == (row / "log.csv").read_bytes()
+
+
+def test_ranked_texts_come_as_a_file_and_decide_the_labels(case, row, tmp_path):
+    entry = row_of(case)
+    clip = load_for(entry["online"]["clip"], entry["online"]["clip"], "cpu")
+    losses = []
+    for changes in ({}, {"names": ["aeroplane", "boat"]}):
+        foreground, background = encode(clip, **(WORDS | changes))
+        path = tmp_path / "texts.npz"
+        np.savez(path, foreground=foreground.numpy(), background=background.numpy())
+        ranked = entry | {"online": entry["online"] | {"texts": None}}
+        train_row(case, tmp_path, ranked, texts=path)
+        losses.append((tmp_path / "log.csv").read_bytes())
+    assert losses[0] == (row / "log.csv").read_bytes() != losses[1]
+
+
+def test_an_online_setting_changes_the_training(case, row, tmp_path):
+    entry = row_of(case, OnlineSettings(dynamic_start=2, validation_every=0, statistics="clip"))
+    train_row(case, tmp_path, entry)
+    assert (tmp_path / "log.csv").read_bytes() != (row / "log.csv").read_bytes()
+
+
+class Boxed:
+    """A label maker of one's own: a square of a stated size."""
+
+    layers = 0
+
+    def __init__(self, settings, texts):
+        self.settings = settings
+
+    def __call__(self, seen):
+        label = torch.zeros(len(seen.keys), *seen.size, dtype=torch.int64)
+        for own, keys in zip(label, seen.keys, strict=True):
+            own[: self.settings.side, : self.settings.side] = keys[0] + 1
+        return label
+
+
+class BoxedSettings(LabelSettings):
+    side: int = 4
+
+
+def test_another_system_is_one_class_one_entry_and_one_row(case, tmp_path, monkeypatch):
+    monkeypatch.setitem(labels.LABEL_MAKERS, "boxed", (BoxedSettings, Boxed))
+    entry = row_of(case, type="boxed", side=9)
+    model = build_model(
+        read_segmentor(entry["segmentor"]), entry, 3, "boxed", save_texts(case, tmp_path)
+    )
+    assert model._labels.settings.side == 9
+    assert model._labels.settings.static_layers == 2, "the row's"
+    assert train_row(case, tmp_path, entry)
+
+
+def save_texts(case: OnlineCase, folder):
+    clip = row_of(case)["online"]["clip"]
+    foreground, background = encode(load_for(clip, clip, "cpu"), **WORDS)
+    np.savez(folder / "texts.npz", foreground=foreground.numpy(), background=background.numpy())
+    return folder / "texts.npz"
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        ({"type": "snake"}, "model.labels.type: snake is unknown"),
+        ({"threshold": 0.3}, r"model.labels.threshold: follows from the row; leave it out"),
+    ],
+)
+def test_a_file_that_does_not_fit_the_row_is_one_line(case, tmp_path, labels, line):
+    with pytest.raises(InputError, match=line) as caught:
+        train_row(case, tmp_path, row_of(case, **labels))
+    assert "\n" not in str(caught.value)
