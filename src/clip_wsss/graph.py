@@ -129,9 +129,9 @@ def texts_of(texts: Node) -> dict[str, Any]:
     }
 
 
-def is_online(training: Node) -> bool:
-    """Whether a training makes its labels itself, and reads no masks."""
-    return training.settings["labels"] == "online"
+def is_online(node: Node) -> bool:
+    """Whether a node is a training that makes its labels itself, and reads no masks."""
+    return node.stage == "segmentation" and node.settings["labels"] == "online"
 
 
 def cam_of(node: Node) -> Node:

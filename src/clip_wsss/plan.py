@@ -35,6 +35,7 @@ from clip_wsss.sidecar import COMPARED, combined, read_sidecar
 _IMAGES = ("numpy", "pillow", "opencv-python-headless")
 _CLIP = (*_IMAGES, "torch", "torchvision", "open_clip_torch")
 _TRAINING = (*_CLIP, "mmsegmentation", "mmengine", "mmcv-lite")
+_ONLINE = ("weclip.segmentor", "weclip.data")  # what no other training loads
 # The modules that decide the bytes of a job (with all that they import), and the libraries.
 CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": (("demo.build",), _IMAGES),
@@ -44,6 +45,8 @@ CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "masks": (("masks", "datasets"), (*_IMAGES, "pydensecrf2", "torch")),
     "segmentation": (("segmentation.train",), _TRAINING),
     "inference": (("segmentation.predict",), (*_TRAINING, "pydensecrf2")),
+    "segmentation-online": (("segmentation.train", *_ONLINE), _TRAINING),
+    "inference-online": (("segmentation.predict", *_ONLINE), (*_TRAINING, "pydensecrf2")),
     "score": (("metrics",), (*_IMAGES, "pandas", "pyarrow")),
     "tables": (("tables",), ("numpy", "pandas", "pyarrow")),
     "report": (("report", "costs"), ("numpy", "pandas", "pyarrow", "matplotlib", "jinja2")),
@@ -103,7 +106,8 @@ class Plan:
         """The fingerprint of the code of a kind of job."""
         if job not in self._codes:
             modules, libraries = CODE[job]
-            named = [] if self.scripts is None else sorted(self.scripts.glob(f"{job}*.py"))
+            script = job.partition("-")[0]
+            named = [] if self.scripts is None else sorted(self.scripts.glob(f"{script}*.py"))
             self._codes[job] = code_fingerprint(*modules, scripts=named, libraries=libraries)
         return self._codes[job]
 
@@ -119,6 +123,8 @@ class Plan:
             numerics["gpus"] = compute.gpus
         elif job == "masks":
             numerics = {}
+        if is_online(node) or any(map(is_online, node.parents)):
+            job = f"{job}-online"
         return {"stage": node.stage, "key": node.key, "code": self.code(job), "numerics": numerics}
 
     def score_stamp(self, stage: str, node: Node, seed: int | None = None) -> dict[str, Any]:

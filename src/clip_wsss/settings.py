@@ -6,8 +6,6 @@ moves no folder, and a default is never changed: another one gets a new name.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +14,7 @@ from pydantic_core import ErrorDetails
 from clip_wsss.confidence import check_mu
 from clip_wsss.errors import InputError
 from clip_wsss.par import ParSettings
+from clip_wsss.registry import unknown
 from clip_wsss.weclip.settings import OnlineSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
@@ -334,14 +333,6 @@ ENTRIES: dict[str, type[Settings]] = {
     "segmentation": Segmentation,
     "inference": Inference,
 }
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return "unknown <kind> `<name>`; …" with the closest known name, or all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"known are: {', '.join(known) or 'none'}"
-    return f"unknown {kind} `{name}`; {hint}"
 
 
 def validated(kind: type[S], content: Any, source: str) -> S:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from clip_wsss.config import load_config
 from clip_wsss.errors import InputError
+from clip_wsss.fingerprint import module_files
 from clip_wsss.graph import Graph, folder_digest
 from clip_wsss.plan import Plan
 from clip_wsss.runs import read_runs
@@ -322,3 +323,14 @@ def test_an_online_training_takes_its_labellers_settings_from_all_cells(graph):
     assert (labels["target"], labels["static_layers"], labels["sinkhorn"]) == ("logit", 3, 2)
     assert (labels["background_power"], labels["dynamic_layers"]) == (3, 5)
     assert own["settings"]["statistics"] == "imagenet"
+
+
+def test_the_code_of_online_labels_counts_for_their_trainings_only(graph):
+    plan = Plan(graph(ONLINE + FULL.replace("full", "offline")))
+    for stage in ("segmentation", "inference"):
+        codes = {name: plan.stamp(path[stage])["code"] for name, path in plan.graph.paths.items()}
+        assert codes["full"] == plan.code(f"{stage}-online") != codes["offline"]
+        assert codes["offline"] == plan.code(stage)
+    offline = module_files("clip_wsss.segmentation.train")
+    assert not [name for name in offline if "weclip" in name.split(".")]
+    assert not {"clip_wsss.prompts", "clip_wsss.gradcam", "clip_wsss.settings"} & offline.keys()

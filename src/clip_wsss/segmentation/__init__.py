@@ -1,6 +1,7 @@
 """Segmentation training and prediction with MMSegmentation, through its registries.
 
-Importing this package registers all that the segmentors of config/segmentors/ name.
+Importing this package registers all that the segmentors of config/segmentors/ name, but for those
+that make their labels online (`clip_wsss.segmentation.segmentor.online_module`).
 """
 
 from clip_wsss.segmentation.compat import provide_operators
@@ -19,12 +20,9 @@ from clip_wsss.segmentation import (  # noqa: E402
     transforms,
     warmup_poly,
 )
-from clip_wsss.weclip import data as online_data  # noqa: E402
-from clip_wsss.weclip import segmentor as online  # noqa: E402
 
 init_default_scope("mmseg")  # where MMEngine looks names up
 
 __all__ = [
-    "backbones", "data", "heads", "hooks", "losses", "online", "online_data", "schedule",
-    "transforms", "warmup_poly",
+    "backbones", "data", "heads", "hooks", "losses", "schedule", "transforms", "warmup_poly",
 ]  # fmt: skip

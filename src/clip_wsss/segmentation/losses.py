@@ -17,8 +17,8 @@ from mmseg.structures.sampler import BasePixelSampler
 from torch import Tensor, nn
 
 from clip_wsss.confidence import EDGES, check_mu
-from clip_wsss.config import unknown
 from clip_wsss.errors import InputError
+from clip_wsss.registry import unknown
 
 IGNORE = 255
 

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import warnings
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import yaml
@@ -13,13 +15,11 @@ from mmengine.logging import MMLogger
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
-from clip_wsss.config import unknown
 from clip_wsss.devices import take_free_gpu
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256
-from clip_wsss.registry import lookup
+from clip_wsss.registry import lookup, unknown
 from clip_wsss.segmentation.losses import loss_config
-from clip_wsss.weclip.labels import LABEL_MAKERS
 
 KEYS = {  # what a segmentor's file holds, and whether it must
     "model": True,
@@ -91,13 +91,25 @@ def build_model(
         raise InputError(f"{path}: the model cannot be built ({reason})") from None
 
 
+def online_module(name: str) -> ModuleType:
+    """A module of labels that are made online.
+
+    It is loaded by its name: its code counts for the trainings that use it, and changes no other's
+    fingerprint (`clip_wsss.plan.CODE`).
+    """
+    return import_module(f"clip_wsss.weclip.{name}")
+
+
 def _online(model: dict, row: dict, path: str) -> dict:
     """What the cells of a row say of a model that makes its labels itself.
 
     A labeller takes those settings of the row that it has; its own come from the segmentor's file.
     """
     own = {"type": "weclip", **(model.get("labels") or {})}
-    kind, _ = lookup(LABEL_MAKERS, own["type"], f"{path}: model.labels.type")
+    for module in ("data", "segmentor"):
+        online_module(module)  # registers what the file names
+    makers = online_module("labels").LABEL_MAKERS
+    kind, _ = lookup(makers, own["type"], f"{path}: model.labels.type")
     taken = {key: value for key, value in row["labels"].items() if key in kind.model_fields}
     said = {"backbone": row["clip"], "settings": row["settings"], "labels": {**taken, **own}}
     twice = [key for key in ("backbone", "settings") if key in model]

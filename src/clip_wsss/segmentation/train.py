@@ -16,20 +16,23 @@ import uuid
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from clip_wsss.clip import load_for
 from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256
-from clip_wsss.prompts import encode
 from clip_wsss.segmentation.data import read_masks
 from clip_wsss.segmentation.hooks import latest_checkpoint
 from clip_wsss.segmentation.losses import loss_config
-from clip_wsss.segmentation.segmentor import build_model, digest, read_segmentor, use_device
+from clip_wsss.segmentation.segmentor import (
+    build_model,
+    digest,
+    online_module,
+    read_segmentor,
+    use_device,
+)
 from clip_wsss.segmentation.weights import fetch, load_initial
 
 log_ = logging.getLogger(__name__)
@@ -102,7 +105,7 @@ def train(
     contents = [digest(segmentor), *map(sha256, files)]
     work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
     if online and texts is None:
-        _encode(entry["online"], device, work_dir / TEXTS)
+        online_module("data").write_texts(entry["online"], device, work_dir / TEXTS)
 
     resume = latest_checkpoint(work_dir)
     if gpus == 1:
@@ -137,12 +140,6 @@ def _clip_files(entry: dict) -> list[str]:
     """The local files of the CLIP that labels are made with."""
     names = (entry["online"]["clip"].get(key) for key in ("architecture", "weights"))
     return [name for name in names if name is not None and Path(name).is_file()]
-
-
-def _encode(row: dict, device: str, out: Path) -> None:
-    """Write the features of fixed texts, made anew at every start."""
-    foreground, background = encode(load_for(row["clip"], row["clip"], device), **row["texts"])
-    np.savez(out, foreground=foreground.numpy(), background=background.numpy())
 
 
 def _samples(settings: dict) -> dict:

@@ -1,5 +1,6 @@
 """WeCLIP: a decoder on a frozen CLIP, trained on pseudo labels made in every step.
 
 docs/weclip.md has the facts. `settings` says what can be chosen, `labels` makes the pseudo labels,
-`decoder` and `segmentor` are what MMEngine builds; importing those two registers them.
+`decoder`, `segmentor` and `data` are what MMEngine builds; importing them, after
+`clip_wsss.segmentation`, registers them.
 """

@@ -1,11 +1,15 @@
 """Images and image-level labels, as an MMSegmentation data set for labels made online."""
 
+from pathlib import Path
+
 import numpy as np
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from clip_wsss.clip import load_for
 from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
+from clip_wsss.prompts import encode
 from clip_wsss.segmentation.data import PseudoMaskDataset
 
 
@@ -65,3 +69,15 @@ class ImageLabelDataset(PseudoMaskDataset):
         )
         sample["data_samples"].set_metainfo({"class_keys": info["keys"]})
         return sample
+
+
+def write_texts(row: dict, device: str, out: Path) -> None:
+    """Write the features of texts with a fixed template: foreground and background, as ranked ones.
+
+    Args:
+        row: clip (of `load_clip`, with precision and position_embedding) and texts (of `encode`).
+        device: of the encoding.
+        out: npz.
+    """
+    foreground, background = encode(load_for(row["clip"], row["clip"], device), **row["texts"])
+    np.savez(out, foreground=foreground.numpy(), background=background.numpy())
