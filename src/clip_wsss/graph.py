@@ -27,9 +27,6 @@ from clip_wsss.shards import shard_names
 from clip_wsss.vocabulary import read_vocabulary
 
 LABEL = 60  # letters of a label, at most
-MAP_STAGES = ("initial", "refined")  # what is scored: maps, at a background power,
-LABEL_STAGES = (*MAP_STAGES, "mask")  # then pseudo masks,
-SCORED = (*LABEL_STAGES, "segmentation")  # then predictions
 # The files of results before stages were a graph.
 OLD = ("prompts", "cams", "metrics", "costs")
 
