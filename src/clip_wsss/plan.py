@@ -135,7 +135,7 @@ class Plan:
         stamp = self.stamp(node)
         numerics = {**stamp["numerics"], "split": getattr(self.config.dataset.splits, split)}
         if split == "val":
-            numerics["panels"] = self.config.evaluation.panels
+            numerics["shown"] = self.shown
         return {**stamp, "numerics": numerics}
 
     @property
