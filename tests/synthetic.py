@@ -17,7 +17,7 @@ from clip_wsss.archives import MASKS, PREDICTIONS, encode_image, write_archive
 from clip_wsss.confidence import encode
 from clip_wsss.config import load_config
 from clip_wsss.datasets import Dataset, open_dataset
-from clip_wsss.graph import MAP_STAGES, Graph, Node
+from clip_wsss.graph import Graph, Node
 from clip_wsss.imageio import write_label
 from clip_wsss.maps import ImageMaps, upsample_maps, write_maps
 from clip_wsss.metrics import evaluate_labels, evaluate_maps
@@ -26,6 +26,7 @@ from clip_wsss.runs import Run
 from clip_wsss.settings import Config
 from clip_wsss.shards import shard_ids
 from clip_wsss.sidecar import write_sidecar
+from clip_wsss.stages import MAP_STAGES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GRID = 8

@@ -18,8 +18,8 @@ import pandas as pd
 
 from clip_wsss.changes import changes, flat_changes
 from clip_wsss.errors import InputError
-from clip_wsss.graph import MAP_STAGES, SCORED
 from clip_wsss.measurements import Difference, Figure, Folder, Reader, Source, difference
+from clip_wsss.stages import MAP_STAGES, SCORED
 from clip_wsss.tables import INDEX_FORMAT, percent
 
 STAGE_COLUMNS = (

@@ -28,9 +28,6 @@ from clip_wsss.vocabulary import read_vocabulary
 from clip_wsss.weclip.settings import resolved
 
 LABEL = 60  # letters of a label, at most
-MAP_STAGES = ("initial", "refined")  # what is scored: maps, at a background power,
-LABEL_STAGES = (*MAP_STAGES, "mask")  # then pseudo masks,
-SCORED = (*LABEL_STAGES, "segmentation")  # then predictions
 # The files of results before stages were a graph.
 OLD = ("prompts", "cams", "metrics", "costs")
 

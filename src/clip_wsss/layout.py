@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clip_wsss.graph import MAP_STAGES, SCORED
+from clip_wsss.stages import MAP_STAGES, SCORED
 
 TITLES = {
     "initial": "initial CAM",

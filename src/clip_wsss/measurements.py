@@ -21,9 +21,10 @@ from clip_wsss.bootstrap import (
     tally_iou,
 )
 from clip_wsss.errors import InputError
-from clip_wsss.graph import MAP_STAGES, Graph
+from clip_wsss.graph import Graph
 from clip_wsss.metrics import power_key
 from clip_wsss.runs import Run
+from clip_wsss.stages import MAP_STAGES
 
 
 class Source(Protocol):

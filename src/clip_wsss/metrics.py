@@ -23,9 +23,6 @@ from clip_wsss.datasets import IGNORE, Dataset
 from clip_wsss.errors import InputError
 from clip_wsss.maps import ImageMaps, read_maps, read_skipped, upsample_maps
 
-MAP_STAGES = ("initial", "refined")  # maps, scored at a background power
-STAGES = (*MAP_STAGES, "mask", "segmentation")  # in the order of the pipeline
-
 
 def evaluate_maps(
     dataset: Dataset,

@@ -150,7 +150,7 @@ class Plan:
         stamp = self.stamp(node)
         numerics = {**stamp["numerics"], "split": getattr(self.config.dataset.splits, split)}
         if split == "val":
-            numerics["panels"] = self.config.evaluation.panels
+            numerics["shown"] = self.shown
         return {**stamp, "numerics": numerics}
 
     @property
@@ -240,7 +240,7 @@ class Plan:
         names = (split, "shown") if split == "val" else (split,)
         files = tuple(self.root / self.graph.predictions(node, seed, name) for name in names)
         inputs: dict[str, list[Product | Path]] = {
-            "lists": [*self.images_of(getattr(self.config.dataset.splits, split))],
+            "lists": [*self.images_of_inference(split)],
             "checkpoint": [self.training(node.parents[0], seed)],
         }
         return Product(self.sidecar(files[0]), files, self.inference_stamp(node, split), inputs)
@@ -351,6 +351,19 @@ class Plan:
         found = [] if listed is None else [listed]
         found += [] if dataset.labels == "xml" else [Path(dataset.labels)]
         return found + (self.demo_folders if dataset.source == "demo" else [])
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """Which images the report shows: the split that they are of, and their number."""
+        splits = self.config.dataset.splits
+        count = self.config.evaluation.panels
+        return {"split": splits.score or splits.pseudo, "count": count}
+
+    def images_of_inference(self, split: str) -> list[Path]:
+        """Inputs of whoever predicts a split, and with `val` the images that are shown."""
+        found = self.images_of(getattr(self.config.dataset.splits, split))
+        found += self.images_of(self.shown["split"]) if split == "val" else []
+        return list(dict.fromkeys(found))
 
     @cached_property
     def dataset(self):

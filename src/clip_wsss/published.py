@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from clip_wsss.errors import InputError
-from clip_wsss.graph import SCORED
+from clip_wsss.stages import SCORED
 
 COLUMNS = ("method", "stage", "split", "miou", "source", "note")
 

@@ -21,13 +21,13 @@ from clip_wsss.config import GROUPS
 from clip_wsss.datasets import Dataset
 from clip_wsss.errors import InputError
 from clip_wsss.files import write_text
-from clip_wsss.graph import LABEL_STAGES, SCORED
 from clip_wsss.layout import TITLES
 from clip_wsss.maps import read_skipped
 from clip_wsss.plan import Plan
 from clip_wsss.published import read_published
 from clip_wsss.report_views import Results, details, pictures, rankings
 from clip_wsss.runs import Run
+from clip_wsss.stages import LABEL_STAGES, SCORED
 from clip_wsss.tables import check_scores
 
 WIDE = 60  # letters; longer facts take a line of their own

@@ -11,10 +11,10 @@ import re
 import pandas as pd
 
 from clip_wsss.figures import DARK, shade, ticks
-from clip_wsss.graph import MAP_STAGES, SCORED
 from clip_wsss.imageio import voc_palette
 from clip_wsss.layout import TITLES
 from clip_wsss.published import COLUMNS as PUBLISHED
+from clip_wsss.stages import MAP_STAGES, SCORED
 
 MINUS = "−"
 

@@ -19,7 +19,7 @@ from clip_wsss.choice import choose
 from clip_wsss.confusion import confusion_matrix
 from clip_wsss.datasets import IGNORE, Dataset
 from clip_wsss.errors import InputError
-from clip_wsss.graph import LABEL_STAGES, MAP_STAGES, SCORED, Node
+from clip_wsss.graph import Node
 from clip_wsss.layout import TITLES
 from clip_wsss.measurements import counts_file, map_scoring, read_counts
 from clip_wsss.metrics import power_key
@@ -27,6 +27,7 @@ from clip_wsss.panels import Panels, stage_files
 from clip_wsss.plan import Plan
 from clip_wsss.report_tables import colour
 from clip_wsss.runs import Run
+from clip_wsss.stages import LABEL_STAGES, MAP_STAGES, SCORED
 
 PICTURES = 2_600_000  # bytes of pictures in the page, at most: a page that can be mailed
 SIDE = 320  # longest side of a picture, made smaller where the pictures would be too many

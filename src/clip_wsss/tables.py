@@ -20,7 +20,7 @@ from clip_wsss.bootstrap import interval
 from clip_wsss.calibration import MUS, mu_curve
 from clip_wsss.changes import Entries, changes, entries, flat_changes
 from clip_wsss.files import write_text
-from clip_wsss.graph import LABEL_STAGES, MAP_STAGES, SCORED, Node, described
+from clip_wsss.graph import Node, described
 from clip_wsss.layout import write_layouts
 from clip_wsss.measurements import Difference, Figure, Folder, Reader, difference, map_scoring
 from clip_wsss.metrics import power_key
@@ -28,6 +28,7 @@ from clip_wsss.plan import Plan
 from clip_wsss.provenance import portable
 from clip_wsss.published import quoted, read_published
 from clip_wsss.runs import Run
+from clip_wsss.stages import LABEL_STAGES, MAP_STAGES, SCORED
 
 INDEX_FORMAT = 2  # of runs.json; before 2 the stages were no graph
 FIGURE_COLUMNS = [

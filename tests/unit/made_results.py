@@ -15,11 +15,12 @@ from clip_wsss.calibration import Calibration
 from clip_wsss.confidence import encode
 from clip_wsss.config import load_config
 from clip_wsss.confusion import confusion_matrix, iou, mean_iou
-from clip_wsss.graph import MAP_STAGES, Graph
+from clip_wsss.graph import Graph
 from clip_wsss.plan import Plan
 from clip_wsss.runs import Run
 from clip_wsss.settings import Config
 from clip_wsss.sidecar import write_sidecar
+from clip_wsss.stages import MAP_STAGES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSES = ("background", "cat", "dog")

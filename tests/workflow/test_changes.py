@@ -191,6 +191,7 @@ def test_a_new_variant_costs_one_pass_and_nothing_of_the_others(edited):
     assert edited.snakemake("-n").nothing_to_do
 
 
+@pytest.mark.long
 def test_changed_code_of_a_mask_refinement(edited):
     """Masks are made again; a training whose masks came out the same keeps its checkpoint."""
     maps = times(edited, "affinity/*/*.npz")
@@ -230,6 +231,7 @@ def test_changed_code_of_the_maps_costs_one_pass_for_all(edited):
 # ---- files that were tampered with ---------------------------------------------------------
 
 
+@pytest.mark.long
 def test_an_archive_that_was_changed_by_hand_is_refused(edited):
     path = next((edited.folder / "results/demo/masks").glob("crf-*/*.zip"))
     whole, state = path.read_bytes(), path.stat()
@@ -246,6 +248,7 @@ def test_an_archive_that_was_changed_by_hand_is_refused(edited):
         assert edited.snakemake().code == 0
 
 
+@pytest.mark.long
 def test_a_deleted_archive_is_made_again(edited):
     path = next((edited.folder / "results/demo/masks").glob("crf-*/*.zip"))
     whole = path.read_bytes()
@@ -255,6 +258,7 @@ def test_a_deleted_archive_is_made_again(edited):
     assert path.read_bytes() == whole
 
 
+@pytest.mark.long
 def test_every_file_is_declared(edited, tmp_path):
     """Snakemake can delete all that its jobs have made."""
     copy = tmp_path / "copy"

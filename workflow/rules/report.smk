@@ -29,6 +29,7 @@ rule report:
     # could depend on.
     input:
         rules.tables.output,
+        rules.tables.input,
         shards=[file for product in (*PLAN.maps, *PLAN.masks) for file in product.files],
         predictions=[file for product in PLAN.val for file in product.files],
         images=[*images_of(SPLITS.pseudo), *images_of(SPLITS.val)],

@@ -36,7 +36,7 @@ rule inference:
     # Predictions of the validation split, and of the images that the report shows.
     input:
         fresh(lambda wildcards: [predictions(wildcards, "val")]),
-        images=images_of(SPLITS.val),
+        images=PLAN.images_of_inference("val"),
         checkpoint=lambda wildcards: training_of(wildcards).files[0],
         sidecar=lambda wildcards: training_of(wildcards).sidecar,
     output:
@@ -60,9 +60,7 @@ rule inference:
         reads=unseen(lambda wildcards: training_of(wildcards).stamp),
         dataset=unseen(DATASET.model_dump()),
         split=unseen(SPLITS.val),
-        shown=unseen(
-            {"split": SPLITS.score or SPLITS.pseudo, "count": PLAN.config.evaluation.panels}
-        ),
+        shown=unseen(PLAN.shown),
         compute=unseen(COMPUTE.model_dump()),
     script:
         "../scripts/inference.py"
@@ -71,7 +69,7 @@ rule inference:
 use rule inference as inference_test with:
     input:
         fresh(lambda wildcards: [predictions(wildcards, "test")]),
-        images=images_of(SPLITS.test),
+        images=PLAN.images_of_inference("test"),
         checkpoint=lambda wildcards: training_of(wildcards).files[0],
         sidecar=lambda wildcards: training_of(wildcards).sidecar,
     output:

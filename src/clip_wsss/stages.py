@@ -1,0 +1,5 @@
+"""What is measured, in the order of the pipeline."""
+
+MAP_STAGES = ("initial", "refined")  # maps, scored at a background power
+LABEL_STAGES = (*MAP_STAGES, "mask")  # labels of one split, so comparable with one another
+SCORED = (*LABEL_STAGES, "segmentation")
