@@ -30,4 +30,6 @@ rule all:
         [file for product in (*PLAN.maps, *PLAN.masks) for file in product.files],
         [file for product in (*PLAN.trainings, *PLAN.val) for file in product.files],
         PLAN.tables,
+        PLAN.tables_product.sidecar,
         RESULTS / "report.html",
+        PLAN.report_product.sidecar,

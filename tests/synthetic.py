@@ -252,7 +252,9 @@ def _write_score(made: Synthetic, run: Run, stage: str, number: int, path: Path)
     files = [made.root / file for file in graph.shard_files(node)]
     if stage in MAP_STAGES:
         meta |= {"stage": stage, "split": "train"}
-        evaluate_maps(dataset, dataset.ids("train"), files, made.plan.powers, path, counts, meta)
+        evaluate_maps(
+            dataset, dataset.ids("train"), files, made.plan.powers(node), path, counts, meta
+        )
     else:
         confidence = path.with_name("confidence.parquet")
         evaluate_labels(dataset, "train", files, stage, path, counts, meta, confidence)

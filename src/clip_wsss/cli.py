@@ -8,14 +8,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clip_wsss.confidence import check_mu
 from clip_wsss.config import GROUPS, read_yaml
 from clip_wsss.errors import InputError
 from clip_wsss.graph import Graph, Node
 from clip_wsss.plan import Plan, make_plan
+from clip_wsss.registry import unknown
 from clip_wsss.runs import Run
-from clip_wsss.settings import unknown
+from clip_wsss.sidecar import check
 
-KEPT = ("tables", "logs", "benchmarks", "data")  # folders of results that belong to no stage
+STAGES = ("features", *GROUPS, "score")  # folders of results that `clean` looks into
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +67,8 @@ def _plan(path: str) -> Plan:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: must be a mapping of settings")
-    return make_plan(content, path)
+    scripts = Path("workflow/scripts")  # whose code counts where the project is at hand
+    return make_plan(content, path, scripts=scripts if scripts.is_dir() else None)
 
 
 def _run(graph: Graph, name: str) -> Run:
@@ -94,22 +97,35 @@ def _export(plan: Plan, options: argparse.Namespace) -> int:
     graph, run = plan.graph, _run(plan.graph, options.run)
     out, path = options.out or Path("export") / run.name, graph.paths[run.name]
     made = []
+    check_mu(options.mu)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a folder with --out")
     for stage, name in (("cam", "cams"), ("affinity", "refined")):
         if stage in path:
-            shards = [plan.root / file for file in graph.shard_files(path[stage])]
+            shards = _checked(plan, path[stage])
             export_maps(plan.dataset, shards, out / name)
             made.append(name)
     if "masks" in path:
-        shards = [plan.root / file for file in graph.shard_files(path["masks"])]
+        shards = _checked(plan, path["masks"])
         export_masks(shards, out / "masks", options.mu)
         made.append("masks")
     if "inference" in path and plan.config.dataset.splits.val is not None:
         for seed in run.seeds:
-            archive = plan.predictions(path["inference"], seed, "val").files[0]
+            product = plan.predictions(path["inference"], seed, "val")
+            check(product.sidecar, product.stamp)
+            archive = product.files[0]
             export_masks([archive], out / f"predictions/seed{seed}")
             made.append(f"predictions/seed{seed}")
     print(f"{out}: {', '.join(made)}")
     return 0
+
+
+def _checked(plan: Plan, node: Node) -> list[Path]:
+    """The shards of a node, made as the plan says and whole."""
+    products = [plan.shard(node, shard) for shard in plan.graph.shards]
+    for product in products:
+        check(product.sidecar, product.stamp)
+    return [product.files[0] for product in products]
 
 
 def _clean(plan: Plan, options: argparse.Namespace) -> int:
@@ -146,7 +162,7 @@ def unused(plan: Plan) -> Iterator[Path]:
 
     if plan.root.is_dir():
         for stage in sorted(plan.root.iterdir()):
-            if stage.is_dir() and stage.name not in KEPT:
+            if stage.is_dir() and stage.name in STAGES:
                 yield from look(stage) if stage in above else [stage]
 
 

@@ -219,7 +219,7 @@ class Dataset:
         if strange := [int(value) for value in values if count < value < IGNORE]:
             raise InputError(
                 f"{path}: holds the value {strange[0]}, but the vocabulary has {count} classes "
-                f"(0 to {count}, and {IGNORE} for ignored); mend the mask or the vocabulary"
+                f"(0 to {count}, and {IGNORE} for ignored); correct the mask or the vocabulary"
             )
         return mask
 

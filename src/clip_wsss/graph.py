@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.annotations import IMAGE_SUFFIXES
-from clip_wsss.config import GROUPS, read_yaml
+from clip_wsss.config import GROUPS
+from clip_wsss.datasets import open_dataset
 from clip_wsss.errors import InputError
+from clip_wsss.plain import read_segmentor_file
 from clip_wsss.prompts import read_templates
+from clip_wsss.registry import unknown
 from clip_wsss.runs import Run, RunSettings, run_settings
 from clip_wsss.settings import Cam, Config, Masks, Model, Segmentation, Settings, Texts
 from clip_wsss.shards import shard_names
@@ -79,7 +82,7 @@ class Node:
 
 def _node(stage: str, label: str, identity: dict, parents: Sequence[Node], settings: dict) -> Node:
     content = {"stage": stage, "settings": identity, "from": [one.key for one in parents]}
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()
     # No comma: Snakemake separates the wildcards of a job by it on a command line.
     label = re.sub(r"[^A-Za-z0-9.+=_-]+", "-", label).strip("-.")[:LABEL].rstrip("-.+")
@@ -151,7 +154,7 @@ class Graph:
         self.config, self.runs = config, list(runs)
         self.vocabulary = read_vocabulary(config.dataset.vocabulary)
         self.settings = {run.name: run_settings(config, run) for run in self.runs}
-        self.images = self._images()
+        self.images = self._images(config.dataset.splits.pseudo)
         self.paths = {run.name: self._path(self.settings[run.name]) for run in self.runs}
         self._by_folder: dict[str, Node] = {}
         for path in self.paths.values():
@@ -186,6 +189,9 @@ class Graph:
 
     def node(self, stage: str, name: str) -> Node:
         """The node with a folder's name."""
+        if f"{stage}/{name}" not in self._by_folder:
+            known = [node.name for node in self.nodes(stage)]
+            raise InputError(f"{stage}/{name}: {unknown('folder', name, known)}")
         return self._by_folder[f"{stage}/{name}"]
 
     def last_maps(self, run: Run) -> Node | None:
@@ -231,7 +237,7 @@ class Graph:
         return [self.shard_file(node, shard) for shard in self.shards]
 
     def training(self, node: Node, seed: int) -> str:
-        """The folder of a training: checkpoint.pth, log.csv, sidecar.json."""
+        """The folder of a training: checkpoint.pth, log.csv, checkpoint.json."""
         return f"{node.folder}/seed{seed}"
 
     def predictions(self, node: Node, seed: int, split: str) -> str:
@@ -270,15 +276,20 @@ class Graph:
 
     # ---- nodes --------------------------------------------------------------------------------
 
-    def _images(self) -> Node:
+    def _images(self, split: str | None) -> Node:
+        """The data set; of the user's own with the ids of a split, which need not be a list."""
         dataset = self.config.dataset
-        identity = {
+        identity: dict[str, Any] = {
             "classes": list(self.vocabulary.classes),
-            "split": dataset.splits.pseudo,
             "labels": "xml" if dataset.labels == "xml" else "csv",
             **dataset.model_dump(include={"size", "on_bad_image"}, exclude_defaults=True),
         }
-        return _node("images", dataset.splits.pseudo, identity, (), {})
+        if split is not None and dataset.source in ("folder", "images"):
+            ids = "\n".join(open_dataset(dataset.model_dump()).ids(split))
+            identity["ids"] = hashlib.sha256(ids.encode()).hexdigest()
+        elif split is not None:
+            identity["split"] = split
+        return _node("images", "images", identity, (), {})
 
     def _path(self, settings: RunSettings) -> dict[str, Node]:
         """The nodes of a run by group."""
@@ -301,16 +312,18 @@ class Graph:
 
     def _model(self, model: Model) -> Node:
         identity = model_identity(model)
-        label = Path(str(model.architecture or model.weights)).stem
-        if Path(model.weights).is_file():
-            label = Path(model.weights).stem
-        return _node("model", label, identity, (), model.model_dump())
+        # The name of a file says nothing that counts: a copy of it has the same folder.
+        shape = identity.get("architecture", "clip")
+        if isinstance(shape, dict):
+            vision = shape.get("vision_cfg", {})
+            shape = f"clip-{vision.get('width')}x{vision.get('layers')}"
+        return _node("model", str(shape), identity, (), model.model_dump())
 
     def _features(self, model: Node) -> Node:
         split = self.config.dataset.splits.prompts
         if split is None:
             raise InputError("dataset.splits.prompts: null, but template: sharpest ranks by it")
-        parents = (model, self.images)
+        parents = (model, self._images(None))
         return _node("features", model.label, {"split": split}, parents, model.settings)
 
     def _texts(self, texts: Texts, model: Node) -> Node:
@@ -359,26 +372,29 @@ class Graph:
             label = "+".join([label, *_flat(identity, ("refinement",))])
             return _node("masks", label, identity, (maps,), masks.model_dump())
         label = masks.source
-        if masks.source == "import":
-            identity = {"source": "import", "folder": folder_digest(str(masks.folder))}
-            label = f"import+{Path(str(masks.folder)).name}"
+        if masks.source == "ground-truth":
+            identity["masks"] = self.config.dataset.masks
+        elif masks.source == "import":
+            identity = {"source": "import", "folder": folder_digest(str(masks.folder), "folder")}
             if masks.confidences is not None:
-                identity["confidences"] = folder_digest(masks.confidences)
+                identity["confidences"] = folder_digest(masks.confidences, "confidences")
         return _node("masks", label, identity, (self.images,), masks.model_dump())
 
     def _segmentation(self, entry: Segmentation, masks: Node) -> Node:
-        segmentor = read_yaml(entry.segmentor)
+        segmentor = read_segmentor_file(entry.segmentor)
+        head = segmentor["model"].get("decode_head") or {}
         own = entry.model_dump(exclude={"segmentor", "init"}, exclude_defaults=True)
         own.pop("mu", None)
         if entry.threshold != entry.model_copy(update={"mu": None}).threshold:
             own["mu"] = entry.threshold
-        init = entry.init or (segmentor or {}).get("init")
-        identity = {**own, "loss": entry.loss, "segmentor": _contents(segmentor, "segmentor")}
+        init = entry.init or segmentor.get("init")
+        rest = {key: value for key, value in segmentor.items() if key != "init"}
+        identity = {**own, "loss": entry.loss, "segmentor": _contents(rest)}
         if init not in (None, "random"):
             identity["init"] = _file(init)
         online = ["online"] if entry.labels == "online" else []
         extra = _flat(own, ("loss", "iterations", "labels"))
-        label = "+".join([Path(entry.segmentor).stem, entry.loss, *online, *extra])
+        label = "+".join([str(head.get("type", "segmentor")), entry.loss, *online, *extra])
         settings = {**entry.model_dump(), "mu": entry.threshold}
         if online:
             settings["online"] = self._online(entry, masks)
@@ -462,21 +478,27 @@ def model_identity(model: Model) -> dict[str, Any]:
     identity = model.model_dump(exclude_defaults=True)
     identity["weights"] = _file(model.weights)
     if model.architecture is not None and Path(model.architecture).is_file():
-        identity["architecture"] = read_yaml(model.architecture)  # JSON is YAML
+        identity["architecture"] = _read_json(model.architecture)
     return identity
 
 
-def _contents(value: Any, where: str) -> Any:
+def _read_json(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"models.architecture: {path}: must be JSON ({error})") from None
+
+
+def _contents(value: Any) -> Any:
     """Plain settings with the names of local files replaced by digests of what they hold."""
     if isinstance(value, dict):
         return {
-            str(key): _contents(item, where)
+            str(key): _contents(item)
             if not (key in ("weights", "architecture") and isinstance(item, str))
             else _file(item)
             for key, item in value.items()
-            if key != "init"
         }
-    return [_contents(item, where) for item in value] if isinstance(value, list) else value
+    return [_contents(item) for item in value] if isinstance(value, list) else value
 
 
 def _file(name: str) -> str:
@@ -494,7 +516,7 @@ def _digest(path: str, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_digest(folder: str) -> str:
+def folder_digest(folder: str, key: str = "folder") -> str:
     """Digest of the names and contents of the images of a folder.
 
     Raises:
@@ -502,10 +524,10 @@ def folder_digest(folder: str) -> str:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise InputError(f"masks.folder: there is no folder {folder}")
+        raise InputError(f"masks.{key}: there is no folder {folder}")
     files = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise InputError(f"masks.folder: {folder} holds no label PNGs")
+        raise InputError(f"masks.{key}: {folder} must hold <id>.png for each image")
     lines = [f"{_file(str(one))} {one.name}" for one in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

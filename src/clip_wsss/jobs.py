@@ -87,9 +87,11 @@ def here(dataset: dict, images: Sequence[str]) -> dict:
         images: the inputs of a job that reads images (`Plan.images_of`).
     """
     found = dict(dataset)
+    root = Path(dataset["root"])
     for path in images:
-        if Path(path).suffix == ".txt" and Path(path).parts[-3:-1] == ("ImageSets", "Segmentation"):
-            found["root"] = str(prefix_of(Path(path).parents[2], dataset["root"]) / dataset["root"])
+        folder = Path(path).parent
+        if folder.parts[-len(root.parts) - 2 :] == (*root.parts, "ImageSets", "Segmentation"):
+            found["root"] = str(folder.parents[1])
         elif Path(path).suffix == ".csv":
             found["labels"] = str(path)
     return found

@@ -5,9 +5,7 @@ Every source writes an archive of kind masks (`clip_wsss.archives`).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +17,7 @@ from clip_wsss.archives import MASKS, EncodedImage, encode_image, write_archive
 from clip_wsss.confidence import EDGES, encode
 from clip_wsss.datasets import IGNORE
 from clip_wsss.errors import InputError
-from clip_wsss.imageio import read_fraction, read_label, sha256
+from clip_wsss.imageio import read_fraction, read_label
 from clip_wsss.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
 from clip_wsss.processes import parallel_map
 from clip_wsss.refine import MASK_REFINEMENTS
@@ -73,14 +71,21 @@ def write_masks(
     """
     bad = dataset.settings["on_bad_image"]
     if entry["source"] == "maps":
-        write_shard(dataset, maps[0], entry, out, workers)
+        write_shard(dataset, maps[0], entry, out, workers, ids)
     elif entry["source"] == "ground-truth":
-        write_ground_truth(dataset, ids, out, bad)
+        write_ground_truth(dataset, ids, out, bad, workers)
     else:
-        write_import(dataset, ids, entry["folder"], entry["confidences"], out, bad)
+        write_import(dataset, ids, entry["folder"], entry["confidences"], out, bad, workers)
 
 
-def write_shard(dataset: Dataset, maps: Path, entry: dict, out: Path, workers: int = 1) -> None:
+def write_shard(
+    dataset: Dataset,
+    maps: Path,
+    entry: dict,
+    out: Path,
+    workers: int = 1,
+    ids: Sequence[str] | None = None,
+) -> None:
     """Write the pseudo masks of a shard of maps.
 
     Args:
@@ -90,14 +95,22 @@ def write_shard(dataset: Dataset, maps: Path, entry: dict, out: Path, workers: i
         entry: of the group `masks`.
         out: the archive.
         workers: processes; they change nothing but the time.
+        ids: the images of the shard, which the maps have to be of; None: any.
 
     Raises:
-        InputError: an unknown refinement, an image that has changed, or a confidence that is no
-            number.
+        InputError: maps of other images, an unknown refinement, an image that has changed, or a
+            confidence that is not a number.
     """
     lookup(MASK_REFINEMENTS, entry["refinement"], "refinement")
     skipped = [EncodedImage(id_, skipped=why) for id_, why in read_skipped(maps).items()]
-    _write(out, partial(_from_maps, dataset, entry), read_maps(maps), workers, skipped)
+    images = read_maps(maps)
+    found = {image.id for image in images} | {image.id for image in skipped}
+    if ids is not None and found != set(ids):
+        raise InputError(
+            f"{maps}: holds other images than the list, such as {min(found ^ set(ids))}; delete it "
+            "and run again"
+        )
+    _write(out, partial(_from_maps, dataset, entry), images, workers, skipped)
 
 
 def write_ground_truth(
@@ -151,24 +164,6 @@ def write_import(
         _check_folder(one)
     read = partial(_or_skipped, _from_files, on_bad_image, dataset, folder, confidence_folder)
     _write(out, read, ids, workers)
-
-
-def digest_folder(folder: Path, ids: Iterable[str], threads: int = 8) -> str:
-    """SHA-256, in hexadecimal, of the names and contents of <id>.png in a folder.
-
-    A file that is missing counts as such: whether it may be is for `write_import` to say.
-
-    Raises:
-        InputError: the folder is missing.
-    """
-    _check_folder(folder)
-
-    def line(id_: str) -> str:
-        path = Path(folder) / f"{id_}.png"
-        return f"{sha256(path) if path.is_file() else 'missing'}  {id_}\n"
-
-    with ThreadPoolExecutor(threads) as pool:
-        return hashlib.sha256("".join(pool.map(line, sorted(set(ids)))).encode()).hexdigest()
 
 
 def _check_folder(folder: Path) -> None:

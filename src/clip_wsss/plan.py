@@ -8,6 +8,8 @@ record of it (a fresh clone after `dvc pull`).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -41,17 +43,23 @@ CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": (("demo.build",), _IMAGES),
     "features": (("prompts", "clip", "datasets"), _CLIP),
     "texts": (("prompts", "clip", "datasets"), _CLIP),
-    "maps": (("cam", "prompts", "clip", "datasets"), _CLIP),
-    "masks": (("masks", "datasets"), (*_IMAGES, "pydensecrf2", "torch")),
+    "maps": (("cam", "prompts", "clip", "datasets", "shards"), _CLIP),
+    "masks": (("masks", "datasets", "shards"), (*_IMAGES, "pydensecrf2", "torch")),
     "segmentation": (("segmentation.train",), _TRAINING),
-    "inference": (("segmentation.predict",), (*_TRAINING, "pydensecrf2")),
+    "inference": (("segmentation.predict", "choice"), (*_TRAINING, "pydensecrf2")),
     "segmentation-online": (("segmentation.train", *_ONLINE), _TRAINING),
-    "inference-online": (("segmentation.predict", *_ONLINE), (*_TRAINING, "pydensecrf2")),
+    "inference-online": (
+        ("segmentation.predict", "choice", *_ONLINE),
+        (*_TRAINING, "pydensecrf2"),
+    ),
+    "submission": (("segmentation.submission",), ()),
     "score": (("metrics",), (*_IMAGES, "pandas", "pyarrow")),
     "tables": (("tables",), ("numpy", "pandas", "pyarrow")),
     "report": (("report", "costs"), ("numpy", "pandas", "pyarrow", "matplotlib", "jinja2")),
 }
 
+# The scripts of a kind of job, where they are not called like it.
+SCRIPTS = {"data": ("demo_data",), "score": ("score_maps", "score_labels")}
 
 # What `clip_wsss.tables` writes: each table of runs in these layouts, and one of each of these.
 LAYOUTS = ("csv", "md", "tex")
@@ -106,8 +114,8 @@ class Plan:
         """The fingerprint of the code of a kind of job."""
         if job not in self._codes:
             modules, libraries = CODE[job]
-            script = job.partition("-")[0]
-            named = [] if self.scripts is None else sorted(self.scripts.glob(f"{script}*.py"))
+            scripts = SCRIPTS.get(job, (job.partition("-")[0],))
+            named = [] if self.scripts is None else [self.scripts / f"{one}.py" for one in scripts]
             self._codes[job] = code_fingerprint(*modules, scripts=named, libraries=libraries)
         return self._codes[job]
 
@@ -131,10 +139,11 @@ class Plan:
         """The stamp of a measurement."""
         splits, job = self.config.dataset.splits, "score"
         numerics: dict[str, Any] = {
-            "split": splits.val if stage == "segmentation" else splits.score
+            "split": splits.val if stage == "segmentation" else splits.score,
+            "truth": self.config.dataset.masks,
         }
         if stage in ("initial", "refined"):
-            numerics["powers"] = self.powers
+            numerics["powers"] = self.powers(node)
             numerics["sweep"] = sorted(self.config.evaluation.powers)
         if seed is not None:
             numerics["seed"] = seed
@@ -153,9 +162,9 @@ class Plan:
             numerics["shown"] = self.shown
         return {**stamp, "numerics": numerics}
 
-    @property
-    def tables_stamp(self) -> dict[str, Any]:
-        """What the tables depend on besides the measurements."""
+    @cached_property
+    def tables_product(self) -> Product:
+        """The tables; their stamp says what they depend on besides the measurements."""
         runs = [
             [run.name, run.table, run.base, run.note, list(run.seeds)] for run in self.graph.runs
         ]
@@ -166,22 +175,29 @@ class Plan:
             }
             for name, one in self.graph.settings.items()
         }
-        config = self.config.model_dump(exclude={"compute", "sources", "demo"})
         published = self.config.evaluation.published
-        return canonical(
-            {
-                "code": self.code("tables"),
-                "runs": runs,
-                "settings": settings,
-                "config": config,
-                "published": None if published is None else sha256(published),
-            }
-        )
+        content = {
+            "runs": runs,
+            "settings": settings,
+            "config": self.config.model_dump(exclude={"compute", "sources", "demo"}),
+            "published": None if published is None else sha256(published),
+        }
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        stamp = {"stage": "tables", "key": key, "code": self.code("tables"), "numerics": {}}
+        files = tuple(self.tables)
+        return Product(self.root / "tables/sidecar.json", files, stamp, {"scores": [*self.scores]})
 
-    @property
-    def report_stamp(self) -> dict[str, Any]:
-        """What the report depends on besides the tables and the files that it shows."""
-        return {"code": self.code("report"), "panels": self.config.evaluation.panels}
+    @cached_property
+    def report_product(self) -> Product:
+        """The report, which follows from the tables and the files that it shows."""
+        key, numerics = self.tables_product.stamp["key"], {"shown": self.shown}
+        stamp = {
+            "stage": "report",
+            "key": key,
+            "code": self.code("report"),
+            "numerics": numerics,
+        }
+        return Product(self.root / "report.json", (self.root / "report.html",), stamp)
 
     def precision(self, node: Node) -> str:
         """The precision that a measurement of a node notes."""
@@ -190,11 +206,13 @@ class Plan:
             own = own.parent("cam")
         return own.settings["precision"] if own is not None else "none"
 
-    @property
-    def powers(self) -> list[float]:
-        """Every background power that maps are counted at: the sweep, and those of the runs."""
-        own = {settings.masks.background_power for settings in self.graph.settings.values()
-               if settings.masks is not None}  # fmt: skip
+    def powers(self, node: Node) -> list[float]:
+        """The background powers that maps are counted at: the sweep, and those of their runs."""
+        own = {
+            settings.masks.background_power
+            for name, settings in self.graph.settings.items()
+            if settings.masks is not None and node in self.graph.paths[name].values()
+        }
         evaluation = self.config.evaluation
         return sorted({*own, *evaluation.powers, evaluation.background_power})
 
@@ -206,22 +224,27 @@ class Plan:
     def shard(self, node: Node, shard: str) -> Product:
         """A shard of maps or masks."""
         file = self.root / self.graph.shard_file(node, shard)
-        inputs: dict[str, list[Product | Path]] = {}
+        lists = self.images_of(self.config.dataset.splits.pseudo)
+        inputs: dict[str, list[Product | Path]] = {"lists": [*lists]}
         if node.stage == "masks":
             maps = node.parents[0].stage != "images"
-            inputs["lists"] = [*self.images_of(self.config.dataset.splits.pseudo)]
             inputs["maps"] = [self.shard(node.parents[0], shard)] if maps else []
+        else:
+            ranked = ranked_texts(node)
+            inputs["texts"] = [self.texts(ranked)] if ranked else []
         return Product(self.sidecar(file), (file,), self.stamp(node), inputs)
 
     def training(self, node: Node, seed: int) -> Product:
         """A training."""
         folder = self.root / self.graph.training(node, seed)
         files = (folder / "checkpoint.pth", folder / "log.csv")
-        if is_online(node):
-            lists = self.images_of(self.config.dataset.splits.pseudo)
-            inputs = {"lists": [*lists], "texts": [*self.texts_read(node)]}
-        else:
-            inputs = {"masks": [*self.masks_read(node)]}
+        lists = self.images_of(self.config.dataset.splits.pseudo)
+        inputs: dict[str, list[Product | Path]] = {"lists": [*lists]}
+        inputs |= (
+            {"texts": [*self.texts_read(node)]}
+            if is_online(node)
+            else {"masks": [*self.masks_read(node)]}
+        )
         return Product(folder / "checkpoint.json", files, self.stamp(node), inputs)
 
     def masks_read(self, training: Node) -> list[Product]:
@@ -248,21 +271,36 @@ class Plan:
     def features(self, node: Node) -> Product:
         """The image features that rank templates."""
         file = self.root / node.folder / "image_features.npz"
-        return Product(self.sidecar(file), (file,), self.stamp(node))
+        lists = self.images_of(self.config.dataset.splits.prompts)
+        return Product(self.sidecar(file), (file,), self.stamp(node), {"lists": [*lists]})
 
     def texts(self, texts: Node) -> Product:
         """Ranked texts."""
         folder = self.root / texts.folder
         names = ("text_features.npz", "prompt.json", "sharpness.csv")
         files = tuple(folder / name for name in names)
-        return Product(self.sidecar(files[0]), files, self.stamp(texts))
+        inputs: dict[str, list[Product | Path]] = {
+            "lists": [*self.images_of(self.config.dataset.splits.prompts)],
+            "features": [self.features(texts.parents[0])],
+        }
+        return Product(self.sidecar(files[0]), files, self.stamp(texts), inputs)
 
     def score(self, stage: str, node: Node, seed: int | None = None) -> Product:
         """A measurement."""
         folder = self.root / self.graph.score(stage, node, seed)
         names = ["score.json", "counts.parquet", *(["confidence.parquet"] * (stage == "mask"))]
         files = tuple(folder / name for name in names)
-        return Product(folder / "sidecar.json", files, self.score_stamp(stage, node, seed))
+        splits = self.config.dataset.splits
+        read: list[Product] = (
+            [self.shard(node, shard) for shard in self.graph.shards]
+            if seed is None
+            else [self.predictions(node, seed, "val")]
+        )
+        inputs: dict[str, list[Product | Path]] = {
+            "lists": [*self.images_of(splits.score if seed is None else splits.val)],
+            "read": [*read],
+        }
+        return Product(folder / "sidecar.json", files, self.score_stamp(stage, node, seed), inputs)
 
     @cached_property
     def maps(self) -> list[Product]:
@@ -402,7 +440,7 @@ class Plan:
             return False
         if not self.fits(product):
             return True
-        made = read_sidecar(self.store / product.sidecar)["inputs"]
+        made = self._record(self.store / product.sidecar)["inputs"]
         for name, inputs in product.inputs.items():
             digests = [self._digest(one) for one in inputs]
             if None not in digests and made.get(name) != combined(digests):
@@ -417,7 +455,7 @@ class Plan:
         if isinstance(one, Path):
             return _sha256(path)
         try:
-            record = read_sidecar(path)
+            record = self._record(path)
         except InputError:
             return None
         names = {file: name for name, file in record["files"].items()}
@@ -426,10 +464,17 @@ class Plan:
     def fits(self, product: Product) -> bool:
         """Whether a sidecar is of the plan; whether the files fit it is for their reader to see."""
         try:
-            made = read_sidecar(self.store / product.sidecar)["stamp"]
+            made = self._record(self.store / product.sidecar)["stamp"]
         except InputError:
             return False
         return all(made.get(field) == product.stamp[field] for field in COMPARED)
+
+    @staticmethod
+    def _record(path: Path) -> dict[str, Any]:
+        """A sidecar, read once while it does not change."""
+        if not path.is_file():
+            return read_sidecar(path)  # says that it is missing
+        return _read(path, path.stat().st_mtime_ns)
 
     def current(self, one: Pass) -> list[Node]:
         """The nodes of a pass of which every shard is there and was made as planned."""
@@ -437,7 +482,9 @@ class Plan:
             node
             for node in one.nodes
             if all(
-                (self.store / product.files[0]).is_file() and self.fits(product)
+                (self.store / product.files[0]).is_file()
+                and (self.store / product.sidecar).is_file()
+                and not self.stale(product)
                 for product in (self.shard(node, shard) for shard in self.graph.shards)
             )
         ]
@@ -448,11 +495,9 @@ def _sha256(path: Path) -> str:
     return sha256(path)
 
 
-def canonical(value: Any) -> Any:
-    """Settings with the keys of their mappings sorted: their order in a file means nothing."""
-    if isinstance(value, dict):
-        return {key: canonical(value[key]) for key in sorted(value)}
-    return [canonical(item) for item in value] if isinstance(value, list | tuple) else value
+@cache
+def _read(path: Path, changed: int) -> dict[str, Any]:
+    return read_sidecar(path)
 
 
 def make_plan(

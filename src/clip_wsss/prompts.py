@@ -184,6 +184,8 @@ def read_templates(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         raise InputError(f"templates: there is no file {path}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"templates: {path} is not UTF-8; save it as UTF-8") from None
     templates = [line.strip() for line in lines]
     return _checked([t for t in templates if t and not t.startswith("#")], str(path))
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
-from clip_wsss.config import GROUPS, check_entry, read_yaml
+from clip_wsss.config import GROUPS, check_entry
 from clip_wsss.errors import InputError
+from clip_wsss.plain import read_segmentor_file
 from clip_wsss.settings import (
     ENTRIES,
     Cam,
@@ -34,7 +35,7 @@ from clip_wsss.settings import Affinity as AffinitySettings
 
 COLUMNS = ("name", "base", *GROUPS, "seed", "note")
 # Other tables of a results folder, which a runs table's would overwrite (docs/results.md).
-RESERVED = ("confidence", "config", "cost", "figures", "headline", "index", "per_class")
+RESERVED = ("confidence", "config", "cost", "figures", "headline", "index", "per_class", "sweeps")
 DEFAULT_INFERENCE = "default"  # the entry that a table without the column means
 _CELL = re.compile(r"[A-Za-z0-9_.+-]+(,[A-Za-z0-9_.]+=[A-Za-z0-9_.+/~-]+)*")
 _EMPTY = ("", "-")
@@ -88,16 +89,32 @@ def resolve(config: Config, group: str, cell: str) -> Settings:
     # What an entry does not say stays unsaid, so that a change of one field may move the default
     # of another.
     content = entries[name].model_dump(exclude_unset=True)
+    seen: set[str] = set()
     for change in changes:
         key, text = change.split("=", 1)
+        if key in seen:
+            raise InputError(f"{group}: `{cell}`: {key} stands twice; keep one")
+        seen.add(key)
         *parents, last = key.split(".")
         place = content
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise InputError(f"{group}: `{cell}`: {key}: {parent} holds no settings")
-        place[last] = yaml.safe_load(text)
+        place[last] = _value(text, f"{group}: `{cell}`: {key}")
     return validated(ENTRIES[group], content, f"{group} `{cell}`")
+
+
+def _value(text: str, where: str) -> Any:
+    """The value that a cell writes: a number, true, false, null or a word."""
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise InputError(f"{where}: {text} is not a value that can be read") from None
+    try:
+        return float(text) if isinstance(value, str) else value  # YAML takes 1e-05 for text
+    except ValueError:
+        return value
 
 
 def run_settings(config: Config, run: Run) -> RunSettings:
@@ -210,8 +227,7 @@ def _check_training(config: Config, entry: Segmentation, where: str) -> None:
     """Refuse what would stop a training after hours of CAMs."""
     if entry.precision == "amp" and config.compute.device == "cpu":
         raise InputError(f"{where}: precision: amp needs CUDA; set it to float32")
-    segmentor = read_yaml(entry.segmentor)
-    init = entry.init or (segmentor or {}).get("init") or "random"
+    init = entry.init or read_segmentor_file(entry.segmentor).get("init") or "random"
     if init == "required":
         raise InputError(
             f"{where}: init: {entry.segmentor} starts from weights that the run must name; set "
@@ -224,6 +240,11 @@ def _check_training(config: Config, entry: Segmentation, where: str) -> None:
 def _read_table(path: Path) -> list[Run]:
     if not path.is_file():
         raise InputError(f"runs.tables: there is no file {path}")
+    if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", path.stem):
+        raise InputError(
+            f"runs.tables: {path}: the name of a table may hold letters, digits, _ + - and inner "
+            "dots only; rename the file"
+        )
     if path.stem in RESERVED:
         raise InputError(
             f"runs.tables: {path}: another table is called {path.stem}.csv; rename the file"
@@ -257,12 +278,16 @@ def _read_table(path: Path) -> list[Run]:
                 f"{path}, line {number}: has {len(row)} cells, the head has {len(head)}; "
                 "cells are separated by tabs"
             )
-    return [_run(dict(zip(head, row, strict=False)), path) for _, row in body]
+    return [_run(dict(itertools.zip_longest(head, row, fillvalue="")), path) for _, row in body]
 
 
 def _run(row: dict[str, str], path: Path) -> Run:
     if not row["name"]:
         raise InputError(f"{path}: a row has no name")
+    if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", row["name"]):
+        raise InputError(
+            f"{path}, row {row['name']!r}: name: must be without / and \\ and not begin with a dot"
+        )
     seed = row.get("seed", "")
     seed = "0" if seed in _EMPTY else seed
     words = seed.split()
@@ -304,7 +329,8 @@ def _sweep(sweep: dict[str, Any], known: dict[str, Run], where: str) -> list[Run
             if setting and cell is None:
                 raise InputError(f"{where}: {key}: run `{base.name}` has no {group}")
             text = _scalar(chosen[key])
-            run = replace(run, **{group: f"{cell},{setting}={text}" if setting else text})
+            whole = None if text == "-" else text
+            run = replace(run, **{group: f"{cell},{setting}={text}" if setting else whole})
         words = [f"{key.rpartition('.')[2]}={_scalar(value)}" for key, value in chosen.items()]
         name = f"{base.name},{','.join(words)}" if words else f"{base.name},seeds"
         runs.append(replace(run, name=name, base=sweep["base"], note="sweep", table="sweeps"))
@@ -326,7 +352,7 @@ def _axes(sweep: dict[str, Any], where: str) -> dict[str, list]:
         if not texts or len(set(texts)) < len(texts):
             raise InputError(f"{where}.{key}: must be a list of different values; got {values!r}")
     seeds = sweep.get("seed", [])
-    if not all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds):
+    if not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds):
         raise InputError(f"{where}.seed: must be whole numbers from 0; got {seeds!r}")
     return axes
 

@@ -105,7 +105,7 @@ class Model(Settings):
 class Texts(Settings):
     """Which sentence a class is put into."""
 
-    template: Text | list[Text] | Count = Field(
+    template: Text | Annotated[list[Text], Field(min_length=1)] | Count = Field(
         description="a template, several (averaged), a line of `templates`, or sharpest"
     )
     templates: Text = Field(
@@ -258,7 +258,7 @@ class Segmentation(Settings):
     def threshold(self) -> float:
         """The mu that the loss compares with."""
         if self.mu is not None:
-            return self.mu
+            return round(self.mu, 6)  # an edge of the confidences, which have three decimals
         return 0.0 if self.loss == "cross-entropy" or self.labels == "online" else 0.95
 
 
@@ -276,7 +276,7 @@ class Inference(Refined):
 
 
 class Evaluation(Settings):
-    """Scoring; nothing here is in a key."""
+    """Scoring; nothing here is in the key of a stage."""
 
     background_power: Positive = Field(1.0, description="of runs that make no masks")
     powers: list[Positive] = Field(
@@ -285,7 +285,7 @@ class Evaluation(Settings):
     bootstrap: Count = Field(1000, description="resamples of the images for every interval")
     seed: Seed = Field(0, description="of the resampling")
     published: Text | None = Field(None, description="figures quoted beside the measured ones")
-    panels: Count = Field(12, description="images shown in the report")
+    panels: Count = Field(12, description="images shown in the report, which are predicted too")
 
 
 class Compute(Settings):
@@ -391,6 +391,8 @@ def _message(kind: type[BaseModel], error: ErrorDetails) -> str:
     if found in _BOUNDS:
         words, bound = _BOUNDS[found]
         return f"{prefix}must be {words} {context[bound]:g}; got {got}"
+    if found == "string_pattern_mismatch" and place[-1:] == ["md5"]:
+        return f"{prefix}must be 32 small hexadecimal digits; got {got}"
     if found == "string_pattern_mismatch":
         return f"{prefix}`{got}` may hold letters, digits, _ + - and inner dots only"
     if found in _KINDS:

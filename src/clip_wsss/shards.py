@@ -9,7 +9,7 @@ def shard_names(count: int) -> list[str]:
 
 
 def shard_pattern(count: int) -> str:
-    """A glob pattern of the names of the shards; files of another number of shards may be about."""
+    """A glob pattern of the names of the shards; there may be files of another number of shards."""
     return f"*of{count:04d}"
 
 

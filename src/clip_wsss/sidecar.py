@@ -26,6 +26,7 @@ from clip_wsss.files import sha256, write_json
 
 FORMAT = 1
 FIELDS = {"format", "stamp", "outputs", "files", "inputs", "device"}
+PLAIN = {"format", "device"}
 COMPARED = ("stage", "key", "code", "numerics")
 
 Inputs = Mapping[str, Path | Sequence[Path]]
@@ -76,7 +77,8 @@ def read_sidecar(path: Path) -> dict:
         raise InputError(f"{path}: missing, so {_remedy(path)}") from None
     except ValueError:
         record = None
-    if not isinstance(record, dict) or set(record) != FIELDS or record["format"] != FORMAT:
+    right = isinstance(record, dict) and set(record) == FIELDS and record["format"] == FORMAT
+    if not right or not all(isinstance(record[name], dict) for name in FIELDS - PLAIN):
         raise InputError(f"{path}: not a sidecar of format {FORMAT}; {_remedy(path)}")
     return record
 
@@ -149,4 +151,4 @@ def _plain(value: object) -> object:
 
 
 def _remedy(path: Path) -> str:
-    return f"make it again: snakemake --cores all --forcerun {path}"
+    return f"make it again: snakemake --cores all --forcerun {path} (and your --configfile)"

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from clip_wsss.errors import InputError
+from clip_wsss.plain import read_yaml
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,9 @@ def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such vocabulary; set dataset.vocabulary to a YAML file with classes, "
-            "names and backgrounds"
-        ) from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it") from None
+        content = read_yaml(path)
+    except InputError as error:
+        raise InputError(f"dataset.vocabulary: {error}") from None
     if not isinstance(content, dict) or set(content) != {"classes", "names", "backgrounds"}:
         raise InputError(f"{path}: needs exactly the keys classes, names and backgrounds")
     classes = content["classes"]
@@ -69,6 +63,9 @@ def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
     if twice := duplicates(classes):
         raise InputError(f"{path}: classes lists {', '.join(twice)} more than once; keep one")
     names = {"plain": {key: key for key in classes}}
+    for group in ("names", "backgrounds"):
+        if not isinstance(content[group] or {}, dict):
+            raise InputError(f"{path}: {group} must be a mapping of lists by name")
     for name, renames in (content["names"] or {}).items():
         if not isinstance(renames, dict) or not _is_words(list(renames.values())):
             raise InputError(f"{path}: names.{name} must map class names to text")

@@ -13,10 +13,10 @@ from clip_wsss.errors import InputError
 from clip_wsss.imageio import encode_grey, write_bytes, write_label
 from clip_wsss.maps import ImageMaps, background_scores, upsample_maps, write_maps
 from clip_wsss.masks import (
-    digest_folder,
     labels_and_confidence,
     write_ground_truth,
     write_import,
+    write_masks,
     write_shard,
 )
 from clip_wsss.processes import parallel_map
@@ -274,27 +274,14 @@ def test_a_missing_folder_is_never_skipped(dataset, imported, tmp_path):
     for folders in ((tmp_path / "no", None), (imported[0], tmp_path / "no")):
         with pytest.raises(InputError, match="no: no such folder of masks to import"):
             write_import(dataset, NAMES, *folders, tmp_path / "m.zip", "skip")
-    with pytest.raises(InputError, match="no: no such folder of masks to import"):
-        digest_folder(tmp_path / "no", NAMES)
 
 
-def test_the_digest_of_a_folder_sees_every_edit_and_no_other(imported, tmp_path):
-    folder = imported[0]
-    before = digest_folder(folder, NAMES)
-    assert digest_folder(folder, sorted(NAMES), threads=1) == before
-    (folder / "other.png").write_bytes(b"of no image")
-    (folder / "a.png").touch()
-    assert digest_folder(folder, NAMES) == before
-    seen = {before, digest_folder(folder, NAMES[:2])}
-    label = (folder / "a.png").read_bytes()
-    (folder / "a.png").write_bytes(label + b" ")
-    seen.add(digest_folder(folder, NAMES))
-    (folder / "a.png").write_bytes((folder / "b.png").read_bytes())
-    (folder / "b.png").write_bytes(label)  # the same contents under other names
-    seen.add(digest_folder(folder, NAMES))
-    (folder / "b.png").unlink()
-    seen.add(digest_folder(folder, NAMES))
-    assert len(seen) == 5
+def test_maps_of_other_images_than_the_shards_are_refused(dataset, tmp_path):
+    found = [ImageMaps("a", (4, 4), np.array([0]), np.zeros((1, 2, 2), np.float32))]
+    write_maps(tmp_path / "maps.npz", found)
+    entry = {"source": "maps", "refinement": "none", "background_power": 1}
+    with pytest.raises(InputError, match="holds other images than the list, such as b"):
+        write_masks(dataset, ["a", "b"], entry, [tmp_path / "maps.npz"], tmp_path / "m.zip", 1)
 
 
 def test_parallel_map_keeps_the_order():

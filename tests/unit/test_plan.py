@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from clip_wsss.plan import CODE, Plan, canonical
+from clip_wsss.plan import CODE, Plan
 from clip_wsss.sidecar import read_sidecar, write_sidecar
 
 
@@ -120,14 +120,29 @@ def test_powers_are_those_of_the_sweep_and_of_the_runs(made):
         update={"powers": [3.0, 1.0], "background_power": 2.5}
     )
     plan = made.changed(config=made.config.model_copy(update={"evaluation": evaluation})).plan
-    assert plan.powers == [1.0, 2.5, 3.0]
+    assert plan.powers(plan.graph.paths["crf"]["cam"]) == [1.0, 2.5, 3.0]
 
 
-def test_the_order_of_keys_means_nothing():
-    one = {"b": [{"y": 1, "x": 2}], "a": {"d": None, "c": "z"}}
-    two = {"a": {"c": "z", "d": None}, "b": [{"x": 2, "y": 1}]}
-    assert repr(canonical(one)) == repr(canonical(two))
-    assert canonical(one) == one
+def test_tables_and_report_are_stale_where_what_they_say_has_changed(made):
+    def keys(**evaluation):
+        config = made.config.model_copy(
+            update={"evaluation": made.config.evaluation.model_copy(update=evaluation)}
+        )
+        plan = made.changed(config=config).plan
+        return plan.tables_product.stamp["key"], plan.report_product.stamp["key"]
+
+    assert all(a != b for a, b in zip(keys(), keys(seed=7), strict=True))
+    fewer = made.changed(runs=made.runs[:-1]).plan.tables_product.stamp
+    assert fewer["key"] != made.plan.tables_product.stamp["key"]
+    assert keys() == keys()
+
+
+def test_the_ground_truth_counts_where_it_is_read(made):
+    dataset = made.config.dataset.model_copy(update={"masks": "Others"})
+    other = made.changed(config=made.config.model_copy(update={"dataset": dataset})).plan
+    same = [a.stamp == b.stamp for a, b in zip(made.plan.scores, other.scores, strict=True)]
+    assert not any(same)
+    assert [one.stamp for one in made.plan.maps] == [one.stamp for one in other.maps]
 
 
 def test_paths_stay_within_the_results(made):

@@ -7,16 +7,19 @@ DESCRIBED = {"tables/per_class.csv": "Classes", "tables/confidence.csv": "Runs"}
 rule tables:
     # Also the resolved config, the index of the folders, and settings.yaml in each of them.
     input:
-        scores=[file for product in PLAN.scores for file in product.files],
+        fresh(lambda wildcards: [PLAN.tables_product]),
+        scores=[product.files[0] for product in PLAN.scores],
+        counts=[file for product in PLAN.scores for file in product.files[1:]],
         sidecars=[product.sidecar for product in PLAN.scores],
         provenance=[product.sidecar.with_name("provenance.json") for product in PLAN.scores],
         texts=[file for product in PLAN.texts_files for file in product.files],
     output:
-        [described(path) for path in PLAN.tables],
+        tables=[described(path) for path in PLAN.tables],
+        sidecar=PLAN.tables_product.sidecar,
     log:
         LOGS / "tables.log",
     params:
-        stamp=PLAN.tables_stamp,
+        stamp=PLAN.tables_product.stamp,
         config=unseen(PLAN.config.model_dump()),
         root=unseen(RESULTS),
         scripts=unseen(PLAN.scripts),
@@ -28,19 +31,22 @@ rule report:
     # Writes the cost table too: times differ from run to run, so it is no output that others
     # could depend on.
     input:
+        fresh(lambda wildcards: [PLAN.report_product]),
         rules.tables.output,
         rules.tables.input,
         shards=[file for product in (*PLAN.maps, *PLAN.masks) for file in product.files],
         predictions=[file for product in PLAN.val for file in product.files],
+        sidecars=[product.sidecar for product in (*PLAN.maps, *PLAN.masks, *PLAN.val)],
         images=[*images_of(SPLITS.pseudo), *images_of(SPLITS.val)],
     output:
-        report(RESULTS / "report.html", caption="../report/report.rst", category="Report"),
-        TABLES / "cost.csv",
-        TABLES / "cost.md",
+        page=report(RESULTS / "report.html", caption="../report/report.rst", category="Report"),
+        costs=[TABLES / "cost.csv", TABLES / "cost.md"],
+        sidecar=PLAN.report_product.sidecar,
     log:
         LOGS / "report.log",
     params:
-        stamp=PLAN.report_stamp,
+        stamp=PLAN.report_product.stamp,
+        reads=unseen([product.stamp for product in (*PLAN.maps, *PLAN.masks, *PLAN.val)]),
         config=unseen(PLAN.config.model_dump()),
         root=unseen(RESULTS),
         scripts=unseen(PLAN.scripts),

@@ -22,7 +22,7 @@ rule score_maps:
         lineage=unseen(lambda w: node_scored(w).lineage()),
         reads=stamps(maps_scored),
         precision=unseen(lambda w: PLAN.precision(node_scored(w))),
-        powers=unseen(PLAN.powers),
+        powers=unseen(lambda w: PLAN.powers(node_scored(w))),
         sweep=unseen(PLAN.config.evaluation.powers),
         dataset=unseen(DATASET.model_dump()),
         split=unseen(SPLITS.score),

@@ -98,12 +98,15 @@ use rule inference as inference_test with:
 rule submission:
     input:
         predictions=RESULTS / "inference/{node}/seed{seed}/test.zip",
+        sidecar=RESULTS / "inference/{node}/seed{seed}/test.json",
         images=images_of(SPLITS.test),
     output:
         RESULTS / "inference/{node}/seed{seed}/submission.tgz",
     log:
         LOGS / "inference/{node}/seed{seed}-submission.log",
     params:
+        stamp=PLAN.code("submission"),
+        reads=unseen(lambda wildcards: predictions(wildcards, "test").stamp),
         dataset=unseen(DATASET.model_dump()),
         split=unseen(SPLITS.test),
     script:

@@ -4,7 +4,8 @@ from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {name: file for name, file in made.items() if name not in ("provenance", "sidecar")}
-outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, {"labels": list(read.read)})
+inputs = {"lists": list(read.images), "read": list(read.read)}
+outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs)
 reads = list(zip(read.sidecars, p.reads, strict=True))
 with job(snakemake.log[0], 1, reads, [outputs]) as work:
     from clip_wsss.datasets import open_dataset

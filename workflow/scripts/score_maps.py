@@ -3,7 +3,8 @@
 from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
-files, inputs = {"json": made.json, "counts": made.counts}, {"maps": list(read.read)}
+files = {"json": made.json, "counts": made.counts}
+inputs = {"lists": list(read.images), "read": list(read.read)}
 outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs)
 reads = list(zip(read.sidecars, p.reads, strict=True))
 with job(snakemake.log[0], 1, reads, [outputs]) as work:

@@ -7,9 +7,8 @@ from clip_wsss.jobs import Made, here, job
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {"checkpoint": made.checkpoint, "log": made.log}
 online = p.entry["labels"] == "online"
-inputs = {"masks": list(read.masks)}
-if online:
-    inputs = {"lists": list(read.images), "texts": list(read.texts)}
+inputs = {"texts": list(read.texts)} if online else {"masks": list(read.masks)}
+inputs["lists"] = list(read.images)
 outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs, p.compute["device"])
 wanted = [["features"]] if online else []  # of texts; of masks everything
 reads = [(*pair, *wanted) for pair in zip(read.sidecars, p.reads, strict=True)]

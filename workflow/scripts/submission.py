@@ -3,7 +3,7 @@
 from clip_wsss.jobs import here, job
 
 p, read = snakemake.params, snakemake.input
-with job(snakemake.log[0]):
+with job(snakemake.log[0], reads=[(read.sidecar, p.reads)]):
     from clip_wsss.datasets import open_dataset
     from clip_wsss.segmentation.submission import write_submission
 

@@ -4,7 +4,7 @@ from clip_wsss.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {name: made[name] for name in ("features", "prompt", "sharpness")}
-inputs = {"lists": list(read.images), "features": read.features}
+inputs = {"lists": list(read.images), "features": [read.features]}
 outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs)
 with job(snakemake.log[0], p.compute["threads"], [(read.sidecar, p.reads)], [outputs]):
     from clip_wsss.clip import load_clip

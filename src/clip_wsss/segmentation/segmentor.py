@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-import yaml
 from mmengine import Config
 from mmengine.device import utils as device_utils
 from mmengine.logging import MMLogger
@@ -18,39 +17,14 @@ from mmseg.registry import MODELS
 from clip_wsss.devices import take_free_gpu
 from clip_wsss.errors import InputError
 from clip_wsss.imageio import sha256
-from clip_wsss.registry import lookup, unknown
+from clip_wsss.plain import read_segmentor_file
+from clip_wsss.registry import lookup
 from clip_wsss.segmentation.losses import loss_config
-
-KEYS = {  # what a segmentor's file holds, and whether it must
-    "model": True,
-    "init": False,
-    "train_pipeline": True,
-    "train_dataloader": True,
-    "optim_wrapper": True,
-    "param_scheduler": True,
-    "checkpoint_interval": True,
-}
 
 
 def read_segmentor(path: str | Path) -> Config:
-    """Read the YAML of a segmentor (config/segmentors/).
-
-    Raises:
-        InputError: the file is missing or no YAML, or lacks a key or has an unknown one.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"segmentation.segmentor: there is no file {path}")
-    try:
-        segmentor = Config.fromfile(path)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    for key in segmentor:
-        if key not in KEYS:
-            raise InputError(f"{path}: {unknown('key', key, KEYS)}")
-    for key, needed in KEYS.items():
-        if needed and key not in segmentor:
-            raise InputError(f"{path}: the key {key} is missing")
-    return segmentor
+    """Read the YAML of a segmentor. Raises InputError as `clip_wsss.plain.read_segmentor_file`."""
+    return Config(read_segmentor_file(path))
 
 
 def build_model(
