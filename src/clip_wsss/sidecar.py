@@ -151,4 +151,4 @@ def _plain(value: object) -> object:
 
 
 def _remedy(path: Path) -> str:
-    return f"make it again: snakemake --cores all --forcerun {path} (and your --configfile)"
+    return f"make it again: snakemake --cores all --forcerun {path}"

@@ -51,10 +51,7 @@ def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
         InputError: the file is missing, malformed, or renames a class that it does not have.
     """
     path = Path(path)
-    try:
-        content = read_yaml(path)
-    except InputError as error:
-        raise InputError(f"dataset.vocabulary: {error}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or set(content) != {"classes", "names", "backgrounds"}:
         raise InputError(f"{path}: needs exactly the keys classes, names and backgrounds")
     classes = content["classes"]

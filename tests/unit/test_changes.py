@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from made_results import config, content, plan, run
@@ -97,7 +98,7 @@ def test_a_key_of_two_groups_is_named_with_its_group():
 
 def test_a_stage_that_is_added():
     old, new = run("a", None, **CRF), run("b", None, **CRF, segmentation="cgl,mu=0.8")
-    assert words(old, new) == ["segmentation: none -> frozen-clip+confidence-guided+mu=0.8"]
+    assert words(old, new) == ["segmentation: none -> TokenHead+confidence-guided+mu=0.8"]
     new = run("b", None, **CRF, segmentation="cgl", inference="default,flip=true")
     assert words(old, new)[1:] == ["inference: none -> flip=true"]
     old = run("a", None, **CRF, segmentation="cgl", inference=None)
@@ -118,7 +119,8 @@ def test_a_file_with_another_content_is_seen(tmp_path):
     for name, rate in (("a", 0.1), ("b", 0.2)):
         (tmp_path / name).mkdir()
         files.append(tmp_path / name / "s.yaml")
-        files[-1].write_text(f"rate: {rate}\n")
+        text = Path("config/segmentors/frozen-clip.yaml").read_text(encoding="utf-8")
+        files[-1].write_text(text.replace("power: 0.9", f"power: {rate}"), encoding="utf-8")
     settings = [content() for _ in files]
     found = []
     for file, one in zip(files, settings, strict=True):
@@ -126,7 +128,7 @@ def test_a_file_with_another_content_is_seen(tmp_path):
         row = run("a", None, **CRF, segmentation="cgl")
         found.append(entries(plan(".", [row], load_config(one)).graph, row))
     assert found[0]["segmentation"]["settings"] == found[1]["segmentation"]["settings"]
-    assert changes(*found) == ["segmentation.segmentor.rate: 0.1 -> 0.2"]
+    assert changes(*found) == ["segmentation.segmentor.param_scheduler: changed"]
     assert str(tmp_path) not in json.dumps(found)
 
 

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from clip_wsss import cli
+from clip_wsss.sidecar import write_sidecar
 
 HEADER = "name\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\n"
 ROWS = "crf\tphoto\tsoftmax\tcaa\tcrf\t-\t-\t-\nseg\tphoto\tsoftmax\tcaa\tcrf\tcgl\tdefault\t0 1\n"
@@ -29,6 +30,9 @@ def project(tmp_path, monkeypatch):
     synthetic.write_dataset(Path("data"), 6, 4)
     made = synthetic.Synthetic(plan, plan.dataset)
     synthetic.write_results(made)
+    for product in (*plan.maps, *plan.masks, *plan.val):
+        named = {path.stem: path for path in product.files if path.is_file()}
+        write_sidecar(product.sidecar, product.stamp, named, {})
     return made
 
 
@@ -112,3 +116,18 @@ def test_results_of_an_earlier_version_are_refused(project, capsys):
     code, _, error = call(capsys, "path", "crf", "masks")
     assert code == 1
     assert "results of an earlier version" in error
+
+
+def test_a_changed_archive_is_not_exported(project, capsys):
+    archive = next((project.root / "masks").glob("*/*.zip"))
+    archive.write_bytes(archive.read_bytes() + b"x")
+    code, _, error = call(capsys, "export", "crf", "--out", "mine")
+    assert code == 1
+    assert f"{archive.name}: changed since the job that made it" in error
+
+
+def test_a_file_in_the_place_of_the_folder(project, capsys):
+    Path("mine").write_text("x")
+    code, _, error = call(capsys, "export", "crf", "--out", "mine")
+    assert code == 1
+    assert "mine: is a file; name a folder with --out" in error

@@ -152,6 +152,7 @@ def test_git_revisions(tmp_path, monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     made = plan(tmp_path / "results/demo", ladder()[:2])
+    assert made.scores, "planned where the vocabulary is"
     monkeypatch.chdir(tmp_path)
     git("init", "-q")
     write_results(made)

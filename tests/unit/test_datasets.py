@@ -327,7 +327,7 @@ def test_strange_vocabularies(tmp_path, change, message):
     path.write_text("classes: [")
     with pytest.raises(InputError, match="not YAML"):
         read_vocabulary(path)
-    with pytest.raises(InputError, match="no such vocabulary"):
+    with pytest.raises(InputError, match="there is no such file"):
         read_vocabulary(tmp_path / "none.yaml")
 
 

@@ -160,7 +160,7 @@ def test_masks_of_other_sources(graph, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "line"), [("no", "there is no folder"), (".", "holds no label")]
+    ("folder", "line"), [("no", "there is no folder"), (".", "must hold <id>.png")]
 )
 def test_a_folder_of_masks_that_is_not_there(tmp_path, monkeypatch, folder, line):
     monkeypatch.chdir(tmp_path)
@@ -239,10 +239,10 @@ def test_the_bits_of_a_subset(graph):
 
 def test_labels_say_what_differs_from_the_defaults(graph):
     names = {node.stage: node.label for node in graph().paths["full"].values()}
-    assert names["cam"] == "demo-clip+softmax"
+    assert names["cam"] == "clip-128x4+softmax"
     assert names["affinity"] == "caa+layers=3"
     assert names["masks"] == "crf+backend=fast"
-    assert names["segmentation"] == "frozen-clip+confidence-guided"
+    assert names["segmentation"] == "TokenHead+confidence-guided"
     made = graph(change=lambda c: c["masks"]["crf"]["crf"].update(iterations=5))
     assert made.paths["full"]["masks"].label == "crf+backend=fast+iterations=5"
 
@@ -302,7 +302,7 @@ def test_an_online_training_reads_images_and_ranked_texts_but_no_masks(graph):
     plan = Plan(graph(rows))
     node = {name: path["segmentation"] for name, path in plan.graph.paths.items()}
     inputs = {name: plan.training(one, 0).inputs for name, one in node.items()}
-    assert inputs["offline"].keys() == {"masks"}
+    assert inputs["offline"].keys() == {"lists", "masks"}
     assert len(inputs["offline"]["masks"]) == len(plan.graph.shards)
     assert inputs["full"].keys() == inputs["ranked"].keys() == {"lists", "texts"}
     assert inputs["full"]["lists"] == plan.images_of("train")

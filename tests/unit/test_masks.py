@@ -280,6 +280,7 @@ def test_maps_of_other_images_than_the_shards_are_refused(dataset, tmp_path):
     found = [ImageMaps("a", (4, 4), np.array([0]), np.zeros((1, 2, 2), np.float32))]
     write_maps(tmp_path / "maps.npz", found)
     entry = {"source": "maps", "refinement": "none", "background_power": 1}
+    dataset.settings["on_bad_image"] = "fail"
     with pytest.raises(InputError, match="holds other images than the list, such as b"):
         write_masks(dataset, ["a", "b"], entry, [tmp_path / "maps.npz"], tmp_path / "m.zip", 1)
 

@@ -16,7 +16,9 @@ def made(tmp_path_factory):
         patch.chdir(synthetic.REPOSITORY)
         found = synthetic.build(tmp_path_factory.mktemp("plan"))
         for product in found.plan.maps:
-            write_sidecar(product.sidecar, product.stamp, {"maps": product.files[0]}, {})
+            texts = [one.files[0] for one in product.inputs["texts"] if one.files[0].exists()]
+            inputs = {"lists": product.inputs["lists"], "texts": texts}
+            write_sidecar(product.sidecar, product.stamp, {"maps": product.files[0]}, inputs)
         yield found
 
 

@@ -275,8 +275,8 @@ def test_rows_may_lack_any_stage(tmp_path):
     table = lines(tmp_path / "demo")
     assert table["headline"].tolist()[:4] == ["initial", "mask", "segmentation", "segmentation"]
     assert table.loc["import", "difference_of"] == "mask - initial"
-    assert table.loc["import", "differs"].endswith("; masks: none -> import+masks")
-    assert table.loc["theirs", "differs"] == "segmentation: none -> frozen-clip+confidence-guided"
+    assert table.loc["import", "differs"].endswith("; masks: none -> import")
+    assert table.loc["theirs", "differs"] == "segmentation: none -> TokenHead+confidence-guided"
     words = table.loc["full", "differs"]
     assert words == "source: import -> ground-truth; loss: confidence-guided -> cross-entropy"
     assert table.loc["true", "initial":"difference_note"].isna().all()
