@@ -52,7 +52,7 @@ def mu_curve(calibration: pd.DataFrame, mus: Iterable[float]) -> pd.DataFrame:
         mus: thresholds, each an edge of its bins.
 
     Raises:
-        InputError: a mu that is no edge.
+        InputError: a mu that is not an edge.
     """
     total, rows = int(calibration["pixels"].sum()), []
     for mu in mus:

@@ -52,17 +52,21 @@ def load_clip(
     """
     device = _device(device)
     if precision not in PRECISIONS:
-        raise InputError(f"precision: {precision} is none of {', '.join(PRECISIONS)}")
+        raise InputError(f"precision: must be one of {', '.join(PRECISIONS)}; got {precision}")
     if precision == "float16" and device.type != "cuda":
         raise InputError("precision: float16 needs CUDA; take float32 or bfloat16 on this device")
     round_weights = round_weights or model.get("round_weights", "none")
     if round_weights not in ("none", "float16"):
-        raise InputError(f"round_weights: {round_weights} is none of none, float16")
+        raise InputError(f"round_weights: must be one of none, float16; got {round_weights}")
     position = {"resize": "bilinear", "round": "none"} | (position_embedding or {})
     if position["resize"] not in ("bilinear", "bicubic"):
-        raise InputError(f"position_embedding.resize: {position['resize']} is no known resize")
+        raise InputError(
+            f"position_embedding.resize: must be one of bilinear, bicubic; got {position['resize']}"
+        )
     if position["round"] not in ("none", "float16"):
-        raise InputError(f"position_embedding.round: {position['round']} is none of none, float16")
+        raise InputError(
+            f"position_embedding.round: must be one of none, float16; got {position['round']}"
+        )
 
     config, preprocess, name, weights = _resolve(model)
     network, tokenizer = _build(config, name, weights, PRECISIONS[precision])

@@ -41,7 +41,7 @@ def export_masks(archives: Sequence[Path], out: Path, mu: float | None = None) -
         mu: an edge of the confidences' codes, or None.
 
     Raises:
-        InputError: an archive cannot be used, mu is no edge, or predictions have no confidence
+        InputError: an archive cannot be used, mu is not an edge, or predictions have no confidence
             to compare it with.
     """
     if mu is not None:

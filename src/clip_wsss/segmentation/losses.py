@@ -170,7 +170,7 @@ def loss_config(name: str, mu: float, loss_weight: float = 1.0) -> dict:
     """What MMSegmentation builds the loss of a run from.
 
     Raises:
-        InputError: an unknown loss, or a mu that is no edge of the codes or without effect.
+        InputError: an unknown loss, or a mu that is not an edge of the codes, or without effect.
     """
     if name not in LOSSES:
         raise InputError(f"segmentation.loss: {unknown('loss', name, LOSSES)}")
