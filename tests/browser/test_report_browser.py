@@ -95,11 +95,11 @@ def test_tables_sort_by_numbers_and_names_empty_cells_last(page):
     numbers = list(map(float, values[:-2]))
     assert numbers == sorted(numbers, reverse=True)
     assert len(set(numbers)) == 3
-    assert values[-2:] == ["–", "–"]
+    assert all(text.startswith("–") for text in values[-2:])
     assert click(9) == "ascending"
     again = column(page, "#table-ladder", 8)
     assert list(map(float, again[:-2])) == sorted(numbers)
-    assert again[-2:] == ["–", "–"]
+    assert all(text.startswith("–") for text in again[-2:])
     assert click(1) == "ascending"
     assert column(page, "#table-ladder", 0) == ["caa", "crf", "plain", "seg-cgl", "softmax"]
 

@@ -58,7 +58,8 @@ def test_push_pull_and_nothing_to_do(small, tracked, tmp_path):
     try:
         small.folder = clone
         assert small.snakemake("--touch").code == 0
-        assert small.snakemake("-n").nothing_to_do
+        result = small.snakemake("-n")
+        assert result.nothing_to_do, result.jobs
         code = clone / "src/clip_wsss/refine.py"
         text = code.read_text(encoding="utf-8")
         code.write_text(text.replace("1e-5", "2e-5"), encoding="utf-8")
