@@ -230,7 +230,11 @@ class TestRefusals:
 
     def test_options(self, files):
         refused(files, "float16 needs CUDA", precision="float16", device="cpu")
-        refused(files, "precision: must be one of float32, bfloat16, float16; got int8", precision="int8")
+        refused(
+            files,
+            "precision: must be one of float32, bfloat16, float16; got int8",
+            precision="int8",
+        )
         refused(files, "round_weights: int8", round_weights="int8")
         refused(files, "resize", position_embedding={"resize": "nearest"})
         refused(files, "round", position_embedding={"round": "int8"})
