@@ -235,7 +235,7 @@ class TestRefusals:
             "precision: must be one of float32, bfloat16, float16; got int8",
             precision="int8",
         )
-        refused(files, "round_weights: int8", round_weights="int8")
+        refused(files, "none, float16; got int8", round_weights="int8")
         refused(files, "resize", position_embedding={"resize": "nearest"})
         refused(files, "round", position_embedding={"round": "int8"})
         if not torch.cuda.is_available():

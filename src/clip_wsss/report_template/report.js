@@ -104,7 +104,9 @@ function sortBy(table, column, ascending) {
     const cell = row.cells[column];
     return cell.dataset.value !== undefined ? Number(cell.dataset.value) : cell.textContent.trim();
   };
-  const empty = (value) => value === "" || value === "–" || Number.isNaN(value);
+  // A dash may be followed by the reason why there is nothing.
+  const blank = (value) => typeof value === "string" && (value === "" || value.startsWith("–"));
+  const empty = (value) => blank(value) || Number.isNaN(value);
   const rows = [...body.rows].map((row) => [key(row), row]);
   rows.sort(([a], [b]) => {
     if (empty(a) || empty(b)) return empty(a) - empty(b);
