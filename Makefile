@@ -26,7 +26,7 @@ test: $(READY)
 test-long: $(READY)
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup -m long
 
-$(READY): requirements.lock pyproject.toml src/clip_wsss/fast_crf.cpp
+$(READY): requirements.lock pyproject.toml src/clip_wsss/masks/fast_crf.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "Python 3.11 or later is needed; name one with: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

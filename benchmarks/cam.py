@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from clip_cases import make_openai_state_dict, random_clip
 from gradcam_twin import Twin, refined, scaled
 
-from clip_wsss.affinity import AFFINITIES
-from clip_wsss.cam import TARGETS
-from clip_wsss.gradcam import WantedCam, class_maps, fitting_batch
+from clip_wsss.affinities.caa import AFFINITIES
+from clip_wsss.cams.gradcam import WantedCam, class_maps, fitting_batch
+from clip_wsss.cams.passes import TARGETS
 
 CAA = {"layers": 8, "sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "clamp"}
 

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import torch
 
-from clip_wsss import fast_crf, torch_crf
-from clip_wsss.imageio import read_rgb
+from clip_wsss.core.images import read_rgb
+from clip_wsss.masks import fast_crf, torch_crf
 
 FIXTURES = Path(__file__).parents[1] / "tests/fixtures/parity/VOC2012/JPEGImages"
 SETTINGS = {

@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 
-from clip_wsss.bootstrap import nan_mean, resampled_iou
-from clip_wsss.confusion import count_label, count_sweep
-from clip_wsss.maps import background_scores, upsample_maps
+from clip_wsss.core.maps import background_scores, upsample_maps
+from clip_wsss.score.bootstrap import nan_mean, resampled_iou
+from clip_wsss.score.confusion import count_label, count_sweep
 
 POWERS = tuple(float(power) for power in range(1, 11))
 SIZE, GRID, CLASSES = (375, 500), (24, 32), 21  # a VOC image

@@ -7,8 +7,8 @@ from pathlib import Path
 import open_clip
 import torch
 
-from clip_wsss.clip import load_clip
-from clip_wsss.frozen_clip import FrozenClip
+from clip_wsss.models.clip import load_clip
+from clip_wsss.models.frozen_clip import FrozenClip
 
 
 def small_config(

@@ -2,6 +2,7 @@
 
 import pytest
 import stand_ins
+from small_dataset import dataset  # noqa: F401 - a fixture
 
 
 @pytest.fixture

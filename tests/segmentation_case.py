@@ -6,8 +6,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from clip_wsss.archives import EncodedImage, encode_image, write_archive
-from clip_wsss.confidence import encode
+from clip_wsss.core.archives import EncodedImage, encode_image, write_archive
+from clip_wsss.core.confidence import encode
 
 SEGMENTORS = Path(__file__).parents[1] / "config" / "segmentors"
 CLASSES = ["background", "cat", "dog"]

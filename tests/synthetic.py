@@ -13,20 +13,20 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from clip_wsss.archives import MASKS, PREDICTIONS, encode_image, write_archive
-from clip_wsss.confidence import encode
-from clip_wsss.config import load_config
-from clip_wsss.datasets import Dataset, open_dataset
-from clip_wsss.graph import Graph, Node
-from clip_wsss.imageio import write_label
-from clip_wsss.maps import ImageMaps, upsample_maps, write_maps
-from clip_wsss.metrics import evaluate_labels, evaluate_maps
-from clip_wsss.plan import Plan
-from clip_wsss.runs import Run
-from clip_wsss.settings import Config
-from clip_wsss.shards import shard_ids
-from clip_wsss.sidecar import write_sidecar
-from clip_wsss.stages import MAP_STAGES
+from clip_wsss.core.archives import MASKS, PREDICTIONS, encode_image, write_archive
+from clip_wsss.core.confidence import encode
+from clip_wsss.core.images import write_label
+from clip_wsss.core.maps import ImageMaps, upsample_maps, write_maps
+from clip_wsss.core.shards import shard_ids
+from clip_wsss.data.datasets import Dataset, open_dataset
+from clip_wsss.runs.config import load_config
+from clip_wsss.runs.graph import Graph, Node
+from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.settings import Config
+from clip_wsss.runs.sidecar import write_sidecar
+from clip_wsss.runs.stages import MAP_STAGES
+from clip_wsss.runs.table import Run
+from clip_wsss.score.metrics import evaluate_labels, evaluate_maps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GRID = 8

@@ -67,7 +67,7 @@ def unfolded_par(maps: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 
 def tiny_clip():
     """The CLIP of the fixtures, loaded as the public code does."""
-    from clip_wsss.clip import load_clip
+    from clip_wsss.models.clip import load_clip
 
     return load_clip(model_entry(), position_embedding={"resize": "bilinear", "round": "float16"})
 

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clip_wsss.confidence import check_mu
-from clip_wsss.config import GROUPS, read_yaml
-from clip_wsss.errors import InputError
-from clip_wsss.graph import Graph, Node
-from clip_wsss.plan import Plan, make_plan
-from clip_wsss.registry import unknown
-from clip_wsss.runs import Run
-from clip_wsss.sidecar import check
+from clip_wsss.core.confidence import check_mu
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.registry import unknown
+from clip_wsss.runs.config import GROUPS, read_yaml
+from clip_wsss.runs.graph import Graph, Node
+from clip_wsss.runs.plan import Plan, make_plan
+from clip_wsss.runs.sidecar import check
+from clip_wsss.runs.table import Run
 
 STAGES = ("features", *GROUPS, "score")  # folders of results that `clean` looks into
 
@@ -92,7 +92,7 @@ def _path(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def _export(plan: Plan, options: argparse.Namespace) -> int:
-    from clip_wsss.export import export_maps, export_masks
+    from clip_wsss.runs.export import export_maps, export_masks
 
     graph, run = plan.graph, _run(plan.graph, options.run)
     out, path = options.out or Path("export") / run.name, graph.paths[run.name]

@@ -16,11 +16,11 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from clip_wsss.changes import changes, flat_changes
-from clip_wsss.errors import InputError
-from clip_wsss.measurements import Difference, Figure, Folder, Reader, Source, difference
-from clip_wsss.stages import MAP_STAGES, SCORED
-from clip_wsss.tables import INDEX_FORMAT, percent
+from clip_wsss.core.errors import InputError
+from clip_wsss.runs.stages import MAP_STAGES, SCORED
+from clip_wsss.score.changes import changes, flat_changes
+from clip_wsss.score.measurements import Difference, Figure, Folder, Reader, Source, difference
+from clip_wsss.tables.write import INDEX_FORMAT, percent
 
 STAGE_COLUMNS = (
     "run", "same_as", "stage", "images", "a", "a_scoring", "b", "b_scoring",

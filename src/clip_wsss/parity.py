@@ -17,18 +17,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from clip_wsss.affinity import box_mask, boxes
-from clip_wsss.cam import CamVariant, compute_pass
-from clip_wsss.config import read_config
-from clip_wsss.confusion import Sparse, count_label, count_sweep, iou, mean_iou
-from clip_wsss.datasets import Dataset, open_dataset
-from clip_wsss.errors import InputError
-from clip_wsss.maps import ImageMaps, upsample_maps
-from clip_wsss.masks import labels_and_confidence
-from clip_wsss.processes import parallel_map
-from clip_wsss.prompts import encode
-from clip_wsss.runs import read_runs, run_settings
-from clip_wsss.settings import unknown
+from clip_wsss.affinities.caa import box_mask, boxes
+from clip_wsss.cams.passes import CamVariant, compute_pass
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.maps import ImageMaps, upsample_maps
+from clip_wsss.core.processes import parallel_map
+from clip_wsss.data.datasets import Dataset, open_dataset
+from clip_wsss.masks.write import labels_and_confidence
+from clip_wsss.prompts.texts import encode
+from clip_wsss.runs.config import read_config
+from clip_wsss.runs.settings import unknown
+from clip_wsss.runs.table import read_runs, run_settings
+from clip_wsss.score.confusion import Sparse, count_label, count_sweep, iou, mean_iou
 
 CONFIGS = Path(__file__).parents[2] / "config"
 POWERS = tuple(range(1, 11))
@@ -83,7 +83,7 @@ def run(
     Args:
         dataset: images, labels and, where there are any, masks.
         split: the images.
-        model: architecture and weights, see `clip_wsss.clip.load_clip`.
+        model: architecture and weights, see `clip_wsss.models.clip.load_clip`.
         preset: from `read_preset`.
         out: the folder.
         skip_bad: leave bad images out and list them in the summary, instead of stopping.
@@ -98,7 +98,7 @@ def run(
     Raises:
         InputError: bad images, one a line.
     """
-    from clip_wsss.clip import load_for
+    from clip_wsss.models.clip import load_for
 
     ids = dataset.ids(split)
     skipped = dataset.problems(split, workers=workers)

@@ -4,8 +4,8 @@ import pytest
 import synthetic
 from chromium import CHROMIUM, Page
 
-from clip_wsss.report import write_report
-from clip_wsss.tables import write_tables
+from clip_wsss.report.write import write_report
+from clip_wsss.tables.write import write_tables
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)"

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from clip_wsss import cli
-from clip_wsss.sidecar import write_sidecar
+from clip_wsss.runs.sidecar import write_sidecar
 
 HEADER = "name\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\n"
 ROWS = "crf\tphoto\tsoftmax\tcaa\tcrf\t-\t-\t-\nseg\tphoto\tsoftmax\tcaa\tcrf\tcgl\tdefault\t0 1\n"

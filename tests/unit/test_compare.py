@@ -8,8 +8,8 @@ from dvc.repo import Repo
 from made_results import config, draw, ladder, plan, run, score, write_measurement, write_results
 
 from clip_wsss.compare import compare, main
-from clip_wsss.measurements import Folder
-from clip_wsss.tables import write_tables
+from clip_wsss.score.measurements import Folder
+from clip_wsss.tables.write import write_tables
 
 
 def write(root, runs, gain=0.0, **evaluation):

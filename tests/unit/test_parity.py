@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from clip_wsss import parity
-from clip_wsss.datasets import open_dataset
-from clip_wsss.errors import InputError
-from clip_wsss.imageio import read_label
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import read_label
+from clip_wsss.data.datasets import open_dataset
 
 REPOSITORY = Path(__file__).parents[2]
 FIXTURES = REPOSITORY / "tests/fixtures/parity"

@@ -6,7 +6,7 @@ import pytest
 import stand_ins
 import yaml
 
-from clip_wsss.config import read_config
+from clip_wsss.runs.config import read_config
 
 pytestmark = pytest.mark.workflow
 

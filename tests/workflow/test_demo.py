@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from conftest import RUNS, Project, hashes
 
-from clip_wsss.archives import Archives
+from clip_wsss.core.archives import Archives
 
 pytestmark = [pytest.mark.workflow, pytest.mark.e2e, pytest.mark.xdist_group("small")]
 

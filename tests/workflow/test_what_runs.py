@@ -47,13 +47,13 @@ def comment(project):
 
 
 def docstring(project):
-    edit(project, "affinity", '"""Union of the `boxes`', '"""All of the `boxes`')
+    edit(project, "affinities/caa", '"""Union of the `boxes`', '"""All of the `boxes`')
 
 
 def formatted(project):
     edit(
         project,
-        "affinity",
+        "affinities/caa",
         "mask[y0:y1, x0:x1] = 1",
         "mask[\n            y0:y1, x0:x1\n        ] = 1",
     )
@@ -195,7 +195,7 @@ def test_a_new_variant_costs_one_pass_and_nothing_of_the_others(edited):
 def test_changed_code_of_a_mask_refinement(edited):
     """Masks are made again; a training whose masks came out the same keeps its checkpoint."""
     maps = times(edited, "affinity/*/*.npz")
-    edit(edited, "refine", "104.008, 116.669, 122.675", "104.008, 116.669, 122.676")
+    edit(edited, "masks/refine", "104.008, 116.669, 122.675", "104.008, 116.669, 122.676")
     result = edited.snakemake()
     assert result.code == 0, result.text
     assert result.executed["masks"] == 3
@@ -205,7 +205,7 @@ def test_changed_code_of_a_mask_refinement(edited):
     assert kept(edited, "masks/*/*.log") == [False] * 3
     assert times(edited, "affinity/*/*.npz") == maps
     assert edited.snakemake("-n").nothing_to_do
-    edit(edited, "refine", "104.008, 116.669, 122.676", "104.008, 116.669, 122.675")
+    edit(edited, "masks/refine", "104.008, 116.669, 122.676", "104.008, 116.669, 122.675")
     assert edited.snakemake().code == 0
     assert kept(edited, "segmentation/*/seed0.log") == [True, True]
 
@@ -214,7 +214,12 @@ def test_changed_code_of_the_maps_costs_one_pass_for_all(edited):
     """Also where Snakemake has no record of what made the files: the sidecars know."""
     metadata = edited.folder / ".snakemake/metadata"
     aside = edited.folder / "metadata"
-    edit(edited, "gradcam", "amax(dim=(1, 2), keepdim=True)", "amax(dim=(1, 2), keepdim=True) + 0")
+    edit(
+        edited,
+        "cams/gradcam",
+        "amax(dim=(1, 2), keepdim=True)",
+        "amax(dim=(1, 2), keepdim=True) + 0",
+    )
     for known in (True, False):
         if not known:
             shutil.move(metadata, aside)

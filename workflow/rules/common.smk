@@ -10,8 +10,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from clip_wsss.errors import InputError
-from clip_wsss.plan import make_plan
+from clip_wsss.core.errors import InputError
+from clip_wsss.runs.plan import make_plan
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
 

@@ -1,5 +1,5 @@
 # Initial maps and their refinement by an affinity: one forward pass of an image gives the maps of all
-# cams and affinities that share a trunk (`clip_wsss.graph.Pass`).
+# cams and affinities that share a trunk (`clip_wsss.runs.graph.Pass`).
 #
 # Everything below a job that runs, runs too. So the variants of a pass are split over two rules:
 # those that are there, made as planned, and all others. A new variant is a pass of its own then, and

@@ -1,6 +1,6 @@
 """Lay COCO 2014 out as a VOC-format data set."""
 
-from clip_wsss.jobs import job
+from clip_wsss.runs.jobs import job
 
 with job(snakemake.log[0]):
     from clip_wsss.acquire.coco import build

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clip_wsss.jobs import job
+from clip_wsss.runs.jobs import job
 
 if __name__ == "__main__":  # the training's processes import this file
     with job(snakemake.log[0]):

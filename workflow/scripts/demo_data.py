@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clip_wsss.jobs import Made, job
+from clip_wsss.runs.jobs import Made, job
 
 p, made = snakemake.params, snakemake.output
 outputs = Made(made.sidecar, p.stamp, {"train": made.train, "val": made.val}, {})

@@ -1,6 +1,6 @@
 """Download one archive, or check its local copy, and write its receipt."""
 
-from clip_wsss.jobs import job
+from clip_wsss.runs.jobs import job
 
 with job(snakemake.log[0]):
     from clip_wsss.acquire.download import acquire

@@ -1,6 +1,6 @@
 """Label the images of a split with a trained segmentor, and those that the report shows."""
 
-from clip_wsss.jobs import Made, here, job
+from clip_wsss.runs.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {name: file for name, file in made.items() if name != "sidecar"}
@@ -9,8 +9,8 @@ outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs, 
 reads = [(read.sidecar, p.reads, ["checkpoint"])]
 with job(snakemake.log[0], p.compute["threads"], reads, [outputs]) as work:
     if work.needed:
-        from clip_wsss.choice import choose
-        from clip_wsss.datasets import open_dataset
+        from clip_wsss.data.choice import choose
+        from clip_wsss.data.datasets import open_dataset
         from clip_wsss.segmentation.predict import predict
 
         own = here(p.dataset, read.images)

@@ -1,6 +1,6 @@
 """Write the maps of a shard of images: every cam and affinity of a pass."""
 
-from clip_wsss.jobs import Made, here, job
+from clip_wsss.runs.jobs import Made, here, job
 
 p, read, made, v = snakemake.params, snakemake.input, snakemake.output, snakemake.params.variants
 inputs = {"lists": list(read.images), "texts": list(read.texts)}
@@ -8,11 +8,11 @@ both = zip(made.sidecars, made.maps, v["stamps"], strict=True)
 makes = [Made(s, stamp, {"maps": f}, inputs, p.compute["device"]) for s, f, stamp in both]
 reads = [(read.sidecar[0], p.reads, ["features"])] if p.reads else []
 with job(snakemake.log[0], p.compute["threads"], reads, makes):
-    from clip_wsss.cam import CamVariant, read_text_features, write_pass
-    from clip_wsss.clip import load_for
-    from clip_wsss.datasets import open_dataset
-    from clip_wsss.prompts import encode
-    from clip_wsss.shards import shard_ids
+    from clip_wsss.cams.passes import CamVariant, read_text_features, write_pass
+    from clip_wsss.core.shards import shard_ids
+    from clip_wsss.data.datasets import open_dataset
+    from clip_wsss.models.clip import load_for
+    from clip_wsss.prompts.texts import encode
 
     data, clip = (
         open_dataset(here(p.dataset, read.images)),

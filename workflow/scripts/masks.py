@@ -1,6 +1,6 @@
 """Write the masks of a shard of images: from maps, from the data set, or from other code."""
 
-from clip_wsss.jobs import Made, here, job
+from clip_wsss.runs.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 inputs = {"lists": list(read.images), "maps": list(read.maps)}
@@ -8,9 +8,9 @@ outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, {"masks": made.
 reads = list(zip(read.sidecars, p.reads, strict=True))
 with job(snakemake.log[0], 1, reads, [outputs]) as work:
     if work.needed:
-        from clip_wsss.datasets import open_dataset
-        from clip_wsss.masks import write_masks
-        from clip_wsss.shards import shard_ids
+        from clip_wsss.core.shards import shard_ids
+        from clip_wsss.data.datasets import open_dataset
+        from clip_wsss.masks.write import write_masks
 
         data = open_dataset(here(p.dataset, read.images))
         ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)

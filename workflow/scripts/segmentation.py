@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clip_wsss.jobs import Made, here, job
+from clip_wsss.runs.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {"checkpoint": made.checkpoint, "log": made.log}

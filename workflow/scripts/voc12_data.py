@@ -1,6 +1,6 @@
 """Lay VOC 2012 and SBD out as one data set."""
 
-from clip_wsss.jobs import job
+from clip_wsss.runs.jobs import job
 
 with job(snakemake.log[0]):
     from clip_wsss.acquire.voc import build

@@ -1,6 +1,6 @@
 """Add the images of VOC's test split."""
 
-from clip_wsss.jobs import job
+from clip_wsss.runs.jobs import job
 
 with job(snakemake.log[0]):
     from clip_wsss.acquire.voc import build_test

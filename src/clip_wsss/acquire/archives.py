@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from clip_wsss.acquire.download import require_space
-from clip_wsss.errors import InputError
+from clip_wsss.core.errors import InputError
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
 

@@ -23,11 +23,11 @@ from clip_wsss.acquire.archives import (
 )
 from clip_wsss.acquire.download import read_receipt, require_space
 from clip_wsss.acquire.registry import check_split
-from clip_wsss.datasets import IGNORE
-from clip_wsss.errors import InputError
-from clip_wsss.imageio import write_label
-from clip_wsss.processes import process_context
-from clip_wsss.vocabulary import read_vocabulary
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import write_label
+from clip_wsss.core.processes import process_context
+from clip_wsss.data.datasets import IGNORE
+from clip_wsss.data.vocabulary import read_vocabulary
 
 SPLITS = ("train", "val")
 CHUNK = 64  # images that one process takes at a time

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from clip_wsss.acquire.registry import Source, find_source
-from clip_wsss.errors import InputError
+from clip_wsss.core.errors import InputError
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 20

@@ -9,8 +9,8 @@ from urllib.parse import urlparse
 
 import yaml
 
-from clip_wsss.errors import InputError
-from clip_wsss.registry import unknown
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.registry import unknown
 
 KEYS = ("title", "url", "mirrors", "size", "md5", "licence", "citation")
 

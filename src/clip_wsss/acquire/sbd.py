@@ -9,8 +9,8 @@ import scipy.io
 from tqdm import tqdm
 
 from clip_wsss.acquire.archives import in_folder, one, open_members
-from clip_wsss.errors import InputError
-from clip_wsss.imageio import write_label
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import write_label
 
 
 def read_mask(content: bytes) -> np.ndarray:

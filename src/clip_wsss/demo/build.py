@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from clip_wsss.core.images import voc_palette
 from clip_wsss.demo.scenes import CLASSES, IGNORE, Scene, Style, draw_scene
 from clip_wsss.demo.sprites import CREDIT
-from clip_wsss.imageio import voc_palette
 
 SIDE = 112  # pixels: 14 x 14 patches of the demo CLIP
 _RUN_LENGTHS = 3  # zlib's strategy whose output depends on no processor

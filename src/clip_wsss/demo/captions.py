@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import open_clip
 
-from clip_wsss.datasets import Vocabulary
+from clip_wsss.core.errors import InputError
+from clip_wsss.data.datasets import Vocabulary
 from clip_wsss.demo.scenes import CLASSES
 from clip_wsss.demo.textures import WORDS
-from clip_wsss.errors import InputError
 
 # Other names that a user may want to try in a prompt.
 _SYNONYMS: dict[str, tuple[str, ...]] = {

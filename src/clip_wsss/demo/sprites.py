@@ -10,7 +10,7 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clip_wsss.errors import InputError
+from clip_wsss.core.errors import InputError
 
 CREDIT = "Twemoji graphics, copyright Twitter, Inc. and other contributors, CC-BY 4.0"
 

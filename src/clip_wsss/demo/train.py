@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from clip_wsss.datasets import read_vocabulary
+from clip_wsss.data.datasets import read_vocabulary
 from clip_wsss.demo.batches import Batch, Phase, make_batch
 from clip_wsss.demo.captions import Lexicon, TokenTable, read_lexicon
 from clip_wsss.demo.losses import affinity, contrast, dense

@@ -8,7 +8,7 @@ from mmseg.models.backbones import ResNet
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from clip_wsss.clip import load_clip
+from clip_wsss.models.clip import load_clip
 
 
 @MODELS.register_module()

@@ -17,9 +17,9 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 from torch.utils.data import Sampler
 
-from clip_wsss.archives import Archives
-from clip_wsss.datasets import open_dataset
-from clip_wsss.errors import InputError
+from clip_wsss.core.archives import Archives
+from clip_wsss.core.errors import InputError
+from clip_wsss.data.datasets import open_dataset
 from clip_wsss.segmentation.losses import IGNORE, pack
 
 

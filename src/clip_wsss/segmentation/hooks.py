@@ -12,7 +12,7 @@ from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from tqdm import tqdm
 
-from clip_wsss.errors import InputError
+from clip_wsss.core.errors import InputError
 from clip_wsss.segmentation.data import seed_iteration
 
 

@@ -16,9 +16,9 @@ from mmseg.registry import MODELS, TASK_UTILS
 from mmseg.structures.sampler import BasePixelSampler
 from torch import Tensor, nn
 
-from clip_wsss.confidence import EDGES, check_mu
-from clip_wsss.errors import InputError
-from clip_wsss.registry import unknown
+from clip_wsss.core.confidence import EDGES, check_mu
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.registry import unknown
 
 IGNORE = 255
 
@@ -30,7 +30,7 @@ def pack(label: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
     Args:
         label: (H, W) uint8.
-        codes: (H, W) uint8, of the confidences (`clip_wsss.confidence`).
+        codes: (H, W) uint8, of the confidences (`clip_wsss.core.confidence`).
 
     Returns:
         (H, W) int32 below 2^16, so that float32 holds it exactly as well. A padding of 255 reads

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from clip_wsss.archives import PREDICTIONS, EncodedImage, encode_image, write_archive
-from clip_wsss.datasets import Dataset, open_dataset
-from clip_wsss.errors import InputError
-from clip_wsss.processes import parallel_map
-from clip_wsss.refine import MASK_REFINEMENTS
-from clip_wsss.registry import lookup
+from clip_wsss.core.archives import PREDICTIONS, EncodedImage, encode_image, write_archive
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.processes import parallel_map
+from clip_wsss.core.registry import lookup
+from clip_wsss.data.datasets import Dataset, open_dataset
+from clip_wsss.masks.refine import MASK_REFINEMENTS
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor, use_device
 from clip_wsss.segmentation.views import fit_long_side, mean_logits
 from clip_wsss.segmentation.weights import read_state

@@ -14,16 +14,16 @@ from mmengine.logging import MMLogger
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
-from clip_wsss.devices import take_free_gpu
-from clip_wsss.errors import InputError
-from clip_wsss.imageio import sha256
-from clip_wsss.plain import read_segmentor_file
-from clip_wsss.registry import lookup
+from clip_wsss.core.devices import take_free_gpu
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import sha256
+from clip_wsss.core.plain import read_segmentor_file
+from clip_wsss.core.registry import lookup
 from clip_wsss.segmentation.losses import loss_config
 
 
 def read_segmentor(path: str | Path) -> Config:
-    """Read the YAML of a segmentor. Raises InputError as `clip_wsss.plain.read_segmentor_file`."""
+    """Read the YAML of a segmentor. Raises InputError as `read_segmentor_file`."""
     return Config(read_segmentor_file(path))
 
 
@@ -69,9 +69,9 @@ def online_module(name: str) -> ModuleType:
     """A module of labels that are made online.
 
     It is loaded by its name: its code counts for the trainings that use it, and changes no other's
-    fingerprint (`clip_wsss.plan.CODE`).
+    fingerprint (`clip_wsss.runs.plan.CODE`).
     """
-    return import_module(f"clip_wsss.weclip.{name}")
+    return import_module(f"clip_wsss.segmentation.weclip.{name}")
 
 
 def _online(model: dict, row: dict, path: str) -> dict:

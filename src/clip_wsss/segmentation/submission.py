@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from clip_wsss.archives import Archive
+from clip_wsss.core.archives import Archive
 
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"  # comp6: any training data
 
@@ -17,7 +17,7 @@ def write_submission(ids: list[str], predictions: str | Path, out: str | Path) -
 
     Args:
         ids: images of the test set.
-        predictions: the archive of them, see `clip_wsss.archives`.
+        predictions: the archive of them, see `clip_wsss.core.archives`.
         out: the .tgz that is written.
 
     Raises:

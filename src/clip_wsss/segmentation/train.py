@@ -20,9 +20,9 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from clip_wsss.datasets import open_dataset
-from clip_wsss.errors import InputError
-from clip_wsss.imageio import sha256
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import sha256
+from clip_wsss.data.datasets import open_dataset
 from clip_wsss.segmentation.data import read_masks
 from clip_wsss.segmentation.hooks import latest_checkpoint
 from clip_wsss.segmentation.losses import loss_config
@@ -59,10 +59,10 @@ def train(
     Args:
         entry: of the config's group `segmentation`: segmentor, loss, mu, iterations (updates of
             the weights), precision, init; with `labels: online` its `online` is what
-            `clip_wsss.graph` has made of all cells of the row: clip, texts, split, settings,
+            `clip_wsss.runs.graph` has made of all cells of the row: clip, texts, split, settings,
             labels.
         dataset_settings: the config's `dataset`.
-        archives: paths of the pseudo masks (`clip_wsss.archives`); none for labels made online.
+        archives: paths of the pseudo masks (`core.archives`); none for labels made online.
         seed: decides the initial weights, the order and the augmentation.
         work_dir: keeps checkpoints of an unfinished training; what it holds of other settings is
             set aside as <work_dir>.old; it is gone after the training.

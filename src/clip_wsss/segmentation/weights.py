@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from clip_wsss.errors import InputError
+from clip_wsss.core.errors import InputError
 
 RANDOM = "random"  # none
 REQUIRED = "required"  # in a segmentor's file: the run must say

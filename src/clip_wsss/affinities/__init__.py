@@ -1,0 +1,1 @@
+"""Refinement of maps on the grid."""

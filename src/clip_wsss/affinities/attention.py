@@ -1,0 +1,83 @@
+"""One map of a tower's attention maps, and the propagation of CAMs along it.
+
+`caa` is `propagate` along `mean_attention`. Torch is not imported here: the functions work on what
+they are given.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from clip_wsss.affinities.caa import box_mask, sinkhorn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def mean_attention(attention: Tensor) -> Tensor:
+    """The mean of (L, N, N) maps: (N, N)."""
+    return attention.mean(dim=0)
+
+
+def selected_attention(
+    attention: Tensor, affinity: Tensor, distance: Literal["signed", "absolute"]
+) -> Tensor:
+    """The maps that are near a decoder's affinity A, averaged and multiplied by A.
+
+    `signed` is WeCLIP's public code: S_l = sum(A - A_l), and S_l <= mean S keeps the blocks with
+    much attention between patches, whatever A. `absolute` is the paper's S_l = sum |A - A_l| and
+    S_l < mean S (docs/weclip.md); where no block is below the mean, all are kept.
+
+    Args:
+        attention: (L, N, N) float32, the maps to choose from.
+        affinity: (N, N) float32 in [0, 1]; it carries no gradient on.
+        distance: which S.
+
+    Returns:
+        (N, N) float32: the sum of the n maps kept, over n + 1e-5, times A.
+    """
+    affinity = affinity.detach()
+    kept = attention[kept_layers(attention, affinity, distance)]
+    return kept.sum(dim=0) / (len(kept) + 1e-5) * affinity
+
+
+def kept_layers(
+    attention: Tensor, affinity: Tensor, distance: Literal["signed", "absolute"]
+) -> Tensor:
+    """Which of the maps `selected_attention` keeps: (L,) bool, at least one."""
+    apart = affinity - attention
+    if distance == "signed":
+        sums = apart.double().sum(dim=(1, 2))
+        return sums <= sums.mean()
+    sums = apart.abs().double().sum(dim=(1, 2))
+    near = sums < sums.mean()
+    return near if near.any() else ~near
+
+
+def propagate(cam: Tensor, attention: Tensor, masks: np.ndarray, rounds: int, power: int) -> Tensor:
+    """Masked CAMs spread along an attention map (CLIP-ES, equations 5 to 7).
+
+    Args:
+        cam: (K, gh, gw) float32 in [0, 1].
+        attention: (N, N), one map; N = gh * gw.
+        masks: (K, gh, gw) uint8 from `box_masks`.
+        rounds: of the normalisation, see `clip_wsss.affinities.caa.sinkhorn`.
+        power: how often the affinity is applied.
+
+    Returns:
+        (K, gh, gw) float64 >= 0, not scaled.
+    """
+    # Where attention is nearly even, the map hardly differs from patch to patch, and min-max would
+    # blow up what float32 rounds off.
+    affinity = sinkhorn(attention.double(), rounds)
+    refined = (cam * cam.new_tensor(masks)).double().flatten(1).T  # (N, K)
+    for _ in range(power):  # A^t x, without the N x N x N product
+        refined = affinity @ refined
+    return refined.T.reshape(cam.shape)
+
+
+def box_masks(cam: Tensor, threshold: float, edge: str) -> np.ndarray:
+    """`clip_wsss.affinities.caa.box_mask` of each of (K, gh, gw) CAMs: the same shape, uint8."""
+    return np.stack([box_mask(own, threshold, edge) for own in cam.cpu().numpy()])

@@ -1,0 +1,1 @@
+"""What everything else uses: files, images, maps, archives, processes, errors."""

@@ -1,0 +1,138 @@
+"""Maps of a shard of images: what they are, their file, and what becomes of them at full size.
+
+One file holds one map a class and image at grid resolution: the initial maps of a cam, or the
+refined maps of an affinity. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from clip_wsss.core.errors import InputError
+
+
+@dataclass
+class ImageMaps:
+    """Maps of one image at grid resolution.
+
+    Attributes:
+        id: of the image.
+        size: (H, W) of the image.
+        keys: (K,) int64, 0-based classes in label order.
+        maps: (K, gh, gw) float32 in [0, 1].
+    """
+
+    id: str
+    size: tuple[int, int]
+    keys: np.ndarray
+    maps: np.ndarray
+
+
+def write_maps(
+    path: Path, images: Sequence[ImageMaps], skipped: dict[str, str] | None = None
+) -> None:
+    """Write a shard of maps; the same maps give the same bytes.
+
+    The npz holds ids, sizes (n, 2), grids (n, 2), classes (n,): K of each image, keys: all keys
+    one after the other, maps: all maps one after the other, flat, and the ids and reasons of
+    skipped images.
+    """
+    skipped = skipped or {}
+    arrays = {
+        "ids": np.array([image.id for image in images], dtype=np.str_),
+        "sizes": np.array([image.size for image in images], dtype=np.int32).reshape(-1, 2),
+        "grids": np.array([image.maps.shape[1:] for image in images], np.int32).reshape(-1, 2),
+        "classes": np.array([len(image.keys) for image in images], dtype=np.int32),
+        "keys": _flat([image.keys for image in images], np.int16),
+        "maps": _flat([image.maps for image in images], np.float32),
+        "skipped": np.array(list(skipped), dtype=np.str_),
+        "reasons": np.array(list(skipped.values()), dtype=np.str_),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(part, path)
+
+
+def read_maps(path: Path) -> list[ImageMaps]:
+    """Read a shard of maps, in the order in which they were written.
+
+    Raises:
+        InputError: the file is missing or no shard of maps.
+    """
+    shard = _load_shard(path)
+    images, key, value = [], 0, 0
+    for id_, size, (gh, gw), count in zip(
+        shard["ids"], shard["sizes"], shard["grids"], shard["classes"], strict=True
+    ):
+        values = slice(value, value + count * gh * gw)
+        images.append(
+            ImageMaps(
+                id=str(id_),
+                size=(int(size[0]), int(size[1])),
+                keys=shard["keys"][key : key + count].astype(np.int64),
+                maps=shard["maps"][values].reshape(count, gh, gw),
+            )
+        )
+        key, value = key + count, values.stop
+    return images
+
+
+def read_skipped(path: Path) -> dict[str, str]:
+    """Images of a shard that were left out: id -> reason. Raises InputError as `read_maps`."""
+    shard = _load_shard(path)
+    return dict(zip(shard["skipped"].tolist(), shard["reasons"].tolist(), strict=True))
+
+
+def upsample_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Full-resolution maps, no new min-max (docs/parity.md, facts 8 and 12).
+
+    Args:
+        maps: (K, gh, gw) float32 in [0, 1].
+        size: (H, W).
+
+    Returns:
+        (K, H, W) float16.
+    """
+    height, width = size
+    full = [cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in maps]
+    return np.stack(full).astype(np.float16)
+
+
+def background_scores(maps: np.ndarray, power: float) -> np.ndarray:
+    """(1 - max)^p, in float16 throughout (docs/parity.md, fact 14): (K, H, W) -> (H, W)."""
+    return np.power(1 - maps.max(axis=0), np.float16(power))
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz, nothing unpickled. Raises InputError where it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not an npz that can be read ({error})") from None
+
+
+def _load_shard(path: Path) -> dict[str, np.ndarray]:
+    shard = load_npz(path)
+    wanted = {"ids", "sizes", "grids", "classes", "keys", "maps", "skipped", "reasons"}
+    if not wanted <= shard.keys():
+        raise InputError(f"{path}: is not a shard of maps; delete it and run again")
+    return shard
+
+
+def _flat(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    if not arrays:
+        return np.zeros(0, dtype=dtype)
+    return np.concatenate([np.ravel(array) for array in arrays]).astype(dtype)

@@ -1,0 +1,287 @@
+"""Data sets in the VOC devkit layout, and plain folders of images with a CSV of labels.
+
+A data set is only ever read from here: the user's folder is never written to.
+"""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import read_label, read_rgb
+from clip_wsss.data.annotations import IMAGE_SUFFIXES, read_labels_csv, read_xml, xml_size
+from clip_wsss.data.vocabulary import Vocabulary, duplicates, read_vocabulary
+
+IGNORE = 255  # ignore index of ground truth: borders, crowds
+ALL = "all"  # the split that holds every image of the folder, where no such list exists
+
+
+def open_dataset(settings: Mapping) -> "Dataset":
+    """Open the data set that the `dataset` block of a config describes.
+
+    Only the vocabulary is read here; the folder may still have to be made.
+
+    Raises:
+        InputError: the vocabulary cannot be used, or `labels: xml` with a source without XML.
+    """
+    if settings["source"] == "images" and settings["labels"] == "xml":
+        raise InputError(
+            "dataset.labels: a plain folder of images has no XML; set it to a CSV with the "
+            "columns image and labels"
+        )
+    return Dataset(dict(settings), read_vocabulary(settings["vocabulary"]))
+
+
+@dataclass
+class Dataset:
+    """Images, image-level labels and ground truth by image id (a file name without its suffix)."""
+
+    settings: dict = field(repr=False)
+    vocabulary: Vocabulary = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, as in results/<name>."""
+        return self.settings["name"]
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the data."""
+        return Path(self.settings["root"])
+
+    @property
+    def image_folder(self) -> Path:
+        """JPEGImages below the root, or the root of a plain folder of images."""
+        return self.root if self.settings["source"] == "images" else self.root / "JPEGImages"
+
+    def split_file(self, split: str) -> Path | None:
+        """The list of a split: a path that ends in .txt, else ImageSets/Segmentation/<split>.txt.
+
+        None for `all` of the user's own data where no such list exists: every image is in it.
+        """
+        if split.endswith(".txt"):
+            return Path(split)
+        path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        return None if self._own and split == ALL and not path.exists() else path
+
+    def ids(self, split: str) -> list[str]:
+        """Ids of a split in the order of its list; those of `all` are sorted.
+
+        Raises:
+            InputError: the list is missing or empty, names an image twice, or holds paths.
+        """
+        path = self.split_file(split)
+        if path is None:
+            found = set(self._files) | (set() if self._xml_labels else set(self._csv))
+            if not found:
+                raise InputError(f"{self.image_folder}: holds no images; set dataset.root")
+            return sorted(found)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            if not self.root.is_dir():
+                raise InputError(f"{self.root}: no such folder; set dataset.root") from None
+            there = sorted(file.stem for file in path.parent.glob("*.txt"))
+            raise InputError(
+                f"{path}: no such list of images; set dataset.splits to lists that exist "
+                f"(there: {', '.join(there) or 'none'})"
+            ) from None
+        ids = [line.strip() for line in lines if line.strip()]
+        if not ids:
+            raise InputError(f"{path}: the list is empty; write one image id a line")
+        if twice := duplicates(ids):
+            raise InputError(f"{path}: lists {_some(twice)} more than once; keep one line of each")
+        if paths := [name for name in ids if "/" in name or "\\" in name]:
+            raise InputError(
+                f"{path}: holds paths such as {paths[0]}; write image ids (the file name without "
+                "folder and suffix), one a line"
+            )
+        return ids
+
+    def check_lists(self) -> None:
+        """Read the lists and the CSV of the user's own data, which no rule makes.
+
+        Raises:
+            InputError: one of them is missing or cannot be used.
+        """
+        if self._own:
+            if not self._xml_labels:
+                read_labels_csv(self.settings["labels"])
+            for split in sorted(set(self.settings["splits"].values()) - {None}):
+                self.ids(split)
+
+    def image_path(self, name: str) -> Path:
+        """Path of an image. Raises InputError if it is missing."""
+        if name not in self._files:
+            raise InputError(
+                f"{self.image_folder / name}.jpg: no such image; add the file or take its line out"
+                " of the list"
+            )
+        return self.image_folder / self._files[name]
+
+    def image(self, name: str) -> np.ndarray:
+        """The image, (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: it is missing, truncated, or of another size than its XML says.
+        """
+        self.size(name)
+        return read_rgb(self.image_path(name))
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Height and width of an image; with `size: xml` they must be those of its XML.
+
+        An image without XML (a test image) has nothing to disagree with.
+
+        Raises:
+            InputError: the image is missing or no image, or its XML gives another size.
+        """
+        path = self.image_path(name)
+        try:
+            with Image.open(path) as image:  # reads the header only
+                width, height = image.size
+        except (OSError, SyntaxError):
+            raise InputError(f"{path}: not an image that can be read; replace the file") from None
+        xml = self.root / "Annotations" / f"{name}.xml"
+        if self.settings["size"] == "xml" and xml.exists():
+            stated = xml_size(read_xml(xml), xml)
+            if stated != (height, width):
+                raise InputError(
+                    f"{xml}: says {stated[1]} x {stated[0]}, but {path.name} is {width} x {height} "
+                    "(width x height); correct the XML, or set dataset.size to image"
+                )
+        return height, width
+
+    def labels(self, name: str) -> list[int]:
+        """Classes of an image, 0-based, in order of first appearance, duplicates dropped.
+
+        The order is that of the objects in the XML, since it breaks ties (docs/parity.md,
+        fact 5), or of the CSV.
+
+        Raises:
+            InputError: no XML or no row, no objects, or a class that the vocabulary lacks.
+        """
+        if self._xml_labels:
+            source = self.root / "Annotations" / f"{name}.xml"
+            # Direct children only: VOC's person objects hold <part> elements with names too.
+            found = [
+                item.findtext("name", "").strip() for item in read_xml(source).findall("object")
+            ]
+            where, remedy = str(source), "add one, or take the image out of the list"
+            if not found:
+                raise InputError(f"{where}: has no objects, so the image has no class; {remedy}")
+        else:
+            where = f"{self.settings['labels']}, image {name}"
+            found = self._csv.get(name)
+            if not found:
+                what = "has no row" if found is None else "has no labels"
+                raise InputError(f"{where}: {what}; add its labels, or leave the image out")
+        if unknown := [label for label in found if label not in self._index]:
+            raise InputError(
+                f"{where}: unknown class `{unknown[0]}`; correct it, or add the class to "
+                f"{self.settings['vocabulary']}"
+            )
+        return [self._index[label] for label in dict.fromkeys(found)]
+
+    def mask_path(self, name: str) -> Path | None:
+        """Path of the ground truth of an image; None where the data set has none."""
+        folder = self.settings["masks"]
+        return None if folder is None else self.root / folder / f"{name}.png"
+
+    def mask(self, name: str) -> np.ndarray | None:
+        """Ground truth, (H, W) uint8: 0 background, 1..C classes, 255 ignored; None without masks.
+
+        Raises:
+            InputError: it is missing, of another size than the image, or has other values.
+        """
+        path = self.mask_path(name)
+        if path is None:
+            return None
+        if not path.exists():
+            raise InputError(
+                f"{path}: no such mask; add it, or set dataset.masks to the folder that has it"
+            )
+        mask = read_label(path)
+        size = self.size(name)
+        if mask.shape != size:
+            raise InputError(
+                f"{path}: is {mask.shape[1]} x {mask.shape[0]}, but its image is "
+                f"{size[1]} x {size[0]} (width x height); replace the mask"
+            )
+        count = len(self.vocabulary.classes)
+        values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+        if strange := [int(value) for value in values if count < value < IGNORE]:
+            raise InputError(
+                f"{path}: holds the value {strange[0]}, but the vocabulary has {count} classes "
+                f"(0 to {count}, and {IGNORE} for ignored); correct the mask or the vocabulary"
+            )
+        return mask
+
+    def problems(self, split: str, need_masks: bool = False, workers: int = 1) -> dict[str, str]:
+        """What is wrong with the images of a split: id -> one line, the good ones left out.
+
+        Every file is read whole, so truncated ones are found. Raises InputError if the list
+        itself cannot be used.
+        """
+
+        def problem(name: str) -> str | None:
+            try:
+                self.image(name)
+                self.labels(name)
+                if need_masks:
+                    self.mask(name)
+            except InputError as error:
+                return str(error)
+            return None
+
+        ids = self.ids(split)
+        with ThreadPoolExecutor(workers) as pool:
+            found = pool.map(problem, ids)
+            return {name: line for name, line in zip(ids, found, strict=True) if line}
+
+    def check(self, split: str, need_masks: bool = False, workers: int = 1) -> list[str]:
+        """The lines of `problems`."""
+        return list(self.problems(split, need_masks, workers).values())
+
+    @property
+    def _own(self) -> bool:
+        """Whether these are the user's own files, rather than made by a rule."""
+        return self.settings["source"] in ("folder", "images")
+
+    @property
+    def _xml_labels(self) -> bool:
+        return self.settings["labels"] == "xml"
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {label: index for index, label in enumerate(self.vocabulary.classes)}
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """Image id -> file name."""
+        folder, files = self.image_folder, {}
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of images; set dataset.root")
+        for file in sorted(entry.name for entry in os.scandir(folder)):
+            stem, suffix = os.path.splitext(file)
+            if suffix.lower() in IMAGE_SUFFIXES:
+                if stem in files:
+                    raise InputError(
+                        f"{folder / file}: {files[stem]} has the same id `{stem}`; rename one"
+                    )
+                files[stem] = file
+        return files
+
+    @cached_property
+    def _csv(self) -> dict[str, list[str]]:
+        return read_labels_csv(self.settings["labels"])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

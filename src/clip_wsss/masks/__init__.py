@@ -1,0 +1,1 @@
+"""Pseudo masks from maps, and mask refinements."""

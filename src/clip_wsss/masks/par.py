@@ -1,0 +1,114 @@
+"""PAR, pixel-adaptive refinement: scores spread to neighbours of like colour (docs/weclip.md).
+
+Torch is imported when it runs, so that whoever lists the mask refinements does without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+
+
+class ParSettings(BaseModel):
+    """Settings of PAR; the defaults are WeCLIP's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    iterations: int = Field(
+        20, ge=0, description="how often every pixel takes its neighbours' mean"
+    )
+    dilations: list[Annotated[int, Field(ge=1)]] = Field(
+        [1, 2, 4, 8, 12, 24], min_length=1, description="distances of the neighbours in pixels"
+    )
+    contrast: float = Field(0.3, gt=0, description="w1: deviations of colour that count as near")
+    position_weight: float = Field(0.01, ge=0, description="w2: share of the distance")
+
+
+def par(scores: np.ndarray, rgb: np.ndarray, settings: dict, device: str = "cpu") -> np.ndarray:
+    """PAR as a mask refinement.
+
+    Args and returns: as for every function of `MASK_REFINEMENTS`. Settings: those
+    of `ParSettings`. Each iteration multiplies by 1 + `position_weight`; that is divided out, so
+    that scores in [0, 1] stay there. `device` is torch's.
+    """
+    import torch
+
+    own = ParSettings.model_validate(settings)
+    maps = torch.from_numpy(np.asarray(scores, dtype=np.float32)).to(device)
+    image = torch.from_numpy(np.array(rgb.transpose(2, 0, 1), dtype=np.float32)).to(device)
+    refined = spread(maps, image, own) / (1 + own.position_weight) ** own.iterations
+    return refined.clamp(0, 1).cpu().numpy()
+
+
+def spread(maps: Tensor, image: Tensor, settings: ParSettings) -> Tensor:
+    """The maps after some rounds of map <- sum_j k_j map_j over the neighbours j of each pixel.
+
+    k = softmax_j(colour) + w2 softmax_j(distance), which sums to 1 + w2; the pixel itself has no
+    weight, and beyond the border the outermost pixels are repeated.
+
+    Args:
+        maps: (K, H, W) float32.
+        image: (3, h, w) in any scale of its channels, which cancels out; it is resized to the
+            maps.
+        settings: see `ParSettings`.
+
+    Returns:
+        (K, H, W) float32.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    height, width = maps.shape[1:]
+    pad = max(settings.dilations)
+    steps = [(r * dy, r * dx) for r in settings.dilations for dy, dx in DIRECTIONS]
+    with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
+        image = F.interpolate(
+            image[None].float(), (height, width), mode="bilinear", align_corners=True
+        )[0]
+        weights = _weights(image, steps, pad, settings)
+        for _ in range(settings.iterations):
+            canvas = F.pad(maps[None], (pad,) * 4, mode="replicate")[0]
+            maps = torch.zeros_like(maps)
+            for step, own in zip(steps, weights, strict=True):
+                maps.addcmul_(own, _shifted(canvas, step, pad, (height, width)))
+    return maps
+
+
+def _weights(
+    image: Tensor, steps: list[tuple[int, int]], pad: int, settings: ParSettings
+) -> Tensor:
+    """(neighbours, H, W): what each neighbour of a pixel counts."""
+    import torch
+    import torch.nn.functional as F
+
+    size = tuple(image.shape[1:])
+    canvas = F.pad(image[None], (pad,) * 4, mode="replicate")[0]
+    mean, square = torch.zeros_like(image), torch.zeros_like(image)
+    for step in steps:  # differences to the pixel itself lose fewer digits than the colours
+        mean += _shifted(canvas, step, pad, size) - image
+    mean /= len(steps)
+    for step in steps:
+        square += (_shifted(canvas, step, pad, size) - image - mean).square_()
+    deviation = (square / (len(steps) - 1)).sqrt_()  # (3, H, W)
+    scale = 1 / ((deviation + 1e-8) * settings.contrast)
+    colour = image.new_empty(len(steps), *size)
+    for own, step in zip(colour, steps, strict=True):
+        apart = (_shifted(canvas, step, pad, size) - image).mul_(scale)
+        torch.mean(apart.square_(), dim=0, out=own)
+    radius = torch.tensor(steps, dtype=torch.float32).norm(dim=1)
+    distance = (radius / (radius.std() + 1e-8) / settings.contrast).square()
+    near = settings.position_weight * (-distance).softmax(dim=0).to(image.device)
+    return colour.neg_().softmax(dim=0).add_(near[:, None, None])
+
+
+def _shifted(canvas: Tensor, step: tuple[int, int], pad: int, size: tuple[int, int]) -> Tensor:
+    """What lies `step` = (dy, dx) from every pixel, a view of the canvas that `pad` has widened."""
+    y, x = pad + step[0], pad + step[1]
+    return canvas[:, y : y + size[0], x : x + size[1]]

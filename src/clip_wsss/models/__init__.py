@@ -1,0 +1,1 @@
+"""Frozen towers: loading, and the parts of them that maps need."""

@@ -1,0 +1,296 @@
+"""Loading of frozen CLIPs: any open_clip VisionTransformer, from a tag or a local file."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from clip_wsss.core.devices import take_free_gpu
+from clip_wsss.core.errors import InputError
+from clip_wsss.models.frozen_clip import FrozenClip
+from clip_wsss.models.weights import (
+    Weights,
+    infer_architecture,
+    load_into,
+    read_architecture,
+    read_weights,
+)
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_clip(
+    model: dict,
+    *,
+    precision: str = "float32",
+    round_weights: str | None = None,
+    position_embedding: dict | None = None,
+    device: str | torch.device = "cpu",
+) -> FrozenClip:
+    """Load an entry of `models` (docs/parity.md, facts 1 and 3).
+
+    Args:
+        model: `architecture`, an open_clip name or the path of a model config (null: found
+            beside a safetensors file, or inferred from OpenAI-format weights), and `weights`,
+            an open_clip tag or a local file (OpenAI `.pt` as state dict or JIT archive,
+            open_clip checkpoint, safetensors with the whole or a compact vocabulary); and
+            `round_weights`, none if it is absent.
+        precision: of the vision tower's matrices and activations; texts, the image feature and
+            the softmax are float32 in any case.
+        round_weights: instead of the entry's: `float16` passes the matrices through float16
+            first, `none` does not.
+        position_embedding: `resize` (bilinear, or bicubic as in open_clip) and `round` (none,
+            or float16).
+        device: cpu, cuda, or auto (CUDA where there is one).
+
+    Raises:
+        InputError: an unknown name, a file that does not fit, a tower without patch tokens, a
+            precision that the device lacks, or weights that are neither here nor to be had.
+    """
+    device = _device(device)
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: must be one of {', '.join(PRECISIONS)}; got {precision}")
+    if precision == "float16" and device.type != "cuda":
+        raise InputError("precision: float16 needs CUDA; take float32 or bfloat16 on this device")
+    round_weights = round_weights or model.get("round_weights", "none")
+    if round_weights not in ("none", "float16"):
+        raise InputError(f"round_weights: must be one of none, float16; got {round_weights}")
+    position = {"resize": "bilinear", "round": "none"} | (position_embedding or {})
+    if position["resize"] not in ("bilinear", "bicubic"):
+        raise InputError(
+            f"position_embedding.resize: must be one of bilinear, bicubic; got {position['resize']}"
+        )
+    if position["round"] not in ("none", "float16"):
+        raise InputError(
+            f"position_embedding.round: must be one of none, float16; got {position['round']}"
+        )
+
+    config, preprocess, name, weights = _resolve(model)
+    network, tokenizer = _build(config, name, weights, PRECISIONS[precision])
+    if round_weights == "float16":
+        for matrix in _matrices(network):
+            matrix.data = matrix.data.half().float()
+    if precision != "float32":
+        for matrix in _matrices(network.visual):
+            matrix.data = matrix.data.to(PRECISIONS[precision])
+    network.requires_grad_(False).eval().to(device)
+    options = open_clip.transform.PreprocessCfg(**{**preprocess, "size": network.visual.image_size})
+    crop = open_clip.transform.image_transform_v2(options, is_train=False)
+    statistics = (options.mean, options.std)
+    return FrozenClip(network, tokenizer, crop, statistics, position, PRECISIONS[precision])
+
+
+def load_for(entry: dict, model: dict, device: str | torch.device = "cpu") -> FrozenClip:
+    """Load the CLIP of a cam entry: a `models` entry at the precision that the CAMs want.
+
+    Raises:
+        InputError: as `load_clip`.
+    """
+    return load_clip(
+        model,
+        precision=entry["precision"],
+        position_embedding=entry["position_embedding"],
+        device=device,
+    )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda is asked for, but this machine has none; set cpu or auto")
+    if device.type == "cuda" and device.index is None:
+        take_free_gpu()
+    return device
+
+
+def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
+    """Config, preprocessing, name of the architecture and weights of a `models` entry."""
+    architecture, source = model.get("architecture"), str(model["weights"])
+    local = Path(source).is_file() or Path(source).suffix in (".pt", ".pth", ".bin", ".safetensors")
+    if local:
+        weights, tag = read_weights(Path(source)), {}
+    elif architecture is None:
+        raise InputError(f"models: weights {source} are no file here, so `architecture` is needed")
+    else:
+        weights, tag = None, _known_tag(architecture, source)
+    if architecture is None and weights.kind == "safetensors":
+        architecture = _config_beside(Path(source))
+    if architecture is None:
+        config, name = infer_architecture(weights), f"inferred from {source}"
+    elif Path(architecture).suffix == ".json" or Path(architecture).is_file():
+        config, name = read_architecture(Path(architecture)), str(architecture)
+    else:
+        config, name = open_clip.get_model_config(str(architecture)), str(architecture)
+        if config is None:
+            raise InputError(
+                f"models: architecture {architecture} is neither a model of open_clip "
+                "(`open_clip.list_models()`) nor the path of a model config"
+            )
+    _refuse_towers_without_patches(config, name)
+    needs_quick_gelu = weights.kind == "openai" if local else tag.get("quick_gelu", False)
+    if needs_quick_gelu and not config.get("quick_gelu", False):
+        raise InputError(
+            f"models: weights {source} are QuickGELU ones, architecture {name} is not; take the "
+            '"-quickgelu" architecture or a config with "quick_gelu": true'
+        )
+    if weights is None:
+        weights = _download(architecture, source, tag)
+    preprocess = asdict(open_clip.transform.PreprocessCfg())
+    for stated in (config.pop("preprocess_cfg", None), tag):
+        preprocess = open_clip.transform.merge_preprocess_dict(preprocess, stated or {})
+    return config, preprocess, name, weights
+
+
+def _known_tag(architecture: str, tag: str) -> dict:
+    known = open_clip.get_pretrained_cfg(architecture, tag)
+    if known:
+        return known
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    plain = architecture.removesuffix("-quickgelu")
+    for other in (f"{plain}-quickgelu", plain):
+        if open_clip.get_pretrained_cfg(other, tag):
+            raise InputError(
+                f"models: open_clip knows the tag {tag} for {other}, not for {architecture}; the "
+                "activation must match"
+            )
+    raise InputError(
+        f"models: weights {tag} is no file and no tag of {architecture} "
+        f"(open_clip's: {', '.join(tags) or 'none'})"
+    )
+
+
+def _download(architecture: str, tag: str, known: dict) -> Weights:
+    try:
+        return read_weights(Path(open_clip.pretrained.download_pretrained(known)))
+    except InputError:
+        raise
+    except Exception as error:  # whatever the network stack below raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"models: weights {tag} of {architecture} are not here and cannot be downloaded "
+            f"({reason}); a local file (.pt or .safetensors) can be given as `weights` instead"
+        ) from None
+
+
+def _config_beside(weights: Path) -> str:
+    for name in (f"{weights.stem}.json", "model.json", "open_clip_config.json"):
+        if (weights.parent / name).is_file():
+            return str(weights.parent / name)
+    raise InputError(f"{weights}: needs `architecture`: an open_clip name or a model config")
+
+
+def _refuse_towers_without_patches(config: dict, name: str) -> None:
+    vision = config["vision_cfg"]
+    if vision.get("timm_model_name"):
+        reason = f"is a timm tower ({vision['timm_model_name']})"
+    elif isinstance(vision.get("layers"), list | tuple):
+        reason = "is a ResNet"
+    elif vision.get("attentional_pool"):
+        reason = "pools by attention"
+    elif vision.get("scaled_cosine_attn"):
+        reason = "uses scaled cosine attention, which open_clip itself cannot run"
+    else:
+        return
+    raise InputError(
+        f"models: architecture {name} {reason}; CAMs need the patch tokens of an open_clip "
+        "VisionTransformer, as ViT-B-16-quickgelu"
+    )
+
+
+def _build(
+    config: dict, name: str, weights: Weights, dtype: torch.dtype
+) -> tuple[nn.Module, "_Tokenizer"]:
+    """The network with its weights (float32) and its tokenizer."""
+    text = dict(config["text_cfg"])
+    custom = config.pop("custom_text", False) or "hf_model_name" in text
+    if weights.rows is not None:
+        _check_rows(weights)
+        text["vocab_size"] = len(weights.rows)
+    if "hf_model_name" in text:
+        text["hf_model_pretrained"] = False
+    cast = None if dtype == torch.float32 else dtype  # LayerNorms that compute in float32
+    try:
+        kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+        network = kind(**{**config, "text_cfg": text}, cast_dtype=cast)
+        tokenizer = _tokenizer(name, text)
+        state = open_clip.convert.convert_state_dict(network, weights.state)
+    except Exception as error:  # whatever a library below says about the config
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"models: architecture {name} cannot be built ({reason})") from None
+    if custom:
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
+    load_into(network, replace(weights, state=state), name)
+    return network, _Tokenizer(tokenizer, weights.rows)
+
+
+def _tokenizer(name: str, text: dict):
+    if open_clip.get_model_config(name) is not None:
+        return open_clip.get_tokenizer(name)
+    options = dict(
+        text.get("tokenizer_kwargs") or {}, context_length=text.get("context_length", 77)
+    )
+    if text.get("hf_tokenizer_name"):
+        return open_clip.HFTokenizer(text["hf_tokenizer_name"], **options)
+    return open_clip.SimpleTokenizer(**options)
+
+
+class _Tokenizer:
+    """Texts -> (n, context) int64 tokens; for a compact vocabulary, row numbers instead of ids."""
+
+    def __init__(self, inner, rows: Tensor | None):
+        self.inner, self.rows = inner, rows
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        tokens = self.inner(texts)
+        if isinstance(self.inner, open_clip.SimpleTokenizer):
+            for text in texts:  # the library cuts what is too long
+                length = len(self.inner.encode(text)) + 2
+                if length > tokens.shape[1]:
+                    raise InputError(
+                        f"text '{text[:60]}...' has {length} tokens, the model takes "
+                        f"{tokens.shape[1]}; shorten the template or the names"
+                    )
+        if self.rows is None:
+            return tokens
+        after_end = tokens.cumsum(dim=1) == tokens.sum(dim=1, keepdim=True)
+        padding = after_end & (tokens == 0)  # whose row a causal text tower never looks at
+        missing = (~torch.isin(tokens, self.rows) & ~padding).any(dim=1)
+        if missing.any():
+            text = texts[int(missing.nonzero()[0])]
+            raise InputError(
+                f"the model's compact vocabulary lacks '{self._unknown_word(text)}' of the text "
+                f"'{text}'; use other words, or weights with the whole vocabulary"
+            )
+        return torch.searchsorted(self.rows, tokens).clamp(max=len(self.rows) - 1)
+
+    def _unknown_word(self, text: str) -> str:
+        stored = set(self.rows.tolist())
+        words = text.replace(",", " ").split()
+        return next((w for w in words if not stored.issuperset(self.inner.encode(w))), text)
+
+
+def _check_rows(weights: Weights) -> None:
+    rows = weights.rows
+    if rows.ndim != 1 or rows.dtype != torch.int64 or bool((rows.diff() <= 0).any()):
+        raise InputError(f"{weights.source}: token_embedding.rows must be sorted vocabulary ids")
+
+
+def _matrices(network: nn.Module) -> Iterator[nn.Parameter]:
+    """What OpenAI stored as float16: convolutions, linear maps, attention and projections."""
+    attention = (nn.MultiheadAttention, open_clip.transformer.Attention)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            names = ("weight", "bias")
+        elif isinstance(module, attention):
+            names = ("in_proj_weight", "in_proj_bias")
+        else:
+            names = ("proj", "text_projection")
+        for name in names:
+            value = getattr(module, name, None)
+            if isinstance(value, nn.Parameter):
+                yield value

@@ -1,0 +1,186 @@
+"""Weight files: what is read from disk before a model exists.
+
+Four kinds of file are told apart, since they differ in what they promise:
+
+    safetensors   goes by the config beside it; may hold a compact vocabulary
+    openai        a plain state dict or a JIT archive: OpenAI's models, which are QuickGELU
+    checkpoint    an open_clip training checkpoint ({"state_dict": ...}), goes by its config
+    binary        a `.bin` of the Hugging Face hub, goes by its config
+"""
+
+import json
+import pickle
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from clip_wsss.core.errors import InputError
+
+ROWS = "token_embedding.rows"  # in a compact file: the vocabulary ids of the stored rows
+
+NOTES = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no weights: JIT's own
+
+
+@dataclass
+class Weights:
+    """A state dict in open_clip's names and where it is from."""
+
+    state: dict[str, torch.Tensor]
+    kind: str  # safetensors, openai, checkpoint, binary
+    rows: torch.Tensor | None  # (n,) int64 sorted vocabulary ids of a compact file
+    source: str
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a local weight file; nothing in it is executed or unpickled freely.
+
+    Args:
+        path: safetensors, an OpenAI `.pt` (plain state dict or JIT archive), or an open_clip
+            checkpoint.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such weight file")
+    try:
+        if path.suffix == ".safetensors":
+            state, kind = load_file(path), "safetensors"
+        elif _is_jit_archive(path):
+            state, kind = _read_jit_archive(path), "openai"
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            kind = "binary" if path.suffix == ".bin" else "openai"
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: the weights cannot be read ({reason[0]})") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state, kind = state["state_dict"], "checkpoint"
+    if not isinstance(state, dict) or not state:
+        raise InputError(f"{path}: holds no state dict of a CLIP model")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    for name in NOTES:
+        state.pop(name, None)
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{path}: holds no state dict of a CLIP model")
+    rows = next((state.pop(name) for name in list(state) if name.endswith(ROWS)), None)
+    return Weights(state, kind, rows, str(path))
+
+
+def read_architecture(path: Path) -> dict:
+    """Read an open_clip model config; `open_clip_config.json` of a hub folder works too.
+
+    Returns:
+        The config with keys embed_dim, vision_cfg, text_cfg, ..., and under `preprocess_cfg`
+        mean, std and so on where the file states them.
+
+    Raises:
+        InputError: the file is missing or no model config.
+    """
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such model config") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not a JSON model config ({error})") from None
+    if isinstance(config, dict) and "model_cfg" in config:
+        config = {**config["model_cfg"], "preprocess_cfg": config.get("preprocess_cfg", {})}
+    wanted = ("embed_dim", "vision_cfg", "text_cfg")
+    if not isinstance(config, dict) or not all(key in config for key in wanted):
+        raise InputError(f"{path}: an open_clip model config has the keys {', '.join(wanted)}")
+    return config
+
+
+def infer_architecture(weights: Weights) -> dict:
+    """The config of OpenAI-format weights, from their shapes (head width 64, QuickGELU).
+
+    Raises:
+        InputError: the file states no architecture in its shapes: it is not in OpenAI's format,
+            or its vision tower is a ResNet.
+    """
+    state = weights.state
+    if weights.kind != "openai":
+        raise InputError(f"{weights.source}: these weights need `architecture`: a name or a JSON")
+    if any(name.startswith("visual.layer1.") for name in state):
+        raise InputError(f"{weights.source}: a ResNet tower has no patch tokens; use a ViT")
+    try:
+        patch = state["visual.conv1.weight"]  # (D, 3, p, p)
+        positions = state["visual.positional_embedding"].shape[0] - 1
+        width = state["ln_final.weight"].shape[0]
+        return {
+            "embed_dim": state["text_projection"].shape[1],
+            "quick_gelu": True,
+            "vision_cfg": {
+                "image_size": patch.shape[-1] * round(positions**0.5),
+                "layers": _count_blocks(state, "visual.transformer.resblocks."),
+                "width": patch.shape[0],
+                "patch_size": patch.shape[-1],
+            },
+            "text_cfg": {
+                "context_length": state["positional_embedding"].shape[0],
+                "vocab_size": state["token_embedding.weight"].shape[0],
+                "width": width,
+                "heads": max(1, width // 64),
+                "layers": _count_blocks(state, "transformer.resblocks."),
+            },
+        }
+    except (KeyError, IndexError) as error:
+        raise InputError(
+            f"{weights.source}: no CLIP in OpenAI's format ({error} missing)"
+        ) from None
+
+
+def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> None:
+    """Copy a state dict into a model, every tensor of it and nothing else.
+
+    Raises:
+        InputError: a tensor is missing, left over or of another shape; one line names the
+            first and counts the rest.
+    """
+    state = dict(weights.state)
+    wanted = model.state_dict()
+    for name in ("logit_scale", "logit_bias"):  # a scalar in some files, (1,) in others
+        if name in state and name in wanted and state[name].numel() == 1:
+            state[name] = state[name].reshape(wanted[name].shape)
+    problems = [
+        f"{name} is {_shape(state[name])} where {_shape(wanted[name])} is wanted"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    problems += [f"{name} is missing" for name in wanted if name not in state]
+    problems += [f"{name} has no place" for name in state if name not in wanted]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(
+            f"{weights.source}: does not fit the architecture {architecture}: {problems[0]}{more}"
+        )
+    model.load_state_dict(state)
+
+
+def _is_jit_archive(path: Path) -> bool:
+    """Torch's archives are zip files; only a JIT one carries code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_jit_archive(path: Path) -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings():  # torch wants no new archives; OpenAI's are what they are
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.jit.load(path, map_location="cpu").state_dict()
+
+
+def _count_blocks(state: dict[str, torch.Tensor], prefix: str) -> int:
+    names = (name for name in state if name.startswith(prefix))
+    return len({name.removeprefix(prefix).split(".")[0] for name in names})
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"

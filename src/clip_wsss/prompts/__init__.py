@@ -1,0 +1,1 @@
+"""Texts of the classes, and templates ranked by sharpness."""

@@ -1,0 +1,263 @@
+"""Texts of a run: templates ranked by sharpness, text features of classes and background words."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from clip_wsss.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clip_wsss.data.datasets import Dataset
+    from clip_wsss.models.frozen_clip import FrozenClip
+
+SPREADS = ("variance", "deviation")
+SCORES = ("cls", "patches")
+
+
+def sharpness(scores: np.ndarray, present: np.ndarray, spread: str = "variance") -> float:
+    """How unbalanced a template leaves the scores of co-occurring classes (paper, equation 9).
+
+    Args:
+        scores: (n, C) softmax over all classes of the data set.
+        present: (n, C) bool, the classes that each image contains, at least one.
+        spread: `variance`, or `deviation` (standard, which makes it the plain coefficient of
+            variation of the sums); both of the population. One class alone has none.
+
+    Returns:
+        Sum over the images of the spread over the sum of the mean, >= 0; lower is better. Inf
+        where every present class scores 0.
+
+    Raises:
+        InputError: an unknown spread, or no image.
+    """
+    if spread not in SPREADS:
+        raise InputError(f"spread: {spread} is unknown; known are {', '.join(SPREADS)}")
+    if not len(scores):
+        raise InputError("sharpness: there is no image to rank the templates by")
+    scores = scores.astype(np.float64)
+    count = present.sum(axis=1)
+    mean = (scores * present).sum(axis=1) / count
+    spreads = (present * (scores - mean[:, None]) ** 2).sum(axis=1) / count
+    if spread == "deviation":
+        spreads = np.sqrt(spreads)
+    return float(spreads.sum() / mean.sum()) if mean.sum() > 0 else float("inf")
+
+
+def write_image_features(
+    dataset: Dataset, split: str, clip: FrozenClip, out: Path, batch: int = 16
+) -> None:
+    """Write CLIP's features of the images that rank the templates.
+
+    The npz holds ids (n,), cls (n, E): CLIP's ordinary feature of the square crop, patches
+    (n, E): the patch mean at the image's own size that GradCAM scores, both float32 and
+    normalised, and the ids and reasons of skipped images.
+
+    Raises:
+        InputError: a bad image, unless the data set's `on_bad_image` is `skip`.
+    """
+    import torch
+
+    ids, skipped = dataset.ids(split), {}
+    cls, patches = {}, {}
+    groups: dict[tuple[int, int], list[str]] = {}
+    progress = tqdm(total=len(ids), desc="image features", unit="image", disable=None)
+    for id_ in ids:
+        try:
+            dataset.labels(id_)
+            groups.setdefault(clip.grid(dataset.size(id_)), []).append(id_)
+        except InputError as error:
+            _skip(dataset, id_, error, skipped)
+    for members in groups.values():
+        for part in _parts(members, batch):
+            images = {}
+            for id_ in part:
+                try:
+                    images[id_] = dataset.image(id_)
+                except InputError as error:
+                    _skip(dataset, id_, error, skipped)
+            if images:
+                crops = torch.stack([clip.preprocess_ordinary(rgb) for rgb in images.values()])
+                whole = torch.stack([clip.preprocess(rgb) for rgb in images.values()])
+                cls |= zip(images, clip.cls_features(crops).cpu().numpy(), strict=True)
+                patches |= zip(images, clip.patch_features(whole).cpu().numpy(), strict=True)
+            progress.update(len(part))
+    progress.close()
+    kept = [id_ for id_ in ids if id_ in cls]
+    if not kept:
+        raise InputError(f"split {split}: no image is left to rank the templates by")
+    arrays = {
+        "ids": np.array(kept, dtype=np.str_),
+        "cls": np.stack([cls[id_] for id_ in kept]),
+        "patches": np.stack([patches[id_] for id_ in kept]),
+        "skipped": np.array(list(skipped), dtype=np.str_),
+        "reasons": np.array(list(skipped.values()), dtype=np.str_),
+    }
+    _write_npz(out, arrays)
+
+
+def encode(
+    clip: FrozenClip, templates: Sequence[str], names: Sequence[str], words: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Text features of the classes and of the background words, averaged over the templates.
+
+    Args:
+        clip: the model.
+        templates: each with one {}.
+        names: what the C classes are called.
+        words: the M background words.
+
+    Returns:
+        (C, E) and (M, E) float32 on the CPU, normalised.
+
+    Raises:
+        InputError: a template without {}, or a text that the model cannot encode.
+    """
+    templates = _checked(templates, "template")
+    foreground, background = (
+        clip.encode_texts([[t.replace("{}", text) for t in templates] for text in group])
+        for group in (names, words)
+    )
+    return foreground, background
+
+
+def write_texts(
+    entry: dict,
+    clip: FrozenClip,
+    dataset: Dataset,
+    split: str,
+    image_features: Path,
+    out_features: Path,
+    out_prompt: Path,
+    out_csv: Path,
+) -> None:
+    """Choose the sharpest template of a texts entry and write its text features.
+
+    Args:
+        entry: of the group `texts`, resolved: templates (the candidates), score, spread, names
+            (class -> what it is called, all classes in order), background (words).
+        clip: the model.
+        dataset: gives the labels of the images that rank the templates.
+        split: those images.
+        image_features: from `write_image_features`.
+        out_features: npz, foreground (C, E) and background (M, E) float32, normalised.
+        out_prompt: JSON, what the texts are and that sharpness chose the template.
+        out_csv: rank, template, sharpness.
+
+    Raises:
+        InputError: an unknown option, a template without {}, a word that the model does not
+            know, or features of other images than the split's.
+    """
+    names = list(entry["names"].values())
+    ranking = _rank(entry, names, clip, dataset, split, image_features)
+    templates = [ranking[0][1]]
+    foreground, background = encode(clip, templates, names, entry["background"])
+    _write_npz(out_features, {"foreground": foreground.numpy(), "background": background.numpy()})
+    prompt = {
+        "template": templates,
+        "names": entry["names"],
+        "background": list(entry["background"]),
+        "chosen_by": "sharpness",
+    }
+    _write_text(out_prompt, json.dumps(prompt, indent=2, ensure_ascii=False) + "\n")
+    lines = [("rank", "template", "sharpness")]
+    lines += [(rank, text, repr(value)) for rank, (value, text) in enumerate(ranking, start=1)]
+    _write_csv(out_csv, lines)
+
+
+def read_templates(path: Path) -> list[str]:
+    """Read a list of templates, one a line; blank lines and # comments are not.
+
+    Raises:
+        InputError: the file is missing or empty, or a template has not exactly one {}.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise InputError(f"templates: there is no file {path}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"templates: {path} is not UTF-8; save it as UTF-8") from None
+    templates = [line.strip() for line in lines]
+    return _checked([t for t in templates if t and not t.startswith("#")], str(path))
+
+
+def _rank(
+    entry: dict,
+    names: list[str],
+    clip: FrozenClip,
+    dataset: Dataset,
+    split: str,
+    image_features: Path,
+) -> list[tuple[float, str]]:
+    """(sharpness, template), best first; ties keep the order of the list."""
+    templates = _checked(entry["templates"], "templates")
+    if entry["score"] not in SCORES:
+        raise InputError(f"score: {entry['score']} is unknown; known are {', '.join(SCORES)}")
+    with np.load(image_features, allow_pickle=False) as stored:
+        ids, features = stored["ids"].tolist(), stored[entry["score"]]
+        known = {*ids, *stored["skipped"].tolist()}
+    if known != set(dataset.ids(split)):
+        raise InputError(f"{image_features}: is of other images than the split {split}; remove it")
+    present = np.zeros((len(ids), len(names)), dtype=bool)
+    for row, id_ in zip(present, ids, strict=True):
+        row[dataset.labels(id_)] = True
+    # All templates at once fill the batches of the text tower.
+    texts = clip.encode_texts([[t.replace("{}", name)] for t in templates for name in names])
+    values = []
+    for text in texts.numpy().reshape(len(templates), len(names), -1):
+        logits = clip.logit_scale * (features @ text.T).astype(np.float64)  # (n, C)
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+        values.append(sharpness(scores, present, entry["spread"]))
+    return sorted(zip(values, templates, strict=True), key=lambda pair: pair[0])
+
+
+def _checked(templates: Sequence[str], where: str) -> list[str]:
+    if not templates:
+        raise InputError(f"{where}: holds no template; write one with {{}} where the class goes")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise InputError(f"{where}: `{template}` should hold {{}} once, where the class goes")
+    return list(templates)
+
+
+def _skip(dataset: Dataset, id_: str, error: InputError, skipped: dict[str, str]) -> None:
+    if dataset.settings.get("on_bad_image", "fail") != "skip":
+        raise error
+    skipped[id_] = str(error)
+
+
+def _parts(items: Sequence, size: int) -> Iterator[Sequence]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with open(_part(path), "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(_part(path), path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    _part(path).write_text(text, encoding="utf-8")
+    os.replace(_part(path), path)
+
+
+def _write_csv(path: Path, lines: Sequence[Sequence]) -> None:
+    with open(_part(path), "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+    os.replace(_part(path), path)
+
+
+def _part(path: Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.part")

@@ -1,0 +1,254 @@
+"""Pictures of every stage of a run for some images, small enough for a page that is mailed.
+
+Runs that share a stage share its pictures: an album holds each different picture once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clip_wsss.core.archives import Archive
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, upsample_maps
+from clip_wsss.data.choice import choose
+from clip_wsss.data.datasets import Dataset
+from clip_wsss.report.charts import draw_grid
+from clip_wsss.report.pictures import (
+    Album,
+    confidence_bytes,
+    heat_overlay,
+    label_bytes,
+    photo_bytes,
+    shrink,
+)
+from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.table import Run
+
+TITLES = {
+    "image": "Image",
+    "truth": "Ground truth",
+    "initial": "Initial CAM",
+    "refined": "CAA",
+    "mask": "Pseudo mask",
+    "confidence": "Confidence",
+    "prediction": "Prediction",
+}
+STAGES = tuple(TITLES)
+NOT_PART = "not part of this run"
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """The files of a run's stages; none of a stage that it lacks.
+
+    Attributes:
+        initial: shards of maps; refined: the same after the affinity.
+        masks: archives of pseudo masks; a run without any is shown with what its last maps say at
+            the background power `power`.
+        predictions: archives of predictions, of one seed.
+    """
+
+    initial: tuple[Path, ...] = ()
+    refined: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+    predictions: tuple[Path, ...] = ()
+    power: float = 1
+
+    @property
+    def maps(self) -> tuple[Path, ...]:
+        """Shards of the last maps."""
+        return self.refined or self.initial
+
+
+def stage_files(plan: Plan, run: Run) -> StageFiles:
+    """The files of a run's stages, the predictions of its first seed."""
+    path, graph = plan.graph.paths[run.name], plan.graph
+
+    def shards(group: str) -> tuple[Path, ...]:
+        node = path.get(group)
+        return tuple(plan.root / name for name in graph.shard_files(node)) if node else ()
+
+    archives: list[Path] = []
+    if "inference" in path:
+        shown, val = (
+            plan.root / graph.predictions(path["inference"], run.seeds[0], split)
+            for split in ("shown", "val")
+        )
+        archives += [val] if plan.config.dataset.splits.val is not None else []
+        archives += [shown] if shown.is_file() else []
+    return StageFiles(
+        initial=shards("cam"),
+        refined=shards("affinity"),
+        masks=shards("masks"),
+        predictions=tuple(archives),
+        power=plan.config.evaluation.background_power,
+    )
+
+
+class Panels:
+    """Makes the pictures of runs from the files of their stages.
+
+    Args:
+        dataset: where the images and the ground truth are.
+        side: pictures whose longer side is above it are made smaller.
+    """
+
+    def __init__(self, dataset: Dataset, side: int = 320):
+        self.dataset, self.side = dataset, side
+        self.album = Album()
+        self.longest = 1  # side of the images that were asked for, as they are on disk
+        self._cached: dict[tuple, str] = {}
+        self._maps: dict[Path, dict[str, ImageMaps]] = {}
+        self._archives: dict[Path, Archive] = {}
+
+    def restart(self, side: int) -> None:
+        """Begin anew with pictures of another size; what was read of the files is kept."""
+        self.side, self.album, self._cached = side, Album(), {}
+
+    def panel(self, files: StageFiles, name: str) -> dict[str, str]:
+        """Picture keys of one image by stage; `!` and a reason where there is no picture."""
+        stages = {
+            "image": self._picture(("image", name), lambda: self._photo(self._rgb(name))),
+            "truth": self._truth(name),
+            "initial": self._map(files.initial, name),
+            "refined": self._map(files.refined, name),
+            "mask": self._mask(files, name),
+            "confidence": self._confidence(files.masks, name),
+            "prediction": self._prediction(files.predictions, name),
+        }
+        assert tuple(stages) == STAGES
+        return stages
+
+    def labels(self, files: StageFiles, name: str) -> np.ndarray | None:
+        """Pseudo mask of one image, (H, W) uint8; computed here for a run without masks."""
+        if files.masks:
+            archive = self.find_archive(files.masks, name)
+            return None if archive is None else archive.label(name)
+        image = self.find_maps(files.maps, name)
+        if image is None:
+            return None
+        full = upsample_maps(image.maps, image.size)
+        scores = np.concatenate([background_scores(full, files.power)[None], full])
+        values = np.concatenate([[0], image.keys + 1]).astype(np.uint8)
+        return values[scores.argmax(axis=0)]  # a tie goes to the background
+
+    def find_maps(self, shards: Iterable[Path], name: str) -> ImageMaps | None:
+        """Maps of an image; None where no shard holds it. Raises InputError for a bad shard."""
+        for path in shards:
+            if path not in self._maps:
+                self._maps[path] = {image.id: image for image in read_maps(path)}
+            if name in self._maps[path]:
+                return self._maps[path][name]
+        return None
+
+    def find_archive(self, archives: Iterable[Path], name: str) -> Archive | None:
+        """The archive of an image's labels; None where none holds it. Raises InputError."""
+        for path in archives:
+            if path not in self._archives:
+                self._archives[path] = Archive(path)
+            if name in self._archives[path].ids:
+                return self._archives[path]
+        return None
+
+    def _picture(self, key: tuple, make: Callable[[], bytes | str]) -> str:
+        if key not in self._cached:
+            data = make()
+            self._cached[key] = data if isinstance(data, str) else self.album.add(data)
+        return self._cached[key]
+
+    def _photo(self, rgb: np.ndarray) -> bytes:
+        return photo_bytes(shrink(rgb, self.side))
+
+    def _label(self, label: np.ndarray) -> bytes:
+        return label_bytes(shrink(label, self.side, nearest=True))
+
+    def _rgb(self, name: str) -> np.ndarray:
+        rgb = self.dataset.image(name)
+        self.longest = max(self.longest, *rgb.shape[:2])
+        return rgb
+
+    def _truth(self, name: str) -> str:
+        def make() -> bytes | str:
+            try:
+                mask = self.dataset.mask(name)
+            except InputError:
+                mask = None  # images outside the scored split need no ground truth
+            return "!no ground truth" if mask is None else self._label(mask)
+
+        return self._picture(("truth", name), make)
+
+    def _map(self, shards: tuple[Path, ...], name: str) -> str:
+        def make() -> bytes | str:
+            image = self.find_maps(shards, name)
+            if image is None:
+                return f"!{NOT_PART}"
+            return self._photo(heat_overlay(self._rgb(name), image.maps))
+
+        return self._picture(("map", shards, name), make)
+
+    def _mask(self, files: StageFiles, name: str) -> str:
+        def make() -> bytes | str:
+            label = self.labels(files, name)
+            return "!no pseudo mask" if label is None else self._label(label)
+
+        source = files.masks or (files.maps, files.power)
+        return self._picture(("mask", source, name), make)
+
+    def _confidence(self, archives: tuple[Path, ...], name: str) -> str:
+        def make() -> bytes | str:
+            archive = self.find_archive(archives, name)
+            if archive is None:
+                return f"!{NOT_PART}"
+            return confidence_bytes(shrink(archive.confidence(name), self.side))
+
+        return self._picture(("confidence", archives, name), make)
+
+    def _prediction(self, archives: tuple[Path, ...], name: str) -> str:
+        def make() -> bytes | str:
+            archive = self.find_archive(archives, name)
+            if archive is None:
+                return f"!predicted on {self.dataset.settings['splits']['val']} only"
+            return self._label(archive.label(name))
+
+        if not archives:
+            return f"!{NOT_PART}"
+        return self._picture(("prediction", archives, name), make)
+
+
+def write_qualitative(
+    files: StageFiles,
+    dataset: Dataset,
+    out: Path,
+    names: list[str] | None = None,
+    limit: int = 400_000,
+) -> None:
+    """Draw some images with every stage of a run as one PNG, such as the one in the README.
+
+    Args:
+        files: of the run whose stages are drawn; a column that no image has is left out.
+        dataset: the images and their ground truth.
+        out: PNG to write.
+        names: the images; None for the first four of the report's panels.
+        limit: its size in bytes, at most.
+    """
+    panels, splits = Panels(dataset), dataset.settings["splits"]
+    names = names or choose(dataset, splits["score"] or splits["pseudo"], 4)
+    found = {name: panels.panel(files, name) for name in names}
+    stages = [
+        stage
+        for stage in STAGES
+        if any(not cells[stage].startswith("!") for cells in found.values())
+    ]
+    rows = []
+    for name, cells in found.items():
+        words = ", ".join(dataset.vocabulary.classes[label] for label in dataset.labels(name))
+        pictures = [
+            None if cells[stage].startswith("!") else panels.album.rgb(cells[stage])
+            for stage in stages
+        ]
+        rows.append((words, pictures))
+    draw_grid(rows, [TITLES[stage] for stage in stages], Path(out), limit)

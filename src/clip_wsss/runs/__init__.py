@@ -1,0 +1,1 @@
+"""Tables of runs, configs, the graph of stages, what is to be made and by which code."""

@@ -1,0 +1,112 @@
+"""A config: its parents merged, its settings checked, and what its entries refer to by name."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.plain import read_yaml
+from clip_wsss.data.vocabulary import Vocabulary, read_vocabulary
+from clip_wsss.runs.settings import Config, Segmentation, Settings, Texts, unknown, validated
+
+GROUPS = ("texts", "cam", "affinity", "masks", "segmentation", "inference")
+
+
+def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict:
+    """Merge a config over the files that it names under `inherits`, the later over the earlier.
+
+    Mappings are merged key by key, everything else is replaced. Nothing is inherited that is not
+    named.
+
+    Args:
+        content: of the config.
+        source: its file, for messages.
+        line: the files that led here.
+
+    Raises:
+        InputError: a parent that is missing or not a config, or a cycle.
+    """
+    parents = content.get("inherits", [])
+    if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
+        raise InputError(f"{source}: inherits: must be a list of files; got {parents!r}")
+    merged: dict = {}
+    for name in parents:
+        if name in line:
+            raise InputError(f"{source}: inherits: {' -> '.join((*line, name))} is a cycle")
+        parent = read_yaml(name)
+        if not isinstance(parent, dict):
+            raise InputError(f"{name}: must be a mapping of settings")
+        merged = _merge(merged, with_parents(parent, name, (*line, name)))
+    own = {key: value for key, value in content.items() if key != "inherits"}
+    return _merge(merged, own)
+
+
+def _merge(under: dict, over: dict) -> dict:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else copy.deepcopy(value)
+    return merged
+
+
+def load_config(content: dict, source: str = "config") -> Config:
+    """Check a config as Snakemake has read it.
+
+    Raises:
+        InputError: one line: an unknown key, a wrong value, an entry that names a missing file,
+            list or model.
+    """
+    config = validated(Config, with_parents(dict(content), source), source)
+    published = config.evaluation.published
+    if published is not None and not Path(published).is_file():
+        raise InputError(f"{source}: evaluation.published: there is no file {published}")
+    vocabulary = read_vocabulary(config.dataset.vocabulary)
+    for group in GROUPS:
+        for name, entry in getattr(config, group).items():
+            check_entry(config, entry, f"{source}: {group}.{name}", vocabulary)
+    return config
+
+
+def read_config(path: str | Path) -> Config:
+    """Read and check a config file. Raises InputError as `load_config`."""
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a mapping of settings")
+    return load_config(content, str(path))
+
+
+def check_entry(
+    config: Config, entry: Settings, where: str, vocabulary: Vocabulary | None = None
+) -> None:
+    """Check what an entry refers to by name.
+
+    Raises:
+        InputError: one line that begins with `where` and names the key.
+    """
+    model = getattr(entry, "model", None)
+    if model is not None and model not in config.models:
+        raise InputError(f"{where}.model: {unknown('model', model, config.models)}")
+    if isinstance(entry, Texts):
+        vocabulary = vocabulary or read_vocabulary(config.dataset.vocabulary)
+        for key, lists in (("names", vocabulary.names), ("background", vocabulary.backgrounds)):
+            if getattr(entry, key) not in lists:
+                problem = unknown("list", getattr(entry, key), lists)
+                raise InputError(f"{where}.{key}: {problem} ({vocabulary.path})")
+        _check_templates(entry, where)
+    if isinstance(entry, Segmentation) and not Path(entry.segmentor).is_file():
+        raise InputError(f"{where}.segmentor: there is no file {entry.segmentor}")
+
+
+def _check_templates(entry: Texts, where: str) -> None:
+    """Check the template of a texts entry: `sharpest` and numbers need a list, others their {}."""
+    if entry.template == "sharpest" or isinstance(entry.template, int):
+        if not Path(entry.templates).is_file():
+            raise InputError(f"{where}.templates: there is no file {entry.templates}")
+        return
+    for template in [entry.template] if isinstance(entry.template, str) else entry.template:
+        if template.count("{}") != 1:
+            raise InputError(
+                f"{where}.template: `{template}` must hold {{}} once, where the class goes "
+                "(or be `sharpest`)"
+            )

@@ -1,0 +1,547 @@
+"""Runs as paths through a graph of stages, and the one place that knows where results lie.
+
+A stage of a run is a node: its settings, and the nodes that it is made from. Its folder is a
+readable label and 8 hex digits of both, defaults left out. So runs that agree up to a stage share
+its files, whatever their entries are called and in whatever order they stand. What decides no
+bytes (scoring, workers, the device) is in no key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.plain import read_segmentor_file
+from clip_wsss.core.registry import unknown
+from clip_wsss.core.shards import shard_names
+from clip_wsss.data.annotations import IMAGE_SUFFIXES
+from clip_wsss.data.datasets import open_dataset
+from clip_wsss.data.vocabulary import read_vocabulary
+from clip_wsss.prompts.texts import read_templates
+from clip_wsss.runs.config import GROUPS
+from clip_wsss.runs.online import resolved
+from clip_wsss.runs.settings import Cam, Config, Masks, Model, Segmentation, Settings, Texts
+from clip_wsss.runs.table import Run, RunSettings, run_settings
+
+LABEL = 60  # letters of a label, at most
+# The files of results before stages were a graph.
+OLD = ("prompts", "cams", "metrics", "costs")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage with its settings and everything before it.
+
+    Attributes:
+        stage: a group of the config, or `images`.
+        label: readable, made from the settings; says nothing that the key does not.
+        identity: the settings that decide its bytes, without those at their default.
+        parents: the nodes that it is made from.
+        settings: everything that its job needs to know.
+    """
+
+    stage: str
+    label: str
+    identity: dict[str, Any] = field(repr=False, compare=False)
+    parents: tuple[Node, ...] = field(repr=False, compare=False)
+    settings: dict[str, Any] = field(repr=False, compare=False)
+    key: str = ""  # SHA-256 of stage, identity and the keys of the parents
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return f"{self.label}-{self.key[:8]}"
+
+    @property
+    def folder(self) -> str:
+        """Its folder, relative to the results."""
+        return f"{self.stage}/{self.name}"
+
+    def parent(self, stage: str) -> Node | None:
+        """The node of a stage that this one is made from, directly or not."""
+        for one in self.parents:
+            found = one if one.stage == stage else one.parent(stage)
+            if found is not None:
+                return found
+        return None
+
+    def lineage(self) -> dict[str, Any]:
+        """Settings of this and of all stages before it, as settings.yaml holds them."""
+        found: dict[str, Any] = {}
+        for one in self.parents:
+            found |= one.lineage()
+        return found | {self.stage: self.identity}
+
+
+def _node(stage: str, label: str, identity: dict, parents: Sequence[Node], settings: dict) -> Node:
+    content = {"stage": stage, "settings": identity, "from": [one.key for one in parents]}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    # No comma: Snakemake separates the wildcards of a job by it on a command line.
+    label = re.sub(r"[^A-Za-z0-9.+=_-]+", "-", label).strip("-.")[:LABEL].rstrip("-.+")
+    return Node(stage, label or stage, identity, tuple(parents), settings, key)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass of an image gives: the maps of all cams and affinities of a trunk.
+
+    Cams with other weights, precision or position embedding are in another pass; so are those
+    whose texts come from a file, since a newer file must not start the others again.
+
+    Attributes:
+        name: for the rules.
+        texts: the ranked texts that it reads; None where all templates are fixed.
+        nodes: cams and affinities, sorted.
+    """
+
+    name: str
+    texts: Node | None
+    nodes: tuple[Node, ...]
+
+    @property
+    def cam(self) -> dict[str, Any]:
+        """Settings of one of its cams, of which all share model, precision and embedding."""
+        return next(cam_of(one).settings for one in self.nodes)
+
+    def subset(self, mask: int) -> list[Node]:
+        """The nodes whose bits are set, the first node being the lowest bit."""
+        return [one for bit, one in enumerate(self.nodes) if mask >> bit & 1]
+
+    def mask(self, nodes: Sequence[Node]) -> int:
+        """The bits of some nodes."""
+        return sum(1 << bit for bit, one in enumerate(self.nodes) if one in nodes)
+
+
+def texts_of(texts: Node) -> dict[str, Any]:
+    """What `clip_wsss.prompts.texts.encode` takes of texts whose template is fixed."""
+    return {
+        "templates": texts.identity["template"],
+        "names": list(texts.settings["names"].values()),
+        "words": texts.identity["background"],
+    }
+
+
+def is_online(node: Node) -> bool:
+    """Whether a node is a training that makes its labels itself, and reads no masks."""
+    return node.stage == "segmentation" and node.settings["labels"] == "online"
+
+
+def cam_of(node: Node) -> Node:
+    """The cam of a node of maps: itself, or the one that an affinity refines."""
+    return node if node.stage == "cam" else node.parents[0]
+
+
+class Graph:
+    """The stages of all runs.
+
+    Args:
+        config: checked.
+        runs: rows of its tables.
+
+    Raises:
+        InputError: a file that an entry names cannot be read, or two stages with one folder.
+    """
+
+    def __init__(self, config: Config, runs: Sequence[Run]):
+        self.config, self.runs = config, list(runs)
+        self.vocabulary = read_vocabulary(config.dataset.vocabulary)
+        self.settings = {run.name: run_settings(config, run) for run in self.runs}
+        self.images = self._images(config.dataset.splits.pseudo)
+        self.paths = {run.name: self._path(self.settings[run.name]) for run in self.runs}
+        self._by_folder: dict[str, Node] = {}
+        for path in self.paths.values():
+            texts = path.get("texts")
+            ranked = [texts.parents[0]] if texts is not None and _is_ranked(texts) else []
+            for node in (*ranked, *path.values()):
+                known = self._by_folder.setdefault(node.folder, node)
+                if known.key != node.key:
+                    raise InputError(
+                        f"runs: two stages of different settings would both be {node.folder}; "
+                        "change any setting of one of them"
+                    )
+
+    @property
+    def root(self) -> Path:
+        """The folder of the results."""
+        return Path("results") / self.config.dataset.name
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """Names of the shards."""
+        return shard_names(self.config.compute.shards)
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables of runs, in the order of the config."""
+        return list(dict.fromkeys(run.table for run in self.runs))
+
+    def nodes(self, *stages: str) -> list[Node]:
+        """The different nodes of some stages, in the order of their folders."""
+        return [node for _, node in sorted(self._by_folder.items()) if node.stage in stages]
+
+    def node(self, stage: str, name: str) -> Node:
+        """The node with a folder's name."""
+        if f"{stage}/{name}" not in self._by_folder:
+            known = [node.name for node in self.nodes(stage)]
+            raise InputError(f"{stage}/{name}: {unknown('folder', name, known)}")
+        return self._by_folder[f"{stage}/{name}"]
+
+    def last_maps(self, run: Run) -> Node | None:
+        """The maps that a run ends in, before its masks."""
+        path = self.paths[run.name]
+        return path.get("affinity") or path.get("cam")
+
+    def seeds(self, node: Node) -> list[int]:
+        """Seeds of a training or of its predictions, of all runs together."""
+        found = {
+            seed for run in self.runs if node in self.paths[run.name].values() for seed in run.seeds
+        }
+        return sorted(found)
+
+    # ---- passes -------------------------------------------------------------------------------
+
+    @cached_property
+    def passes(self) -> dict[str, Pass]:
+        """The forward passes that give all maps, by name."""
+        groups: dict[str, list[Node]] = {}
+        texts: dict[str, Node | None] = {}
+        for node in self.nodes("cam", "affinity"):
+            cam = cam_of(node)
+            ranked = ranked_texts(cam)
+            trunk = {key: cam.identity.get(key) for key in ("model", *_TRUNK)}
+            content = [trunk, ranked.key if ranked else None]
+            text = json.dumps(content, sort_keys=True)
+            name = hashlib.sha256(text.encode()).hexdigest()[:8]
+            groups.setdefault(name, []).append(node)
+            texts[name] = ranked
+        return {
+            name: Pass(name, texts[name], tuple(nodes)) for name, nodes in sorted(groups.items())
+        }
+
+    # ---- files, relative to the results --------------------------------------------------------
+
+    def shard_file(self, node: Node, shard: str) -> str:
+        """A shard of maps (npz) or masks (zip)."""
+        return f"{node.folder}/{shard}.{'zip' if node.stage == 'masks' else 'npz'}"
+
+    def shard_files(self, node: Node) -> list[str]:
+        """All shards of maps or masks."""
+        return [self.shard_file(node, shard) for shard in self.shards]
+
+    def training(self, node: Node, seed: int) -> str:
+        """The folder of a training: checkpoint.pth, log.csv, checkpoint.json."""
+        return f"{node.folder}/seed{seed}"
+
+    def predictions(self, node: Node, seed: int, split: str) -> str:
+        """The archive of the predictions of a split: val, test, or shown (for pictures)."""
+        return f"{node.folder}/seed{seed}/{split}.zip"
+
+    def score(self, stage: str, node: Node, seed: int | None = None) -> str:
+        """The folder of a measurement: score.json, counts.parquet, sidecar.json, …."""
+        return f"score/{stage}/{node.name}" + ("" if seed is None else f"/seed{seed}")
+
+    def scores(self, run: Run) -> dict[str, list[str]]:
+        """The score.json files of a run, stage by stage; `segmentation` has one a seed."""
+        dataset, path = self.config.dataset, self.paths[run.name]
+        found: dict[str, list[str]] = {}
+        if dataset.masks is not None and dataset.splits.score is not None:
+            for stage, group in (("initial", "cam"), ("refined", "affinity"), ("mask", "masks")):
+                node = path.get(group)
+                if node is not None and node.settings.get("source") != "ground-truth":
+                    found[stage] = [f"{self.score(stage, node)}/score.json"]
+        node = path.get("inference")
+        if node is not None and dataset.masks is not None and dataset.splits.val is not None:
+            found["segmentation"] = [
+                f"{self.score('segmentation', node, seed)}/score.json" for seed in run.seeds
+            ]
+        return found
+
+    def folders(self) -> set[str]:
+        """All folders of stages and scores that some run uses."""
+        used = {node.folder for node in self._by_folder.values()}
+        for run in self.runs:
+            for files in self.scores(run).values():
+                used |= {str(Path(file).parent) for file in files}
+        for node in self.nodes("segmentation", "inference"):
+            used |= {self.training(node, seed) for seed in self.seeds(node)}
+        return used
+
+    # ---- nodes --------------------------------------------------------------------------------
+
+    def _images(self, split: str | None) -> Node:
+        """The data set; of the user's own with the ids of a split, which need not be a list."""
+        dataset = self.config.dataset
+        identity: dict[str, Any] = {
+            "classes": list(self.vocabulary.classes),
+            "labels": "xml" if dataset.labels == "xml" else "csv",
+            **dataset.model_dump(include={"size", "on_bad_image"}, exclude_defaults=True),
+        }
+        if split is not None and dataset.source in ("folder", "images"):
+            ids = "\n".join(open_dataset(dataset.model_dump()).ids(split))
+            identity["ids"] = hashlib.sha256(ids.encode()).hexdigest()
+        elif split is not None:
+            identity["split"] = split
+        return _node("images", "images", identity, (), {})
+
+    def _path(self, settings: RunSettings) -> dict[str, Node]:
+        """The nodes of a run by group."""
+        path: dict[str, Node] = {}
+        if settings.texts is not None and settings.cam is not None:
+            model = self._model(self.config.models[settings.cam.model])
+            path["texts"] = self._texts(settings.texts, model)
+            path["cam"] = self._cam(settings.cam, model, path["texts"])
+        if settings.affinity is not None:
+            path["affinity"] = _plain("affinity", settings.affinity, (path["cam"],), "method")
+        if settings.masks is not None:
+            path["masks"] = self._masks(settings.masks, path.get("affinity") or path.get("cam"))
+        if settings.segmentation is not None:
+            path["segmentation"] = self._segmentation(settings.segmentation, path["masks"])
+        if settings.inference is not None:
+            entry = settings.inference
+            parents = (path["segmentation"],)
+            path["inference"] = _plain("inference", entry, parents, "refinement", entry.used())
+        return path
+
+    def _model(self, model: Model) -> Node:
+        identity = model_identity(model)
+        # The name of a file says nothing that counts: a copy of it has the same folder.
+        shape = identity.get("architecture", "clip")
+        if isinstance(shape, dict):
+            vision = shape.get("vision_cfg", {})
+            shape = f"clip-{vision.get('width')}x{vision.get('layers')}"
+        return _node("model", str(shape), identity, (), model.model_dump())
+
+    def _features(self, model: Node) -> Node:
+        split = self.config.dataset.splits.prompts
+        if split is None:
+            raise InputError("dataset.splits.prompts: null, but template: sharpest ranks by it")
+        parents = (model, self._images(None))
+        return _node("features", model.label, {"split": split}, parents, model.settings)
+
+    def _texts(self, texts: Texts, model: Node) -> Node:
+        names = self.vocabulary.texts(texts.names)
+        words = list(self.vocabulary.background(texts.background))
+        identity: dict[str, Any] = {
+            "names": {key: name for key, name in names.items() if key != name},
+            "background": words,
+        }
+        parents = [model]
+        if texts.template == "sharpest":
+            parents = [self._features(model)]
+            ranking = texts.model_dump(include={"score", "spread"}, exclude_defaults=True)
+            identity |= {
+                "template": "sharpest",
+                "templates": read_templates(Path(texts.templates)),
+                **ranking,
+            }
+            label = "sharpest"
+        else:
+            identity["template"] = _templates(texts)
+            label = "_".join(one.replace("{}", "X") for one in identity["template"])
+            label = (
+                label
+                if len(identity["template"]) == 1
+                else f"{len(identity['template'])}-templates"
+            )
+        label += f"+{len(identity['names'])}-renamed" if identity["names"] else ""
+        label += f"+{len(words)}-background"
+        spread = {"score": texts.score, "spread": texts.spread}
+        settings = {**identity, **spread, "names": names}
+        return _node("texts", label, identity, parents, settings)
+
+    def _cam(self, cam: Cam, model: Node, texts: Node) -> Node:
+        own = cam.model_dump(exclude={"model"}, exclude_defaults=True)
+        identity = {**own, "target": cam.target, "model": model.identity}
+        label = "+".join([model.label, cam.target, *_flat(own, ("target",))])
+        settings = {**cam.model_dump(), "model": model.settings}
+        return _node("cam", label, identity, (texts, self.images), settings)
+
+    def _masks(self, masks: Masks, maps: Node | None) -> Node:
+        identity, label = masks.used(), masks.refinement
+        if masks.source == "maps" and maps is not None:
+            identity["refinement"] = masks.refinement
+            label = "argmax" if masks.refinement == "none" else masks.refinement
+            label = "+".join([label, *_flat(identity, ("refinement",))])
+            return _node("masks", label, identity, (maps,), masks.model_dump())
+        label = masks.source
+        if masks.source == "ground-truth":
+            identity["masks"] = self.config.dataset.masks
+        elif masks.source == "import":
+            identity = {"source": "import", "folder": folder_digest(str(masks.folder), "folder")}
+            if masks.confidences is not None:
+                identity["confidences"] = folder_digest(masks.confidences, "confidences")
+        return _node("masks", label, identity, (self.images,), masks.model_dump())
+
+    def _segmentation(self, entry: Segmentation, masks: Node) -> Node:
+        segmentor = read_segmentor_file(entry.segmentor)
+        head = segmentor["model"].get("decode_head") or {}
+        own = entry.model_dump(exclude={"segmentor", "init"}, exclude_defaults=True)
+        own.pop("mu", None)
+        if entry.threshold != entry.model_copy(update={"mu": None}).threshold:
+            own["mu"] = entry.threshold
+        init = entry.init or segmentor.get("init")
+        rest = {key: value for key, value in segmentor.items() if key != "init"}
+        identity = {**own, "loss": entry.loss, "segmentor": _contents(rest)}
+        if init not in (None, "random"):
+            identity["init"] = _file(init)
+        online = ["online"] if entry.labels == "online" else []
+        extra = _flat(own, ("loss", "iterations", "labels"))
+        label = "+".join([str(head.get("type", "segmentor")), entry.loss, *online, *extra])
+        settings = {**entry.model_dump(), "mu": entry.threshold}
+        if online:
+            settings["online"] = self._online(entry, masks)
+        return _node("segmentation", label, identity, (masks,), settings)
+
+    def _online(self, entry: Segmentation, masks: Node) -> dict[str, Any]:
+        """What an online training takes from the cells of its row; masks are none of its inputs."""
+        cam, affinity, texts = (masks.parent(stage) for stage in ("cam", "affinity", "texts"))
+        trunk = {key: cam.settings[key] for key in _TRUNK}
+        return {
+            "clip": {**cam.settings["model"], **trunk},
+            "texts": None if _is_ranked(texts) else texts_of(texts),
+            "split": self.config.dataset.splits.pseudo,
+            **resolved(entry.online, cam.settings, affinity.settings, masks.settings),
+        }
+
+
+_TRUNK = ("precision", "position_embedding")
+
+
+def _is_ranked(texts: Node) -> bool:
+    """Whether the template is chosen by a ranking, so that the features are a file."""
+    return texts.identity["template"] == "sharpest"
+
+
+def ranked_texts(node: Node) -> Node | None:
+    """The ranked texts that a node is made from; None where its job encodes fixed ones."""
+    texts = node.parent("texts")
+    return texts if texts is not None and _is_ranked(texts) else None
+
+
+def _plain(
+    stage: str, entry: Settings, parents: Sequence[Node], method: str, used: dict | None = None
+) -> Node:
+    """A node whose settings need no resolving."""
+    own = entry.model_dump(exclude_defaults=True) if used is None else used
+    chosen = getattr(entry, method)
+    label = "+".join([*([chosen] if chosen != "none" else []), *_flat(own, (method,))])
+    identity = {**own, method: chosen}
+    return _node(stage, label or "plain", identity, parents, entry.model_dump())
+
+
+def _flat(settings: dict, leave_out: Sequence[str] = (), prefix: str = "") -> list[str]:
+    """`key=value` of nested settings, by the last part of the key."""
+    found = []
+    for key, value in sorted(settings.items()):
+        if not prefix and key in leave_out:
+            continue
+        if isinstance(value, dict):
+            found += _flat(value, (), f"{prefix}{key}.")
+        else:
+            found.append(f"{key}={_word(value)}")
+    return found
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return "_".join(map(_word, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _templates(texts: Texts) -> list[str]:
+    """The templates that an entry names outright: one, several, or a line of its list."""
+    if isinstance(texts.template, list):
+        return list(texts.template)
+    if isinstance(texts.template, str):
+        return [texts.template]
+    listed = read_templates(Path(texts.templates))
+    if not 1 <= texts.template <= len(listed):
+        raise InputError(
+            f"template: {texts.template} must be the number of a line of {texts.templates}, which "
+            f"has {len(listed)} templates, counted from 1"
+        )
+    return [listed[texts.template - 1]]
+
+
+def model_identity(model: Model) -> dict[str, Any]:
+    """What decides the features of a model: contents of files, names of what is downloaded."""
+    identity = model.model_dump(exclude_defaults=True)
+    identity["weights"] = _file(model.weights)
+    if model.architecture is not None and Path(model.architecture).is_file():
+        identity["architecture"] = _read_json(model.architecture)
+    return identity
+
+
+def _read_json(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"models.architecture: {path}: must be JSON ({error})") from None
+
+
+def _contents(value: Any) -> Any:
+    """Plain settings with the names of local files replaced by digests of what they hold."""
+    if isinstance(value, dict):
+        return {
+            str(key): _contents(item)
+            if not (key in ("weights", "architecture") and isinstance(item, str))
+            else _file(item)
+            for key, item in value.items()
+        }
+    return [_contents(item) for item in value] if isinstance(value, list) else value
+
+
+def _file(name: str) -> str:
+    """Digest of a local file; what is not one (a tag, an address) stays as it is."""
+    path = Path(name)
+    if not path.is_file():
+        return name
+    state = path.stat()
+    return f"sha256:{_digest(str(path), state.st_size, state.st_mtime_ns)}"
+
+
+@cache
+def _digest(path: str, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: str, key: str = "folder") -> str:
+    """Digest of the names and contents of the images of a folder.
+
+    Raises:
+        InputError: there is no such folder, or it holds no image.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"masks.{key}: there is no folder {folder}")
+    files = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise InputError(f"masks.{key}: {folder} must hold <id>.png for each image")
+    lines = [f"{_file(str(one))} {one.name}" for one in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def old_results(root: Path) -> Iterator[Path]:
+    """Folders of a version in which stages were no graph."""
+    return (root / name for name in OLD if (root / name).is_dir())
+
+
+def described(graph: Graph) -> list[tuple[str, str, str]]:
+    """Row, stage and folder of every stage of every run, for the index."""
+    return [
+        (run.name, group, graph.paths[run.name][group].folder)
+        for run in graph.runs
+        for group in GROUPS
+        if group in graph.paths[run.name]
+    ]

@@ -1,0 +1,155 @@
+"""What every workflow script does around its one call: log, threads, sidecars, one-line errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.runs import sidecar
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a job makes together, and from what.
+
+    Attributes:
+        sidecar: written last.
+        stamp: of the plan (`clip_wsss.runs.plan`), with the settings for whoever reads the sidecar.
+        outputs: its other files by name.
+        inputs: what they are made from by name.
+        device: cpu, cuda or auto, as in the config; None where it decides nothing.
+    """
+
+    sidecar: Path
+    stamp: dict[str, Any]
+    outputs: Mapping[str, Path]
+    inputs: sidecar.Inputs
+    device: str | None = None
+
+    def current(self) -> bool:
+        """Whether everything is there and is what it would become again."""
+        return sidecar.current(Path(self.sidecar), self.stamp, self.inputs)
+
+    def record(self) -> None:
+        """Write the sidecar."""
+        device = None
+        if self.device is not None:
+            from clip_wsss.runs.provenance import device_name
+
+            device = device_name(self.device)
+        sidecar.write_sidecar(
+            Path(self.sidecar), self.stamp, self.outputs, self.inputs, device=device
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job that runs.
+
+    Attributes:
+        started: in seconds since the epoch.
+        needed: False where outputs that Snakemake leaves in place are what they would become.
+    """
+
+    started: float
+    needed: bool
+
+
+def prefix_of(path: str | Path, relative: str | Path) -> Path:
+    """What a file lies below in this job, if its path in the project is `relative`.
+
+    Without a shared file system Snakemake carries files to a folder of the job's own.
+
+    Raises:
+        InputError: the path does not end like the other.
+    """
+    whole, tail = Path(path).parts, Path(relative).parts
+    if whole[-len(tail) :] != tail:
+        raise InputError(f"{path}: is not {relative} anywhere; run snakemake from the project")
+    return Path(*whole[: -len(tail)])
+
+
+def here(dataset: dict, images: Sequence[str]) -> dict:
+    """The settings of a data set whose lists, labels and folders lie where this job has them.
+
+    Args:
+        dataset: the config's block.
+        images: the inputs of a job that reads images (`Plan.images_of`).
+    """
+    found = dict(dataset)
+    root = Path(dataset["root"])
+    for path in images:
+        folder = Path(path).parent
+        if folder.parts[-len(root.parts) - 2 :] == (*root.parts, "ImageSets", "Segmentation"):
+            found["root"] = str(folder.parents[1])
+        elif Path(path).suffix == ".csv":
+            found["labels"] = str(path)
+    return found
+
+
+@contextmanager
+def job(
+    log: str | Path,
+    threads: int = 1,
+    reads: Sequence[tuple] = (),
+    makes: Sequence[Made] = (),
+) -> Iterator[Work]:
+    """Run the body of a workflow script.
+
+    Log records go to `log`; progress bars stay on the terminal. The number of numeric threads is
+    set before torch and numpy are first imported (so a script imports them inside the block): it
+    comes from the config and not from the cores, since it decides the last bits of a sum.
+
+    Before the body the files that it reads are checked against their sidecars, and these against
+    the plan. After it the sidecars of what it made are written; a body that finds `needed` False
+    must leave everything as it is.
+
+    An `InputError` ends the process with status 1 and its one line, on the terminal and in the
+    log; any other exception leaves its traceback in the log and passes on.
+
+    Args:
+        log: the job's log.
+        threads: numeric threads.
+        reads: sidecars of inputs, each with its stamp in the plan, and if wanted the names of the
+            outputs in it that the job reads (others need not be where it runs).
+        makes: what the job makes.
+    """
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = str(threads)
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        filename=log,
+        filemode="w",
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        force=True,
+    )
+    logging.captureWarnings(True)
+    try:
+        started = time.time()
+        for path, stamp, *names in reads:
+            sidecar.check(Path(path), stamp, *names)
+        needed = not makes or not all(made.current() for made in makes)
+        yield Work(started, needed)
+        if needed:
+            for made in makes:
+                made.record()
+        else:
+            logging.info("inputs, settings and code are what they were: nothing was computed")
+    except InputError as error:
+        logging.error("%s", error)
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except Exception:
+        logging.exception("the job failed")
+        raise

@@ -1,0 +1,534 @@
+"""What is to be made, by which code, and what of it is there: the graph as Snakemake needs it.
+
+A stamp says what made a file: the stage, its key, the fingerprint of the code, and the settings of
+the machine that change the last bits. It is a parameter of the job and lies in the sidecar beside
+its outputs, so that a results folder says by itself what is current, also where Snakemake has no
+record of it (a fresh clone after `dvc pull`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import sha256
+from clip_wsss.data.datasets import open_dataset
+from clip_wsss.runs.config import GROUPS, load_config
+from clip_wsss.runs.fingerprint import code_fingerprint
+from clip_wsss.runs.graph import (
+    Graph,
+    Node,
+    Pass,
+    cam_of,
+    is_online,
+    old_results,
+    ranked_texts,
+    texts_of,
+)
+from clip_wsss.runs.settings import Config
+from clip_wsss.runs.sidecar import COMPARED, combined, read_sidecar
+from clip_wsss.runs.table import read_runs
+
+_IMAGES = ("numpy", "pillow", "opencv-python-headless")
+_CLIP = (*_IMAGES, "torch", "torchvision", "open_clip_torch")
+_TRAINING = (*_CLIP, "mmsegmentation", "mmengine", "mmcv-lite")
+_ONLINE = (
+    "segmentation.weclip.segmentor",
+    "segmentation.weclip.data",
+)  # what no other training loads
+# The modules that decide the bytes of a job (with all that they import), and the libraries.
+CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "data": (("demo.build",), _IMAGES),
+    "features": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
+    "texts": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
+    "maps": (
+        ("cams.passes", "prompts.texts", "models.clip", "data.datasets", "core.shards"),
+        _CLIP,
+    ),
+    "masks": (("masks.write", "data.datasets", "core.shards"), (*_IMAGES, "pydensecrf2", "torch")),
+    "segmentation": (("segmentation.train",), _TRAINING),
+    "inference": (("segmentation.predict", "data.choice"), (*_TRAINING, "pydensecrf2")),
+    "segmentation-online": (("segmentation.train", *_ONLINE), _TRAINING),
+    "inference-online": (
+        ("segmentation.predict", "data.choice", *_ONLINE),
+        (*_TRAINING, "pydensecrf2"),
+    ),
+    "submission": (("segmentation.submission",), ()),
+    "score": (("score.metrics",), (*_IMAGES, "pandas", "pyarrow")),
+    "tables": (("tables.write",), ("numpy", "pandas", "pyarrow")),
+    "report": (
+        ("report.write", "tables.costs"),
+        ("numpy", "pandas", "pyarrow", "matplotlib", "jinja2"),
+    ),
+}
+
+# The scripts of a kind of job, where they are not called like it.
+SCRIPTS = {"data": ("demo_data",), "score": ("score_maps", "score_labels")}
+
+# What `clip_wsss.tables.write` writes: each table of runs in these layouts, and one each of these.
+LAYOUTS = ("csv", "md", "tex")
+TABLES = (
+    "figures.csv", "per_class.csv", "per_class.md", "confidence.csv", "headline.csv",
+    "metrics.json", "runs.json", "index.csv", "config.yaml",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Product:
+    """Files that one job makes together, with their sidecar, relative to the project.
+
+    Attributes:
+        sidecar: of the job.
+        files: its outputs.
+        stamp: what the plan says of them.
+        inputs: by their names in the sidecar, products that it is made from, and other files; for
+            a job that leaves outputs in place, which are there again after it has failed.
+    """
+
+    sidecar: Path
+    files: tuple[Path, ...]
+    stamp: dict[str, Any]
+    inputs: dict[str, list[Product | Path]] = field(default_factory=dict)
+
+
+class Plan:
+    """Stamps and products of a graph.
+
+    Args:
+        graph: the stages of all runs.
+        root: the results folder; None: results/<dataset>.
+        scripts: folder of the workflow's scripts, whose code counts too.
+        store: what a relative results folder lies below.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        root: Path | None = None,
+        *,
+        scripts: Path | None = None,
+        store: Path = Path(),
+    ):
+        self.graph, self.config = graph, graph.config
+        self.scripts, self.store = scripts, store
+        self.root = graph.root if root is None else Path(root)
+        self._codes: dict[str, str] = {}
+
+    def code(self, job: str) -> str:
+        """The fingerprint of the code of a kind of job."""
+        if job not in self._codes:
+            modules, libraries = CODE[job]
+            scripts = SCRIPTS.get(job, (job.partition("-")[0],))
+            named = [] if self.scripts is None else [self.scripts / f"{one}.py" for one in scripts]
+            self._codes[job] = code_fingerprint(*modules, scripts=named, libraries=libraries)
+        return self._codes[job]
+
+    def stamp(self, node: Node) -> dict[str, Any]:
+        """What a job of this node leaves in its sidecar, without the settings."""
+        compute = self.config.compute
+        numerics: dict[str, Any] = {"threads": compute.threads}
+        job = node.stage
+        if job in ("cam", "affinity", "features"):
+            numerics["batch"] = compute.batch
+            job = "features" if job == "features" else "maps"
+        elif job == "segmentation":
+            numerics["gpus"] = compute.gpus
+        elif job == "masks":
+            numerics = {}
+        if is_online(node) or any(map(is_online, node.parents)):
+            job = f"{job}-online"
+        return {"stage": node.stage, "key": node.key, "code": self.code(job), "numerics": numerics}
+
+    def score_stamp(self, stage: str, node: Node, seed: int | None = None) -> dict[str, Any]:
+        """The stamp of a measurement."""
+        splits, job = self.config.dataset.splits, "score"
+        numerics: dict[str, Any] = {
+            "split": splits.val if stage == "segmentation" else splits.score,
+            "truth": self.config.dataset.masks,
+        }
+        if stage in ("initial", "refined"):
+            numerics["powers"] = self.powers(node)
+            numerics["sweep"] = sorted(self.config.evaluation.powers)
+        if seed is not None:
+            numerics["seed"] = seed
+        return {"stage": stage, "key": node.key, "code": self.code(job), "numerics": numerics}
+
+    def pass_stamp(self, one: Pass) -> dict[str, Any]:
+        """What all maps of a pass share: the code and what changes the last bits."""
+        stamp = self.stamp(one.nodes[0])
+        return {"code": stamp["code"], "numerics": stamp["numerics"]}
+
+    def inference_stamp(self, node: Node, split: str) -> dict[str, Any]:
+        """The stamp of predictions; those of the images that are shown lie beside `val`."""
+        stamp = self.stamp(node)
+        numerics = {**stamp["numerics"], "split": getattr(self.config.dataset.splits, split)}
+        if split == "val":
+            numerics["shown"] = self.shown
+        return {**stamp, "numerics": numerics}
+
+    @cached_property
+    def tables_product(self) -> Product:
+        """The tables; their stamp says what they depend on besides the measurements."""
+        runs = [
+            [run.name, run.table, run.base, run.note, list(run.seeds)] for run in self.graph.runs
+        ]
+        settings = {
+            name: {
+                "scoring": one.masks.scoring if one.masks else None,
+                "folders": {stage: node.name for stage, node in self.graph.paths[name].items()},
+            }
+            for name, one in self.graph.settings.items()
+        }
+        published = self.config.evaluation.published
+        content = {
+            "runs": runs,
+            "settings": settings,
+            "config": self.config.model_dump(exclude={"compute", "sources", "demo"}),
+            "published": None if published is None else sha256(published),
+        }
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        stamp = {"stage": "tables", "key": key, "code": self.code("tables"), "numerics": {}}
+        files = tuple(self.tables)
+        return Product(self.root / "tables/sidecar.json", files, stamp, {"scores": [*self.scores]})
+
+    @cached_property
+    def report_product(self) -> Product:
+        """The report, which follows from the tables and the files that it shows."""
+        key, numerics = self.tables_product.stamp["key"], {"shown": self.shown}
+        stamp = {
+            "stage": "report",
+            "key": key,
+            "code": self.code("report"),
+            "numerics": numerics,
+        }
+        return Product(self.root / "report.json", (self.root / "report.html",), stamp)
+
+    def precision(self, node: Node) -> str:
+        """The precision that a measurement of a node notes."""
+        own = node.parent("segmentation") if node.stage == "inference" else node
+        while own is not None and "precision" not in own.settings:
+            own = own.parent("cam")
+        return own.settings["precision"] if own is not None else "none"
+
+    def powers(self, node: Node) -> list[float]:
+        """The background powers that maps are counted at: the sweep, and those of their runs."""
+        own = {
+            settings.masks.background_power
+            for name, settings in self.graph.settings.items()
+            if settings.masks is not None and node in self.graph.paths[name].values()
+        }
+        evaluation = self.config.evaluation
+        return sorted({*own, *evaluation.powers, evaluation.background_power})
+
+    @staticmethod
+    def sidecar(file: str | Path) -> Path:
+        """The sidecar of a shard, an archive or a table of features."""
+        return Path(file).with_suffix(".json")
+
+    def shard(self, node: Node, shard: str) -> Product:
+        """A shard of maps or masks."""
+        file = self.root / self.graph.shard_file(node, shard)
+        lists = self.images_of(self.config.dataset.splits.pseudo)
+        inputs: dict[str, list[Product | Path]] = {"lists": [*lists]}
+        if node.stage == "masks":
+            maps = node.parents[0].stage != "images"
+            inputs["maps"] = [self.shard(node.parents[0], shard)] if maps else []
+        else:
+            ranked = ranked_texts(node)
+            inputs["texts"] = [self.texts(ranked)] if ranked else []
+        return Product(self.sidecar(file), (file,), self.stamp(node), inputs)
+
+    def training(self, node: Node, seed: int) -> Product:
+        """A training."""
+        folder = self.root / self.graph.training(node, seed)
+        files = (folder / "checkpoint.pth", folder / "log.csv")
+        lists = self.images_of(self.config.dataset.splits.pseudo)
+        inputs: dict[str, list[Product | Path]] = {"lists": [*lists]}
+        inputs |= (
+            {"texts": [*self.texts_read(node)]}
+            if is_online(node)
+            else {"masks": [*self.masks_read(node)]}
+        )
+        return Product(folder / "checkpoint.json", files, self.stamp(node), inputs)
+
+    def masks_read(self, training: Node) -> list[Product]:
+        """The masks that a training reads; none if it makes its labels itself."""
+        if is_online(training):
+            return []
+        return [self.shard(training.parents[0], shard) for shard in self.graph.shards]
+
+    def texts_read(self, training: Node) -> list[Product]:
+        """The ranked texts that a training reads, if it makes its labels itself."""
+        ranked = ranked_texts(training) if is_online(training) else None
+        return [] if ranked is None else [self.texts(ranked)]
+
+    def predictions(self, node: Node, seed: int, split: str) -> Product:
+        """The predictions of a split: val, with the images that the report shows, or test."""
+        names = (split, "shown") if split == "val" else (split,)
+        files = tuple(self.root / self.graph.predictions(node, seed, name) for name in names)
+        inputs: dict[str, list[Product | Path]] = {
+            "lists": [*self.images_of_inference(split)],
+            "checkpoint": [self.training(node.parents[0], seed)],
+        }
+        return Product(self.sidecar(files[0]), files, self.inference_stamp(node, split), inputs)
+
+    def features(self, node: Node) -> Product:
+        """The image features that rank templates."""
+        file = self.root / node.folder / "image_features.npz"
+        lists = self.images_of(self.config.dataset.splits.prompts)
+        return Product(self.sidecar(file), (file,), self.stamp(node), {"lists": [*lists]})
+
+    def texts(self, texts: Node) -> Product:
+        """Ranked texts."""
+        folder = self.root / texts.folder
+        names = ("text_features.npz", "prompt.json", "sharpness.csv")
+        files = tuple(folder / name for name in names)
+        inputs: dict[str, list[Product | Path]] = {
+            "lists": [*self.images_of(self.config.dataset.splits.prompts)],
+            "features": [self.features(texts.parents[0])],
+        }
+        return Product(self.sidecar(files[0]), files, self.stamp(texts), inputs)
+
+    def score(self, stage: str, node: Node, seed: int | None = None) -> Product:
+        """A measurement."""
+        folder = self.root / self.graph.score(stage, node, seed)
+        names = ["score.json", "counts.parquet", *(["confidence.parquet"] * (stage == "mask"))]
+        files = tuple(folder / name for name in names)
+        splits = self.config.dataset.splits
+        read: list[Product] = (
+            [self.shard(node, shard) for shard in self.graph.shards]
+            if seed is None
+            else [self.predictions(node, seed, "val")]
+        )
+        inputs: dict[str, list[Product | Path]] = {
+            "lists": [*self.images_of(splits.score if seed is None else splits.val)],
+            "read": [*read],
+        }
+        return Product(folder / "sidecar.json", files, self.score_stamp(stage, node, seed), inputs)
+
+    @cached_property
+    def maps(self) -> list[Product]:
+        """All shards of maps."""
+        nodes = self.graph.nodes("cam", "affinity")
+        return [self.shard(node, shard) for node in nodes for shard in self.graph.shards]
+
+    @cached_property
+    def masks(self) -> list[Product]:
+        """All shards of masks."""
+        nodes = self.graph.nodes("masks")
+        return [self.shard(node, shard) for node in nodes for shard in self.graph.shards]
+
+    @cached_property
+    def trainings(self) -> list[Product]:
+        """All trainings."""
+        nodes = self.graph.nodes("segmentation")
+        return [self.training(node, seed) for node in nodes for seed in self.graph.seeds(node)]
+
+    @cached_property
+    def scores(self) -> list[Product]:
+        """All measurements."""
+        found = {}
+        groups = {"initial": "cam", "refined": "affinity", "mask": "masks"}
+        for run in self.graph.runs:
+            for stage in self.graph.scores(run):
+                node = self.graph.paths[run.name][groups.get(stage, "inference")]
+                for seed in run.seeds if stage == "segmentation" else (None,):
+                    product = self.score(stage, node, seed)
+                    found[product.sidecar] = product
+        return [found[path] for path in sorted(found)]
+
+    @property
+    def lineages(self) -> dict[Path, dict[str, Any]]:
+        """The settings.yaml of every stage's folder, with what it holds."""
+        nodes = self.graph.nodes("features", *GROUPS)
+        return {self.root / node.folder / "settings.yaml": node.lineage() for node in nodes}
+
+    @property
+    def tables(self) -> list[Path]:
+        """Every file that the tables' job writes."""
+        folder = self.root / "tables"
+        runs = [folder / f"{name}.{kind}" for name in self.graph.tables for kind in LAYOUTS]
+        return [*runs, *(folder / name for name in TABLES), *self.lineages]
+
+    @property
+    def texts_files(self) -> list[Product]:
+        """Ranked texts, and the features that ranked them."""
+        ranked = [one for one in self.graph.nodes("texts") if one.parents[0].stage == "features"]
+        return [self.features(one) for one in self.graph.nodes("features")] + [
+            self.texts(one) for one in ranked
+        ]
+
+    @cached_property
+    def val(self) -> list[Product]:
+        """The predictions of the validation split."""
+        if self.config.dataset.splits.val is None:
+            return []
+        nodes = self.graph.nodes("inference")
+        return [self.predictions(n, seed, "val") for n in nodes for seed in self.graph.seeds(n)]
+
+    @cached_property
+    def demo_folders(self) -> list[Path]:
+        """The folders of rendered scenes."""
+        root = Path(self.config.dataset.root)
+        return [root / name for name in ("JPEGImages", "Annotations", "SegmentationClass")]
+
+    @cached_property
+    def data(self) -> Product:
+        """The rendered scenes."""
+        lists = Path(self.config.dataset.root) / "ImageSets/Segmentation"
+        files = (lists / "train.txt", lists / "val.txt", *self.demo_folders)
+        settings = self.config.demo.model_dump() if self.config.demo else {}
+        stamp = {"stage": "data", "key": settings, "code": self.code("data"), "numerics": {}}
+        return Product(self.root / "data/sidecar.json", files, stamp)
+
+    def images_of(self, split: str | None) -> list[Path]:
+        """Inputs of whoever reads a split: its list of ids, the CSV of labels, the demo's folders.
+
+        The images of other data sets are no inputs, one by one or as a folder.
+        """
+        if split is None:
+            return []
+        dataset = self.config.dataset
+        listed = self.dataset.split_file(split)  # None: every image of a folder
+        found = [] if listed is None else [listed]
+        found += [] if dataset.labels == "xml" else [Path(dataset.labels)]
+        return found + (self.demo_folders if dataset.source == "demo" else [])
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """Which images the report shows: the split that they are of, and their number."""
+        splits = self.config.dataset.splits
+        count = self.config.evaluation.panels
+        return {"split": splits.score or splits.pseudo, "count": count}
+
+    def images_of_inference(self, split: str) -> list[Path]:
+        """Inputs of whoever predicts a split, and with `val` the images that are shown."""
+        found = self.images_of(getattr(self.config.dataset.splits, split))
+        found += self.images_of(self.shown["split"]) if split == "val" else []
+        return list(dict.fromkeys(found))
+
+    @cached_property
+    def dataset(self):
+        """The images."""
+        return open_dataset(self.config.dataset.model_dump())
+
+    def variants(self, one: Pass, nodes: list[Node]) -> dict[str, Any]:
+        """What a pass is asked for, in words that its script understands.
+
+        Returns:
+            texts: by name, a template list with names and words, or None for those of a file;
+            cams: by name, texts, target and affinities (by name, settings);
+            lineages and stamps: of the nodes wanted, by name.
+        """
+        texts, cams = {}, {}
+        for node in nodes:
+            cam = cam_of(node)
+            source = cam.parents[0]
+            texts[source.name] = None if one.texts is not None else texts_of(source)
+            wanted = cams.setdefault(
+                cam.name,
+                {"texts": source.name, "target": cam.settings["target"], "affinities": {}},
+            )
+            if node.stage == "affinity":
+                wanted["affinities"][node.name] = node.settings
+        return {
+            "texts": texts,
+            "cams": cams,
+            "nodes": [node.name for node in nodes],
+            "stamps": [self.stamp(node) | {"settings": node.lineage()} for node in nodes],
+        }
+
+    def stale(self, product: Product) -> bool:
+        """Whether other settings, other code or other inputs have made what is there."""
+        if not (self.store / product.sidecar).is_file():
+            return False
+        if not self.fits(product):
+            return True
+        made = self._record(self.store / product.sidecar)["inputs"]
+        for name, inputs in product.inputs.items():
+            digests = [self._digest(one) for one in inputs]
+            if None not in digests and made.get(name) != combined(digests):
+                return True
+        return False
+
+    def _digest(self, one: Product | Path) -> str | None:
+        """The digest of an input, that of a product by its sidecar; None where it is not there."""
+        path = self.store / (one.sidecar if isinstance(one, Product) else one)
+        if not path.exists():
+            return None
+        if isinstance(one, Path):
+            return _sha256(path)
+        try:
+            record = self._record(path)
+        except InputError:
+            return None
+        names = {file: name for name, file in record["files"].items()}
+        return record["outputs"].get(names.get(one.files[0].name))
+
+    def fits(self, product: Product) -> bool:
+        """Whether a sidecar is of the plan; whether the files fit it is for their reader to see."""
+        try:
+            made = self._record(self.store / product.sidecar)["stamp"]
+        except InputError:
+            return False
+        return all(made.get(field) == product.stamp[field] for field in COMPARED)
+
+    @staticmethod
+    def _record(path: Path) -> dict[str, Any]:
+        """A sidecar, read once while it does not change."""
+        if not path.is_file():
+            return read_sidecar(path)  # says that it is missing
+        return _read(path, path.stat().st_mtime_ns)
+
+    def current(self, one: Pass) -> list[Node]:
+        """The nodes of a pass of which every shard is there and was made as planned."""
+        return [
+            node
+            for node in one.nodes
+            if all(
+                (self.store / product.files[0]).is_file()
+                and (self.store / product.sidecar).is_file()
+                and not self.stale(product)
+                for product in (self.shard(node, shard) for shard in self.graph.shards)
+            )
+        ]
+
+
+@cache
+def _sha256(path: Path) -> str:
+    return sha256(path)
+
+
+@cache
+def _read(path: Path, changed: int) -> dict[str, Any]:
+    return read_sidecar(path)
+
+
+def make_plan(
+    content: dict,
+    source: str = "config",
+    *,
+    root: Path | None = None,
+    scripts: Path | None = None,
+    store: Path = Path(),
+) -> Plan:
+    """Check a config and plan its runs; see `Plan` for the other arguments.
+
+    Raises:
+        InputError: anything that cannot be used, or results of an earlier version.
+    """
+    config: Config = load_config(content, source)
+    graph = Graph(config, read_runs(config))
+    if old := [str(path) for path in old_results(store / graph.root)]:
+        raise InputError(
+            f"{', '.join(old)}: results of an earlier version of this suite; move {graph.root} "
+            "away or delete it"
+        )
+    plan = Plan(graph, root, scripts=scripts, store=store)
+    plan.dataset.check_lists()
+    return plan

@@ -1,0 +1,183 @@
+"""What made a measurement: commit, settings, inputs, packages, device and time.
+
+The file lies beside score.json and is the only file there that changes from one run to the next.
+It names no user, host or folder outside the project.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import clip_wsss
+from clip_wsss.core.files import sha256, write_text
+from clip_wsss.runs.settings import Config
+
+PACKAGES = (
+    "clip-wsss",
+    "mmengine",
+    "mmsegmentation",
+    "numpy",
+    "open_clip_torch",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+    "pydensecrf2",
+    "scipy",
+    "snakemake",
+    "torch",
+    "torchvision",
+)
+LISTED = 32  # with more inputs their common hash is written
+
+
+def write_provenance(
+    path: Path,
+    inputs: Sequence[Path],
+    settings: dict,
+    device: str = "auto",
+    started: float | None = None,
+    root: Path = Path(),
+) -> None:
+    """Write the provenance of one measurement.
+
+    Args:
+        path: the JSON to write.
+        inputs: files that it was computed from, or folders (every file below them counts).
+        settings: what the config said, model and data set included.
+        device: cpu, cuda or auto, as in the config.
+        started: when the job began, in seconds since the epoch.
+        root: folder of the project; paths are written relative to it.
+
+    Raises:
+        FileNotFoundError: an input is missing.
+    """
+    now = datetime.now(UTC)
+    values = portable(settings, root)
+    record = {
+        **commit(root),
+        "config": {"sha256": _hash(values), "values": values},
+        "inputs": hash_inputs(inputs, root),
+        "versions": versions(),
+        "device": device_name(device),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "finished": now.isoformat(timespec="seconds"),
+        "seconds": None if started is None else round(now.timestamp() - started, 3),
+    }
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def summary(config: Config, root: Path = Path()) -> dict[str, Any]:
+    """Return what a report says of its own making: commit, config, versions, device and time."""
+    return {
+        **commit(root),
+        "config_sha256": _hash(portable(config.model_dump(), root)),
+        "versions": versions(),
+        "device": device_name(config.compute.device),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit(root: Path = Path()) -> dict[str, Any]:
+    """Return {"commit": hash, "changed": whether tracked files differ from it}; None without git.
+
+    Untracked files do not count as a change.
+    """
+    head = _git(root, "rev-parse", "HEAD")
+    state = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": head, "changed": None if state is None else bool(state)}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def hash_inputs(inputs: Sequence[Path], root: Path = Path()) -> dict[str, Any]:
+    """Return the SHA-256 of every input by its path.
+
+    Beyond `LISTED` files it is {"files": number, "sha256": of the lines "<hash>  <path>"}, what
+    `sha256sum` prints, sorted by path.
+    """
+    files = []
+    for path in map(Path, inputs):
+        files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    hashes = dict(sorted((_portable_path(str(file), root), sha256(file)) for file in files))
+    if len(hashes) <= LISTED:
+        return hashes
+    lines = "".join(f"{value}  {name}\n" for name, value in hashes.items())
+    return {"files": len(hashes), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+
+
+def portable(value: Any, root: Path = Path()) -> Any:
+    """Return settings without absolute paths.
+
+    Paths below the project become relative to it; of others only the name is kept, as
+    `<outside>/name`.
+    """
+    if isinstance(value, dict):
+        return {key: portable(item, root) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item, root) for item in value]
+    if isinstance(value, Path):
+        value = str(value)
+    return _portable_path(value, root) if isinstance(value, str) else value
+
+
+def _portable_path(text: str, root: Path) -> str:
+    climbs = text.startswith("~") or text.split("/")[0] == ".."
+    if not (climbs or os.path.isabs(text)):
+        return text
+    path = Path(os.path.expanduser(text)).absolute()
+    home = Path(root).absolute()
+    return str(path.relative_to(home)) if path.is_relative_to(home) else f"<outside>/{path.name}"
+
+
+def _hash(values: Any) -> str:
+    """SHA-256 of the settings as JSON with sorted keys."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that figures depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found | {"clip-wsss": clip_wsss.__version__}
+
+
+def device_name(device: str) -> str:
+    """Return the model of the GPU or processor, without loading torch.
+
+    Args:
+        device: cpu, cuda, or auto: the GPU where there is one.
+    """
+    if device != "cpu":
+        try:
+            query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+            done = subprocess.run(query, capture_output=True, text=True, check=True)
+            return done.stdout.splitlines()[0].strip()
+        except (OSError, subprocess.CalledProcessError, IndexError):
+            if device != "auto":
+                return device
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

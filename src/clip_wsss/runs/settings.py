@@ -1,0 +1,420 @@
+"""Typed settings: what a config may say, with defaults, ranges and descriptions.
+
+A field at its default is left out of a stage's key (`graph.py`). So a new field with a default
+moves no folder, and a default is never changed: another one gets a new name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from clip_wsss.core.confidence import check_mu
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.registry import unknown
+from clip_wsss.masks.par import ParSettings
+from clip_wsss.runs.online import OnlineSettings
+
+# A name that becomes a part of a path: no separator, no leading dot, no line break.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
+Text = Annotated[str, Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Settings(BaseModel):
+    """A part of the config; unknown keys, NaN and infinities are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class Splits(Settings):
+    """Lists of image ids, names in ImageSets/Segmentation or paths of .txt files."""
+
+    prompts: Text | None = Field(None, description="ranks the templates")
+    pseudo: Text = Field(description="gets maps and masks, and trains the segmentor")
+    score: Text | None = Field(None, description="the part of it that has ground truth")
+    val: Text | None = Field(None, description="scores the segmentor")
+    test: Text | None = Field(None, description="predicted for an evaluation server")
+
+
+class Dataset(Settings):
+    """The data."""
+
+    name: Name = Field(description="of the folder results/<name>")
+    source: Literal["demo", "voc12", "coco14", "folder", "images"] = Field(
+        description="how the data come about"
+    )
+    root: Text = Field(description="holds JPEGImages, Annotations, SegmentationClass, ImageSets")
+    vocabulary: Text = Field(description="file of classes, renames, background words")
+    labels: Text = Field("xml", description="image-level labels: xml, or the path of a CSV")
+    size: Literal["xml", "image"] = Field("xml", description="what states the size of an image")
+    masks: Text | None = Field(None, description="folder of the ground truth below root")
+    splits: Splits
+    on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a bad image does")
+
+
+class Demo(Settings):
+    """The scenes that `source: demo` renders."""
+
+    seed: Seed
+    train: Count
+    val: Count
+
+
+class Replacement(Settings):
+    """Another place of one archive."""
+
+    path: Text | None = None
+    url: Text | None = None
+    mirrors: list[Text] | None = None
+    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+
+
+class Sources(Settings):
+    """What is downloaded."""
+
+    registry: Text
+    verify_splits: bool = True
+    replace: dict[str, Replacement] = {}
+
+
+class Runs(Settings):
+    """Tables of runs."""
+
+    tables: list[Text] = Field(min_length=1)
+    sweeps: list[dict[str, Any]] = []
+
+
+class Model(Settings):
+    """A frozen CLIP."""
+
+    architecture: Text | None = Field(None, description="open_clip name or path of a JSON")
+    weights: Text = Field(description="open_clip tag or a local file")
+    round_weights: Literal["none", "float16"] = Field(
+        "none", description="float16: matrices pass through it, as OpenAI's did"
+    )
+
+
+class Texts(Settings):
+    """Which sentence a class is put into."""
+
+    template: Text | Annotated[list[Text], Field(min_length=1)] | Count = Field(
+        description="a template, several (averaged), a line of `templates`, or sharpest"
+    )
+    templates: Text = Field(
+        "config/templates/imagenet20.txt", description="the list that sharpest chooses from"
+    )
+    score: Literal["cls", "patches"] = Field("cls", description="of sharpness")
+    spread: Literal["variance", "deviation"] = Field("variance", description="of sharpness")
+    names: Text = Field("plain", description="list of the vocabulary that renames classes")
+    background: Text = Field("none", description="list of the vocabulary of background words")
+
+
+class PositionEmbedding(Settings):
+    """How the position embedding is fitted to a grid."""
+
+    resize: Literal["bilinear", "bicubic"] = Field("bilinear", description="bicubic: open_clip's")
+    round: Literal["none", "float16"] = Field("none", description="float16: as the public code")
+
+
+class Cam(Settings):
+    """Initial maps."""
+
+    model: Name = Field(description="an entry of `models`")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the tower; float16 needs CUDA"
+    )
+    position_embedding: PositionEmbedding = PositionEmbedding()
+    target: Literal["softmax", "logit"] = Field(
+        "softmax", description="what GradCAM differentiates"
+    )
+
+
+class Affinity(Settings):
+    """Refinement of the maps on the grid."""
+
+    method: Literal["caa"] = "caa"
+    layers: Count = Field(8, description="attention maps averaged: the last n")
+    sinkhorn: Annotated[int, Field(ge=0)] = Field(
+        3, description="rounds of column, then row normalisation"
+    )
+    power: Count = Field(2, description="t of equation 7")
+    threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.4, description="lambda: boxes around what is above this share of the maximum"
+    )
+    box_edge: Literal["full", "clamp"] = Field(
+        "full", description="clamp: never the last row and column, as in the public code"
+    )
+
+
+class Crf(Settings):
+    """Dense CRF."""
+
+    backend: Literal["pydensecrf", "fast"] = Field(
+        "pydensecrf", description="the reference, or the same labels several times as fast"
+    )
+    image: Literal["rgb", "wrapped-bgr"] = Field(
+        "rgb", description="what it sees; wrapped-bgr as in the public code"
+    )
+    iterations: Count = 10
+    gaussian_sxy: Positive = 1.0
+    gaussian_compat: Positive = 3.0
+    bilateral_sxy: Positive = 67.0
+    bilateral_srgb: Positive = 3.0
+    bilateral_compat: Positive = 4.0
+
+
+class Refined(Settings):
+    """Settings of what refines full-resolution scores by the image."""
+
+    refinement: Literal["none", "crf", "par"] = "none"
+    crf: Crf = Crf()
+    par: ParSettings = ParSettings()
+
+    @property
+    def others(self) -> set[str]:
+        """The methods that are not chosen; the settings of each have its name."""
+        return set(get_args(type(self).model_fields["refinement"].annotation)) - {self.refinement}
+
+    def used(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, without those of other methods."""
+        found = self.model_dump(exclude_defaults=True)
+        return {key: value for key, value in found.items() if key not in self.others}
+
+
+class Masks(Refined):
+    """Labels and confidences of the pixels."""
+
+    source: Literal["maps", "ground-truth", "import"] = Field(
+        "maps", description="maps of the run; the data set's own masks; a folder of label PNGs"
+    )
+    background_power: Positive = Field(1.0, description="p of the background score (1 - max)^p")
+    scoring: Literal["fixed", "oracle"] = Field(
+        "fixed", description="figure of the maps: at background_power, or the best power"
+    )
+    folder: Text | None = Field(None, description="of import: holds <id>.png")
+    confidences: Text | None = Field(None, description="of import: holds <id>.png in grey")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.source == "import") != (self.folder is not None):
+            raise ValueError("folder: is needed by source: import, and only there")
+        if self.confidences is not None and self.source != "import":
+            raise ValueError("confidences: belongs to source: import")
+        if self.source != "maps" and self.used().keys() - {"source", "folder", "confidences"}:
+            raise ValueError(
+                f"source: {self.source} takes masks as they are; leave out the settings of maps"
+            )
+        return self
+
+    def used(self) -> dict[str, Any]:
+        """See Refined; what only scores is left out too."""
+        return {key: value for key, value in super().used().items() if key != "scoring"}
+
+
+class Segmentation(Settings):
+    """A training."""
+
+    segmentor: Text = Field(description="file with the model, its schedule and pipelines")
+    loss: Literal["confidence-guided", "cross-entropy", "balanced"] = "confidence-guided"
+    mu: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="a pixel counts from this confidence on; 0.95, but 0 for cross-entropy and "
+        "labels: online",
+    )
+    iterations: Count = Field(description="updates of the weights")
+    precision: Literal["float32", "amp"] = Field("float32", description="amp needs CUDA")
+    init: Text | None = Field(None, description="initial weights; null: what the segmentor names")
+    labels: Literal["masks", "online"] = Field(
+        "masks", description="the run's masks, or labels made anew in every step (docs/weclip.md)"
+    )
+    online: OnlineSettings = Field(OnlineSettings(), description="of labels: online")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.labels == "masks" and self.online != OnlineSettings():
+            raise ValueError("online: belongs to labels: online")
+        if self.labels == "online" and self.mu:
+            raise ValueError(
+                "mu: labels that are made online have no confidence; leave mu out with labels: "
+                "online"
+            )
+        if self.loss == "cross-entropy" and self.mu:
+            raise ValueError(
+                f"mu: {self.mu:g} does nothing with loss: cross-entropy, which counts all pixels; "
+                "leave mu out, or set loss to confidence-guided"
+            )
+        check_mu(self.threshold)
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """The mu that the loss compares with."""
+        if self.mu is not None:
+            return round(self.mu, 6)  # an edge of the confidences, which have three decimals
+        return 0.0 if self.loss == "cross-entropy" or self.labels == "online" else 0.95
+
+
+class Inference(Refined):
+    """Prediction of a trained segmentor."""
+
+    scales: list[Positive] = Field([1.0], min_length=1, description="averaged")
+    flip: bool = Field(False, description="averaged with the mirrored image")
+    long_side: Count | None = Field(
+        None, description="of what the network sees at scale 1; null: the image's own size"
+    )
+    average: Literal["probabilities", "logits"] = Field(
+        "probabilities", description="at full size, or logits on the grid of the first scale"
+    )
+
+
+class Evaluation(Settings):
+    """Scoring; nothing here is in the key of a stage."""
+
+    background_power: Positive = Field(1.0, description="of runs that make no masks")
+    powers: list[Positive] = Field(
+        [float(p) for p in range(1, 11)], min_length=1, description="of the oracle sweep"
+    )
+    bootstrap: Count = Field(1000, description="resamples of the images for every interval")
+    seed: Seed = Field(0, description="of the resampling")
+    published: Text | None = Field(None, description="figures quoted beside the measured ones")
+    panels: Count = Field(12, description="images shown in the report, which are predicted too")
+
+
+class Compute(Settings):
+    """The machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count = Field(1, description="of torch in one job: they change the last bits")
+    workers: Count = Field(1, description="processes of a CRF job: only its time")
+    batch: Count = Field(16, description="images of equal grid in one forward pass")
+    shards: Annotated[int, Field(ge=1, le=9999)] = Field(1, description="jobs of a stage")
+    gpus: Count = Field(1, description="processes of one training")
+
+
+class Config(Settings):
+    """A whole config."""
+
+    dataset: Dataset
+    demo: Demo | None = None
+    sources: Sources | None = None
+    runs: Runs
+    models: dict[Name, Model] = {}
+    texts: dict[Name, Texts] = {}
+    cam: dict[Name, Cam] = {}
+    affinity: dict[Name, Affinity] = {}
+    masks: dict[Name, Masks] = {}
+    segmentation: dict[Name, Segmentation] = {}
+    inference: dict[Name, Inference] = {}
+    evaluation: Evaluation = Evaluation()
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.dataset.source == "demo" and self.demo is None:
+            raise ValueError("demo: is needed by dataset.source: demo")
+        if self.dataset.source in ("voc12", "coco14") and self.sources is None:
+            raise ValueError(f"sources: is needed by dataset.source: {self.dataset.source}")
+        return self
+
+
+ENTRIES: dict[str, type[Settings]] = {
+    "texts": Texts,
+    "cam": Cam,
+    "affinity": Affinity,
+    "masks": Masks,
+    "segmentation": Segmentation,
+    "inference": Inference,
+}
+
+
+def validated(kind: type[S], content: Any, source: str) -> S:
+    """Check `content` and fill in the defaults.
+
+    Raises:
+        InputError: one line, "<source>: <key>: <what is wrong>".
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        message = _message(kind, error.errors()[0])
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        raise InputError(f"{source}: {line}") from None
+
+
+_KINDS = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "string_too_short": "not empty",
+    "too_short": "a list that is not empty",
+}
+_BOUNDS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def _message(kind: type[BaseModel], error: ErrorDetails) -> str:
+    """The first error as "key: what is wrong"."""
+    place = [str(part) for part in error["loc"] if part != "[key]"]
+    found, context, got = error["type"], error.get("ctx", {}), error["input"]
+    # A union adds the name of the kind that it tried to the place.
+    while (place and place[-1] in ("str", "int", "list[constrained-str]")) or (
+        place and place[-1].startswith(("constrained-", "list[", "function-"))
+    ):
+        place.pop()
+    where = ".".join(place)
+    prefix = f"{where}: " if where else ""
+    if found == "extra_forbidden":
+        return f"{prefix}{unknown('key', place[-1], _keys(kind, place[:-1]))}"
+    if found == "missing":
+        return f"{prefix}is missing"
+    if found == "literal_error":
+        allowed = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{prefix}must be one of {allowed}; got {got}"
+    if found in _BOUNDS:
+        words, bound = _BOUNDS[found]
+        return f"{prefix}must be {words} {context[bound]:g}; got {got}"
+    if found == "string_pattern_mismatch" and place[-1:] == ["md5"]:
+        return f"{prefix}must be 32 small hexadecimal digits; got {got}"
+    if found == "string_pattern_mismatch":
+        return f"{prefix}`{got}` may hold letters, digits, _ + - and inner dots only"
+    if found in _KINDS:
+        return f"{prefix}must be {_KINDS[found]}; got {got!r}"
+    if found == "value_error":
+        return f"{prefix}{context['error']}"
+    return f"{prefix}{' '.join(error['msg'].split())}"
+
+
+def _keys(kind: Any, place: list[str]) -> list[str]:
+    """Keys of the settings at a place."""
+    for part in place:
+        fields = getattr(kind, "model_fields", None)
+        if fields is None or part not in fields:
+            kind = _values(kind)
+            continue
+        kind = fields[part].annotation
+    kind = _values(kind) if not hasattr(kind, "model_fields") else kind
+    return list(getattr(kind, "model_fields", {}))
+
+
+def _values(kind: Any) -> Any:
+    """The settings within an annotation such as `dict[str, Model]` or `Demo | None`."""
+    arguments = getattr(kind, "__args__", ())
+    return next((one for one in arguments if hasattr(one, "model_fields")), kind)

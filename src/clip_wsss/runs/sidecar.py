@@ -1,0 +1,154 @@
+"""The file beside a job's outputs that says what they were made from, and by which code.
+
+A sidecar is JSON:
+
+    {"format": 1,
+     "stamp": {"stage", "key", "code", "numerics", "settings"},
+     "outputs": {name: SHA-256},
+     "files": {name: path of that output, relative to the sidecar},
+     "inputs": {name: SHA-256, of several files that of their hashes},
+     "device": what the job ran on, or null}
+
+It holds no time and no place, so the same job writes the same bytes. The settings in the stamp are
+for its reader; the other four fields decide whether the outputs fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import sha256, write_json
+
+FORMAT = 1
+FIELDS = {"format", "stamp", "outputs", "files", "inputs", "device"}
+PLAIN = {"format", "device"}
+COMPARED = ("stage", "key", "code", "numerics")
+
+Inputs = Mapping[str, Path | Sequence[Path]]
+
+
+def write_sidecar(
+    path: Path,
+    stamp: dict,
+    outputs: Mapping[str, Path],
+    inputs: Inputs,
+    device: str | None = None,
+) -> None:
+    """Write the sidecar of a job, the last of its files.
+
+    Args:
+        path: the JSON to write.
+        stamp: stage, key, code, numerics and settings, in values that JSON knows; it is written as
+            it is, so paths in it have to be relative.
+        outputs: the job's other outputs by name, files or folders.
+        inputs: what they were made from by name: a file, a folder, or several in their order.
+        device: model of the processor or GPU.
+
+    Raises:
+        FileNotFoundError: an output or an input is missing.
+    """
+    folder = Path(path).parent
+    files = {name: Path(os.path.relpath(file, folder)).as_posix() for name, file in outputs.items()}
+    record = {
+        "format": FORMAT,
+        "stamp": stamp,
+        "outputs": {name: sha256(file) for name, file in outputs.items()},
+        "files": files,
+        "inputs": _digests(inputs),
+        "device": device,
+    }
+    write_json(path, record)
+
+
+def read_sidecar(path: Path) -> dict:
+    """Read a sidecar.
+
+    Raises:
+        InputError: it is missing, or no sidecar of this format.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{path}: missing, so {_remedy(path)}") from None
+    except ValueError:
+        record = None
+    right = isinstance(record, dict) and set(record) == FIELDS and record["format"] == FORMAT
+    if not right or not all(isinstance(record[name], dict) for name in FIELDS - PLAIN):
+        raise InputError(f"{path}: not a sidecar of format {FORMAT}; {_remedy(path)}")
+    return record
+
+
+def check(path: Path, stamp: dict, names: Sequence[str] | None = None) -> dict:
+    """Read a sidecar and make sure that it fits the plan, and the outputs fit it.
+
+    Args:
+        path: the sidecar.
+        stamp: what the plan says; stage, key, code and numerics are compared.
+        names: the outputs to check; None: all of them.
+
+    Returns:
+        The sidecar.
+
+    Raises:
+        InputError: the sidecar is missing or made by another plan, or an output is missing or
+            was changed since.
+    """
+    record = read_sidecar(path)
+    for field in COMPARED:
+        made, planned = record["stamp"].get(field), _plain(stamp.get(field))
+        if made != planned:
+            raise InputError(
+                f"{path}: made with {field} {json.dumps(made)}, and the plan has "
+                f"{json.dumps(planned)}; {_remedy(path)}"
+            )
+    for name in record["outputs"] if names is None else names:
+        if name not in record["outputs"]:
+            raise InputError(f"{path}: does not say what {name} is; {_remedy(path)}")
+        file = Path(path).parent / record["files"][name]
+        if not file.exists():
+            raise InputError(f"{file}: missing; {_remedy(path)}")
+        if sha256(file) != record["outputs"][name]:
+            raise InputError(f"{file}: changed since the job that made it; {_remedy(path)}")
+    return record
+
+
+def current(path: Path, stamp: dict, inputs: Inputs) -> bool:
+    """Whether a job may keep its outputs: plan, inputs and outputs are what the sidecar says.
+
+    Raises:
+        FileNotFoundError: an input is missing.
+    """
+    try:
+        record = check(path, stamp)
+    except InputError:
+        return False
+    return record["inputs"] == _digests(inputs)
+
+
+def _digests(inputs: Inputs) -> dict[str, str]:
+    found = {}
+    for name, files in inputs.items():
+        if isinstance(files, str | os.PathLike):
+            found[name] = sha256(files)
+        else:
+            found[name] = combined([sha256(file) for file in files])
+    return found
+
+
+def combined(digests: Sequence[str]) -> str:
+    """The digest of several files in their order, from theirs."""
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """A value as it comes back from JSON (tuples are lists, keys are strings)."""
+    return json.loads(json.dumps(value))
+
+
+def _remedy(path: Path) -> str:
+    return f"make it again: snakemake --cores all --forcerun {path}"

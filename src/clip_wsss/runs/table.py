@@ -1,0 +1,364 @@
+"""The runs table: one row is one run, and its cells name entries of the config's groups.
+
+A cell is the name of an entry, with changes to it if wanted: `cgl` or `cgl,mu=0.8`, nested keys
+with dots (`clip-es,crf.image=rgb`); `-` says that the run has no such stage. Columns that a table
+does not need may be left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.plain import read_segmentor_file
+from clip_wsss.runs.config import GROUPS, check_entry
+from clip_wsss.runs.settings import (
+    ENTRIES,
+    Cam,
+    Config,
+    Inference,
+    Masks,
+    Segmentation,
+    Settings,
+    Texts,
+    unknown,
+    validated,
+)
+from clip_wsss.runs.settings import Affinity as AffinitySettings
+
+COLUMNS = ("name", "base", *GROUPS, "seed", "note")
+# Other tables of a results folder, which a runs table's would overwrite (docs/results.md).
+RESERVED = ("confidence", "config", "cost", "figures", "headline", "index", "per_class", "sweeps")
+DEFAULT_INFERENCE = "default"  # the entry that a table without the column means
+_CELL = re.compile(r"[A-Za-z0-9_.+-]+(,[A-Za-z0-9_.]+=[A-Za-z0-9_.+/~-]+)*")
+_EMPTY = ("", "-")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of a runs table; a group is None where the run has no such stage."""
+
+    name: str
+    base: str | None  # the run that this one is compared with
+    texts: str | None = None
+    cam: str | None = None
+    affinity: str | None = None
+    masks: str | None = None
+    segmentation: str | None = None
+    inference: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    note: str = ""
+    table: str = ""  # stem of the file that the row stands in
+
+    def cell(self, group: str) -> str | None:
+        """Return the run's cell of a group."""
+        return getattr(self, group)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the cells of a run stand for; None for a stage that it does not have."""
+
+    texts: Texts | None = None
+    cam: Cam | None = None
+    affinity: AffinitySettings | None = None
+    masks: Masks | None = None
+    segmentation: Segmentation | None = None
+    inference: Inference | None = None
+
+
+def resolve(config: Config, group: str, cell: str) -> Settings:
+    """Return the settings that a cell stands for: its entry, with the changes after the comma.
+
+    Raises:
+        InputError: an unknown entry or key, or a value that does not fit; the line names it.
+    """
+    name, *changes = cell.split(",")
+    entries = getattr(config, group)
+    if name not in entries:
+        raise InputError(f"{group}: {unknown(f'entry of `{group}`', name, entries)}")
+    if not changes:
+        return entries[name]
+    # What an entry does not say stays unsaid, so that a change of one field may move the default
+    # of another.
+    content = entries[name].model_dump(exclude_unset=True)
+    seen: set[str] = set()
+    for change in changes:
+        key, text = change.split("=", 1)
+        if key in seen:
+            raise InputError(f"{group}: `{cell}`: {key} stands twice; keep one")
+        seen.add(key)
+        *parents, last = key.split(".")
+        place = content
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise InputError(f"{group}: `{cell}`: {key}: {parent} holds no settings")
+        place[last] = _value(text, f"{group}: `{cell}`: {key}")
+    return validated(ENTRIES[group], content, f"{group} `{cell}`")
+
+
+def _value(text: str, where: str) -> Any:
+    """The value that a cell writes: a number, true, false, null or a word."""
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise InputError(f"{where}: {text} is not a value that can be read") from None
+    try:
+        return float(text) if isinstance(value, str) else value  # YAML takes 1e-05 for text
+    except ValueError:
+        return value
+
+
+def run_settings(config: Config, run: Run) -> RunSettings:
+    """Return the settings of all stages of a run."""
+    cells = {group: run.cell(group) for group in GROUPS}
+    return RunSettings(
+        **{group: resolve(config, group, cell) for group, cell in cells.items() if cell}
+    )
+
+
+def read_runs(config: Config) -> list[Run]:
+    """Read the tables of `runs.tables`, add the rows of its sweeps, and check every cell.
+
+    Raises:
+        InputError: a table that cannot be used, two rows of one name, two tables of one stem, an
+            unknown entry, a bad seed, bases in a circle, or a stage without what it needs.
+    """
+    paths = [Path(path) for path in config.runs.tables]
+    for path in paths:
+        if sum(other.stem == path.stem for other in paths) > 1:
+            raise InputError(f"runs.tables: two tables are called {path.stem}; rename one")
+    runs = [run for path in paths for run in _read_table(path)]
+    for number, sweep in enumerate(config.runs.sweeps):
+        runs += _sweep(sweep, {run.name: run for run in runs}, f"runs.sweeps.{number}")
+    if not runs:
+        raise InputError("runs: there is no run; name a table with rows in runs.tables")
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if run.name in seen:
+            raise InputError(
+                f"{run.table}: two rows are called `{run.name}`; a name can be used once"
+            )
+        seen[run.name] = run
+    checked: set[tuple[str, str]] = set()
+    for run in runs:
+        where = f"{run.table}, row `{run.name}`"
+        _check_base(run, seen, where)
+        for group in GROUPS:
+            cell = run.cell(group)
+            if cell is not None and (group, cell) not in checked:
+                _check_cell(config, group, cell, where)
+                checked.add((group, cell))
+        _check_stages(config, run, where)
+    return runs
+
+
+def _check_base(run: Run, runs: dict[str, Run], where: str) -> None:
+    line, base = [run.name], run.base
+    while base is not None:
+        if base not in runs:
+            raise InputError(f"{where}: base: {unknown('run', base, runs)}")
+        if base in line:
+            raise InputError(f"{where}: base: {' -> '.join((*line, base))} is a circle")
+        line.append(base)
+        base = runs[base].base
+
+
+def _check_cell(config: Config, group: str, cell: str, where: str) -> None:
+    if not _CELL.fullmatch(cell):
+        raise InputError(f"{where}: {group}: `{cell}` must be `-`, `entry` or `entry,key=value,…`")
+    try:
+        entry = resolve(config, group, cell)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    check_entry(config, entry, f"{where}: {group} `{cell}`")
+    if isinstance(entry, Segmentation):
+        _check_training(config, entry, f"{where}: segmentation `{cell}`")
+
+
+def _check_stages(config: Config, run: Run, where: str) -> None:
+    """Refuse a row whose stages do not lead to one another."""
+    settings = run_settings(config, run)
+    needs = {"cam": "texts", "texts": "cam", "affinity": "cam", "inference": "segmentation"}
+    for group, needed in needs.items():
+        if run.cell(group) and not run.cell(needed):
+            raise InputError(f"{where}: {group} needs {needed}; name an entry, or write - for both")
+    source = settings.masks.source if settings.masks else None
+    if source == "maps" and not run.cam:
+        raise InputError(f"{where}: masks `{run.masks}` are made from maps; name texts and cam")
+    if source in ("ground-truth", "import") and run.cam:
+        raise InputError(
+            f"{where}: masks `{run.masks}` need no maps (source: {source}); write - for texts, cam "
+            "and affinity"
+        )
+    if source == "ground-truth" and config.dataset.masks is None:
+        raise InputError(f"{where}: masks `{run.masks}`: the data set has none (dataset.masks)")
+    if run.segmentation and not run.masks:
+        raise InputError(f"{where}: segmentation needs masks; name an entry")
+    if settings.segmentation and settings.segmentation.labels == "online":
+        _check_online(run, settings.masks, where)
+    if not run.cam and not run.masks:
+        raise InputError(f"{where}: has no stage; name texts and cam, or masks")
+
+
+def _check_online(run: Run, masks: Masks | None, where: str) -> None:
+    """Refuse a row whose cells do not say how its labels are made online."""
+    what = f"{where}: segmentation `{run.segmentation}` makes labels online (labels: online)"
+    missing = [group for group in ("texts", "cam", "affinity") if not run.cell(group)]
+    if missing or masks is None or masks.source != "maps":
+        needed = ", ".join(missing) or "masks with source: maps"
+        raise InputError(f"{what} and takes how from the other cells; name {needed}")
+    if masks.refinement not in ("none", "par"):
+        raise InputError(
+            f"{what}; refinement of masks `{run.masks}` must be one of none, par; got "
+            f"{masks.refinement}"
+        )
+
+
+def _check_training(config: Config, entry: Segmentation, where: str) -> None:
+    """Refuse what would stop a training after hours of CAMs."""
+    if entry.precision == "amp" and config.compute.device == "cpu":
+        raise InputError(f"{where}: precision: amp needs CUDA; set it to float32")
+    init = entry.init or read_segmentor_file(entry.segmentor).get("init") or "random"
+    if init == "required":
+        raise InputError(
+            f"{where}: init: {entry.segmentor} starts from weights that the run must name; set "
+            "init to a file or an address with its checksum"
+        )
+    if init != "random" and "://" not in init and not Path(init).is_file():
+        raise InputError(f"{where}: init: there is no file {init}; get it, or set init to random")
+
+
+def _read_table(path: Path) -> list[Run]:
+    if not path.is_file():
+        raise InputError(f"runs.tables: there is no file {path}")
+    if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", path.stem):
+        raise InputError(
+            f"runs.tables: {path}: the name of a table may hold letters, digits, _ + - and inner "
+            "dots only; rename the file"
+        )
+    if path.stem in RESERVED:
+        raise InputError(
+            f"runs.tables: {path}: another table is called {path.stem}.csv; rename the file"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
+    rows = [
+        (number, [cell.strip() for cell in row])
+        for number, row in zip(
+            itertools.count(1), csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        )
+        if row and not row[0].startswith("#") and any(cell.strip() for cell in row)
+    ]
+    if not rows:
+        raise InputError(f"{path}: the table is empty; its columns are {', '.join(COLUMNS)}")
+    (_, head), *body = rows
+    problem = None
+    if "name" not in head:
+        problem = "column `name` is missing"
+    elif extra := [column for column in head if column not in COLUMNS]:
+        problem = f"unknown column `{extra[0]}`"
+    elif len(set(head)) < len(head):
+        problem = "a column stands twice"
+    if problem:
+        raise InputError(f"{path}: {problem}; the columns are {', '.join(COLUMNS)}, tab separated")
+    for number, row in body:
+        if len(row) > len(head):
+            raise InputError(
+                f"{path}, line {number}: has {len(row)} cells, the head has {len(head)}; "
+                "cells are separated by tabs"
+            )
+    return [_run(dict(itertools.zip_longest(head, row, fillvalue="")), path) for _, row in body]
+
+
+def _run(row: dict[str, str], path: Path) -> Run:
+    if not row["name"]:
+        raise InputError(f"{path}: a row has no name")
+    if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", row["name"]):
+        raise InputError(
+            f"{path}, row {row['name']!r}: name: must be without / and \\ and not begin with a dot"
+        )
+    seed = row.get("seed", "")
+    seed = "0" if seed in _EMPTY else seed
+    words = seed.split()
+    if not all(re.fullmatch(r"\d{1,18}", word) for word in words) or len(set(words)) < len(words):
+        raise InputError(
+            f"{path}, row `{row['name']}`: seed: must be one or more different whole numbers from "
+            f"0, separated by spaces; got {seed}"
+        )
+    cells = {group: row.get(group, "") for group in GROUPS}
+    found = {group: None if cell in _EMPTY else cell for group, cell in cells.items()}
+    if found["segmentation"] and "inference" not in row:
+        found["inference"] = DEFAULT_INFERENCE
+    base = row.get("base", "")
+    return Run(
+        name=row["name"],
+        base=None if base in _EMPTY else base,
+        **found,
+        seeds=tuple(map(int, words)),
+        note=row.get("note", ""),
+        table=path.stem,
+    )
+
+
+def _sweep(sweep: dict[str, Any], known: dict[str, Run], where: str) -> list[Run]:
+    """Return one run for every combination of a sweep's values; seeds stay within a row."""
+    axes = _axes(sweep, where)
+    if sweep["base"] not in known:
+        raise InputError(f"{where}.base: {unknown('run', sweep['base'], known)}")
+    base = known[sweep["base"]]
+    if "seed" in sweep:
+        base = replace(base, seeds=tuple(sweep["seed"]))
+    runs = []
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        run = base
+        for key in sorted(axes, key=lambda key: "." in key):  # a whole cell, then its settings
+            group, _, setting = key.partition(".")
+            cell = run.cell(group)
+            if setting and cell is None:
+                raise InputError(f"{where}: {key}: run `{base.name}` has no {group}")
+            text = _scalar(chosen[key])
+            whole = None if text == "-" else text
+            run = replace(run, **{group: f"{cell},{setting}={text}" if setting else whole})
+        words = [f"{key.rpartition('.')[2]}={_scalar(value)}" for key, value in chosen.items()]
+        name = f"{base.name},{','.join(words)}" if words else f"{base.name},seeds"
+        runs.append(replace(run, name=name, base=sweep["base"], note="sweep", table="sweeps"))
+    return runs
+
+
+def _axes(sweep: dict[str, Any], where: str) -> dict[str, list]:
+    """The settings that a sweep varies, with their values."""
+    if not isinstance(sweep.get("base"), str):
+        raise InputError(f"{where}.base: must name a run")
+    axes = {key: values for key, values in sweep.items() if key not in ("base", "seed")}
+    for key in axes:
+        if key.partition(".")[0] not in GROUPS:
+            raise InputError(f"{where}.{key}: must begin with one of {', '.join(GROUPS)}")
+    for key, values in sweep.items():
+        if key == "base":
+            continue
+        texts = [str(value) for value in values] if isinstance(values, list) else []
+        if not texts or len(set(texts)) < len(texts):
+            raise InputError(f"{where}.{key}: must be a list of different values; got {values!r}")
+    seeds = sweep.get("seed", [])
+    if not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds):
+        raise InputError(f"{where}.seed: must be whole numbers from 0; got {seeds!r}")
+    return axes
+
+
+def _scalar(value: Any) -> str:
+    """Write a value so that YAML reads it back: `true`, `null`, 0.8, a word."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

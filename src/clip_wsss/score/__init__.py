@@ -1,0 +1,1 @@
+"""Counts, figures, intervals and differences."""

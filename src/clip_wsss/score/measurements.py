@@ -1,0 +1,294 @@
+"""Measurements read back: a figure with its resamples, and the difference of two figures."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.runs.graph import Graph
+from clip_wsss.runs.stages import MAP_STAGES
+from clip_wsss.runs.table import Run
+from clip_wsss.score.bootstrap import (
+    Interval,
+    interval,
+    nan_mean,
+    over_seeds,
+    resampled_iou,
+    tally,
+    tally_iou,
+)
+from clip_wsss.score.metrics import power_key
+
+
+class Source(Protocol):
+    """A results folder, wherever it is kept."""
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file by its path relative to the results folder.
+
+        Raises:
+            InputError: there is no such file.
+        """
+
+
+class Folder:
+    """A results folder on disk."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file below the folder. Raises InputError where it is missing."""
+        try:
+            return (self.root / name).open("rb")
+        except FileNotFoundError:
+            raise InputError(f"{self.root / name}: no such file; run snakemake first") from None
+
+
+def map_scoring(graph: Graph, run: Run) -> tuple[str, float]:
+    """How the maps of a run are scored: fixed or oracle, and the background power if fixed."""
+    masks = graph.settings[run.name].masks
+    if masks is None:
+        return "fixed", graph.config.evaluation.background_power
+    return masks.scoring, masks.background_power
+
+
+def counts_file(file: str) -> str:
+    """The counts beside a score.json."""
+    return file.removesuffix("score.json") + "counts.parquet"
+
+
+def read_counts(source: str | Path | BinaryIO, power: float | None = None) -> pd.DataFrame:
+    """Read the counts of a measurement: id, truth, prediction, pixels.
+
+    Args:
+        source: the Parquet, or an open file.
+        power: the background power wanted; None for counts of labels, which have none.
+
+    Raises:
+        InputError: the Parquet has no counts of that power.
+    """
+    table = pq.read_table(source).to_pandas()
+    if power is None:
+        return table
+    chosen = table[np.isclose(table["power"], power)].drop(columns="power")
+    if chosen.empty:
+        known = ", ".join(map(power_key, sorted(table["power"].unique())))
+        raise InputError(
+            f"background_power: {power_key(power)} was not counted (there: {known}); "
+            "add it to evaluation.powers"
+        )
+    return chosen.reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a table: the mIoU of a stage of a run, a mean where it has several seeds.
+
+    Attributes:
+        stage: initial, refined, mask or segmentation.
+        files: the score.json files, one a seed.
+        power: background power of a map, else None.
+        scoring: fixed, or oracle where the power was chosen by the ground truth.
+        info: the first JSON.
+        ids: the images that have counted pixels, sorted.
+        seed_iou: (S, C) IoU in [0, 1] of each seed, NaN without ground truth.
+        class_samples: (R, C) resampled IoU.
+        samples: (R,) resampled mIoU.
+    """
+
+    stage: str
+    files: tuple[str, ...]
+    power: float | None
+    scoring: str
+    info: dict = field(repr=False)
+    ids: tuple[str, ...] = field(repr=False)
+    seed_iou: np.ndarray = field(repr=False)
+    class_samples: np.ndarray = field(repr=False)
+    samples: np.ndarray = field(repr=False)
+    reader: "Reader" = field(repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names, background first."""
+        return _names(self.info)
+
+    @cached_property
+    def seed_miou(self) -> np.ndarray:
+        """(S,) mIoU of each seed."""
+        return nan_mean(self.seed_iou)
+
+    @property
+    def value(self) -> float:
+        """The mIoU in [0, 1], mean over the seeds."""
+        return float(self.seed_miou.mean())
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over the seeds (divisor S - 1); NaN with one seed."""
+        return float(self.seed_miou.std(ddof=1)) if len(self.seed_miou) > 1 else float("nan")
+
+    @property
+    def class_iou(self) -> np.ndarray:
+        """(C,) IoU of the classes, mean over the seeds."""
+        return self.seed_iou.mean(axis=0)
+
+    @property
+    def interval(self) -> Interval:
+        """95 % interval of the mIoU."""
+        return interval(self.samples)
+
+    def same(self, other: "Figure") -> bool:
+        """Whether this is the very same measurement: same files, same power."""
+        return (self.reader, self.files, self.power) == (other.reader, other.files, other.power)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of two figures, the second subtracted from the first.
+
+    Attributes:
+        value: difference of the mIoUs.
+        interval: its 95 % interval, paired.
+        images: the images that both have, on which it was computed.
+        seeds: whether the interval covers the spread over seeds too: both have several.
+        class_values: (C,) differences of the IoUs.
+        class_intervals: one a class.
+    """
+
+    value: float
+    interval: Interval
+    images: int
+    seeds: bool
+    class_values: np.ndarray
+    class_intervals: tuple[Interval, ...]
+
+    @property
+    def more_than_noise(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.interval.excludes_zero
+
+
+class Reader:
+    """Reads figures from one results folder, each once.
+
+    Args:
+        source: the results folder.
+        resamples: number of resamples of every interval.
+        seed: of the resampling.
+    """
+
+    def __init__(self, source: Source, resamples: int, seed: int):
+        self.source, self.resamples, self.seed = source, resamples, seed
+        self._infos: dict[str, dict] = {}
+        self._figures: dict[tuple, Figure] = {}
+
+    def info(self, name: str) -> dict:
+        """The content of a score.json. Raises InputError where it is missing or broken."""
+        if name not in self._infos:
+            with self.source.open(name) as file:
+                try:
+                    self._infos[name] = json.load(file)
+                except ValueError:
+                    raise InputError(f"{name}: is not JSON; delete it and run again") from None
+        return self._infos[name]
+
+    def figure(
+        self,
+        stage: str,
+        files: Sequence[str],
+        scoring: str = "fixed",
+        background_power: float = 1,
+        ids: tuple[str, ...] | None = None,
+    ) -> Figure:
+        """Read one figure.
+
+        Args:
+            stage: of the pipeline.
+            files: score.json files relative to the results folder, one a seed; the counts lie
+                beside them.
+            scoring: fixed or oracle; labels have no power, so there it changes nothing.
+            background_power: the power of a map where the scoring is fixed.
+            ids: only these images; None for all that the counts hold.
+
+        Raises:
+            InputError: a missing file, or a power that was not counted.
+        """
+        info = self.info(files[0])
+        power = None
+        if stage not in MAP_STAGES:
+            scoring = "fixed"
+        else:
+            power = info["oracle"]["power"] if scoring == "oracle" else float(background_power)
+        key = (tuple(files), power, ids)
+        if key not in self._figures:
+            self._figures[key] = self._read(stage, tuple(files), power, scoring, ids)
+        # The oracle may choose the very power that is fixed: the same numbers under another name.
+        return replace(self._figures[key], scoring=scoring)
+
+    def _read(self, stage, files, power, scoring, ids) -> Figure:
+        infos = [self.info(name) for name in files]
+        classes = len(_names(infos[0]))
+        tables = []
+        for name in files:
+            with self.source.open(counts_file(name)) as file:
+                tables.append(read_counts(file, power))
+        if ids is None:
+            ids = tuple(sorted(set(tables[0]["id"]).union(*(table["id"] for table in tables))))
+        sums = [tally(table, list(ids), classes) for table in tables]
+        samples = np.stack([resampled_iou(one, self.resamples, self.seed) for one in sums])
+        return Figure(
+            stage=stage,
+            files=files,
+            power=power,
+            scoring=scoring,
+            info=infos[0],
+            ids=ids,
+            seed_iou=np.stack([tally_iou(one.sum(axis=0)) for one in sums]),
+            class_samples=over_seeds(samples, self.seed),
+            samples=over_seeds(nan_mean(samples), self.seed),
+            reader=self,
+        )
+
+
+def _names(info: dict) -> tuple[str, ...]:
+    """Class names in a score.json; a map has an IoU of each class at every power."""
+    iou = info["iou"]
+    return tuple(next(iter(iou.values())) if info["stage"] in MAP_STAGES else iou)
+
+
+def difference(first: Figure, second: Figure) -> Difference | None:
+    """Subtract the second figure from the first, on the images that both have.
+
+    None where they cannot be compared: other classes, another split, or no image in common.
+    """
+    comparable = ("dataset", "split")
+    if first.names != second.names or any(first.info[k] != second.info[k] for k in comparable):
+        return None
+    if first.ids != second.ids:
+        common = tuple(sorted(set(first.ids) & set(second.ids)))
+        if not common:
+            return None
+        first, second = (
+            one.reader.figure(one.stage, one.files, one.scoring, one.power or 1, common)
+            for one in (first, second)
+        )
+    classes = first.class_samples - second.class_samples
+    return Difference(
+        value=first.value - second.value,
+        interval=interval(first.samples - second.samples),
+        images=len(first.ids),
+        seeds=min(len(first.files), len(second.files)) > 1,
+        class_values=first.class_iou - second.class_iou,
+        class_intervals=tuple(interval(column) for column in classes.T),
+    )

@@ -1,0 +1,133 @@
+"""Pseudo labels made in every step from the pass of the frozen ViT that feeds the decoder.
+
+A new way to make them is a class in `LABEL_MAKERS`: built from its settings and the text features,
+it says how many attention maps it reads (`layers`) and is called with a `Seen`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clip_wsss.affinities.attention import box_masks, mean_attention, propagate, selected_attention
+from clip_wsss.affinities.caa import min_max
+from clip_wsss.cams.gradcam import _gradcam
+from clip_wsss.cams.passes import TARGETS
+from clip_wsss.data.datasets import IGNORE
+from clip_wsss.masks.par import spread
+from clip_wsss.models.frozen_clip import FrozenClip
+from clip_wsss.runs.online import LabelSettings
+
+
+@dataclass
+class Seen:
+    """A batch and what one pass of the frozen ViT has left of it.
+
+    Attributes:
+        clip: the model.
+        images: (B, 3, h, w) float32, normalised.
+        size: (H, W) of the labels that are wanted.
+        grid: (gh, gw).
+        streams: (B, 1 + N, D) after each block but the last.
+        attention: (B, L, N, N) float32, the last maps; the last one's place is the last block's.
+        keys: for each image, its classes, 0-based.
+        affinity: (B, N, N) float32, the decoder's; it carries no gradient.
+        padding: (B, H, W) bool, pixels that are no part of the image.
+        update: 1, 2, ... of the training; None: it is over.
+    """
+
+    clip: FrozenClip
+    images: Tensor
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    streams: list[Tensor]
+    attention: Tensor
+    keys: Sequence[Sequence[int]]
+    affinity: Tensor
+    padding: Tensor
+    update: int | None
+
+
+class WeCLIPLabels:
+    """GradCAM, propagated along attention, refined by PAR, and the largest score's class.
+
+    Args:
+        settings: see `LabelSettings`.
+        texts: features of the classes (C, E) and of the background words (M, E), float32.
+    """
+
+    def __init__(self, settings: LabelSettings, texts: tuple[Tensor, Tensor]):
+        self.settings, (self.foreground, self.background) = settings, texts
+        self.layers = max(settings.static_layers, settings.dynamic_layers)
+
+    @torch.no_grad()
+    def __call__(self, seen: Seen) -> Tensor:
+        """Label maps, (B, H, W) int64: 0 background, key + 1 for a class, 255 ignored."""
+        cams, last = self.cams(seen)
+        seen.attention[:, -1] = last
+        dynamic = self.settings.is_dynamic(seen.update)
+        labels = [self.label(seen, place, cam, dynamic) for place, cam in enumerate(cams)]
+        label = torch.stack(labels)
+        if self.settings.padding == "ignored":
+            label[seen.padding] = IGNORE
+        return label
+
+    def cams(self, seen: Seen) -> tuple[list[Tensor], Tensor]:
+        """Initial CAMs (K, gh, gw) of each image, and the last block's maps (B, N, N).
+
+        Only the last block is gone back through, once a class; images with as many classes share
+        every backward pass.
+        """
+        x = seen.streams[-1]
+        cams: list[Tensor] = [x] * len(x)
+        maps = torch.empty_like(seen.attention[:, -1])
+        counts = [len(keys) for keys in seen.keys]
+        for count in sorted(set(counts)):
+            places = [place for place, other in enumerate(counts) if other == count]
+            texts = torch.stack(
+                [torch.cat([self.foreground[list(seen.keys[p])], self.background]) for p in places]
+            )
+            wanted = [(texts.to(x.device), TARGETS[self.settings.target])]
+            (found,), own = _gradcam(seen.clip, x[places], count, wanted, True)
+            found = min_max(min_max(found.unflatten(-1, seen.grid)))  # twice
+            maps[places] = own
+            for place, cam in zip(places, found, strict=True):
+                cams[place] = cam
+        return cams, maps
+
+    def combined(self, seen: Seen, place: int, dynamic: bool) -> Tensor:
+        """The one attention map (N, N) of an image that its CAMs are propagated along."""
+        maps = seen.attention[place]
+        if not dynamic:
+            return mean_attention(maps[-self.settings.static_layers :])
+        maps = maps[-self.settings.dynamic_layers :]
+        return selected_attention(maps, seen.affinity[place], self.settings.filter)
+
+    def refined(self, cam: Tensor, attention: Tensor) -> Tensor:
+        """CAMs (K, gh, gw) after the boxes and the propagation, float64, not scaled."""
+        own = self.settings
+        masks = box_masks(cam, own.threshold, own.box_edge)
+        return propagate(cam, attention, masks, own.sinkhorn, own.power)
+
+    def scores(self, refined: Tensor, size: tuple[int, int]) -> Tensor:
+        """Refined CAMs at full size, background first: (1 + K, H, W) float32."""
+        scaled = min_max(refined).float()
+        full = F.interpolate(scaled[None], size, mode="bilinear", align_corners=False)[0]
+        background = (1 - full.amax(dim=0, keepdim=True)) ** self.settings.background_power
+        return torch.cat([background, full])
+
+    def label(self, seen: Seen, place: int, cam: Tensor, dynamic: bool) -> Tensor:
+        """The label map (H, W) int64 of one image."""
+        refined = self.refined(cam, self.combined(seen, place, dynamic))
+        scores = self.scores(refined, seen.size)
+        if self.settings.refinement == "par":
+            scores = spread(scores, seen.images[place], self.settings.par)
+        best = scores.argmax(dim=0)
+        values = torch.tensor([0, *(key + 1 for key in seen.keys[place])], device=best.device)
+        return values[best]
+
+
+# Name -> (its settings, its class).
+LABEL_MAKERS: dict[str, tuple[type, Callable]] = {"weclip": (LabelSettings, WeCLIPLabels)}

@@ -1,0 +1,97 @@
+"""What every stage took: seconds an image and peak memory, from Snakemake's benchmark files.
+
+No two runs take the same time, so this is a table of its own beside those of figures.
+"""
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from clip_wsss.core.shards import shard_pattern
+from clip_wsss.data.datasets import open_dataset
+from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.provenance import device_name
+from clip_wsss.runs.table import Run
+
+COLUMNS = ("stage", "folder", "run", "jobs", "images", "seconds", "seconds_an_image")
+COLUMNS = (*COLUMNS, "peak_memory_mb", "device")
+
+
+def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
+    """Write `cost.csv` and `cost.md`: a line a folder of a stage, of maps a line a pass.
+
+    Args:
+        plan: of the results; Snakemake's benchmark files lie below `benchmarks/` in their folder.
+            What several runs share stands under the first of them.
+        out_dir: where the table goes; None: `tables` in the results folder.
+    """
+    config = plan.config
+    dataset, splits = open_dataset(config.dataset.model_dump()), config.dataset.splits.model_dump()
+    numbers = {key: len(dataset.ids(split)) for key, split in splits.items() if split is not None}
+    device = device_name(config.compute.device)
+    lines, seen = [], set()
+    for run in plan.graph.runs:
+        for stage, split, folder, pattern in _places(plan, run):
+            files = sorted((plan.root / "benchmarks").glob(f"{glob.escape(folder)}{pattern}"))
+            if (stage, folder) in seen or not files:
+                continue  # without a file it was made before, or elsewhere
+            seen.add((stage, folder))
+            jobs = pd.concat([_read(file) for file in files])
+            images, seconds = numbers.get(split), jobs["s"].sum()
+            lines.append(
+                {
+                    "stage": stage,
+                    "folder": folder,
+                    "run": run.name,
+                    "jobs": len(jobs),
+                    "images": images,
+                    "seconds": round(seconds, 1),
+                    "seconds_an_image": round(seconds / images, 4) if images else None,
+                    "peak_memory_mb": jobs["max_rss"].max(),
+                    "device": device,
+                }
+            )
+    table = pd.DataFrame(lines, columns=list(COLUMNS)).astype({"images": "Int64"})
+    out_dir = plan.root / "tables" if out_dir is None else Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out_dir / "cost.csv", index=False, lineterminator="\n")
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *table.astype(object).fillna("").to_numpy()]
+    text = "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
+    (out_dir / "cost.md").write_text(text, encoding="utf-8")
+
+
+def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:
+    """Yield stage, split of its images, folder and file pattern of the benchmarks of a run.
+
+    A pass is one line, with its name; what was added to it later ran as another one.
+    """
+    graph, path = plan.graph, plan.graph.paths[run.name]
+    shards = f"/{shard_pattern(plan.config.compute.shards)}.tsv"
+    if "texts" in path:
+        features = path["texts"].parent("features")
+        if features is not None:
+            yield "features", "prompts", features.folder, ".tsv"
+        yield "texts", None, path["texts"].folder, ".tsv"
+    for name, one in graph.passes.items():
+        if path.get("cam") in one.nodes:
+            made = (plan.root / "benchmarks/maps").glob(f"{name}-*")
+            for folder in sorted(made):
+                yield "maps", "pseudo", f"maps/{folder.name}", shards
+    if "masks" in path:
+        yield "masks", "pseudo", path["masks"].folder, shards
+    for stage, split in (("segmentation", None), ("inference", "val")):
+        if stage in path:
+            for seed in run.seeds:
+                yield stage, split, graph.training(path[stage], seed), ".tsv"
+    for stage, files in graph.scores(run).items():
+        split = "val" if stage == "segmentation" else "score"
+        for file in files:
+            yield "score", split, str(Path(file).parent), ".tsv"
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Read a benchmark file; short jobs end before their memory is looked at, which is NaN."""
+    table = pd.read_csv(path, sep="\t")
+    return table[["s", "max_rss"]].apply(pd.to_numeric, errors="coerce")

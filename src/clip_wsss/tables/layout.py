@@ -1,0 +1,168 @@
+"""A table of runs as CSV, Markdown and LaTeX."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from clip_wsss.runs.stages import MAP_STAGES, SCORED
+
+TITLES = {
+    "initial": "initial CAM",
+    "refined": "refined CAM",
+    "mask": "pseudo mask",
+    "segmentation": "segmentation",
+}
+_NOTES = (
+    "mIoU in percent with its 95 % interval (bootstrap over the images); a segmentation of several "
+    "seeds is their mean ± standard deviation, and its interval resamples the seeds too.",
+    "The difference is paired: both runs on the same resamples. It is more than noise where its "
+    "interval excludes 0; with one seed the interval covers the images and not the training.",
+    "`oracle` figures choose the background power p by the ground truth.",
+    "A share of full supervision is that of the same segmentor trained on the ground truth.",
+    "`quoted` figures are published ones and were not measured here.",
+)
+
+
+def write_layouts(frame: pd.DataFrame, stem: Path, dataset: str) -> None:
+    """Write `<stem>.csv` with every column, and `<stem>.md` and `.tex` to be read.
+
+    Args:
+        frame: lines of a table of runs, in the columns that docs/results.md describes.
+        stem: path without suffix.
+        dataset: named in the captions.
+    """
+    frame.to_csv(f"{stem}.csv", index=False, lineterminator="\n")
+    head, lines = _readable(frame)
+    shown = {
+        "quoted": (frame["kind"] == "quoted").any(),
+        "full supervision": frame["segmentation_of_full"].notna().any(),
+    }
+    notes = [note for note in _NOTES if all(shown[word] for word in shown if word in note)]
+    title = f"{stem.name}: {dataset}"
+    Path(f"{stem}.md").write_text(_markdown(title, head, lines, notes), encoding="utf-8")
+    Path(f"{stem}.tex").write_text(_latex(title, head, lines, notes), encoding="utf-8")
+
+
+def _readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    stages = [stage for stage in SCORED if frame[stage].notna().any()]
+    head = ["run", "base", "differs from the base", "split (images)", "seeds"]
+    head += [TITLES[stage] for stage in stages]
+    head += ["difference to the base", "more than noise", "precision"]
+    lines = []
+    for row in frame.to_dict("records"):
+        if row["kind"] == "quoted":
+            name = f"{row['run']} (quoted: {row['source']})"
+            cells = [name, "", _text(row["note"]), row["split"], ""]
+            cells += [_figure(row[stage]) for stage in stages]
+            lines.append([*cells, "", "", ""])
+            continue
+        cells = [row["run"], _text(row["base"]), _text(row["differs"])]
+        cells += [_splits(row), _text(row["seeds"])]
+        cells += [_stage(row, stage) for stage in stages]
+        lines.append([*cells, _difference(row), _text(row["more_than_noise"]), _precision(row)])
+    return head, lines
+
+
+def _stage(row: dict, stage: str) -> str:
+    if not _there(row[stage]):
+        return ""
+    parts = [_figure(row[stage])]
+    if stage == "segmentation" and _there(row["segmentation_sd"]):
+        parts.append(f"± {_figure(row['segmentation_sd'])}")
+    parts.append(_range(row, stage))
+    if stage in MAP_STAGES:
+        oracle = f"oracle {_figure(row[f'{stage}_oracle'])}, p = {row[f'{stage}_oracle_power']:g}"
+        parts.append(f"({oracle})")
+    if stage == "segmentation" and _there(row["segmentation_of_full"]):
+        parts.append(f"({_figure(row['segmentation_of_full'])} % of full supervision)")
+    if _there(row[f"{stage}_quoted"]):
+        gap = f"{row[f'{stage}_minus_quoted']:+.1f}"
+        parts.append(f"(quoted {_figure(row[f'{stage}_quoted'])}, difference {gap})")
+    return " ".join(parts)
+
+
+def _difference(row: dict) -> str:
+    if not _there(row["difference"]):
+        return _text(row["difference_note"])
+    of = row["difference_of"]
+    of = "" if of == row["headline"] else f" ({of})"
+    return f"{row['difference']:+.1f} {_range(row, 'difference', '+')}{of}"
+
+
+def _splits(row: dict) -> str:
+    pairs = [(row["split"], row["images"])]
+    pairs.append((row["segmentation_split"], row["segmentation_images"]))
+    return ", ".join(f"{split} ({int(images)})" for split, images in pairs if _there(split))
+
+
+def _precision(row: dict) -> str:
+    own, other = row["precision"], row["segmentation_precision"]
+    words = [own] if _there(own) else []
+    if _there(other) and other != own:
+        words.append(f"segmentation {other}")
+    return ", ".join(words)
+
+
+def _range(row: dict, name: str, sign: str = "") -> str:
+    return f"[{row[f'{name}_low']:{sign}.1f}, {row[f'{name}_high']:{sign}.1f}]"
+
+
+def _figure(value) -> str:
+    return f"{value:.1f}" if _there(value) else ""
+
+
+def _text(value) -> str:
+    return str(value) if _there(value) else ""
+
+
+def _there(value) -> bool:
+    return not (value is None or value == "" or (isinstance(value, float) and math.isnan(value)))
+
+
+def _markdown(title: str, head: list[str], lines: list[list[str]], notes: list[str]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    table = "".join(f"| {' | '.join(row)} |\n" for row in cells)
+    return f"# {title}\n\n{table}\n" + "".join(f"- {note}\n" for note in notes)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "[": "{[}",  # at the start of a cell it would be read as an option of the line's end
+}
+
+
+def _latex(title: str, head: list[str], lines: list[list[str]], notes: list[str]) -> str:
+    """Write a booktabs tabular, to be \\input; the notes are its comments."""
+    body = [" & ".join(map(_escape, row)) + r" \\" for row in lines]
+    return "\n".join(
+        [
+            *(f"% {line}" for line in (title, "needs \\usepackage{booktabs}", *notes)),
+            r"\begin{tabular}{" + "l" * len(head) + "}",
+            r"\toprule",
+            " & ".join(map(_escape, head)) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _escape(text: str) -> str:
+    text = text.replace("->", "\0")
+    return "".join(_LATEX.get(letter, letter) for letter in text).replace("\0", r"$\to$")

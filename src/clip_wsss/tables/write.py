@@ -1,0 +1,443 @@
+"""Tables of the measured figures, with what they are compared with; all figures in percent.
+
+Everything is computed from the score.json files and the counts beside them; docs/results.md says
+how to do the same by hand. Times and memory are in a table of their own (costs.py), since they are
+never the same twice.
+"""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import yaml
+
+from clip_wsss.core.files import write_text
+from clip_wsss.runs import sidecar
+from clip_wsss.runs.graph import Node, described
+from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.provenance import portable
+from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED
+from clip_wsss.runs.table import Run
+from clip_wsss.score.bootstrap import interval
+from clip_wsss.score.calibration import MUS, mu_curve
+from clip_wsss.score.changes import Entries, changes, entries, flat_changes
+from clip_wsss.score.measurements import Difference, Figure, Folder, Reader, difference, map_scoring
+from clip_wsss.score.metrics import power_key
+from clip_wsss.tables.layout import write_layouts
+from clip_wsss.tables.published import quoted, read_published
+
+INDEX_FORMAT = 2  # of runs.json; before 2 the stages were no graph
+FIGURE_COLUMNS = [
+    "run", "stage", "scoring", "power", "headline", "split", "images", "seeds",
+    "miou", "miou_low", "miou_high", "sd", "files",
+]  # fmt: skip
+SAME_SETTINGS = "same settings as its base"
+SAME_FIGURES = "all figures in common are the same"
+NOT_COMPARABLE = "not comparable: another split, other classes or other images"
+
+
+@dataclass
+class Row:
+    """A run with its figures.
+
+    Attributes:
+        run: its row of the runs table.
+        path: its stages by group.
+        entries: what they are made with.
+        files: stage -> score.json files, relative to the results folder.
+        scoring: which figure of the maps is the run's: fixed or oracle.
+        power: the background power of its maps where it is fixed.
+        reader: where figures are read.
+    """
+
+    run: Run
+    path: dict[str, Node]
+    entries: Entries
+    files: dict[str, list[str]]
+    scoring: str
+    power: float
+    reader: Reader = field(repr=False)
+
+    def figure(self, stage: str, scoring: str | None = None) -> Figure:
+        """Return the figure of a stage, at the run's own background power and scoring."""
+        return self.reader.figure(stage, self.files[stage], scoring or self.scoring, self.power)
+
+    @cached_property
+    def stages(self) -> list[str]:
+        """The scored stages that it has, in the order of the pipeline."""
+        return [stage for stage in SCORED if stage in self.files]
+
+    @property
+    def headline(self) -> Figure | None:
+        """The figure of the last stage."""
+        return self.figure(self.stages[-1]) if self.stages else None
+
+    @property
+    def labels(self) -> Figure | None:
+        """The figure of its pseudo labels: the last stage before the segmentor."""
+        there = [stage for stage in LABEL_STAGES if stage in self.files]
+        return self.figure(there[-1]) if there else None
+
+
+def compared(row: Row, base: Row) -> tuple[Figure, Figure] | None:
+    """Choose the figures whose difference says what a row changes against its base row.
+
+    The segmentations, where both rows have one; else the labels that each ends in (a row may end
+    in the refined map and its base in the initial one: that step is the difference); else the
+    last stage of both that is not the same measurement. None where everything is the same.
+    """
+    pairs = []
+    if "segmentation" in row.files and "segmentation" in base.files:
+        pairs.append((row.figure("segmentation"), base.figure("segmentation")))
+    if row.labels and base.labels:
+        pairs.append((row.labels, base.labels))
+    for stage in reversed(LABEL_STAGES):
+        if stage in row.files and stage in base.files:
+            pairs.append((row.figure(stage), base.figure(stage)))
+    return next((pair for pair in pairs if not pair[0].same(pair[1])), None)
+
+
+def read_rows(plan: Plan) -> dict[str, Row]:
+    """Return the rows of all runs by name, ready to read figures."""
+    evaluation, graph = plan.config.evaluation, plan.graph
+    reader = Reader(Folder(plan.root), evaluation.bootstrap, evaluation.seed)
+    return {
+        run.name: Row(
+            run,
+            graph.paths[run.name],
+            entries(graph, run),
+            graph.scores(run),
+            *map_scoring(graph, run),
+            reader,
+        )
+        for run in graph.runs
+    }
+
+
+def check_scores(plan: Plan) -> None:
+    """Make sure that every measurement is what the plan says.
+
+    Raises:
+        InputError: one is missing, was made by other settings or other code, or was changed since.
+    """
+    for product in plan.scores:
+        sidecar.check(product.sidecar, product.stamp)
+
+
+def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
+    """Write every table of figures of a results folder, and what its folders hold.
+
+    For each runs table `<table>.csv`, `.md` and `.tex`; for all runs `figures.csv` (one line a
+    figure), `per_class.csv` and `.md`, `confidence.csv` (the mu curves), `metrics.json` and
+    `headline.csv` (for DVC), `runs.json` (for clip_wsss.compare), `index.csv` (the folder of every
+    stage of a run), and `config.yaml` (the resolved config). In the folder of every stage
+    `settings.yaml`: its settings and those of the stages before it, defaults left out.
+
+    Args:
+        plan: of the results.
+        out_dir: where the tables go; None: `tables` in the results folder.
+
+    Raises:
+        InputError: a measurement that is missing or does not fit the plan, a background power that
+            was not counted, or a file of published figures that cannot be used.
+    """
+    check_scores(plan)
+    out_dir = plan.root / "tables" if out_dir is None else Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(plan)
+    path = plan.config.evaluation.published
+    published = None if path is None else read_published(path)
+    for table in plan.graph.tables:
+        own = {name: row for name, row in rows.items() if row.run.table == table}
+        lines = [_line(row, rows, own, published) for row in own.values()]
+        frame = pd.DataFrame(lines + _quoted_lines(published), columns=_columns())
+        write_layouts(frame, out_dir / table, plan.config.dataset.name)
+    _write_csv(_figures(rows), out_dir / "figures.csv")
+    per_class = _per_class(rows)
+    _write_csv(per_class, out_dir / "per_class.csv")
+    (out_dir / "per_class.md").write_text(_per_class_markdown(per_class), encoding="utf-8")
+    _write_csv(_confidence(rows, plan.root), out_dir / "confidence.csv")
+    ends = {name: row.headline for name, row in rows.items() if row.headline}
+    headline = [(name, end.stage, percent(end.value)) for name, end in ends.items()]
+    _write_csv(pd.DataFrame(headline, columns=["run", "stage", "miou"]), out_dir / "headline.csv")
+    numbers = {
+        name: {stage: percent(row.figure(stage).value) for stage in row.stages}
+        for name, row in rows.items()
+    }
+    _write_json(numbers, out_dir / "metrics.json")
+    _write_json(_runs(rows, plan), out_dir / "runs.json")
+    folders = pd.DataFrame(described(plan.graph), columns=["run", "stage", "folder"])
+    _write_csv(folders, out_dir / "index.csv")
+    # Where and by how many processes it ran changes no table.
+    resolved = plan.config.model_dump(exclude={"compute": {"device", "workers"}})
+    write_text(out_dir / "config.yaml", _yaml(resolved))
+    for file, lineage in plan.lineages.items():
+        write_text(file, _yaml(lineage))
+
+
+def _yaml(settings: dict) -> str:
+    return yaml.safe_dump(portable(settings), sort_keys=True, allow_unicode=True)
+
+
+def percent(share: float) -> float:
+    """Return a share in percent, to four decimals, as all tables hold it."""
+    return round(100 * float(share), 4)
+
+
+def _columns() -> list[str]:
+    columns = ["run", "kind", "base", "differs", "split", "images", "seeds", "precision"]
+    for stage in SCORED:
+        columns += [stage, f"{stage}_low", f"{stage}_high"]
+        if stage in MAP_STAGES:
+            columns += [f"{stage}_power", f"{stage}_oracle", f"{stage}_oracle_power"]
+        if stage == "segmentation":
+            columns += [f"{stage}_sd", f"{stage}_of_full"]
+            columns += [f"{stage}_split", f"{stage}_images", f"{stage}_precision"]
+        columns += [f"{stage}_quoted", f"{stage}_minus_quoted"]
+    columns += ["headline", "scoring", "miou", "miou_low", "miou_high"]
+    columns += ["difference", "difference_low", "difference_high", "difference_of"]
+    columns += ["difference_note", "more_than_noise", "noise_covers"]
+    return [*columns, "source", "note"]
+
+
+def _line(
+    row: Row, rows: dict[str, Row], table: dict[str, Row], published: pd.DataFrame | None
+) -> dict:
+    """Return a measured line of a table of runs."""
+    run = row.run
+    base = rows.get(run.base)
+    cam = row.entries["cam"]
+    line = {
+        "run": run.name,
+        "kind": "measured",
+        "base": run.base,
+        "differs": "; ".join(_changes(base, row)) if base else "",
+        "seeds": " ".join(map(str, run.seeds)),
+        "precision": cam["settings"]["precision"] if cam else None,
+        "note": run.note,
+    }
+    for stage in row.stages:
+        line |= _stage_cells(row, stage)
+        shown, info = row.figure(stage), row.figure(stage).info
+        quote = quoted(published, run.name, info["dataset"], stage, info["split"])
+        if quote is not None:
+            line[f"{stage}_quoted"] = quote["miou"]
+            line[f"{stage}_minus_quoted"] = round(percent(shown.value) - quote["miou"], 4)
+            line["source"] = quote["source"]
+    if row.headline:
+        line |= _interval_cells("miou", row.headline.value, row.headline.interval)
+        line |= {"headline": row.headline.stage, "scoring": row.headline.scoring}
+    full = _full_supervision(row, table)
+    if full is not None and full.figure("segmentation").value > 0:
+        share = row.figure("segmentation").value / full.figure("segmentation").value
+        line["segmentation_of_full"] = percent(share)
+    return line | (_against(base, row) if base else {})
+
+
+def _changes(base: Row, row: Row) -> list[str]:
+    """What a row's settings change against its base's, in words."""
+    words = changes(base.entries, row.entries)
+    return words + flat_changes({"scoring": base.scoring}, {"scoring": row.scoring})
+
+
+def _against(base: Row, row: Row) -> dict:
+    """The cells of the difference to the base, or why there is none."""
+    pair = compared(row, base)
+    change = difference(*pair) if pair else None
+    if change:
+        return _difference_cells(change, *pair)
+    if all(getattr(row, key) == getattr(base, key) for key in ("path", "scoring", "power")) and set(
+        row.run.seeds
+    ) == set(base.run.seeds):
+        return {"difference_note": SAME_SETTINGS}
+    if pair:
+        return {"difference_note": NOT_COMPARABLE}
+    common = set(row.files) & set(base.files)
+    return {"difference_note": SAME_FIGURES} if common else {}
+
+
+def _full_supervision(row: Row, table: dict[str, Row]) -> Row | None:
+    """The first row of the table with the same segmentor and inference, trained on true masks."""
+    if "segmentation" not in row.files:
+        return None
+    own = _trained(row)
+    return next(
+        (
+            other
+            for other in table.values()
+            if "segmentation" in other.files
+            and other.path["masks"].settings["source"] == "ground-truth"
+            and _trained(other) == own
+        ),
+        None,
+    )
+
+
+def _trained(row: Row) -> tuple:
+    """What the figures of two segmentations must share to be a share of one another."""
+    return row.path["segmentation"].identity["segmentor"], row.path["inference"].identity
+
+
+def _stage_cells(row: Row, stage: str) -> dict:
+    figure = row.figure(stage, "fixed")
+    cells = _interval_cells(stage, figure.value, figure.interval)
+    if stage in MAP_STAGES:
+        oracle = figure.info["oracle"]
+        cells[f"{stage}_power"] = figure.power
+        cells[f"{stage}_oracle"] = percent(oracle["miou"])
+        cells[f"{stage}_oracle_power"] = oracle["power"]
+    if stage == "segmentation":
+        cells["segmentation_sd"] = percent(figure.deviation)
+        cells["segmentation_split"] = figure.info["split"]
+        cells["segmentation_images"] = figure.info["images"]
+        cells["segmentation_precision"] = figure.info["precision"]
+    else:
+        cells |= {"split": figure.info["split"], "images": figure.info["images"]}
+    return cells
+
+
+def _interval_cells(name: str, value: float, around) -> dict:
+    return {
+        name: percent(value),
+        f"{name}_low": percent(around.low),
+        f"{name}_high": percent(around.high),
+    }
+
+
+def _difference_cells(change: Difference, of: Figure, minus: Figure) -> dict:
+    names = [
+        f"{figure.stage} oracle" if figure.scoring == "oracle" else figure.stage
+        for figure in (of, minus)
+    ]
+    return {
+        **_interval_cells("difference", change.value, change.interval),
+        "difference_of": names[0] if names[0] == names[1] else " - ".join(names),
+        "more_than_noise": "yes" if change.more_than_noise else "no",
+        "noise_covers": "images, seeds" if change.seeds else "images",
+    }
+
+
+def _quoted_lines(published: pd.DataFrame | None) -> list[dict]:
+    """One line a method and split, with its quoted figures in the columns of the stages."""
+    if published is None:
+        return []
+    lines = []
+    for (method, split), group in published.groupby(["method", "split"], sort=False):
+        line = {"run": method, "kind": "quoted"}
+        line |= {"split": f"{group['dataset'].iloc[0]} {split}"}
+        line |= dict(zip(group["stage"], group["miou"], strict=True))
+        line["source"] = "; ".join(dict.fromkeys(group["source"]))
+        line["note"] = "; ".join(note for note in dict.fromkeys(group["note"]) if note)
+        lines.append(line)
+    return lines
+
+
+def _figures(rows: dict[str, Row]) -> pd.DataFrame:
+    """One line a figure of a run, oracles included, with the files that it comes from."""
+    lines = []
+    for name, row in rows.items():
+        for stage in row.stages:
+            for scoring in ("fixed", "oracle") if stage in MAP_STAGES else ("fixed",):
+                figure, end = row.figure(stage, scoring), row.headline
+                last = figure.same(end) and figure.scoring == end.scoring
+                lines.append(
+                    {
+                        "run": name,
+                        "stage": stage,
+                        "scoring": scoring,
+                        "power": None if figure.power is None else power_key(figure.power),
+                        "headline": "yes" if last else "no",
+                        "split": figure.info["split"],
+                        "images": figure.info["images"],
+                        "seeds": " ".join(map(str, row.run.seeds)) if len(figure.files) > 1 else "",
+                        **_interval_cells("miou", figure.value, figure.interval),
+                        "sd": percent(figure.deviation),
+                        "files": " ".join(figure.files),
+                    }
+                )
+    return pd.DataFrame(lines, columns=FIGURE_COLUMNS)
+
+
+def _per_class(rows: dict[str, Row]) -> pd.DataFrame:
+    """One line a run, stage and class, at the run's own scoring."""
+    lines = []
+    for name, row in rows.items():
+        for stage in row.stages:
+            figure = row.figure(stage)
+            for label, value, samples in zip(
+                figure.names, figure.class_iou, figure.class_samples.T, strict=True
+            ):
+                cells = _interval_cells("iou", value, interval(samples))
+                lines.append((name, stage, figure.info["split"], label, *cells.values()))
+    return pd.DataFrame(lines, columns=["run", "stage", "split", "class", "iou", "low", "high"])
+
+
+def _per_class_markdown(per_class: pd.DataFrame) -> str:
+    """A line a class and a column a run, each at its last stage."""
+    last = per_class.groupby("run", sort=False)["stage"].transform("last")
+    shown = per_class[per_class["stage"] == last]
+    wide = shown.pivot(index="class", columns="run", values="iou")
+    wide = wide.reindex(index=shown["class"].unique(), columns=shown["run"].unique())
+    stages = shown.groupby("run", sort=False)["stage"].first()
+    heads = ["class", *(f"{name} ({stage})" for name, stage in stages.items())]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for label, values in wide.iterrows():
+        lines.append([label, *("" if np.isnan(v) else f"{v:.1f}" for v in values)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _confidence(rows: dict[str, Row], root: Path) -> pd.DataFrame:
+    """The mu curve of every set of masks, under the name of the first run that has it."""
+    curves, seen = [], set()
+    for name, row in rows.items():
+        path = (
+            Path(root, row.files["mask"][0]).with_name("confidence.parquet")
+            if "mask" in row.files
+            else None
+        )
+        if path is None or path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        curve = mu_curve(pq.read_table(path).to_pandas(), MUS)
+        curve[["kept", "precision"]] = (curve[["kept", "precision"]] * 100).round(4)
+        curves.append(curve.assign(run=name)[["run", "mu", "kept", "precision"]])
+    empty = pd.DataFrame(columns=["run", "mu", "kept", "precision"])
+    return pd.concat(curves, ignore_index=True) if curves else empty
+
+
+def _runs(rows: dict[str, Row], plan: Plan) -> dict:
+    """What clip_wsss.compare needs to find and name everything."""
+    config = plan.config
+    return {
+        "format": INDEX_FORMAT,
+        "dataset": portable(config.dataset.model_dump()),
+        "evaluation": portable(config.evaluation.model_dump()),
+        "resamples": config.evaluation.bootstrap,
+        "seed": config.evaluation.seed,
+        "runs": [
+            {
+                "name": row.run.name,
+                "table": row.run.table,
+                "base": row.run.base,
+                "note": row.run.note,
+                "seeds": list(row.run.seeds),
+                "scoring": row.scoring,
+                "background_power": row.power,
+                "entries": row.entries,
+                "files": row.files,
+            }
+            for row in rows.values()
+        ],
+    }
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_csv(path, index=False, lineterminator="\n")
+
+
+def _write_json(content: dict, path: Path) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

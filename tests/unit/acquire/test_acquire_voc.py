@@ -1,0 +1,197 @@
+import numpy as np
+import pytest
+import stand_ins
+from PIL import Image
+from stand_ins import CAT, DOG, TRAIN_AUG, box, mat, write_archive
+
+from clip_wsss.acquire import archives, voc
+from clip_wsss.acquire.download import acquire
+from clip_wsss.acquire.sbd import read_mask
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import read_label
+from clip_wsss.data.datasets import open_dataset
+
+LISTS = "ImageSets/Segmentation"
+
+
+class Voc:
+    """A VOC data set being made from stand-ins below one folder."""
+
+    def __init__(self, folder):
+        self.folder, self.root = folder, folder / "data" / "voc12"
+        self.settings = {
+            "registry": "config/sources.yaml",
+            "verify_splits": False,
+            "replace": {},
+        }
+        self.files = {"voc2012": stand_ins.voc_files(), "sbd": stand_ins.sbd_files()}
+        self.suffixes = {"voc2012": ".tar", "sbd": ".tgz"}
+
+    def build(self):
+        receipts = {}
+        for name, files in self.files.items():
+            path = self.folder / f"{name}{self.suffixes.get(name, '')}"
+            write_archive(path, files)
+            self.settings["replace"][name] = {"path": str(path), "md5": None}
+            receipts[name] = self.root / "archives" / f"{name}.json"
+            acquire(name, self.settings, receipts[name])
+        test = {name: receipts.pop(name) for name in ["voc2012-test"] if name in receipts}
+        voc.build(self.root, receipts, self.settings)
+        if test:
+            voc.build_test(self.root, test, self.settings)
+
+    def ids(self, split):
+        return (self.root / LISTS / f"{split}.txt").read_text().split()
+
+    def names(self, folder):
+        return sorted(path.stem for path in (self.root / folder).iterdir())
+
+
+@pytest.fixture
+def made(tmp_path):
+    return Voc(tmp_path)
+
+
+def test_train_aug_is_both_sets_without_voc_val(made):
+    made.build()
+    assert made.ids("train_aug") == TRAIN_AUG
+    assert made.ids("train") == stand_ins.VOC_TRAIN
+    assert made.ids("val") == stand_ins.VOC_VAL
+
+
+def test_only_what_the_splits_need_is_extracted(made):
+    made.build()
+    needed = sorted([*TRAIN_AUG, *stand_ins.VOC_VAL])
+    for folder in ("JPEGImages", "Annotations", "SegmentationClassAug"):
+        assert made.names(folder) == needed
+    assert not (made.root / "SegmentationObject").exists()
+
+
+def test_vocs_own_mask_wins_and_sbd_fills_the_rest(made):
+    made.build()
+    masks = made.root / "SegmentationClassAug"
+    for name, value in (("2007_000002", CAT), ("2007_000003", CAT), ("2008_000010", DOG)):
+        assert np.array_equal(read_label(masks / f"{name}.png"), box(value))
+    with Image.open(masks / "2008_000010.png") as image:
+        assert image.mode == "P"
+        assert image.getpalette()[3 * DOG : 3 * DOG + 3] == [64, 0, 128]
+
+
+def test_result_opens_as_a_dataset(made):
+    made.build()
+    dataset = open_dataset(
+        {
+            "name": "voc12",
+            "source": "voc12",
+            "root": str(made.root),
+            "vocabulary": "config/vocabularies/voc12.yaml",
+            "labels": "xml",
+            "size": "xml",
+            "masks": "SegmentationClassAug",
+        }
+    )
+    assert dataset.check("train_aug", need_masks=True) == []
+    assert dataset.labels("2008_000010") == [7, 11]
+
+
+def test_unpacked_folders_and_zips_do_as_well(made):
+    made.suffixes = {"voc2012": "", "sbd": ".zip"}
+    made.build()
+    assert made.ids("train_aug") == TRAIN_AUG
+    image = made.root / "JPEGImages" / "2008_000010.jpg"
+    assert image.samefile(made.folder / "voc2012/VOCdevkit/VOC2012/JPEGImages/2008_000010.jpg")
+
+
+def test_interrupted_build_goes_on(made, monkeypatch):
+    save, count = archives.Member.save, 0
+
+    def dies(self, target, reuse):
+        nonlocal count
+        count += 1
+        if count == 6:
+            raise KeyboardInterrupt
+        save(self, target, reuse)
+
+    monkeypatch.setattr(archives.Member, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        made.build()
+    assert not (made.root / LISTS).exists()
+    monkeypatch.undo()
+    kept = {path: path.stat().st_mtime_ns for path in made.root.rglob("*.xml")}
+    assert kept
+    made.build()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert made.ids("train_aug") == TRAIN_AUG
+
+
+def test_other_sources_replace_what_was_there(made):
+    made.build()
+    made.files["sbd"]["benchmark_RELEASE/dataset/cls/2008_000010.mat"] = mat(box(CAT))
+    made.suffixes["sbd"] = ".zip"  # another file, so another receipt
+    made.build()
+    mask = read_label(made.root / "SegmentationClassAug" / "2008_000010.png")
+    assert np.array_equal(mask, box(CAT))
+
+
+def test_lists_that_are_not_the_official_ones_are_refused(made):
+    made.settings["verify_splits"] = True
+    with pytest.raises(InputError, match="split train: the 2 ids found are not the official 1464"):
+        made.build()
+    assert not (made.root / "JPEGImages").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "gone", "message"),
+    [
+        ("voc2012", "JPEGImages/2008_000011.jpg", r"has no JPEGImages/2008_000011\.jpg \(1 of 5"),
+        ("voc2012", "Annotations/2007_000003.xml", r"has no Annotations/2007_000003\.xml"),
+        (
+            "voc2012",
+            "Segmentation/val.txt",
+            r"holds 0 files called ImageSets/Segmentation/val\.txt",
+        ),
+        ("sbd", "cls/2008_000010.mat", r"has no cls/2008_000010\.mat"),
+        ("sbd", "dataset/train.txt", r"holds 0 files called dataset/train\.txt"),
+    ],
+)
+def test_incomplete_sources(made, source, gone, message):
+    files = made.files[source]
+    made.files[source] = {name: files[name] for name in files if not name.endswith(gone)}
+    with pytest.raises(InputError, match=message):
+        made.build()
+
+
+def test_mask_that_is_no_mask(made):
+    made.files["sbd"]["benchmark_RELEASE/dataset/cls/2008_000010.mat"] = b"nothing"
+    with pytest.raises(InputError, match=r"2008_000010\.mat: no GTcls\.Segmentation"):
+        made.build()
+
+
+def test_mat_file_gives_its_segmentation():
+    mask = np.random.default_rng(0).integers(0, 21, (7, 5), dtype=np.uint8)
+    assert np.array_equal(read_mask(mat(mask)), mask)
+    with pytest.raises(ValueError, match="no matrix of uint8"):
+        read_mask(mat(mask.astype(float)))
+
+
+def test_test_images_come_from_a_local_folder(made):
+    made.files["voc2012-test"] = {
+        "VOC2012/JPEGImages/2008_000001.jpg": stand_ins.jpeg(1),
+        "VOC2012/JPEGImages/2008_000099.jpg": stand_ins.jpeg(2),  # another task's
+        "VOC2012/ImageSets/Segmentation/test.txt": b"2008_000001\n",
+    }
+    made.build()
+    assert made.ids("test") == ["2008_000001"]
+    assert (made.root / "JPEGImages" / "2008_000001.jpg").exists()
+    assert not (made.root / "JPEGImages" / "2008_000099.jpg").exists()
+
+
+def test_plain_folder_of_test_images(made):
+    made.files["voc2012-test"] = {f"{name}.jpg": stand_ins.jpeg(3) for name in ("b", "a")}
+    made.build()
+    assert made.ids("test") == ["a", "b"]
+    made.files["voc2012-test"] = {"readme.txt": b""}
+    for path in (made.folder / "voc2012-test").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="holds no images"):
+        made.build()

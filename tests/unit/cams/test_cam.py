@@ -1,0 +1,387 @@
+"""The fast path of CAMs equals its slow twin; many variants from one pass; bad images."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clip_cases import make_openai_state_dict, random_clip, small_config
+from gradcam_twin import Twin, refined, scaled
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clip_wsss.affinities.caa import AFFINITIES, caa
+from clip_wsss.cams import gradcam
+from clip_wsss.cams.gradcam import WantedCam, class_maps, fitting_batch
+from clip_wsss.cams.passes import TARGETS, CamVariant, compute_pass, read_text_features, write_pass
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.maps import read_maps, read_skipped
+
+CAA = {
+    "method": "caa",
+    "layers": 2,
+    "sinkhorn": 3,
+    "power": 2,
+    "threshold": 0.4,
+    "box_edge": "clamp",
+}
+
+
+def directions(generator, count, width=24):
+    return torch.nn.functional.normalize(torch.randn(count, width, generator=generator), dim=-1)
+
+
+def photographs(generator, count, grid, patch=4, spare=(0, 0)):
+    height, width = (n * patch - s for n, s in zip(grid, spare, strict=True))
+    shape = (count, height, width, 3)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
+
+
+def fast(clip, images, foreground, background, target="softmax", caa_settings=CAA):
+    """For each image its initial and its refined maps."""
+    wanted = {"cam": WantedCam("own", TARGETS[target], {"caa": (caa, caa_settings)})}
+    batch = torch.stack([clip.preprocess(rgb) for rgb in images])
+    found = class_maps(clip, batch, {"own": foreground}, {"own": background}, wanted)
+    return [(maps["cam"], maps["caa"]) for maps in found]
+
+
+grids = st.one_of(
+    st.sampled_from([(1, 6), (7, 1), (1, 1), (4, 19), (2, 38)]),  # the last two: 76 patches
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 10**6),
+    grid=grids,
+    spare=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    layers=st.integers(1, 3),
+    heads=st.sampled_from([1, 2, 4]),
+    no_ln_pre=st.booleans(),
+    final_ln_after_pool=st.booleans(),
+    counts=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    words=st.integers(0, 3),
+    target=st.sampled_from(sorted(TARGETS)),
+    edge=st.sampled_from(["clamp", "full"]),
+    maps=st.integers(1, 4),
+    power=st.integers(1, 3),
+    rounded=st.booleans(),
+)
+def test_fast_path_equals_its_twin(
+    seed,
+    grid,
+    spare,
+    layers,
+    heads,
+    no_ln_pre,
+    final_ln_after_pool,
+    counts,
+    words,
+    target,
+    edge,
+    maps,
+    power,
+    rounded,
+):
+    config = small_config(
+        layers=layers,
+        head_width=32 // heads,
+        no_ln_pre=no_ln_pre,
+        final_ln_after_pool=final_ln_after_pool,
+    )
+    state = make_openai_state_dict(config, seed, logit_scale=2.0)
+    rounding = {"round_weights": "float16", "position_embedding": {"round": "float16"}}
+    with tempfile.TemporaryDirectory() as folder:
+        clip = random_clip(Path(folder), config, state, **(rounding if rounded else {}))
+    twin = Twin(state, heads, True, final_ln_after_pool, rounded, rounded)
+    generator = torch.Generator().manual_seed(seed)
+    images = photographs(generator, len(counts), grid, spare=spare)
+    background = directions(generator, words)
+    foreground = [directions(generator, count) for count in counts]
+    own = CAA | {"layers": maps, "box_edge": edge, "power": power}
+    result = fast(clip, images, foreground, background, target, own)
+    assert clip.grid(images.shape[1:3]) == grid
+    for rgb, features, (initial, after) in zip(images, foreground, result, strict=True):
+        assert initial.shape == after.shape == (len(features), *grid)
+        for position in range(len(features)):
+            raw, attention = twin.cam(twin.preprocess(rgb), features, background, position, target)
+            ours, ours_after = initial[position].numpy(), after[position].numpy()
+            assert np.isfinite(ours).all()
+            assert np.isfinite(ours_after).all()
+            if raw.max() - raw.min() > 1e-5:  # else float32 itself loses the map
+                np.testing.assert_allclose(ours, scaled(scaled(raw)), atol=5e-5)
+            wanted = refined(ours, attention, maps, 3, 0.4, edge, power)
+            np.testing.assert_allclose(ours_after, wanted, atol=5e-5)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    config = small_config()
+    return random_clip(tmp_path_factory.mktemp("clip"), config, make_openai_state_dict(config, 1))
+
+
+def test_batch_does_not_matter(clip):
+    generator = torch.Generator().manual_seed(3)
+    images = photographs(generator, 4, (5, 6))
+    foreground = [directions(generator, count) for count in (2, 1, 3, 1)]
+    background = directions(generator, 3)
+    together = fast(clip, images, foreground, background)
+    for index in range(4):
+        ((initial, after),) = fast(
+            clip, images[index : index + 1], foreground[index : index + 1], background
+        )
+        torch.testing.assert_close(together[index][0], initial, atol=5e-5, rtol=0)
+        torch.testing.assert_close(together[index][1], after, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+@pytest.mark.parametrize("logit_scale", [3.0, 12.0, 200.0])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_saturated_scores_stay_finite(tmp_path, target, logit_scale, precision):
+    """exp(200) overflows float32; exp(12) makes every probability 0 or 1."""
+    config = small_config()
+    state = make_openai_state_dict(config, 2, logit_scale=logit_scale)
+    clip = random_clip(tmp_path, config, state, precision=precision)
+    generator = torch.Generator().manual_seed(0)
+    images = photographs(generator, 2, (1, 5)).copy()
+    images[1] = 0  # an image without any structure
+    foreground = [directions(generator, 2), directions(generator, 1)]
+    for initial, after in fast(clip, images, foreground, directions(generator, 2), target):
+        for maps in (initial, after):
+            assert torch.isfinite(maps).all()
+            assert maps.min() >= 0
+            assert maps.max() <= 1
+
+
+def test_only_class_without_background_words_gives_zero(clip):
+    """The softmax over one text is 1, whatever the image: nothing to differentiate."""
+    generator = torch.Generator().manual_seed(0)
+    images = photographs(generator, 1, (4, 4))
+    ((initial, after),) = fast(clip, images, [directions(generator, 1)], directions(generator, 0))
+    assert not initial.any()
+    assert not after.any()
+
+
+def test_bfloat16_resembles_float32(tmp_path):
+    config = small_config(width=64, head_width=16)
+    state = make_openai_state_dict(config, 5)
+    generator = torch.Generator().manual_seed(0)
+    images = photographs(generator, 3, (6, 6))
+    foreground = [directions(generator, 2) for _ in images]
+    background = directions(generator, 3)
+    exact, coarse = (
+        fast(random_clip(tmp_path, config, state, precision=p), images, foreground, background)
+        for p in ("float32", "bfloat16")
+    )
+    for (initial, _), (other, _) in zip(exact, coarse, strict=True):
+        assert other.dtype == torch.float32
+        agreement = torch.corrcoef(torch.stack([initial.flatten(), other.flatten()]))[0, 1]
+        assert agreement > 0.98
+
+
+def test_one_forward_pass_serves_all_classes_and_variants(clip, monkeypatch):
+    """The last block runs once for every number of classes, the trunk once."""
+    calls = []
+    for part in ("trunk", "last_block"):
+        own = getattr(type(clip), part)
+        monkeypatch.setattr(
+            type(clip), part, lambda *a, own=own, part=part: calls.append(part) or own(*a)
+        )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.stack([clip.preprocess(i) for i in photographs(generator, 3, (3, 3))])
+    foreground = {name: [directions(generator, k) for k in (3, 1, 3)] for name in "ab"}
+    background = {name: directions(generator, 2) for name in "ab"}
+    wanted = {
+        f"{texts} {target}": WantedCam(
+            texts, function, {f"{texts} {target} {n}": (caa, CAA | {"layers": n}) for n in (1, 3)}
+        )
+        for texts in "ab"
+        for target, function in TARGETS.items()
+    }
+    for maps in class_maps(clip, images, foreground, background, wanted):
+        assert len(maps) == len(wanted) * 3
+    assert calls == ["trunk", "last_block", "last_block"]
+
+
+def test_large_images_come_in_smaller_batches(clip):
+    assert fitting_batch(clip, (4, 4), 16) == 16
+    assert 1 <= fitting_batch(clip, (60, 60), 16) < 16
+    assert fitting_batch(clip, (600, 600), 16) == 1
+
+
+class TinyDataset:
+    """Images in memory, with the interface of a data set."""
+
+    def __init__(self, images, labels, bad=()):
+        self.images, self.classes, self.bad = images, labels, dict(bad)
+
+    def size(self, name):
+        return self.images[name].shape[:2]
+
+    def labels(self, name):
+        return self.classes[name]
+
+    def image(self, name):
+        if name in self.bad:
+            raise InputError(self.bad[name])
+        return self.images[name]
+
+
+@pytest.fixture
+def job(clip):
+    """Arguments of a pass over images of ragged grids and numbers of classes."""
+    generator = torch.Generator().manual_seed(0)
+    names = ["d", "a", "c", "b", "e", "f"]
+    shapes = [(4, 5), (3, 3), (4, 5), (2, 6), (4, 5), (4, 5)]
+    images = {
+        name: photographs(generator, 1, grid)[0] for name, grid in zip(names, shapes, strict=True)
+    }
+    labels = {"d": [2, 0], "a": [1], "c": [0], "b": [2, 1, 0], "e": [0, 1], "f": [1]}
+    texts = {"own": (directions(generator, 3), directions(generator, 2))}
+    cams = {"cam": CamVariant("own", "softmax", {"caa": CAA})}
+    return TinyDataset(images, labels), names, clip, texts, cams
+
+
+def outputs(folder, *names):
+    return {name: folder / f"{name}.npz" for name in names}
+
+
+def test_shard_keeps_order_classes_and_sizes(job, tmp_path):
+    dataset, names, clip, texts, _ = job
+    paths, again = (outputs(tmp_path / folder, "cam", "caa") for folder in "ab")
+    write_pass(*job, paths, batch=2)
+    write_pass(*job, again, batch=2)
+    for name, path in paths.items():
+        assert path.read_bytes() == again[name].read_bytes()
+    initial, refined = (read_maps(path) for path in paths.values())
+    assert [image.id for image in initial] == names
+    foreground, background = texts["own"]
+    for first, second in zip(initial, refined, strict=True):
+        rgb = dataset.image(first.id)
+        ((maps, after),) = fast(clip, rgb[None], [foreground[first.keys]], background)
+        for image, wanted in ((first, maps), (second, after)):
+            assert image.id == first.id
+            assert image.size == rgb.shape[:2]
+            assert image.keys.tolist() == dataset.labels(image.id)
+            np.testing.assert_allclose(image.maps, wanted, atol=5e-5)
+
+
+def test_only_wanted_outputs_are_written(job, tmp_path):
+    """Initial maps alone, and refined ones whose initial maps are there already."""
+    write_pass(*job, outputs(tmp_path / "both", "cam", "caa"))
+    write_pass(*job, outputs(tmp_path / "refined", "caa"))
+    *rest, cams = job
+    alone = {name: CamVariant(cam.texts, cam.target) for name, cam in cams.items()}
+    write_pass(*rest, alone, outputs(tmp_path / "initial", "cam"))
+    for folder, name in (("initial", "cam"), ("refined", "caa")):
+        assert [file.name for file in (tmp_path / folder).iterdir()] == [f"{name}.npz"]
+        both = (tmp_path / "both" / f"{name}.npz").read_bytes()
+        assert (tmp_path / folder / f"{name}.npz").read_bytes() == both
+
+
+@pytest.mark.parametrize("usual", [0, 2, 8])
+@pytest.mark.parametrize("room", [107_000, 1 << 29])
+def test_a_variant_has_the_same_bytes_in_any_company(job, tmp_path, monkeypatch, usual, room):
+    """Whoever else is in the pass, and whether or not the models are deeper than usual."""
+    monkeypatch.setattr(gradcam, "USUAL_LAYERS", usual)
+    monkeypatch.setattr(gradcam, "MAX_BATCH_BYTES", room)
+    *rest, clip, texts, _ = job
+    generator = torch.Generator().manual_seed(9)
+    texts = texts | {
+        "none": (directions(generator, 3), directions(generator, 0)),
+        "many": (directions(generator, 3), directions(generator, 5)),
+    }
+    together = {
+        f"{name}-{target}": CamVariant(
+            name,
+            target,
+            {
+                f"{name}-{target}-1": CAA | {"layers": 1},
+                f"{name}-{target}-2": CAA | {"power": 3},
+                f"{name}-{target}-all": {key: CAA[key] for key in CAA if key != "layers"},
+            },
+        )
+        for name in texts
+        for target in TARGETS
+    }
+    found = dict(compute_pass(*rest, clip, texts, together))
+    seen = set()
+    for name, cam in together.items():
+        for affinities in ({}, *({key: own} for key, own in cam.affinities.items())):
+            alone = {name: CamVariant(cam.texts, cam.target, affinities)}
+            own_texts = {cam.texts: texts[cam.texts]}
+            for id_, maps in compute_pass(*rest, clip, own_texts, alone):
+                for key, image in maps.items():
+                    assert np.array_equal(image.maps, found[id_][key].maps), (id_, key)
+                    seen.add((id_, key))
+    assert len(seen) == len(rest[1]) * len(together) * 4
+
+
+def test_empty_shard(job, tmp_path):
+    dataset, _, *rest = job
+    paths = outputs(tmp_path, "cam", "caa")
+    write_pass(dataset, [], *rest, paths)
+    assert [read_maps(path) for path in paths.values()] == [[], []]
+
+
+def test_bad_image_fails_or_is_listed(job, tmp_path):
+    dataset = job[0]
+    dataset.bad = {"a": "a.jpg: truncated"}
+    dataset.classes["b"] = []
+    paths = outputs(tmp_path, "cam", "caa")
+    with pytest.raises(InputError, match=r"b: has no class"):
+        write_pass(*job, paths)
+    assert not any(path.exists() for path in paths.values())
+    write_pass(*job, paths, on_bad_image="skip")
+    for path in paths.values():
+        assert [image.id for image in read_maps(path)] == ["d", "c", "e", "f"]
+        skipped = read_skipped(path)
+        assert list(skipped) == ["a", "b"]
+        assert skipped["a"] == "a.jpg: truncated"
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "message"),
+    [
+        ("sigmoid", "caa", "target: sigmoid is unknown; known are logit, softmax"),
+        ("softmax", "random-walk", "affinity: random-walk is unknown; known are caa"),
+    ],
+)
+def test_unknown_names_are_refused(job, tmp_path, target, method, message):
+    *rest, _ = job
+    cams = {"cam": CamVariant("own", target, {"refined": CAA | {"method": method}})}
+    with pytest.raises(InputError, match=message):
+        write_pass(*rest, cams, outputs(tmp_path, "cam", "refined"))
+
+
+def test_text_features_are_read_for_their_model(clip, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    foreground, background = directions(generator, 3), directions(generator, 0)
+    np.savez(tmp_path / "own.npz", foreground=foreground, background=background)
+    for read, wanted in zip(
+        read_text_features(tmp_path / "own.npz", clip), (foreground, background), strict=True
+    ):
+        assert torch.equal(read, wanted)
+    other = tmp_path / "other.npz"
+    np.savez(other, foreground=np.zeros((3, 7), np.float32), background=np.zeros((2, 7)))
+    with pytest.raises(InputError, match="width 7, the model's is 24"):
+        read_text_features(other, clip)
+
+
+def test_a_new_target_and_affinity_are_one_function_each(job, tmp_path, monkeypatch):
+    def margin(logits, position, classes):
+        return logits[:, position] - logits[:, classes:].logsumexp(dim=-1)
+
+    def blur(cam, attention, settings):
+        return cam.mean(dim=(1, 2), keepdim=True).expand_as(cam) + settings["amount"] * cam
+
+    monkeypatch.setitem(TARGETS, "margin", margin)
+    monkeypatch.setitem(AFFINITIES, "blur", blur)
+    *rest, _ = job
+    cams = {"cam": CamVariant("own", "margin", {"blurred": {"method": "blur", "amount": 0.5}})}
+    paths = outputs(tmp_path, "cam", "blurred")
+    write_pass(*rest, cams, paths)
+    for initial, blurred in zip(*(read_maps(path) for path in paths.values()), strict=True):
+        np.testing.assert_allclose(blurred.maps, initial.maps, atol=1e-5)

@@ -1,0 +1,73 @@
+"""The file of maps of a shard, and maps at full size."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.maps import ImageMaps, load_npz, read_maps, read_skipped, write_maps
+
+
+@given(seed=st.integers(0, 1000), count=st.integers(0, 4))
+@settings(max_examples=20, deadline=None)
+def test_file_of_maps_round_trips(seed, count):
+    rng = np.random.default_rng(seed)
+    images = []
+    for index in range(count):
+        shape = tuple(rng.integers(1, 5, 3))
+        images.append(
+            ImageMaps(
+                f"2008_{index:06}é",
+                tuple(rng.integers(1, 500, 2).tolist()),
+                rng.permutation(20)[: shape[0]],
+                rng.random(shape, dtype=np.float32),
+            )
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "deep" / "000.npz"
+        write_maps(path, images, {"bad": "bad.jpg: truncated"})
+        found, skipped = read_maps(path), read_skipped(path)
+        first = path.read_bytes()
+        write_maps(path, images, {"bad": "bad.jpg: truncated"})
+        assert path.read_bytes() == first
+        assert [file.name for file in path.parent.iterdir()] == ["000.npz"]
+    assert skipped == {"bad": "bad.jpg: truncated"}
+    assert len(found) == count
+    for ours, theirs in zip(found, images, strict=True):
+        assert (ours.id, ours.size) == (theirs.id, theirs.size)
+        assert (ours.keys.dtype, ours.maps.dtype) == (np.int64, np.float32)
+        np.testing.assert_array_equal(ours.keys, theirs.keys)
+        np.testing.assert_array_equal(ours.maps, theirs.maps)
+
+
+def test_damaged_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_maps(tmp_path / "none.npz")
+    (tmp_path / "half.npz").write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(InputError, match=r"half\.npz: not an npz"):
+        read_maps(tmp_path / "half.npz")
+
+
+def test_pickles_are_not_read(tmp_path):
+    np.savez(tmp_path / "x.npz", ids=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(InputError, match=r"x\.npz: not an npz that can be read"):
+        load_npz(tmp_path / "x.npz")
+
+
+def test_an_npz_that_is_not_a_shard_gets_one_line(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.zeros(1))
+    for read in (read_maps, read_skipped):
+        with pytest.raises(InputError, match="is not a shard of maps"):
+            read(tmp_path / "x.npz")
+
+
+def test_readers_of_maps_do_without_torch():
+    modules = "clip_wsss.core.maps, clip_wsss.masks.write, clip_wsss.cams.passes"
+    code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,20 @@
+from fnmatch import fnmatch
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_wsss.core.shards import shard_ids, shard_names, shard_pattern
+
+
+def test_names():
+    assert shard_names(2) == ["0001of0002", "0002of0002"]
+    assert all(fnmatch(name, shard_pattern(2)) for name in shard_names(2))
+    assert not any(fnmatch(name, shard_pattern(2)) for name in shard_names(3))
+
+
+@given(st.integers(0, 60), st.integers(1, 20))
+def test_every_image_is_in_one_shard_and_the_shards_are_even(images, count):
+    ids = [str(number) for number in range(images)]
+    parts = [shard_ids(ids, name) for name in shard_names(count)]
+    assert [id_ for part in parts for id_ in part] == ids
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1

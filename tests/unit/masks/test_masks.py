@@ -1,0 +1,261 @@
+"""Pseudo masks: float16 scores, ties, confidence, archives, sources, processes."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from small_dataset import NAMES, SIZE
+
+from clip_wsss.core.archives import Archive
+from clip_wsss.core.confidence import decode, encode
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import encode_grey, write_bytes, write_label
+from clip_wsss.core.maps import ImageMaps, background_scores, upsample_maps, write_maps
+from clip_wsss.core.processes import parallel_map
+from clip_wsss.masks.refine import MASK_REFINEMENTS
+from clip_wsss.masks.write import (
+    labels_and_confidence,
+    write_ground_truth,
+    write_import,
+    write_masks,
+    write_shard,
+)
+
+CRF = {
+    "backend": "pydensecrf",
+    "image": "wrapped-bgr",
+    "iterations": 3,
+    "gaussian_sxy": 1,
+    "gaussian_compat": 3,
+    "bilateral_sxy": 67,
+    "bilateral_srgb": 3,
+    "bilateral_compat": 4,
+}
+PLAIN = {"refinement": "none", "background_power": 1, "crf": CRF}
+
+
+def test_upsampling_is_half_pixel_bilinear_in_float16():
+    maps = np.random.default_rng(0).random((2, 3, 4), dtype=np.float32)
+    full = upsample_maps(maps, (7, 9))
+    assert full.dtype == np.float16
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(maps)[None], size=(7, 9), mode="bilinear", align_corners=False
+    )[0]
+    np.testing.assert_allclose(full, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("power", [1, 2, 7, 0.5])
+def test_background_stays_in_float16(power):
+    maps = np.linspace(0, 1, 101).reshape(1, 1, -1).astype(np.float16)
+    background = background_scores(maps, power)
+    assert background.dtype == np.float16
+    half = (np.float16(1) - maps[0]).astype(np.float32)
+    np.testing.assert_array_equal(background, (half**power).astype(np.float16))
+
+
+def test_ties_go_to_the_background_and_to_the_first_class():
+    maps = np.array([[[0.5, 0.6, 0.4]], [[0.2, 0.6, 0.3]]], np.float32)
+    rgb = np.zeros((1, 3, 3), np.uint8)
+    label, confidence = labels_and_confidence(maps, np.array([7, 2]), rgb, PLAIN)
+    assert label.tolist() == [[0, 8, 0]]
+    assert label.dtype == np.uint8
+    np.testing.assert_allclose(confidence, [[0.5, 0.6, 0.6]], atol=1e-3)
+
+
+def test_zero_maps_are_background():
+    rgb = np.zeros((6, 8, 3), np.uint8)
+    for refinement in ("none", "crf"):
+        label, confidence = labels_and_confidence(
+            np.zeros((2, 1, 2), np.float32),
+            np.array([0, 1]),
+            rgb,
+            PLAIN | {"refinement": refinement},
+        )
+        assert not label.any()
+        assert np.isfinite(confidence).all()
+        assert (confidence > 0.9).all()
+
+
+class Images:
+    """A data set of flat images."""
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def image(self, name):
+        height, width = self.sizes[name]
+        return np.full((height, width, 3), sum(map(ord, name)) % 256, np.uint8)
+
+
+@pytest.fixture
+def shard(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = {
+        name: (int(h), int(w)) for name, h, w in zip("cab", (30, 17, 24), (21, 40, 24), strict=True)
+    }
+    images = [
+        ImageMaps(name, size, np.array([3, 11]), rng.random((2, 4, 5), dtype=np.float32))
+        for name, size in sizes.items()
+    ]
+    write_maps(tmp_path / "000.npz", images, {"bad": "bad.jpg: truncated"})
+    return Images(sizes), images, tmp_path / "000.npz"
+
+
+@pytest.mark.parametrize("refinement", ["none", "crf"])
+def test_shard_of_masks(shard, tmp_path, refinement):
+    dataset, images, maps = shard
+    entry = PLAIN | {"refinement": refinement}
+    write_shard(dataset, maps, entry, tmp_path / "one/000.zip", workers=1)
+    write_shard(dataset, maps, entry, tmp_path / "two/000.zip", workers=2)
+    assert (tmp_path / "one/000.zip").read_bytes() == (tmp_path / "two/000.zip").read_bytes()
+    archive = Archive(tmp_path / "one/000.zip")
+    assert (archive.kind, archive.ids) == ("masks", ["c", "a", "b"])
+    assert archive.skipped == {"bad": "bad.jpg: truncated"}
+    for image in images:
+        label, confidence = labels_and_confidence(
+            image.maps, image.keys, dataset.image(image.id), entry
+        )
+        np.testing.assert_array_equal(archive.label(image.id), label)
+        np.testing.assert_array_equal(archive.confidence(image.id), decode(encode(confidence)))
+        assert set(np.unique(label)) <= {0, 4, 12}
+
+
+def test_unknown_refinement_is_refused(shard, tmp_path):
+    dataset, _, maps = shard
+    with pytest.raises(InputError, match="refinement: snake is unknown; known are crf, none"):
+        write_shard(dataset, maps, PLAIN | {"refinement": "snake"}, tmp_path / "m.zip")
+
+
+def test_changed_image_is_refused(shard, tmp_path):
+    dataset, _, maps = shard
+    dataset.sizes["a"] = (17, 41)
+    with pytest.raises(InputError, match="make the CAMs again"):
+        write_shard(dataset, maps, PLAIN, tmp_path / "m.zip", workers=2)
+    assert not (tmp_path / "m.zip").exists()
+
+
+def test_a_new_refinement_is_one_function(shard, tmp_path, monkeypatch):
+    def sharpen(scores, rgb, settings):
+        return scores.astype(np.float32) ** settings["power"]
+
+    monkeypatch.setitem(MASK_REFINEMENTS, "sharpen", sharpen)
+    dataset, _, maps = shard
+    entry = PLAIN | {"refinement": "sharpen", "sharpen": {"power": 2}}
+    write_shard(dataset, maps, entry, tmp_path / "m.zip")
+    assert len(Archive(tmp_path / "m.zip").ids) == 3
+    entry["sharpen"]["power"] = np.nan
+    with pytest.raises(InputError, match=r"c: a confidence is NaN .* refinement sharpen; change"):
+        write_shard(dataset, maps, entry, tmp_path / "m.zip")
+
+
+def test_the_ground_truth_is_certain(dataset, tmp_path):
+    for workers in (1, 2):
+        write_ground_truth(dataset, NAMES, tmp_path / f"{workers}.zip", workers=workers)
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+    archive = Archive(tmp_path / "1.zip")
+    assert (archive.kind, archive.ids) == ("masks", NAMES)
+    for name in NAMES:
+        np.testing.assert_array_equal(archive.label(name), dataset.mask(name))
+        assert 255 in archive.label(name)
+        assert (archive.confidence(name) == 1).all()
+
+
+def test_ground_truth_that_is_missing_stops_or_is_listed(dataset, tmp_path):
+    (dataset.root / "SegmentationClass/a.png").unlink()
+    image = dataset.root / "JPEGImages/c.jpg"
+    image.write_bytes(image.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"a\.png: no such mask"):
+        write_ground_truth(dataset, NAMES, tmp_path / "m.zip")
+    write_ground_truth(dataset, NAMES, tmp_path / "m.zip", "skip")
+    archive = Archive(tmp_path / "m.zip")
+    assert archive.ids == ["b"]
+    assert "a.png: no such mask" in archive.skipped["a"]
+    assert "c.jpg: not a whole image" in archive.skipped["c"]
+    dataset.settings["masks"] = None
+    with pytest.raises(InputError, match=r"dataset\.masks: null"):
+        write_ground_truth(dataset, NAMES, tmp_path / "m.zip", "skip")
+
+
+@pytest.fixture
+def imported(tmp_path):
+    """Masks of other code: one grey, two with a palette; confidences of 8 and 16 bits."""
+    rng = np.random.default_rng(1)
+    labels = {name: rng.choice([0, 1, 2, 255], SIZE).astype(np.uint8) for name in NAMES}
+    confidences = {}
+    for name, label in labels.items():
+        if name == "a":
+            write_bytes(tmp_path / "labels/a.png", encode_grey(label))
+        else:
+            write_label(tmp_path / f"labels/{name}.png", label)
+        white, dtype = (255, np.uint8) if name == "b" else (65535, np.uint16)
+        values = rng.integers(0, white + 1, SIZE).astype(dtype)
+        write_bytes(tmp_path / f"confidences/{name}.png", cv2.imencode(".png", values)[1].tobytes())
+        confidences[name] = (values / white).astype(np.float32)
+    return tmp_path / "labels", tmp_path / "confidences", labels, confidences
+
+
+def test_masks_of_other_code_keep_labels_and_confidences(dataset, imported, tmp_path):
+    folder, confidence_folder, labels, confidences = imported
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}.zip"
+        write_import(dataset, NAMES, folder, confidence_folder, out, workers=workers)
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+    archive = Archive(tmp_path / "1.zip")
+    assert (archive.kind, archive.ids) == ("masks", NAMES)
+    for name in NAMES:
+        np.testing.assert_array_equal(archive.label(name), labels[name])
+        np.testing.assert_array_equal(archive.codes(name), encode(confidences[name]))
+    write_import(dataset, NAMES[:2], folder, None, tmp_path / "sure.zip")
+    archive = Archive(tmp_path / "sure.zip")
+    assert archive.ids == NAMES[:2]
+    assert (archive.confidence("b") == 1).all()
+
+
+BREAKS = [
+    ("labels", None, r"labels/a\.png: no such mask"),
+    ("labels", b"text", r"labels/a\.png: not a whole mask"),
+    ("labels", encode_grey(np.zeros((20, 31))), r"labels/a\.png: is 31 x 20, but its image is 30"),
+    ("labels", encode_grey(np.full(SIZE, 3)), r"labels/a\.png: holds the value 3; labels must be"),
+    ("confidences", None, r"confidences/a\.png: no such confidence map"),
+    ("confidences", encode_grey(np.zeros((2, 2))), r"confidences/a\.png: is 2 x 2"),
+]
+
+
+@pytest.mark.parametrize(("which", "data", "message"), BREAKS)
+def test_a_bad_file_stops_the_import_or_is_listed(
+    dataset, imported, tmp_path, which, data, message
+):
+    folders, out = imported[:2], tmp_path / "m.zip"
+    path = tmp_path / which / "a.png"
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(InputError, match=message) as caught:
+        write_import(dataset, NAMES, *folders, out)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+    write_import(dataset, NAMES, *folders, out, "skip")
+    archive = Archive(out)
+    assert archive.ids == ["b", "c"]
+    assert archive.skipped == {"a": str(caught.value)}
+
+
+def test_a_missing_folder_is_never_skipped(dataset, imported, tmp_path):
+    for folders in ((tmp_path / "no", None), (imported[0], tmp_path / "no")):
+        with pytest.raises(InputError, match="no: no such folder of masks to import"):
+            write_import(dataset, NAMES, *folders, tmp_path / "m.zip", "skip")
+
+
+def test_maps_of_other_images_than_the_shards_are_refused(dataset, tmp_path):
+    found = [ImageMaps("a", (4, 4), np.array([0]), np.zeros((1, 2, 2), np.float32))]
+    write_maps(tmp_path / "maps.npz", found)
+    entry = {"source": "maps", "refinement": "none", "background_power": 1}
+    dataset.settings["on_bad_image"] = "fail"
+    with pytest.raises(InputError, match="holds other images than the list, such as b"):
+        write_masks(dataset, ["a", "b"], entry, [tmp_path / "maps.npz"], tmp_path / "m.zip", 1)
+
+
+def test_parallel_map_keeps_the_order():
+    for workers in (1, 3):
+        with parallel_map(workers) as mapped:
+            assert list(mapped(abs, range(-5, 0))) == [5, 4, 3, 2, 1]

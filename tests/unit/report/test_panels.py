@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+import synthetic
+from PIL import Image
+
+from clip_wsss.core.archives import Archives
+from clip_wsss.core.errors import InputError
+from clip_wsss.data.choice import choose
+from clip_wsss.report.panels import NOT_PART, STAGES, Panels, stage_files, write_qualitative
+from clip_wsss.runs.table import Run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return synthetic.build(tmp_path_factory.mktemp("panels"))
+
+
+def files_of(made, name):
+    return stage_files(made.plan, next(run for run in made.runs if run.name == name))
+
+
+def test_choose_shows_few_and_many_classes_and_is_the_same_each_time(made):
+    names = choose(made.dataset, "train", 6)
+    assert sorted(names) == sorted(made.dataset.ids("train"))
+    assert [len(made.dataset.labels(name)) for name in names[:3]] == [1, 2, 3]
+    assert choose(made.dataset, "train", 3) == names[:3]
+    assert len(choose(made.dataset, "train", 99)) == 6
+
+
+def test_choose_passes_over_bad_images_where_they_may_be_left_out(tmp_path):
+    made = synthetic.build(tmp_path, train=4)
+    first, second = choose(made.dataset, "train", 2)
+    (made.dataset.root / "JPEGImages" / f"{first}.jpg").write_bytes(b"not an image")
+    (made.dataset.root / "Annotations" / f"{second}.xml").unlink()
+    with pytest.raises(InputError, match=second):
+        choose(made.dataset, "train", 2)
+    made.dataset.settings["on_bad_image"] = "skip"
+    assert not {first, second} & set(choose(made.dataset, "train", 2))
+
+
+def test_panel_says_what_a_run_does_not_have(made):
+    panels = Panels(made.dataset)
+    plain = panels.panel(files_of(made, "plain"), "train_0000")
+    missing = {stage for stage, cell in plain.items() if cell == f"!{NOT_PART}"}
+    assert tuple(plain) == STAGES
+    assert missing == {"refined", "confidence", "prediction"}
+    trained = panels.panel(files_of(made, "seg-cgl"), "train_0000")
+    assert trained["prediction"] == "!predicted on val only"
+    assert all(trained[stage] in panels.album.pictures for stage in STAGES[:-1])
+    seen = panels.panel(files_of(made, "seg-cgl"), "val_0000")
+    assert seen["prediction"] in panels.album.pictures
+    assert seen["initial"].startswith("!")
+
+
+def test_runs_share_the_pictures_of_the_stages_that_they_share(made):
+    panels = Panels(made.dataset)
+    crf, trained = (panels.panel(files_of(made, name), "train_0001") for name in ("crf", "seg-cgl"))
+    size = panels.album.size
+    assert {stage for stage in STAGES if crf[stage] != trained[stage]} == {"prediction"}
+    panels.panel(files_of(made, "crf"), "train_0001")
+    assert panels.album.size == size
+    softmax = panels.panel(files_of(made, "softmax"), "train_0001")
+    assert softmax["image"] == crf["image"]
+    assert softmax["initial"] != crf["initial"]
+
+
+def test_labels_are_those_of_the_masks_or_of_the_last_maps(made):
+    panels = Panels(made.dataset)
+    crf, plain = files_of(made, "crf"), files_of(made, "plain")
+    assert (
+        panels.labels(crf, "train_0003") == Archives(crf.masks)["train_0003"].label("train_0003")
+    ).all()
+    label = panels.labels(plain, "train_0003")
+    image = panels.find_maps(plain.initial, "train_0003")
+    assert label.shape == image.size
+    assert set(np.unique(label)) <= {0, *(image.keys + 1)}
+    assert plain.power == 1
+    steeper = made.config.evaluation.model_copy(update={"background_power": 8})
+    steep = files_of(
+        made.changed(config=made.config.model_copy(update={"evaluation": steeper})), "plain"
+    )
+    assert (panels.labels(steep, "train_0003") == 0).sum() < (label == 0).sum()
+    assert panels.labels(plain, "val_0000") is None
+    assert panels.labels(crf, "val_0000") is None
+    assert files_of(made, "caa").maps == files_of(made, "caa").refined != ()
+
+
+def test_masks_of_other_sources_are_shown_without_maps(tmp_path):
+    rows = [Run("true", None, masks="ground-truth", table="ladder")]
+    made = synthetic.build(tmp_path, train=2, runs=rows)
+    cells = Panels(made.dataset).panel(files_of(made, "true"), "train_0000")
+    missing = {stage for stage, cell in cells.items() if cell == f"!{NOT_PART}"}
+    assert missing == {"initial", "refined", "prediction"}
+    assert cells["mask"] == cells["truth"]
+
+
+def test_predictions_of_the_shown_images_are_shown(tmp_path):
+    made = synthetic.build(tmp_path, runs=synthetic.ladder()[-1:])
+    node = made.plan.graph.paths["seg-cgl"]["inference"]
+    synthetic.write_predictions(made, node, 0, "shown", "train")
+    panels = Panels(made.dataset)
+    for name in ("train_0000", "val_0000"):
+        assert panels.panel(files_of(made, "seg-cgl"), name)["prediction"] in panels.album.pictures
+
+
+def test_a_missing_file_of_a_stage_is_named(tmp_path):
+    made = synthetic.build(tmp_path, train=2, runs=synthetic.ladder()[3:4])
+    files = files_of(made, "crf")
+    files.initial[0].unlink()
+    files.masks[0].unlink()
+    with pytest.raises(InputError, match=r"cam/.*0001of0002\.npz: no such file"):
+        Panels(made.dataset).panel(files, "train_0000")
+    with pytest.raises(InputError, match=r"masks/.*0001of0002\.zip: this archive cannot be opened"):
+        Panels(made.dataset).labels(files, "train_0000")
+
+
+def test_a_restart_keeps_what_was_read_and_no_picture(made):
+    panels = Panels(made.dataset)
+    files = files_of(made, "crf")
+    large = panels.panel(files, "train_0000")
+    panels.restart(20)
+    small = panels.panel(files, "train_0000")
+    assert not set(panels.album.pictures) & set(large.values())
+    fresh = Panels(made.dataset, side=20)
+    assert fresh.panel(files, "train_0000") == small
+
+
+def test_pictures_are_made_smaller_on_request(made):
+    small = Panels(made.dataset, side=20)
+    cells = small.panel(files_of(made, "crf"), "train_0000")
+    assert {max(small.album.rgb(cells[stage]).shape) for stage in STAGES[:-1]} == {20}
+    assert small.longest == 48
+
+
+def test_a_data_set_without_masks_has_panels_too(tmp_path):
+    made = synthetic.build(tmp_path, masks=False)
+    cells = Panels(made.dataset).panel(files_of(made, "plain"), "train_0000")
+    assert cells["truth"] == "!no ground truth"
+
+
+def test_qualitative_picture_leaves_empty_columns_out(made, tmp_path):
+    out = tmp_path / "docs/panel.png"
+    names = ["train_0000", "train_0001"]
+    for name in ("crf", "plain"):
+        write_qualitative(files_of(made, name), made.dataset, out, names, limit=90_000)
+        with Image.open(out) as image:
+            width, height = image.size
+        assert width / height == pytest.approx((6 if name == "crf" else 4) * 1.55 / 4.1, rel=0.02)
+        assert out.stat().st_size <= 90_000

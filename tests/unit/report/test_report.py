@@ -1,0 +1,361 @@
+import json
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import synthetic
+
+from clip_wsss.core.archives import MASKS, EncodedImage, write_archive
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.maps import read_maps, write_maps
+from clip_wsss.report import views as report_views
+from clip_wsss.report.tables import heatmaps, ladder, plain_table, runs_table
+from clip_wsss.report.write import write_report
+from clip_wsss.runs.table import Run
+from clip_wsss.tables.write import write_tables
+
+PROVENANCE = {"commit": "0123abc", "changed": False, "versions": {"torch": "2.9"}, "gone": None}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    made = synthetic.build(tmp_path_factory.mktemp("report"))
+    write_tables(made.plan)
+    return made
+
+
+def report_of(made, out, **changes) -> str:
+    made = made.changed(**changes)
+    write_report(made.plan, made.dataset, out, PROVENANCE)
+    return out.read_text(encoding="utf-8")
+
+
+def with_settings(made, group, **settings):
+    """The config with other settings in one of its groups."""
+    part = getattr(made.config, group).model_copy(update=settings)
+    return made.config.model_copy(update={group: part})
+
+
+@pytest.fixture(scope="module")
+def html(made, tmp_path_factory):
+    return report_of(made, tmp_path_factory.mktemp("page") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def data(html):
+    return data_of(html)
+
+
+def data_of(html: str) -> dict:
+    return json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', html)[1]
+    )
+
+
+@pytest.fixture(scope="module")
+def frame(made):
+    return pd.read_csv(made.root / "tables/ladder.csv")
+
+
+def test_the_page_loads_nothing_and_is_small(html):
+    assert len(html) < 1_000_000
+    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert sources
+    assert all(source.startswith(("#", "data:")) for source in sources)
+    assert "@import" not in html
+    assert "http" not in re.sub(r'(?s)<script type="application/json".*?</script>', "", html)
+
+
+def test_every_picture_is_there_once_and_used(html, data):
+    used = set()
+    for items in data["panels"].values():
+        used |= {cell for item in items for cell in item["cells"].values()}
+    for groups in data["extremes"].values():
+        items = [item for group in groups for item in group["best"] + group["worst"]]
+        used |= {cell for item in items for cell in item["cells"].values()}
+    keys = {cell for cell in used if not cell.startswith("!")}
+    assert keys == set(data["pictures"])
+    assert len(set(data["pictures"].values())) == len(data["pictures"])
+    assert html.count("base64,") == len(data["pictures"])
+
+
+def test_every_run_has_its_panels_and_extremes(made, data):
+    assert list(data["panels"]) == [run.name for run in made.runs] == data["runs"]
+    assert all(len(items) == 4 for items in data["panels"].values())
+    assert [group["title"] for group in data["extremes"]["seg-cgl"]] == [
+        "Pseudo labels, train",
+        "Segmentation, val",
+    ]
+    best, worst = (data["extremes"]["crf"][0][side] for side in ("best", "worst"))
+    scores = [float(item["score"].removeprefix("IoU ").rstrip("%")) for item in best + worst[::-1]]
+    assert scores == sorted(scores, reverse=True)
+    assert data["start"] == "seg-cgl"
+
+
+def test_figures_of_the_ladder_are_those_of_the_table(html, frame):
+    for line in frame.dropna(subset="miou").to_dict("records"):
+        assert f">{line['miou']:.1f}</span>" in html
+    chart = ladder(frame)
+    assert [row["name"] for row in chart["rows"]] == frame["run"].tolist()
+    marks = chart["rows"][-1]["marks"]
+    assert [mark["stage"] for mark in marks] == ["initial", "refined", "mask", "segmentation"]
+    places = [(mark["left"], frame[mark["stage"]].iloc[-1]) for mark in marks]
+    (left0, value0), (left1, value1) = min(places), max(places)
+    for left, value in places:  # one linear axis for all
+        along = (value - value0) / (value1 - value0)
+        assert left == pytest.approx(left0 + along * (left1 - left0), abs=0.02)
+    for row in chart["rows"]:
+        assert all(mark["low"] >= 0 and mark["low"] + mark["width"] <= 100 for mark in row["marks"])
+
+
+def test_runs_table_says_what_differs_and_by_how_much(frame):
+    table = runs_table(frame, "ladder")
+    labels = [column["label"] for column in table["columns"]]
+    assert labels[:4] == ["run", "differs from its base", "split (images)", "seeds"]
+    softmax = dict(zip(labels, table["rows"][1], strict=True))
+    assert softmax["differs from its base"]["text"] == "plain, with target: logit → softmax"
+    assert softmax["split (images)"]["text"] == "train (6)"
+    line = frame.iloc[1]
+    assert softmax["difference"]["value"] == line["difference"]
+    noise = "more than noise" if line["more_than_noise"] == "yes" else "within noise"
+    assert noise in softmax["difference"]["extra"]
+    last = dict(zip(labels, table["rows"][-1], strict=True))
+    assert last["seeds"]["text"] == "0 1"
+    assert "over seeds" in last["segmentation"]["extra"]
+    assert last["split (images)"]["text"] == "train (6)\nval (4)"
+
+
+def test_runs_that_share_their_labels_share_a_column_of_the_heat_map(made):
+    labels, predictions = heatmaps(pd.read_csv(made.root / "tables/per_class.csv"))
+    assert labels["runs"][0] == "plain"
+    assert any("crf, seg-cgl" in name for name in labels["runs"])
+    assert len(labels["rows"]) == 21
+    assert predictions["runs"] == ["seg-cgl"]
+    assert all(len(row["cells"]) == len(labels["runs"]) for row in labels["rows"])
+
+
+def test_details_are_drawn_once_for_the_runs_that_share_them(made):
+    parts = report_views.details(report_views.Results(made.plan, made.dataset))
+    assert [part["runs"] for part in parts] == [[0], [1], [2], [3, 4], [4]]
+    titles = [chart["title"] for chart in parts[3]["charts"]]
+    assert titles == [
+        "Confusion",
+        "Object size",
+        "Number of classes",
+        "Is the confidence right?",
+        "What a threshold keeps",
+    ]
+    assert parts[4]["title"] == "Segmentation, val, 4 images, seed 0"
+
+
+def test_templates_are_ranked_and_scattered_once_enough_were_measured(made):
+    results = report_views.Results(made.plan, made.dataset)
+    (ranking,) = report_views.rankings(results)
+    assert ranking["title"] == "Texts synonyms"
+    assert [row["template"] for row in ranking["rows"]] == list(synthetic.TEMPLATES)
+    assert [row["chosen"] for row in ranking["rows"]] == [True, False, False]
+    assert [row["left"] for row in ranking["rows"]] == [0, 50, 100]
+    assert ranking["scatter"] is None
+
+
+def test_sharpness_is_drawn_against_miou_where_templates_were_measured(tmp_path, monkeypatch):
+    content = synthetic.content(tmp_path)
+    for number, template in enumerate(synthetic.TEMPLATES):
+        content["texts"][f"t{number}"] = content["texts"]["synonyms"] | {"template": template}
+        monkeypatch.setitem(synthetic.NOISE, f"t{number}", 0.3 + 0.2 * number)
+    rows = synthetic.ladder()
+    runs = [rows[2], *(replace(rows[1], name=f"t{n}", texts=f"t{n}", base=None) for n in range(3))]
+    made = synthetic.build(tmp_path, runs=runs, settings=content)
+    results = report_views.Results(made.plan, made.dataset)
+    (ranking,) = report_views.rankings(results)
+    assert ranking["scatter"].count("<circle") == 3
+    info = results.info(results.files["t2"]["initial"][0])
+    assert f"{synthetic.TEMPLATES[2]} {info['powers']['1']:.1%}" in ranking["scatter"]
+
+
+def test_the_demo_is_called_a_worked_example_and_other_data_are_not(made, html, tmp_path):
+    assert "no independent confirmation" in html
+    config = with_settings(made, "dataset", source="voc12")
+    assert "no independent confirmation" not in report_of(made, tmp_path / "r.html", config=config)
+
+
+def test_provenance_names_what_is_known(made, html):
+    assert "0123abc" in html
+    assert "torch 2.9" in html
+    assert "uncommitted changes</dt><dd>no" in html
+    assert "gone" not in html
+    assert "time of all jobs" not in html
+    assert "of the trainings 0, 1, of the resampling 0" in html
+    path = made.plan.graph.paths["seg-cgl"]
+    assert f"<code>{path['masks'].folder}/</code>" in html
+    assert f"score/segmentation/{path['inference'].name}/seed1/score.json" in html
+
+
+def test_costs_are_shown_with_their_sum(made, tmp_path):
+    path = made.root / "tables/cost.csv"
+    path.write_text("stage,seconds,peak_memory_mb,device\ncams,90.5,,A\nmasks,59.5,812.25,A\n")
+    try:
+        html = report_of(made, tmp_path / "r.html")
+    finally:
+        path.unlink()
+    assert "time of all jobs</dt><dd>2.5 minutes" in html
+    assert 'id="cost"' in html
+    assert ">90.5</td>" in html
+    assert "A. Jobs that ran side by side" in html
+
+
+def test_published_figures_are_called_quoted(made, tmp_path):
+    published = str(synthetic.REPOSITORY / "config/published/voc12.csv")
+    config = with_settings(made, "evaluation", published=published)
+    html = report_of(made, tmp_path / "r.html", config=config)
+    assert "Published figures, quoted" in html
+    assert '<a href="#published">Quoted</a> <strong>70.8</strong> CLIP-ES on voc12 train' in html
+
+
+def test_without_ground_truth_there_are_pictures(tmp_path):
+    made = synthetic.build(tmp_path, masks=False)
+    html = report_of(made, tmp_path / "report.html")
+    data = data_of(html)
+    assert "nothing is scored" in html
+    assert 'class="rung"' not in html
+    for items in data["panels"].values():
+        assert all(item["cells"]["truth"] == "!no ground truth" for item in items)
+        assert all(item["cells"]["mask"] in data["pictures"] for item in items)
+    assert all(groups == [] for groups in data["extremes"].values())
+
+
+def test_names_and_notes_are_no_markup(made, tmp_path):
+    runs = [replace(run, note="</script><b>bold</b>") for run in made.runs]
+    html = report_of(made, tmp_path / "r.html", runs=runs)
+    assert data_of(html)["notes"]["plain"] == "</script><b>bold</b>"
+    assert "<b>bold</b>" not in html.replace("<\\/script><b>bold<\\/b>", "")
+
+
+def test_many_runs_are_chosen_from_a_list(made, tmp_path):
+    more = [replace(made.runs[3], name=f"crf{n}", table="ladder") for n in range(14)]
+    html = report_of(made, tmp_path / "r.html", runs=[*made.runs, *more])
+    assert '<select name="run-of-panels">' in html
+
+
+def test_pictures_shrink_until_the_page_can_be_mailed(made, tmp_path, monkeypatch):
+    before = len(report_of(made, tmp_path / "r.html"))
+    monkeypatch.setattr(report_views, "PICTURES", 60_000)
+    monkeypatch.setattr(report_views, "SMALLEST", 8)
+    html = report_of(made, tmp_path / "r.html")
+    assert sum(map(len, data_of(html)["pictures"].values())) <= 60_000
+    assert len(html) < before
+
+
+def test_the_same_results_give_the_same_page(made, html, tmp_path):
+    assert report_of(made, tmp_path / "r.html") == html
+
+
+def test_a_missing_table_is_named(made, tmp_path):
+    runs = [replace(run, table="other") for run in made.runs]
+    with pytest.raises(InputError, match=r"other\.csv: missing; run snakemake"):
+        report_of(made, tmp_path / "r.html", runs=runs)
+
+
+def test_a_missing_measurement_is_named(made, tmp_path):
+    runs = [*made.runs, replace(made.runs[0], name="new", texts="clip-es")]
+    with pytest.raises(InputError, match=r"score/initial/.*sidecar\.json: missing, so make it"):
+        report_of(made, tmp_path / "r.html", runs=runs)
+
+
+def test_a_measurement_of_another_plan_is_refused(made, tmp_path):
+    config = with_settings(made, "evaluation", powers=[1.0, 2.5])
+    with pytest.raises(InputError, match=r"sidecar\.json: made with numerics"):
+        report_of(made, tmp_path / "r.html", config=config)
+
+
+def test_left_out_images_are_listed(tmp_path):
+    made = synthetic.build(tmp_path, runs=synthetic.ladder()[3:4])
+    write_tables(made.plan)
+    node = made.plan.graph.paths["crf"]["masks"]
+    path = made.root / made.plan.graph.shard_file(node, "0001of0002")
+    write_archive(path, MASKS, [EncodedImage("bad_one", skipped="truncated")])
+    html = report_of(made, tmp_path / "r.html")
+    assert "Left out of the scores: bad_one." in html
+    for item in data_of(html)["panels"]["crf"]:
+        there = item["id"] not in made.dataset.ids("train")[:3]  # those of the other shard
+        assert (item["cells"]["mask"] != "!no pseudo mask") is there
+
+
+def test_left_out_images_are_listed_without_masks(tmp_path):
+    content = synthetic.content(tmp_path)
+    content["dataset"]["on_bad_image"] = "skip"
+    made = synthetic.build(tmp_path, runs=synthetic.ladder()[:1], settings=content)
+    write_tables(made.plan)
+    shard = made.plan.graph.shard_file(made.plan.graph.paths["plain"]["cam"], "0001of0002")
+    write_maps(made.root / shard, read_maps(made.root / shard), {"bad_one": "truncated"})
+    assert "Left out of the scores: bad_one." in report_of(made, tmp_path / "r.html")
+
+
+def test_rows_that_lack_any_stage(tmp_path):
+    none = {"table": "ladder", "segmentation": "all-pixels", "inference": "default"}
+    rows = synthetic.ladder()
+    runs = [
+        *rows,
+        Run("full", "seg-cgl", masks="ground-truth", **none),
+        Run("twin", "crf", *(rows[3].cell(g) for g in ("texts", "cam", "affinity", "masks")),
+            table="ladder"),
+        Run("true", None, masks="ground-truth", table="ladder"),
+        Run("untested", "full", masks="ground-truth", table="ladder", segmentation="all-pixels"),
+    ]  # fmt: skip
+    made = synthetic.build(tmp_path, runs=runs)
+    write_tables(made.plan)
+    html = report_of(made, tmp_path / "r.html")
+    data = data_of(html)
+    assert list(data["panels"]) == [run.name for run in runs]
+    assert data["start"] == "seg-cgl"
+    for item in data["panels"]["full"]:
+        assert item["cells"]["initial"].startswith("!")
+        assert item["cells"]["mask"] in data["pictures"]
+    assert data["extremes"]["true"] == []
+    assert "alone, but for full supervision" in html
+    line = pd.read_csv(made.root / "tables/ladder.csv").set_index("run").loc["seg-cgl"]
+    assert f"{line['segmentation_of_full']:.1f} % of full supervision" in html
+    best = html[html.index("Best segmentation, mIoU") :]
+    assert best[: best.index("</dd>")].count("seg-cgl") == 1
+    assert "<small> same settings as its base</small>" in html
+
+
+def test_one_run(tmp_path):
+    made = synthetic.build(tmp_path, runs=synthetic.ladder()[:1])
+    write_tables(made.plan)
+    html = report_of(made, tmp_path / "r.html")
+    assert "One run on the 6 train and 4 val images of the demo, taught by" in html
+    assert html.count('class="rung"') == 1
+
+
+def test_unlabelled_pixels_are_a_column_of_the_confusion_matrix(tmp_path):
+    labels = tmp_path / "theirs"
+    labels.mkdir()
+    (labels / "any.png").write_bytes(b"a label")
+    content = synthetic.content(tmp_path)
+    content["masks"]["theirs"] = {"source": "import", "folder": str(labels)}
+    runs = [Run("import", None, masks="theirs", table="ladder")]
+    made = synthetic.build(tmp_path, runs=runs, settings=content)
+    write_tables(made.plan)
+    assert "labelled unlabelled" not in report_of(made, tmp_path / "r.html")
+    file = (made.root / made.plan.graph.scores(runs[0])["mask"][0]).with_name("counts.parquet")
+    counts = pd.read_parquet(file)
+    counts.loc[counts["truth"] == 0, "prediction"] = 255
+    counts.to_parquet(file, index=False)
+    results = report_views.Results(made.plan, made.dataset)
+    (part,) = report_views.details(results)
+    assert "100.0% of background labelled unlabelled" in part["charts"][0]["svg"]
+
+
+def test_any_csv_can_be_shown():
+    table = plain_table(
+        pd.DataFrame({"stage": ["cams", None], "peak_memory_mb": [1234.5, None], "none": None}),
+        "cost",
+        "",
+    )
+    assert [column["label"] for column in table["columns"]] == ["stage", "peak memory mb"]
+    assert table["rows"][0][1] == {
+        "text": "1,234", "extra": "", "value": 1234.5, "number": True
+    }  # fmt: skip
+    assert [cell["text"] for cell in table["rows"][1]] == ["–", "–"]

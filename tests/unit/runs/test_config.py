@@ -1,0 +1,274 @@
+"""Typed settings, parents of a config, and that the shipped configs can be used."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.masks.par import ParSettings
+from clip_wsss.runs import settings_docs
+from clip_wsss.runs.config import load_config, read_config, read_yaml, with_parents
+from clip_wsss.runs.online import OnlineSettings
+from clip_wsss.runs.settings import (
+    ENTRIES,
+    Affinity,
+    Config,
+    Masks,
+    Segmentation,
+    Settings,
+    validated,
+)
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+CONFIGS = [path for path in CONFIGS if "dataset:" in path.read_text(encoding="utf-8")]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def demo():
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_are_valid(path):
+    assert read_config(path).cam["clip-es"].position_embedding.round == "float16"
+
+
+def _fields(kind):
+    """Names of the fields of settings, with those of their parts."""
+    for name, field in kind.model_fields.items():
+        yield name
+        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, Settings):
+                yield from _fields(inner)
+
+
+def test_every_setting_is_commented_or_described():
+    files = [ROOT / "config/config.yaml", ROOT / "config/voc12.yaml"]  # the latter has `sources`
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    commented = {line.split(":")[0].strip(" -") for line in text.splitlines() if " # " in line}
+    described = {
+        name
+        for kind in ENTRIES.values()
+        for name, field in kind.model_fields.items()
+        if field.description
+    }
+    parents = {"dataset", "demo", "runs", "models", "texts", "cam", "affinity", "masks"}
+    parents |= {"segmentation", "inference", "evaluation", "compute", "splits", "sources"}
+    parents |= {"position_embedding", "crf", "par", "method"}
+    replacements = {"path", "url", "mirrors", "md5"}  # docs/datasets.md
+    crf = {"iterations", "gaussian_sxy", "gaussian_compat"}
+    crf |= {"bilateral_sxy", "bilateral_srgb", "bilateral_compat"}
+    missing = set(_fields(Config)) - commented - described - parents - replacements - crf
+    assert not missing
+    for kind in (ParSettings, OnlineSettings):
+        assert all(field.description for field in kind.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda c: c.update(foo=1), "foo: unknown key `foo`"),
+        (
+            lambda c: c["cam"]["softmax"].update(targt="x"),
+            "cam.softmax.targt: unknown key `targt`; did you mean `target`?",
+        ),
+        (
+            lambda c: c["affinity"]["caa"].update(layers="ten"),
+            "affinity.caa.layers: must be an integer; got 'ten'",
+        ),
+        (lambda c: c["dataset"].pop("root"), "dataset.root: is missing"),
+        (
+            lambda c: c["dataset"].update(size="foo"),
+            "dataset.size: must be one of xml, image; got foo",
+        ),
+        (
+            lambda c: c["segmentation"]["cgl"].update(mu=1.5),
+            "segmentation.cgl.mu: must be at most 1; got 1.5",
+        ),
+        (lambda c: c["segmentation"]["cgl"].update(mu=float("nan")), "cgl.mu: must be"),
+        (
+            lambda c: c["affinity"]["caa"].update(threshold=float("inf")),
+            "affinity.caa.threshold: must be",
+        ),
+        (lambda c: c["segmentation"]["cgl"].update(mu=0.957), "mu"),
+        (lambda c: c["compute"].update(threads=0), "compute.threads: must be at least 1; got 0"),
+        (lambda c: c["compute"].update(threads=True), "compute.threads: must be an integer"),
+        (lambda c: c["evaluation"].update(seed=2**63), "evaluation.seed: must be less than"),
+        (lambda c: c["cam"]["softmax"].update(model="dmo"), "did you mean `demo`?"),
+        (lambda c: c["texts"]["photo"].update(names="fancy"), "texts.photo.names: unknown list"),
+        (lambda c: c["texts"]["photo"].update(template="a cat"), "must hold {} once"),
+        (lambda c: c["texts"]["photo"].update(template=["a {}.", "x"]), "must hold {} once"),
+        (lambda c: c["texts"]["photo"].update(template=1.5), "texts.photo.template: "),
+        (lambda c: c["texts"]["sharpest"].update(templates="no.txt"), "there is no file no.txt"),
+        (lambda c: c["segmentation"]["cgl"].update(segmentor="no.yaml"), "there is no file no"),
+        (lambda c: c["dataset"].update(vocabulary="no.yaml"), "no.yaml: there is no such file"),
+        (lambda c: c["evaluation"].update(published="no.csv"), "evaluation.published: there is no"),
+        (lambda c: c["segmentation"]["cgl"].update(loss="cross-entropy"), "cgl: mu: 0.95 does not"),
+        (lambda c: c["masks"].update({"a/b": c["masks"]["crf"]}), "masks.a/b: `a/b` may hold"),
+        (lambda c: c["dataset"].update(name=".."), "dataset.name: `..` may hold"),
+        (lambda c: c["dataset"].update(name="a\nb"), "dataset.name: "),
+        (lambda c: c.pop("demo"), "demo: is needed by dataset.source: demo"),
+        (lambda c: c["masks"]["argmax"].update(folder="x"), "folder: is needed by source: import"),
+        (lambda c: c["masks"]["ground-truth"].update(background_power=2.0), "as they are"),
+    ],
+)
+def test_bad_configs_get_one_line_that_names_the_key(demo, change, line):
+    config = copy.deepcopy(demo)
+    change(config)
+    with pytest.raises(InputError) as error:
+        load_config(config, "my.yaml")
+    message = str(error.value)
+    assert line in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["[a list]", "classes: [a]\nnames:\nbackgrounds:", "a: [\n"])
+def test_a_bad_vocabulary_gets_one_line_that_names_its_file(demo, tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    demo["dataset"]["vocabulary"] = str(path)
+    with pytest.raises(InputError) as error:
+        load_config(demo, "my.yaml")
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_are_numbers():
+    assert validated(Affinity, {"threshold": 0}, "x").threshold == 0.0
+    assert validated(Masks, {"background_power": 2}, "x") == validated(
+        Masks, {"background_power": 2.0}, "x"
+    )
+
+
+def test_what_is_not_used_is_left_out_of_the_key():
+    crf = {"iterations": 5}
+    assert "crf" not in Masks(refinement="none", crf=crf).used()
+    assert Masks(refinement="crf", crf=crf).used()["crf"] == {"iterations": 5}
+    assert "scoring" not in Masks(refinement="crf", scoring="oracle").used()
+
+
+def test_mu_is_the_papers_unless_the_loss_counts_all_pixels():
+    assert Segmentation(segmentor="x", iterations=1).threshold == 0.95
+    assert Segmentation(segmentor="x", iterations=1, loss="cross-entropy").threshold == 0
+    assert Segmentation(segmentor="x", iterations=1, mu=0.5).threshold == 0.5
+
+
+# ---- parents ---------------------------------------------------------------------------------
+
+
+def _write(folder, name, content):
+    path = folder / name
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return str(path)
+
+
+def test_parents_are_merged_in_their_order_and_lists_replaced(tmp_path):
+    first = _write(tmp_path, "first.yaml", {"a": {"x": 1, "y": 1}, "b": [1, 2]})
+    second = _write(tmp_path, "second.yaml", {"a": {"y": 2}, "c": 3})
+    own = {"inherits": [first, second], "a": {"z": 9}, "b": [7]}
+    assert with_parents(own, "own.yaml") == {"a": {"x": 1, "y": 2, "z": 9}, "b": [7], "c": 3}
+
+
+def test_a_cycle_of_parents_is_refused(tmp_path):
+    path = str(tmp_path / "a.yaml")
+    _write(tmp_path, "b.yaml", {"inherits": [path]})
+    _write(tmp_path, "a.yaml", {"inherits": [str(tmp_path / "b.yaml")]})
+    with pytest.raises(InputError, match="is a cycle"):
+        with_parents({"inherits": [path]}, "own.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"inherits": "a.yaml"}, "inherits: must be a list of files"),
+        ({"inherits": ["no.yaml"]}, "no.yaml: there is no such file"),
+    ],
+)
+def test_bad_parents(content, line):
+    with pytest.raises(InputError, match=line):
+        with_parents(content, "own.yaml")
+
+
+def test_a_parent_that_is_a_list_is_refused(tmp_path):
+    path = _write(tmp_path, "a.yaml", [1])
+    with pytest.raises(InputError, match="must be a mapping of settings"):
+        with_parents({"inherits": [path]}, "own.yaml")
+
+
+def test_nothing_is_inherited_that_is_not_named():
+    for path in CONFIGS:
+        content = with_parents(read_yaml(path), path.name)
+        if path.name != "config.yaml":
+            assert "demo" not in yaml.safe_dump(content), path
+
+
+# ---- YAML ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "line 3: the key `a` stands twice"),
+        ("x: {a: 1, a: 2}\n", "the key `a` stands twice"),
+        ("a: [1\n", "not YAML"),
+        ("a: !!python/object/apply:os.system [echo]\n", "not YAML"),
+    ],
+)
+def test_yaml_that_cannot_be_used(tmp_path, text, line):
+    path = tmp_path / "a.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_yaml(path)
+    assert str(path) in str(error.value)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_in_another_encoding_is_refused(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_bytes("a: ü\n".encode("latin-1"))
+    with pytest.raises(InputError, match="is not UTF-8"):
+        read_yaml(path)
+
+
+def test_merge_keys_are_no_duplicates(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: {<<: *a, x: 3}\n", encoding="utf-8")
+    assert read_yaml(path) == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": {"x": 3}}
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.sampled_from(sorted(ENTRIES)), st.data())
+def test_any_value_is_taken_or_refused_in_one_line(group, data):
+    kind = ENTRIES[group]
+    keys = st.sampled_from([*kind.model_fields, "other"])
+    content = data.draw(st.dictionaries(keys, _VALUES, max_size=4))
+    message = ""
+    try:
+        validated(kind, content, "my.yaml: entry")
+    except InputError as error:
+        message = str(error)
+    assert message == "" or message.startswith("my.yaml: entry: ")
+    assert "\n" not in message
+
+
+def test_the_generated_page_and_schema_are_those_of_the_settings():
+    assert settings_docs.TABLE.read_text("utf-8") == settings_docs.markdown()
+    assert settings_docs.SCHEMA.read_text("utf-8") == settings_docs.schema()

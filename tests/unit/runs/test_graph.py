@@ -1,0 +1,339 @@
+"""Runs as paths through stages: keys by content, shared folders, passes, files."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.runs.config import load_config
+from clip_wsss.runs.fingerprint import module_files
+from clip_wsss.runs.graph import Graph, folder_digest
+from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.table import read_runs
+
+ROOT = Path(__file__).parents[3]
+HEADER = "name\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\n"
+FULL = "full\tphoto\tsoftmax\tcaa\tcrf\tcgl\tdefault\t0\n"
+GROUPS = ("texts", "cam", "affinity", "masks", "segmentation", "inference")
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def content():
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def graph(tmp_path, content):
+    def make(rows=FULL, change=None):
+        table = tmp_path / "test.tsv"
+        table.write_text(HEADER + rows, encoding="utf-8")
+        own = copy.deepcopy(content)
+        own["runs"]["tables"] = [str(table)]
+        if change:
+            change(own)
+        config = load_config(own)
+        return Graph(config, read_runs(config))
+
+    return make
+
+
+def folders(graph, run="full"):
+    return {group: node.folder for group, node in graph.paths[run].items()}
+
+
+def moved(one, other):
+    """Stages whose folder differs."""
+    return {group for group in GROUPS if one.get(group) != other.get(group)}
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        (lambda c: c["texts"]["photo"].update(template="a picture of a {}."), GROUPS),
+        (lambda c: c["texts"]["photo"].update(names="clip-es"), GROUPS),
+        (lambda c: c["models"]["demo"].update(round_weights="none"), GROUPS),
+        (lambda c: c["dataset"]["splits"].update(pseudo="val"), GROUPS[1:]),
+        (lambda c: c["dataset"].update(on_bad_image="skip"), GROUPS[1:]),
+        (lambda c: c["cam"]["softmax"].update(target="logit"), GROUPS[1:]),
+        (lambda c: c["cam"]["softmax"].update(precision="bfloat16"), GROUPS[1:]),
+        (lambda c: c["affinity"]["caa"].update(power=3), GROUPS[2:]),
+        (lambda c: c["masks"]["crf"]["crf"].update(iterations=5), GROUPS[3:]),
+        (lambda c: c["masks"]["crf"].update(background_power=2), GROUPS[3:]),
+        (lambda c: c["segmentation"]["cgl"].update(mu=0.8), GROUPS[4:]),
+        (lambda c: c["segmentation"]["cgl"].update(iterations=301), GROUPS[4:]),
+        (lambda c: c["inference"]["default"].update(flip=True), GROUPS[5:]),
+        # What decides no bytes, or says the same:
+        (lambda c: c["masks"]["crf"].update(scoring="oracle"), ()),
+        (lambda c: c["compute"].update(workers=7, device="auto", shards=5), ()),
+        (lambda c: c["evaluation"].update(powers=[3.0]), ()),
+        (lambda c: c["dataset"]["splits"].update(test="val"), ()),
+        (lambda c: c["dataset"].update(root="elsewhere"), ()),
+        (lambda c: c["affinity"]["caa"].pop("power"), ()),
+        (lambda c: c["texts"]["photo"].update(template=["a photo of a {}."]), ()),
+        (lambda c: c["texts"]["photo"].update(template=1), ()),
+        (lambda c: c["texts"]["photo"].update(score="patches"), ()),
+        (lambda c: c["masks"]["crf"].update(background_power=1.0), ()),
+        (lambda c: c["segmentation"]["cgl"].pop("mu"), ()),
+        (lambda c: c["inference"]["default"].update(crf={"iterations": 3}), ()),
+        (lambda c: c.update(cam=dict(reversed(c["cam"].items()))), ()),
+    ],
+)
+def test_a_setting_moves_its_stage_and_what_follows(graph, change, stages):
+    assert moved(folders(graph()), folders(graph(change=change))) == set(stages)
+
+
+def test_keys_do_not_know_names_of_rows_and_entries(graph):
+    def rename(config):
+        for group in GROUPS:
+            config[group] = {f"my-{name}": entry for name, entry in config[group].items()}
+
+    rows = "mine\tmy-photo\tmy-softmax\tmy-caa\tmy-crf\tmy-cgl\tmy-default\t0\n"
+    assert folders(graph()) == folders(graph(rows, rename), "mine")
+
+
+def test_contents_of_files_count_and_their_places_do_not(graph, tmp_path, content):
+    weights = tmp_path / "other.safetensors"
+    shutil.copy(content["models"]["demo"]["weights"], weights)
+    same = graph(change=lambda c: c["models"]["demo"].update(weights=str(weights)))
+    keys = [node.key for node in graph().paths["full"].values()]
+    assert [node.key for node in same.paths["full"].values()] == keys
+    with weights.open("ab") as file:
+        file.write(b"x")
+    other = graph(change=lambda c: c["models"]["demo"].update(weights=str(weights)))
+    assert all(node.key not in keys for node in other.paths["full"].values())
+
+
+def test_a_comment_in_a_segmentors_file_moves_nothing(graph, tmp_path, content):
+    entry = content["segmentation"]["cgl"]
+    copied = tmp_path / Path(entry["segmentor"]).name
+    copied.write_text("# mine\n" + Path(entry["segmentor"]).read_text("utf-8"), encoding="utf-8")
+
+    def change(config):
+        config["segmentation"]["cgl"]["segmentor"] = str(copied)
+
+    assert folders(graph(change=change)) == folders(graph())
+    copied.write_text(copied.read_text("utf-8").replace("lr: 0.01", "lr: 0.02"), encoding="utf-8")
+    assert moved(folders(graph(change=change)), folders(graph())) == set(GROUPS[4:])
+
+
+def test_rows_share_what_they_agree_on(graph):
+    rows = FULL + "other\tphoto\tsoftmax\tcaa\tcrf\tcgl,mu=0.8\tdefault\t3\n"
+    made = graph(rows)
+    assert moved(folders(made), folders(made, "other")) == {"segmentation", "inference"}
+    assert len(made.nodes("masks")) == 1
+    assert len(made.nodes("segmentation")) == 2
+    assert [made.seeds(node) for node in made.nodes("segmentation")] in ([[0], [3]], [[3], [0]])
+
+
+def test_two_spellings_of_the_same_settings_are_one_folder(graph):
+    rows = (
+        FULL + "again\tphoto\tsoftmax,target=softmax\tcaa,power=2\tcrf\tcgl,mu=0.95\tdefault\t0\n"
+    )
+    made = graph(rows)
+    assert folders(made) == folders(made, "again")
+
+
+def test_masks_of_other_sources(graph, tmp_path):
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"{name}.png")
+    entry = {"source": "import", "folder": str(tmp_path)}
+    rows = "truth\t-\t-\t-\tground-truth\tcgl\tdefault\t0\nother\t-\t-\t-\tmine\tcgl\tdefault\t0\n"
+    one = graph(rows, lambda c: c["masks"].update(mine=entry))
+    assert one.paths["truth"].keys() == {"masks", "segmentation", "inference"}
+    assert one.scores(one.runs[0]).keys() == {"segmentation"}, "a mask is not scored on itself"
+    assert one.scores(one.runs[1]).keys() == {"mask", "segmentation"}
+    assert one.passes == {}
+    Image.fromarray(np.ones((4, 4), np.uint8)).save(tmp_path / "b.png")
+    two = graph(rows, lambda c: c["masks"].update(mine=entry))
+    assert folders(one, "truth") == folders(two, "truth")
+    assert moved(folders(one, "other"), folders(two, "other")) == set(GROUPS[3:]), "an edit is seen"
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"), [("no", "there is no folder"), (".", "must hold <id>.png")]
+)
+def test_a_folder_of_masks_that_is_not_there(tmp_path, monkeypatch, folder, line):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=line):
+        folder_digest(folder)
+
+
+def test_the_files_of_a_run(graph):
+    made = graph(FULL.replace("\t0\n", "\t0 3\n"))
+    path = made.paths["full"]
+    assert made.shard_files(path["masks"]) == [
+        f"{path['masks'].folder}/{shard}.zip" for shard in ("0001of0002", "0002of0002")
+    ]
+    assert made.scores(made.runs[0]) == {
+        "initial": [f"score/initial/{path['cam'].name}/score.json"],
+        "refined": [f"score/refined/{path['affinity'].name}/score.json"],
+        "mask": [f"score/mask/{path['masks'].name}/score.json"],
+        "segmentation": [
+            f"score/segmentation/{path['inference'].name}/seed{seed}/score.json" for seed in (0, 3)
+        ],
+    }
+
+
+def test_without_ground_truth_nothing_is_scored(graph):
+    made = graph(change=lambda c: c["dataset"].update(masks=None))
+    assert made.scores(made.runs[0]) == {}
+
+
+def test_a_bare_cam_is_a_run(graph):
+    made = graph("bare\tphoto\tsoftmax\t-\t-\t-\t-\t-\n")
+    assert made.paths["bare"].keys() == {"texts", "cam"}
+    assert made.scores(made.runs[0]).keys() == {"initial"}
+
+
+# ---- passes ----------------------------------------------------------------------------------
+
+
+def row(name, texts="photo", cam="softmax", affinity="caa"):
+    return f"{name}\t{texts}\t{cam}\t{affinity}\t-\t-\t-\t-\n"
+
+
+def passes(made):
+    return sorted(len(one.nodes) for one in made.passes.values())
+
+
+def test_all_cams_affinities_and_fixed_texts_of_a_trunk_are_one_pass(graph):
+    rows = row("a") + row("b", cam="plain") + row("c", texts="clip-es") + row("d", affinity="-")
+    rows += row("e", affinity="caa,power=3") + row("f", texts="photo,background=none")
+    (one,) = graph(rows).passes.values()
+    stages = [node.stage for node in one.nodes]
+    assert (stages.count("cam"), stages.count("affinity")) == (4, 5)
+    assert one.texts is None
+
+
+def test_another_trunk_or_a_ranking_is_another_pass(graph):
+    rows = row("a") + row("b", cam="clip-es") + row("c", cam="softmax,precision=bfloat16")
+    rows += row("d", texts="sharpest") + row("e", texts="sharpest,score=patches")
+    made = graph(rows)
+    assert passes(made) == [2, 2, 2, 2, 2]
+    ranked = [one.texts for one in made.passes.values() if one.texts]
+    assert len({texts.name for texts in ranked}) == 2
+    assert len({texts.parents[0].name for texts in ranked}) == 1, "they share the features"
+
+
+def test_a_pass_keeps_its_name_when_variants_come_and_go(graph):
+    (one,), (two,) = graph(row("a")).passes, graph(row("a") + row("b", cam="plain")).passes
+    assert one == two
+
+
+def test_the_bits_of_a_subset(graph):
+    (one,) = graph(row("a") + row("b", cam="plain")).passes.values()
+    for mask in range(1 << len(one.nodes)):
+        assert one.mask(one.subset(mask)) == mask
+    assert len(one.subset(0b101)) == 2
+
+
+def test_labels_say_what_differs_from_the_defaults(graph):
+    names = {node.stage: node.label for node in graph().paths["full"].values()}
+    assert names["cam"] == "clip-128x4+softmax"
+    assert names["affinity"] == "caa+layers=3"
+    assert names["masks"] == "crf+backend=fast"
+    assert names["segmentation"] == "TokenHead+confidence-guided"
+    made = graph(change=lambda c: c["masks"]["crf"]["crf"].update(iterations=5))
+    assert made.paths["full"]["masks"].label == "crf+backend=fast+iterations=5"
+
+
+def test_labels_stay_within_a_folders_name(graph):
+    template = "a photo of ../../etc\x00 " + "x" * 300 + " {}."
+    made = graph(change=lambda c: c["texts"]["photo"].update(template=template))
+    name = made.paths["full"]["texts"].name
+    assert len(name) < 80
+    assert set(name).isdisjoint("/\\\x00 ")
+
+
+def test_labels_have_no_comma(graph):
+    """Snakemake separates the wildcards of a job by commas where it starts one elsewhere."""
+    rows = "a\tsharpest\tsoftmax,precision=bfloat16\tcaa,power=3,layers=2\tcrf,crf.iterations=5"
+    rows += "\tcgl,mu=0.8\tdefault,flip=true\t0\n"
+    made = graph(rows, lambda c: c["texts"]["sharpest"].update(template=["a {},b.", "c {}."]))
+    assert all("," not in node.name for node in made.paths["a"].values())
+
+
+# ---- labels made online ----------------------------------------------------------------------
+
+ONLINE = "full\tphoto\tsoftmax\tcaa\tweclip\tweclip\tweclip\t0\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        (lambda c: c["segmentation"]["weclip"]["online"].update(filter="absolute"), GROUPS[4:]),
+        (lambda c: c["segmentation"]["weclip"]["online"].update(statistics="clip"), GROUPS[4:]),
+        (lambda c: c["segmentation"]["weclip"].update(iterations=101), GROUPS[4:]),
+        (lambda c: c["inference"]["weclip"].update(average="probabilities"), GROUPS[5:]),
+        (lambda c: c["inference"]["weclip"].update(long_side=64), GROUPS[5:]),
+        # The labeller takes these from the other cells.
+        (lambda c: c["texts"]["photo"].update(names="clip-es"), GROUPS),
+        (lambda c: c["cam"]["softmax"].update(target="logit"), GROUPS[1:]),
+        (lambda c: c["affinity"]["caa"].update(power=3), GROUPS[2:]),
+        (lambda c: c["masks"]["weclip"].update(background_power=2), GROUPS[3:]),
+        (lambda c: c["masks"]["weclip"].update(par={"iterations": 5}), GROUPS[3:]),
+        # These it does not use, or they say the same.
+        (lambda c: c["masks"]["weclip"].update(scoring="oracle"), ()),
+        (lambda c: c["masks"]["weclip"].update(crf={"iterations": 5}), ()),
+        (lambda c: c["masks"]["weclip"].update(par={"iterations": 20}), ()),
+        (lambda c: c["segmentation"]["weclip"]["online"].pop("padding"), ()),
+    ],
+)
+def test_a_setting_of_an_online_row_moves_its_stage_and_what_follows(graph, change, stages):
+    assert moved(folders(graph(ONLINE)), folders(graph(ONLINE, change))) == set(stages)
+
+
+def test_an_online_training_reads_images_and_ranked_texts_but_no_masks(graph):
+    rows = (
+        ONLINE
+        + ONLINE.replace("full", "ranked").replace("photo", "sharpest")
+        + FULL.replace("full", "offline")
+    )
+    plan = Plan(graph(rows))
+    node = {name: path["segmentation"] for name, path in plan.graph.paths.items()}
+    inputs = {name: plan.training(one, 0).inputs for name, one in node.items()}
+    assert inputs["offline"].keys() == {"lists", "masks"}
+    assert len(inputs["offline"]["masks"]) == len(plan.graph.shards)
+    assert inputs["full"].keys() == inputs["ranked"].keys() == {"lists", "texts"}
+    assert inputs["full"]["lists"] == plan.images_of("train")
+    assert inputs["full"]["texts"] == []
+    assert inputs["ranked"]["texts"] == [plan.texts(plan.graph.paths["ranked"]["texts"])]
+    own = node["full"].settings["online"]
+    assert own["texts"]["templates"] == ["a photo of a {}."]
+    assert node["ranked"].settings["online"]["texts"] is None
+
+
+def test_an_online_training_takes_its_labellers_settings_from_all_cells(graph):
+    rows = "full\tphoto\tclip-es,target=logit\tcaa,sinkhorn=2\tweclip,background_power=3"
+    made = graph(f"{rows}\tweclip,online.dynamic_layers=5\tweclip\t0\n")
+    own = made.paths["full"]["segmentation"].settings["online"]
+    assert own["clip"]["position_embedding"]["round"] == "float16"
+    assert own["clip"]["weights"] == made.config.models["demo"].weights
+    labels = own["labels"]
+    assert (labels["target"], labels["static_layers"], labels["sinkhorn"]) == ("logit", 3, 2)
+    assert (labels["background_power"], labels["dynamic_layers"]) == (3, 5)
+    assert own["settings"]["statistics"] == "imagenet"
+
+
+def test_the_code_of_online_labels_counts_for_their_trainings_only(graph):
+    plan = Plan(graph(ONLINE + FULL.replace("full", "offline")))
+    for stage in ("segmentation", "inference"):
+        codes = {name: plan.stamp(path[stage])["code"] for name, path in plan.graph.paths.items()}
+        assert codes["full"] == plan.code(f"{stage}-online") != codes["offline"]
+        assert codes["offline"] == plan.code(stage)
+    offline = module_files("clip_wsss.segmentation.train")
+    assert not [name for name in offline if "weclip" in name.split(".")]
+    assert (
+        not {"clip_wsss.prompts.texts", "clip_wsss.cams.gradcam", "clip_wsss.runs.settings"}
+        & offline.keys()
+    )

@@ -1,0 +1,236 @@
+"""Runs tables: cells, sweeps, which stages a run has, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.runs import table as runs
+from clip_wsss.runs.config import load_config, read_config
+
+ROOT = Path(__file__).parents[3]
+HEADER = "name\tbase\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\tnote\n"
+ROW = "one\t-\tphoto\tsoftmax\tcaa\tcrf\tcgl\tdefault\t0\t\n"
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def read(tmp_path, config):
+    def read(text):
+        path = tmp_path / "table.tsv"
+        path.write_text(text, encoding="utf-8")
+        config["runs"]["tables"] = [str(path)]
+        return runs.read_runs(load_config(config))
+
+    return read
+
+
+def test_a_cell_is_an_entry_with_changes(config):
+    config = load_config(config)
+    plain = runs.resolve(config, "masks", "crf")
+    assert plain == config.masks["crf"]
+    changed = runs.resolve(config, "masks", "crf,background_power=2,crf.iterations=5")
+    assert changed.background_power == 2
+    assert changed.crf.iterations == 5
+    assert changed.crf.bilateral_sxy == plain.crf.bilateral_sxy
+    assert plain.crf.iterations == 10, "the entry itself stays as it is"
+
+
+def test_a_change_may_move_the_default_of_another_field(config):
+    del config["segmentation"]["cgl"]["mu"]
+    config = load_config(config)
+    assert runs.resolve(config, "segmentation", "cgl").threshold == 0.95
+    assert runs.resolve(config, "segmentation", "cgl,loss=cross-entropy").threshold == 0
+
+
+@pytest.mark.parametrize("table", sorted((ROOT / "config/runs").glob("*.tsv")), ids=str)
+def test_shipped_tables_fit_a_shipped_config(table):
+    found = [p for p in (ROOT / "config").glob("*.yaml") if "dataset:" in p.read_text("utf-8")]
+    name = str(table.relative_to(ROOT))
+    users = [p for p in found if name in read_config(p).runs.tables]
+    named = ROOT / f"config/{table.stem.rpartition('-')[2]}.yaml"  # weclip-voc12: of voc12.yaml
+    for path in users or [named if named in found else ROOT / "config/config.yaml"]:
+        config = read_config(path)
+        tables = config.runs.model_copy(update={"tables": [str(table)]})
+        assert runs.read_runs(config.model_copy(update={"runs": tables}))
+
+
+def test_columns_that_a_table_does_not_need_may_be_left_out(read):
+    (run,) = read("name\ttexts\tcam\nbare\tphoto\tsoftmax\n")
+    assert run == runs.Run("bare", None, "photo", "softmax", table="table")
+    (run,) = read("name\ttexts\tcam\tmasks\tsegmentation\na\tphoto\tsoftmax\targmax\tcgl\n")
+    assert run.inference == "default", "a training without the column is predicted"
+    (run,) = read(
+        "name\ttexts\tcam\tmasks\tsegmentation\tinference\na\tphoto\tsoftmax\tcrf\tcgl\t-\n"
+    )
+    assert run.inference is None
+
+
+def test_a_run_may_have_masks_of_another_source(read):
+    (run,) = read("name\tmasks\tsegmentation\nfull\tground-truth\tall-pixels\n")
+    assert (run.texts, run.cam, run.affinity) == (None, None, None)
+    assert run.masks == "ground-truth"
+
+
+def test_notes_and_comments(read):
+    text = "# a comment\n" + HEADER + ROW.replace("\t0\t", '\t0\tissue #7, "quoted')
+    (run,) = read(text)
+    assert run.note == 'issue #7, "quoted'
+
+
+def test_a_sweep_is_the_product_of_its_values(config, read):
+    sweep = {"base": "one", "segmentation.mu": [0.5, 0.9], "cam": ["softmax", "plain"]}
+    config["runs"]["sweeps"] = [{**sweep, "seed": [0, 1]}]
+    _, *swept = read(HEADER + ROW)
+    assert [run.name for run in swept] == [
+        "one,mu=0.5,cam=softmax",
+        "one,mu=0.5,cam=plain",
+        "one,mu=0.9,cam=softmax",
+        "one,mu=0.9,cam=plain",
+    ]
+    assert {run.segmentation for run in swept} == {"cgl,mu=0.5", "cgl,mu=0.9"}
+    assert {run.base for run in swept} == {"one"}
+    assert {run.seeds for run in swept} == {(0, 1)}
+
+
+def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
+    sweep = {"base": "one", "segmentation.iterations": [7], "segmentation": ["cgl", "all-pixels"]}
+    config["runs"]["sweeps"] = [sweep]
+    _, *swept = read(HEADER + ROW)
+    assert {run.name: run.segmentation for run in swept} == {
+        "one,iterations=7,segmentation=cgl": "cgl,iterations=7",
+        "one,iterations=7,segmentation=all-pixels": "all-pixels,iterations=7",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (HEADER + ROW + ROW, "two rows are called `one`"),
+        (HEADER + ROW.replace("photo", "foto"), "unknown entry of `texts` `foto`; did you mean"),
+        (HEADER + ROW.replace("softmax", "sofmax"), "unknown entry of `cam` `sofmax`"),
+        (HEADER + ROW.replace("\tcrf\t", "\tcrf!\t"), "masks: `crf!` must be"),
+        (HEADER + ROW.replace("cgl", "cgl,muu=1"), "unknown key `muu`; did you mean `mu`?"),
+        (HEADER + ROW.replace("cgl", "cgl,mu=2"), "mu: must be at most 1; got 2"),
+        (
+            HEADER + ROW.replace("\tcaa\t", "\tcaa,layer=1\t"),
+            "unknown key `layer`; did you mean `layers`?",
+        ),
+        (HEADER + ROW.replace("\t0\t", "\tx\t"), "seed: must be one or more"),
+        (HEADER + ROW.replace("\t0\t", "\t0 0\t"), "seed: must be one or more"),
+        (HEADER + ROW.replace("\t0\t", "\t99999999999999999999\t"), "seed: must be one or more"),
+        (HEADER + ROW.replace("\t-\t", "\ttwo\t"), "base: unknown run `two`"),
+        (HEADER + ROW.replace("\t-\t", "\tone\t"), "base: one -> one is a circle"),
+        (HEADER + ROW.replace("\tphoto\t", "\t-\t"), "cam needs texts"),
+        (HEADER + ROW.replace("\tsoftmax\t", "\t-\t"), "texts needs cam"),
+        (HEADER + ROW.replace("photo\tsoftmax", "-\t-"), "affinity needs cam"),
+        (HEADER + ROW.replace("photo\tsoftmax\tcaa", "-\t-\t-"), "are made from maps"),
+        (HEADER + ROW.replace("\tcrf\t", "\tground-truth\t"), "need no maps"),
+        (HEADER + ROW.replace("\tcrf\t", "\t-\t"), "segmentation needs masks"),
+        (HEADER + ROW.replace("\tcgl\t", "\t-\t"), "inference needs segmentation"),
+        (
+            HEADER + ROW.replace("caa\tcrf\tcgl", "-\tweclip\tweclip"),
+            "from the other cells; name affinity",
+        ),
+        (HEADER + ROW.replace("crf\tcgl", "crf\tweclip"), "must be one of none, par; got crf"),
+        (
+            HEADER + ROW.replace("photo\tsoftmax\tcaa\tcrf\tcgl", "-\t-\t-\tground-truth\tweclip"),
+            "other cells; name texts, cam, affinity",
+        ),
+        (HEADER + ROW.replace("cgl", "weclip,mu=0.5"), "have no confidence; leave mu out"),
+        (HEADER + ROW.replace("cgl", "weclip,labels=masks"), "online: belongs to labels: online"),
+        (HEADER + ROW.replace("cgl", "weclip,online.filter=l1"), "online.filter: must be one of"),
+        (HEADER + "one" + "\t-" * 8 + "\n", "has no stage"),
+        (HEADER + ROW.rstrip("\n") + "x\tmore\n", "line 2: has 11 cells, the head has 10"),
+        (HEADER.replace("note", "nots") + ROW, "unknown column `nots`"),
+        (HEADER.replace("name", "nam") + ROW, "column `name` is missing"),
+        (HEADER.replace("note", "name") + ROW, "a column stands twice"),
+        (HEADER, "there is no run"),
+        ("", "the table is empty"),
+    ],
+)
+def test_a_bad_table_gets_one_line(read, text, line):
+    with pytest.raises(InputError) as error:
+        read(text)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"precision": "amp"}, "precision: amp needs CUDA"),
+        ({"init": "no.pth"}, "init: there is no file no.pth"),
+        (
+            {"segmentor": "config/segmentors/deeplabv2-r101-coco.yaml"},
+            "starts from weights that the run must name",
+        ),
+    ],
+)
+def test_what_would_stop_a_training_late_stops_at_once(config, read, changes, line):
+    config["segmentation"]["cgl"].update(changes)
+    with pytest.raises(InputError, match=line):
+        read(HEADER + ROW)
+
+
+def test_a_missing_table_is_named(config):
+    config["runs"]["tables"] = ["no.tsv"]
+    with pytest.raises(InputError, match=r"there is no file no\.tsv"):
+        runs.read_runs(load_config(config))
+
+
+@pytest.mark.parametrize("name", runs.RESERVED)
+def test_a_table_with_the_name_of_another_file_is_refused(config, tmp_path, name):
+    (tmp_path / f"{name}.tsv").write_text(HEADER + ROW, encoding="utf-8")
+    config["runs"]["tables"] = [str(tmp_path / f"{name}.tsv")]
+    with pytest.raises(InputError, match=rf"another table is called {name}\.csv; rename"):
+        runs.read_runs(load_config(config))
+
+
+def test_a_sweep_over_a_stage_that_its_base_lacks(config, read):
+    config["runs"]["sweeps"] = [{"base": "one", "segmentation.mu": [0.5]}]
+    with pytest.raises(InputError, match="run `one` has no segmentation"):
+        read(HEADER + ROW.replace("cgl\tdefault", "-\t-"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_table_in_another_encoding_is_refused(config, tmp_path, encoding):
+    (tmp_path / "table.tsv").write_bytes((HEADER + ROW.rstrip() + "\tü\n").encode(encoding))
+    config["runs"]["tables"] = [str(tmp_path / "table.tsv")]
+    with pytest.raises(InputError, match="is not UTF-8"):
+        runs.read_runs(load_config(config))
+
+
+def test_two_tables_of_one_name_are_refused(config, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.tsv").write_text(HEADER + ROW, encoding="utf-8")
+    config["runs"]["tables"] = [str(tmp_path / folder / "t.tsv") for folder in ("a", "b")]
+    with pytest.raises(InputError, match="two tables are called t"):
+        runs.read_runs(load_config(config))
+
+
+@pytest.mark.parametrize(
+    ("sweep", "line"),
+    [
+        ({"segmentation.mu": [0.5]}, "base: must name a run"),
+        ({"base": "one", "model.x": [1]}, "must begin with one of"),
+        ({"base": "one", "segmentation.mu": 0.5}, "must be a list of different values"),
+        ({"base": "one", "segmentation.mu": [0.5, 0.5]}, "must be a list of different values"),
+        ({"base": "one", "seed": [-1]}, "seed: must be whole numbers"),
+    ],
+)
+def test_a_bad_sweep_gets_one_line(config, read, sweep, line):
+    config["runs"]["sweeps"] = [sweep]
+    with pytest.raises(InputError, match=line):
+        read(HEADER + ROW)

@@ -1,0 +1,120 @@
+import hashlib
+import json
+
+import pytest
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import write_text
+from clip_wsss.runs.sidecar import check, current, read_sidecar, write_sidecar
+
+STAMP = {
+    "stage": "cam",
+    "key": "softmax-0123abcd",
+    "code": "0123456789abcdef",
+    "numerics": {"threads": 1, "batch": (1, 2)},
+    "settings": {"power": 2.0},
+}
+
+
+def sha(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job that was done: its sidecar and its inputs."""
+    for name in ("texts", "one", "two", "out/maps", "out/log"):
+        write_text(tmp_path / name, name)
+    inputs = {"texts": tmp_path / "texts", "shards": [tmp_path / "one", tmp_path / "two"]}
+    outputs = {"maps": tmp_path / "out/maps", "log": tmp_path / "out/log"}
+    write_sidecar(tmp_path / "out/sidecar.json", STAMP, outputs, inputs, "a processor")
+    return tmp_path / "out/sidecar.json", inputs
+
+
+def test_what_is_written(job):
+    path, _ = job
+    assert json.loads(path.read_text()) == {
+        "format": 1,
+        "stamp": {**STAMP, "numerics": {"threads": 1, "batch": [1, 2]}},
+        "outputs": {"maps": sha("out/maps"), "log": sha("out/log")},
+        "files": {"maps": "maps", "log": "log"},
+        "inputs": {"texts": sha("texts"), "shards": sha(f"{sha('one')}\n{sha('two')}\n")},
+        "device": "a processor",
+    }
+    assert check(path, STAMP) == read_sidecar(path)
+
+
+def test_the_bytes_name_no_place(job, tmp_path):
+    path, inputs = job
+    before = path.read_bytes()
+    assert str(tmp_path) not in path.read_text()
+    stamp = dict(reversed(STAMP.items()))
+    outputs = {"log": path.parent / "log", "maps": path.parent / "maps"}
+    write_sidecar(path, stamp, outputs, dict(reversed(inputs.items())), "a processor")
+    assert path.read_bytes() == before
+
+
+def test_outputs_in_other_folders_are_found(tmp_path):
+    write_text(tmp_path / "a/maps", "maps")
+    write_sidecar(tmp_path / "b/sidecar.json", STAMP, {"maps": tmp_path / "a/maps"}, {})
+    (tmp_path / "a/maps").rename(tmp_path / "kept")
+    with pytest.raises(InputError, match="maps: missing"):
+        check(tmp_path / "b/sidecar.json", STAMP)
+    (tmp_path / "kept").rename(tmp_path / "a/maps")
+    check(tmp_path / "b/sidecar.json", STAMP)
+
+
+@pytest.mark.parametrize("field", ["stage", "key", "code", "numerics"])
+def test_another_plan_is_refused_in_one_line(job, field):
+    path, inputs = job
+    stamp = STAMP | {field: "other"}
+    with pytest.raises(InputError, match=f"made with {field} .*, and the plan has") as caught:
+        check(path, stamp)
+    assert str(caught.value).endswith(f"snakemake --cores all --forcerun {path}")
+    assert "\n" not in str(caught.value)
+    assert not current(path, stamp, inputs)
+
+
+def test_settings_are_information(job):
+    path, inputs = job
+    assert current(path, STAMP | {"settings": {}}, inputs)
+
+
+def test_a_changed_or_missing_output_is_refused(job):
+    path, inputs = job
+    assert current(path, STAMP, inputs)
+    (path.parent / "maps").write_text("other")
+    with pytest.raises(InputError, match="maps: changed since the job that made it"):
+        check(path, STAMP)
+    assert check(path, STAMP, ["log"])
+    assert not current(path, STAMP, inputs)
+    (path.parent / "maps").unlink()
+    with pytest.raises(InputError, match="maps: missing"):
+        check(path, STAMP)
+    with pytest.raises(InputError, match="does not say what scores is"):
+        check(path, STAMP, ["scores"])
+
+
+def test_changed_inputs_make_a_job_again(job, tmp_path):
+    path, inputs = job
+    first, second = inputs["shards"]
+    assert not current(path, STAMP, inputs | {"shards": [second, first]})
+    assert not current(path, STAMP, inputs | {"shards": [first]})
+    assert not current(path, STAMP, inputs | {"images": first})
+    assert not current(path, STAMP, {"texts": inputs["texts"]})
+    (tmp_path / "texts").write_text("other")
+    assert not current(path, STAMP, inputs)
+    assert check(path, STAMP), "whoever reads the outputs does not need their inputs"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}'])
+def test_what_is_no_sidecar_is_refused(job, text):
+    path, inputs = job
+    path.write_text(text)
+    with pytest.raises(InputError, match="not a sidecar of format 1; make it again"):
+        read_sidecar(path)
+    assert not current(path, STAMP, inputs)
+    path.unlink()
+    with pytest.raises(InputError, match="missing, so make it again"):
+        check(path, STAMP)
+    assert not current(path, STAMP, inputs)

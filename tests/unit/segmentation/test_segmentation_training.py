@@ -1,0 +1,519 @@
+"""Samples, training, resuming, prediction: on a tiny data set."""
+
+import csv
+import json
+import pickle
+import tarfile
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from mmseg.registry import DATASETS
+from PIL import Image
+from segmentation_case import CLASSES, Case
+
+from clip_wsss.core.archives import Archive, encode_image, write_archive
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import sha256, voc_palette
+from clip_wsss.segmentation import data, hooks
+from clip_wsss.segmentation.data import CountingSampler, RandomScale, read_masks
+from clip_wsss.segmentation.predict import Predictor, predict
+from clip_wsss.segmentation.segmentor import build_model, read_segmentor
+from clip_wsss.segmentation.submission import FOLDER, write_submission
+from clip_wsss.segmentation.train import _last_line, train
+
+PIPELINE = [
+    {"type": "RandomScale", "factors": [0.5, 0.75, 1.0, 1.25, 1.5]},
+    {"type": "RandomCrop", "crop_size": 32},
+    {"type": "RandomFlip", "prob": 0.5},
+]
+
+
+@pytest.fixture
+def case(tmp_path):
+    return Case(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A case with its unbroken training."""
+    case = Case(tmp_path_factory.mktemp("trained"))
+    run(case)
+    return case
+
+
+def run(case: Case, name: str = "out", seed: int = 0, **changes) -> str:
+    """Train on the CPU; the checkpoint's hash."""
+    out = case.root / name
+    settings = {
+        "entry": case.entry,
+        "dataset_settings": case.dataset,
+        "archives": [str(case.masks)],
+        "seed": seed,
+        "work_dir": case.root / "work",
+        "checkpoint": out / "checkpoint.pth",
+        "log": out / "log.csv",
+        "threads": 1,
+        "device": "cpu",
+    }
+    train(**(settings | changes))
+    return sha256(out / "checkpoint.pth")
+
+
+def open_samples(case: Case, pipeline: list = (), seed: int = 0):
+    return DATASETS.build(
+        {
+            "type": "PseudoMaskDataset",
+            "settings": case.dataset,
+            "archives": [str(case.masks)],
+            "seed": seed,
+            "pipeline": list(pipeline),
+        }
+    )
+
+
+def test_a_sample_holds_image_labels_and_confidences(case):
+    samples = open_samples(case)
+    sample = samples.prepare_data(3)
+    name = case.ids[3]
+    assert (sample["gt_seg_map"] & 255 == case.labels[name]).all()
+    assert (sample["gt_seg_map"] >> 8 == case.codes[name]).all()
+    assert (sample["img"][..., ::-1] == samples.images.image(name)).all()  # BGR
+
+
+def test_transforms_keep_image_labels_and_confidences_together(case):
+    """Each pixel of image, label and confidence carries its place; they must still agree."""
+    samples = open_samples(case, PIPELINE)
+    height, width = 40, 48
+    place = np.arange(height * width).reshape(height, width)
+    for number in range(40):
+        np.random.seed(number)  # noqa: NPY002
+        packed = (place % 251 | place << 8).astype(np.int32)
+        image = np.dstack([place % 251] * 3).astype(np.uint8)
+        result = {"img": image, "gt_seg_map": packed, "seg_fields": ["gt_seg_map"]}
+        result = samples.pipeline({**result, "img_shape": image.shape[:2]})
+        label, origin = result["gt_seg_map"] & 255, result["gt_seg_map"] >> 8
+        assert (label == origin % 251).all()
+        assert result["img"].shape[:2] == label.shape
+        y, x = np.divmod(origin, width)
+        assert (np.diff(y, axis=0) >= 0).all()  # no row out of order
+        steps = np.diff(x, axis=1)
+        assert (steps >= 0).all() or (steps <= 0).all()  # flipped as a whole, or not at all
+        if label.shape == (32, 32) and (np.abs(steps) == 1).all():  # scale 1: nothing interpolated
+            assert (result["img"][..., 0] == label).all()
+
+
+def test_random_scale_uses_its_factors():
+    sizes = set()
+    for number in range(60):
+        np.random.seed(number)  # noqa: NPY002
+        image = np.zeros((40, 60, 3), dtype=np.uint8)
+        result = {"img": image, "gt_seg_map": image[..., 0].astype(np.int32)}
+        result = RandomScale([0.5, 1.5]).transform(result)
+        assert result["gt_seg_map"].shape == result["img"].shape[:2] == result["img_shape"]
+        sizes.add(result["img_shape"])
+    assert sizes == {(20, 30), (60, 90)}
+
+
+def test_sample_numbers_decide_the_samples(case):
+    one, two = open_samples(case, PIPELINE), open_samples(case, PIPELINE)
+    numbers = list(range(15))
+    first = {n: one[n]["img"] for n in numbers}
+    for n in reversed(numbers):  # in another order, after other draws
+        assert (two[n]["img"] == first[n]).all()
+    for epoch in range(3):  # every image once an epoch
+        names = [one[n]["img_path"] for n in range(5 * epoch, 5 * epoch + 5)]
+        assert sorted(names) == case.ids
+    other = open_samples(case, PIPELINE, seed=1)
+    assert not all(np.array_equal(other[n]["img"], image) for n, image in first.items())
+
+
+def test_the_sampler_counts_on_from_where_it_was(case):
+    sampler = CountingSampler(range(5))
+    assert list(islice(sampler, 7)) == list(range(7))
+    sampler.start = 4
+    assert list(islice(sampler, 3)) == [4, 5, 6]
+
+
+def test_processes_share_the_sample_numbers(monkeypatch):
+    """Two processes that have had 3 samples each go on with 6, 8, ... and 7, 9, ..."""
+    for rank in (0, 1):
+        monkeypatch.setattr(data, "get_dist_info", lambda rank=rank: (rank, 2))
+        sampler = CountingSampler(range(5))
+        sampler.start = 3
+        assert list(islice(sampler, 2)) == [6 + rank, 8 + rank]
+
+
+def test_skipped_images_are_left_out_and_damaged_masks_are_not(case):
+    case.write_masks(image0="truncated")
+    assert list(read_masks([case.masks])) == case.ids[1:]
+    content = bytearray(case.masks.read_bytes())
+    content[content.index(b"confidence/image2.png") + 100] ^= 1
+    case.masks.write_bytes(content)
+    with pytest.raises(InputError, match=r"masks\.zip: confidence/image2\.png is damaged"):
+        run(case)
+    with pytest.raises(InputError, match=r"names image1, and so does"):
+        read_masks([case.masks, case.masks])
+    with pytest.raises(InputError, match=r"no\.zip: this archive cannot be opened"):
+        read_masks([case.root / "no.zip"])
+    case.write_masks(**dict.fromkeys(case.ids, "truncated"))
+    with pytest.raises(InputError, match="no pseudo mask to train on"):
+        read_masks([case.masks])
+    case.write_masks("predictions")
+    with pytest.raises(InputError, match="holds predictions; train on masks"):
+        read_masks([case.masks])
+
+
+def test_masks_that_do_not_fit_are_one_line(case):
+    first = case.ids[0]
+    case.labels[first] = np.zeros((40, 47), dtype=np.uint8)
+    case.codes[first] = np.zeros((40, 47), dtype=np.uint8)
+    case.write_masks()
+    with pytest.raises(InputError, match="image0 is 47 x 40, but its image is 48 x 40"):
+        run(case)
+    case.labels[first] = np.full((40, 48), 3, dtype=np.uint8)
+    case.codes[first] = np.zeros((40, 48), dtype=np.uint8)
+    case.write_masks()
+    with pytest.raises(InputError, match="image0 holds the value 3, but there are 3 classes"):
+        run(case)
+
+
+def test_workers_of_the_loader_read_the_same_samples(case):
+    """Forked ones share the archive, spawned ones get the data set pickled and open it."""
+    samples = open_samples(case, PIPELINE)
+    want = [samples[number]["gt_seg_map"] for number in range(8)]
+    loader = torch.utils.data.DataLoader(
+        samples,
+        1,
+        sampler=range(8),
+        num_workers=2,
+        multiprocessing_context="fork",
+        collate_fn=lambda batch: batch[0]["gt_seg_map"],
+    )
+    again = pickle.loads(pickle.dumps(samples))
+    for number, found in enumerate(loader):
+        assert (found == want[number]).all()
+        assert (again[number]["gt_seg_map"] == want[number]).all()
+
+
+def test_the_checkpoint_holds_weights_and_settings(trained):
+    content = torch.load(trained.root / "out/checkpoint.pth", weights_only=True)
+    model = build_model(
+        read_segmentor(trained.entry["segmentor"]), trained.entry, 3, trained.entry["segmentor"]
+    )
+    assert content["state_dict"].keys() == model.state_dict().keys()
+    meta = json.loads(content["meta"])
+    assert meta["classes"] == CLASSES
+    assert meta["seed"] == 0
+    assert not (trained.root / "work").exists()
+
+
+def test_the_log_has_a_row_an_update(trained):
+    with (trained.root / "out/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["iteration"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(float(row["loss"]) > 0 for row in rows)
+    assert {float(row["lr"]) for row in rows} == {0.01}  # the rate moves every 10 updates
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(trained):
+    want = sha256(trained.root / "out/checkpoint.pth")
+    assert run(trained, "again") == want
+    assert (trained.root / "again/log.csv").read_bytes() == (
+        trained.root / "out/log.csv"
+    ).read_bytes()
+    assert run(trained, "other", seed=1) != want
+
+
+@pytest.mark.parametrize("updates", [1, 3, 4, 5])
+def test_a_killed_training_ends_like_an_unbroken_one(trained, monkeypatch, updates):
+    """Killed in the middle of an update; a checkpoint is written every 2."""
+
+    def kill(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2 * updates + 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooks.PlainCheckpointHook, "before_train_iter", kill, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(trained, "killed")
+    monkeypatch.undo()
+    saved = sorted((trained.root / "work").glob("iter_*.pth"))
+    assert bool(saved) == (updates >= 2)
+    if updates == 5:  # the kill cut the newest checkpoint short
+        saved[-1].write_bytes(saved[-1].read_bytes()[:-1000])
+
+    seen = []
+    count = hooks.SeedHook.before_train_iter
+    monkeypatch.setattr(
+        hooks.SeedHook,
+        "before_train_iter",
+        lambda self, runner, **more: (seen.append(runner.iter), count(self, runner, **more)),
+    )
+    assert run(trained, "killed") == sha256(trained.root / "out/checkpoint.pth")
+    assert seen[0] == {1: 0, 3: 4, 4: 8, 5: 4}[updates]
+    assert (trained.root / "killed/log.csv").read_bytes() == (
+        trained.root / "out/log.csv"
+    ).read_bytes()
+
+
+def test_work_of_other_settings_is_set_aside(trained, monkeypatch):
+    def kill(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooks.PlainCheckpointHook, "before_train_iter", kill, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(trained, "killed", entry=trained.entry | {"mu": 0.5})
+    monkeypatch.undo()
+    assert run(trained, "killed") == sha256(trained.root / "out/checkpoint.pth")
+    assert (trained.root / "work.old").is_dir()
+
+
+def test_a_loss_that_is_not_finite_says_what_to_do(case):
+    optim = {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 1e30}}
+    case.segmentor(optim_wrapper=optim)
+    with pytest.raises(
+        InputError, match=r"the loss is (nan|inf) in update .*; take loss: balanced"
+    ):
+        run(case)
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise InputError("x.png: is broken; mend it")
+
+
+def test_an_error_in_a_worker_of_the_loader_is_one_line_too():
+    for workers in (0, 1):
+        with pytest.raises(InputError) as caught:
+            next(iter(torch.utils.data.DataLoader(Broken(), num_workers=workers)))
+        assert _last_line(caught.value) == "x.png: is broken; mend it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "amp"}, "amp needs CUDA"),
+        ({"loss": "dice"}, "unknown loss `dice`"),
+        ({"mu": 2}, "segmentation.mu: .* got 2;"),
+        ({"segmentor": "no.yaml"}, "there is no file no.yaml"),
+        ({"init": "no.pth"}, "init: there is no file no.pth"),
+    ],
+)
+def test_bad_entries_are_one_line(case, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        run(case, entry=case.entry | changes)
+    assert "\n" not in str(caught.value)
+    assert not (case.root / "work").exists()
+
+
+def test_processes_that_cannot_share_an_update_are_refused(case):
+    with pytest.raises(InputError, match=r"compute.gpus: 3 processes cannot share the 4 samples"):
+        run(case, gpus=3)
+
+
+def test_two_processes_train_together(case):
+    """MMEngine's launcher runs (torchrun; gloo on the CPU)."""
+    assert run(case, gpus=2)
+    with (case.root / "out/log.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 6
+
+
+def test_initial_weights_are_where_training_starts(trained, tmp_path):
+    model = build_model(
+        read_segmentor(trained.entry["segmentor"]), trained.entry, 3, trained.entry["segmentor"]
+    )
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.normal_(0, 0.1)
+    torch.save(model.state_dict(), tmp_path / "init.pth")
+    entry = trained.entry | {"init": str(tmp_path / "init.pth"), "iterations": 1}
+    run(trained, "from-init", entry=entry)
+    state = torch.load(trained.root / "from-init/checkpoint.pth", weights_only=True)["state_dict"]
+    weight = "backbone.layer4.1.conv2.weight"
+    assert (state[weight] - model.state_dict()[weight]).abs().max() < 0.05  # one update away
+
+
+def predicted(case, out, checkpoint=None, dataset=None, ids=None, inference=None, **options):
+    """Predict on the CPU; the archive."""
+    predict(
+        case.entry,
+        inference or case.inference,
+        checkpoint or case.root / "out/checkpoint.pth",
+        dataset or case.dataset,
+        case.ids if ids is None else ids,
+        out,
+        device="cpu",
+        **options,
+    )
+    return Archive(out)
+
+
+def test_predictions_are_an_archive(trained):
+    out = trained.root / "predicted" / "p.zip"
+    archive = predicted(trained, out, threads=1)
+    assert (archive.kind, archive.ids, archive.skipped) == ("predictions", trained.ids, {})
+    predictor = Predictor(
+        trained.entry, trained.inference, trained.root / "out/checkpoint.pth", CLASSES, "cpu"
+    )
+    rgb = open_samples(trained).images.image
+    for name in trained.ids:
+        label = archive.label(name)
+        assert label.shape == (40, 48)
+        assert (label == predictor.probabilities(rgb(name)).argmax(axis=0)).all()
+    before = out.read_bytes()
+    predicted(trained, out, threads=1)
+    assert out.read_bytes() == before
+
+
+CRF = {
+    "backend": "pydensecrf",
+    "image": "rgb",
+    "iterations": 10,
+    "gaussian_sxy": 1,
+    "gaussian_compat": 3,
+    "bilateral_sxy": 67,
+    "bilateral_srgb": 3,
+    "bilateral_compat": 4,
+}
+
+
+def test_the_crf_refines_predictions_in_any_number_of_processes(trained, tmp_path):
+    content = torch.load(trained.root / "out/checkpoint.pth", weights_only=True)
+    torch.manual_seed(0)
+    content["state_dict"]["decode_head.conv_seg.weight"].normal_()  # all classes, here and there
+    torch.save(content, tmp_path / "c.pth")
+    found = []
+    weaker = CRF | {"bilateral_compat": 1, "iterations": 1}
+    for refinement, crf, workers in (
+        ("none", CRF, 1),
+        ("none", weaker, 1),
+        ("crf", CRF, 1),
+        ("crf", CRF, 2),
+        ("crf", weaker, 1),
+    ):
+        inference = trained.inference | {"refinement": refinement, "crf": crf}
+        predicted(
+            trained, tmp_path / "p.zip", tmp_path / "c.pth", inference=inference, workers=workers
+        )
+        found.append((tmp_path / "p.zip").read_bytes())
+    assert found[0] == found[1] != found[2] == found[3] != found[4]
+    with pytest.raises(InputError, match=r"inference\.refinement: snake is unknown"):
+        predicted(
+            trained, tmp_path / "p.zip", inference=trained.inference | {"refinement": "snake"}
+        )
+
+
+def test_the_images_that_are_asked_for_are_predicted(trained, tmp_path):
+    wanted = [trained.ids[3], trained.ids[1]]
+    assert predicted(trained, tmp_path / "p.zip", ids=wanted).ids == wanted
+
+
+def test_scales_and_flips_are_averaged_as_probabilities(trained):
+    rgb = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
+
+    def answer(image, **changes):
+        inference, checkpoint = trained.inference | changes, trained.root / "out/checkpoint.pth"
+        predictor = Predictor(trained.entry, inference, checkpoint, CLASSES, "cpu")
+        return predictor.probabilities(image)
+
+    one, large = answer(rgb), answer(rgb, scales=[1.5])
+    assert np.allclose(one.sum(axis=0), 1, atol=1e-5)
+    both = answer(rgb, scales=[1.0, 1.5])
+    assert np.allclose(both, (one + large) / 2, atol=1e-6)
+    mirrored = answer(np.ascontiguousarray(rgb[:, ::-1]))[..., ::-1]
+    flipped = answer(rgb, flip=True)
+    assert np.allclose(flipped, (one + mirrored) / 2, atol=1e-6)
+
+
+def test_logits_of_views_may_be_averaged_at_a_fixed_long_side(trained):
+    rgb = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
+
+    def predictor(**changes):
+        inference, checkpoint = trained.inference | changes, trained.root / "out/checkpoint.pth"
+        return Predictor(trained.entry, inference, checkpoint, CLASSES, "cpu")
+
+    default = predictor().probabilities(rgb)
+    whole = {"long_side": None, "average": "probabilities"}
+    assert (predictor(**whole).probabilities(rgb) == default).all()
+    assert np.allclose(predictor(average="logits").probabilities(rgb), default, atol=1e-6)
+    own = predictor(long_side=72, scales=[1.0, 0.5], flip=True, average="logits")
+    found = own.probabilities(rgb)
+    bgr = torch.from_numpy(np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1)))
+    image = own.model.data_preprocessor({"inputs": [bgr]})["inputs"]
+
+    def resized(x, size):
+        return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+    large, logits = resized(image, (60, 72)), []
+    with torch.no_grad():
+        for view in (large, resized(large, (30, 36))):
+            logits.append(own.model(view) + own.model(view.flip(3)).flip(3))
+    mean = (logits[0] + resized(logits[1], logits[0].shape[2:])) / 4
+    wanted = resized(mean, (40, 48)).softmax(dim=1)[0].numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.abs(predictor(long_side=72).probabilities(rgb) - default).max() > 1e-3
+
+
+def test_checkpoints_that_do_not_fit_are_one_line(trained, tmp_path):
+    checkpoint = trained.root / "out/checkpoint.pth"
+    content = torch.load(checkpoint, weights_only=True)
+    other = {**content["state_dict"], "decode_head.conv_seg.bias": torch.zeros(4)}
+    cases = {
+        "has another decode_head.conv_seg.bias": {**content, "state_dict": other},
+        "was trained on 3 classes": None,
+        "lacks backbone.conv1.weight": {
+            **content,
+            "state_dict": {
+                k: v for k, v in content["state_dict"].items() if k != "backbone.conv1.weight"
+            },
+        },
+    }
+    for message, saved in cases.items():
+        path, classes = tmp_path / "other.pth", CLASSES
+        torch.save(saved or content, path)
+        if saved is None:
+            classes = ["background", "cow", "dog"]
+        with pytest.raises(InputError, match=message) as caught:
+            Predictor(trained.entry, trained.inference, path, classes, "cpu")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no such checkpoint"):
+        Predictor(trained.entry, trained.inference, tmp_path / "none.pth", CLASSES, "cpu")
+
+
+def test_an_unreadable_image_stops_the_prediction_or_is_listed(case, trained):
+    path = case.root / "data/JPEGImages/image1.png"
+    path.write_bytes(path.read_bytes()[:500])
+    out, checkpoint = case.root / "p.zip", trained.root / "out/checkpoint.pth"
+    with pytest.raises(InputError, match=r"image1\.png"):
+        predicted(case, out, checkpoint)
+    assert not out.exists()
+    archive = predicted(case, out, checkpoint, case.dataset | {"on_bad_image": "skip"})
+    assert archive.ids == [name for name in case.ids if name != "image1"]
+    assert list(archive.skipped) == ["image1"]
+    assert "image1.png" in archive.skipped["image1"]
+
+
+def test_the_submission_has_the_servers_layout_and_stable_bytes(case):
+    predictions = case.root / "p.zip"
+    images = [encode_image(name, case.labels[name]) for name in reversed(case.ids)]
+    write_archive(predictions, "predictions", images)
+    archives = [case.root / name for name in ("a.tgz", "b.tgz")]
+    for archive in archives:
+        write_submission(case.ids, predictions, archive)
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    with tarfile.open(archives[0]) as tar:
+        assert tar.getnames() == [f"{FOLDER}/{name}.png" for name in case.ids]
+        for name in case.ids:
+            picture = Image.open(tar.extractfile(f"{FOLDER}/{name}.png"))
+            assert picture.mode == "P"
+            assert (np.asarray(picture) == case.labels[name]).all()
+            colours = np.asarray(picture.convert("RGB"))
+            assert (colours == voc_palette()[case.labels[name]]).all()
+    with pytest.raises(InputError, match=r"p\.zip: has no image9"):
+        write_submission(["image9"], predictions, case.root / "c.tgz")
+    assert not (case.root / "c.tgz").exists()

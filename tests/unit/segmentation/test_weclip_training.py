@@ -1,0 +1,589 @@
+"""Training of WeCLIP: samples, augmentation, resuming, several processes, NaN."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from clip_cases import make_openai_state_dict, small_config, write_model
+from mmengine import Config
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmseg.registry import DATASETS, MODELS, TRANSFORMS
+from mmseg.structures import SegDataSample
+from PIL import Image
+from segmentation_case import SEGMENTORS, Case
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import sha256
+from clip_wsss.models.clip import load_for
+from clip_wsss.prompts.texts import encode
+from clip_wsss.runs.online import (
+    LabelSettings,
+    OnlineSettings,
+    WeCLIPSettings,
+    read_settings,
+    resolved,
+)
+from clip_wsss.segmentation import hooks, transforms, warmup_poly
+from clip_wsss.segmentation.affinity_loss import affinity_label, affinity_loss, pixel_loss
+from clip_wsss.segmentation.hooks import latest_checkpoint
+from clip_wsss.segmentation.losses import BalancedLoss
+from clip_wsss.segmentation.predict import Predictor, load_checkpoint
+from clip_wsss.segmentation.segmentor import build_model, digest, read_segmentor
+from clip_wsss.segmentation.train import train
+from clip_wsss.segmentation.weclip import data, labels
+from clip_wsss.segmentation.weclip import segmentor as weclip_segmentor
+
+REGISTERED = (transforms, warmup_poly, data, weclip_segmentor)
+ENTRY = {"loss": "balanced", "mu": 0.0}
+
+
+class OnlineCase(Case):
+    """`Case` with image-level labels, a small random CLIP and text features."""
+
+    def __init__(self, root):
+        super().__init__(root, images=6)
+        rows = [f"{name},{('cat', 'dog')[i % 2]}" for i, name in enumerate(self.ids)]
+        rows[0] = f"{self.ids[0]},cat;dog"
+        (root / "labels.csv").write_text("\n".join(["image,labels", *rows]) + "\n")
+        self.dataset |= {"labels": str(root / "labels.csv")}
+        config = small_config(patch=8, side=4)
+        self.clip = write_model(root, config, make_openai_state_dict(config))
+        generator = np.random.default_rng(0)
+        texts = [generator.normal(size=(n, 24)).astype(np.float32) for n in (2, 3)]
+        texts = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in texts]
+        np.savez(root / "texts.npz", foreground=texts[0], background=texts[1])
+
+    def online(self, **changes) -> Config:
+        segmentor = read_segmentor(SEGMENTORS / "online/weclip-vitb16.yaml")
+        segmentor.model.backbone = self.clip
+        segmentor.model.data_preprocessor["size"] = (32, 32)
+        segmentor.model.decode_head |= {"channels": 16, "layers": 1, "heads": 2}
+        segmentor.model.texts = str(self.root / "texts.npz")
+        segmentor.model.labels = {"dynamic_start": 2, "par": {"dilations": [1, 2]}, **changes}
+        segmentor.train_pipeline[2]["size"] = 32
+        segmentor.train_pipeline[3]["crop_size"] = 32
+        return segmentor
+
+    def model(self, **changes):
+        torch.manual_seed(0)
+        return build_model(self.online(**changes), ENTRY, 3, "weclip")
+
+    def samples(self, seed: int = 0):
+        pipeline = [*self.online().train_pipeline, {"type": "PackSegInputs"}]
+        return DATASETS.build(
+            {
+                "type": "ImageLabelDataset",
+                "settings": self.dataset,
+                "split": "val",
+                "seed": seed,
+                "pipeline": pipeline,
+            }
+        )
+
+    def fit(self, work, iterations: int, resume: bool = False, batch: int = 4):
+        """Train as `clip_wsss.segmentation.train` does."""
+        segmentor = self.online()
+        runner = Runner(
+            model=self.model(),
+            work_dir=str(work),
+            train_dataloader={
+                "dataset": self.samples(),
+                "sampler": {"type": "CountingSampler"},
+                "batch_size": batch,
+                "num_workers": 0,
+            },
+            train_cfg={"type": "ResumableLoop", "max_iters": iterations},
+            optim_wrapper=segmentor.optim_wrapper,
+            param_scheduler=[{"end": 6, "accumulate": 1, **segmentor.param_scheduler[0]}],
+            default_hooks={
+                "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": 3},
+                **dict.fromkeys(("timer", "logger", "sampler_seed", "runtime_info")),
+            },
+            custom_hooks=[{"type": "SeedHook", "seed": 0}, {"type": "PlainCheckpointHook"}],
+            load_from=str(latest_checkpoint(work)) if resume else None,
+            resume=resume,
+            randomness={"seed": 0, "deterministic": True},
+            log_level="ERROR",
+            default_scope="mmseg",
+            experiment_name=str(random.random()),
+        )
+        runner.train()
+        return {name: value.clone() for name, value in runner.model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    return OnlineCase(tmp_path_factory.mktemp("online"))
+
+
+def batch_of(case: OnlineCase, numbers) -> dict:
+    samples = case.samples()
+    found = [samples[number] for number in numbers]
+    return {key: [sample[key] for sample in found] for key in ("inputs", "data_samples")}
+
+
+def test_a_sample_has_an_image_its_classes_and_its_padding(case):
+    sample = case.samples()[3]
+    assert sample["inputs"].shape == (3, 32, 32)
+    assert sample["data_samples"].metainfo["class_keys"] in ([0], [1], [0, 1])
+    assert set(np.unique(sample["data_samples"].gt_sem_seg.data)) <= {0, 255}
+    again = case.samples()[3]
+    assert (again["inputs"] == sample["inputs"]).all()
+    assert case.samples(seed=1)[3]["inputs"].ne(sample["inputs"]).any()
+
+
+def test_images_without_a_class_stop_or_are_left_out(case, tmp_path):
+    rows = (case.root / "labels.csv").read_text().splitlines()
+    (tmp_path / "labels.csv").write_text("\n".join(rows[:3]) + "\n")
+    settings = case.dataset | {"labels": str(tmp_path / "labels.csv")}
+    build = {"type": "ImageLabelDataset", "split": "val", "seed": 0, "pipeline": []}
+    with pytest.raises(InputError, match="image2: has no row"):
+        DATASETS.build(build | {"settings": settings})
+    kept = DATASETS.build(build | {"settings": settings | {"on_bad_image": "skip"}})
+    assert len(kept) == 2
+
+
+def test_scaling_is_pils_and_even():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (41, 30, 3)).astype(np.uint8)
+    label = rng.integers(0, 3, (41, 30)).astype(np.uint8)
+    factors = []
+    for seed in range(200):
+        np.random.seed(seed)  # noqa: NPY002
+        results = {"img": image, "gt_seg_map": label}
+        out = TRANSFORMS.build({"type": "RandomScaleRange"})(results)
+        np.random.seed(seed)  # noqa: NPY002
+        factor = np.random.uniform(0.5, 2)  # noqa: NPY002
+        size = int(30 * factor), int(41 * factor)
+        assert out["img_shape"] == out["gt_seg_map"].shape == size[::-1]
+        if seed < 5:
+            wanted = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+            np.testing.assert_array_equal(out["img"], wanted)
+        factors.append(factor)
+    assert min(factors) < 0.55
+    assert max(factors) > 1.95
+
+
+def test_small_images_are_placed_anywhere_on_black():
+    image = np.full((20, 50, 3), 9, np.uint8)
+    place = TRANSFORMS.build({"type": "RandomPlace", "size": 32})
+    tops = set()
+    for seed in range(60):
+        np.random.seed(seed)  # noqa: NPY002
+        out = place({"img": image, "gt_seg_map": np.zeros((20, 50), np.uint8)})
+        assert out["img"].shape == (32, 50, 3)
+        real = out["gt_seg_map"] == 0
+        np.testing.assert_array_equal(out["img"], 9 * np.repeat(real[..., None], 3, axis=2))
+        rows = np.flatnonzero(real[:, 0])
+        assert len(rows) == 20
+        tops.add(rows[0])
+    assert tops == set(range(13))
+    whole = {"img": np.ones((40, 40, 3), np.uint8), "gt_seg_map": np.zeros((40, 40), np.uint8)}
+    assert place(whole)["img"].all()
+
+
+def test_the_frozen_vit_is_run_once_and_its_last_block_once_a_count(case, monkeypatch):
+    model = case.model().train()
+    clip, calls = model._frozen[0], []
+    streams, last = clip.streams, clip.last_block
+    monkeypatch.setattr(clip, "streams", lambda *a: calls.append("trunk") or streams(*a))
+    monkeypatch.setattr(clip, "last_block", lambda *a: calls.append("last") or last(*a))
+    batch = batch_of(case, range(6))
+    classes = {len(sample.metainfo["class_keys"]) for sample in batch["data_samples"]}
+    inputs = model.data_preprocessor(batch, True)
+    losses = model(**inputs, mode="loss")
+    assert calls == ["trunk"] + ["last"] * len(classes)
+    assert set(losses) == {"loss_seg", "loss_aff"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert not any(p.requires_grad for p in clip.network.parameters())
+    assert all(p.grad is None for p in clip.network.parameters())
+
+
+def test_labels_change_with_the_dynamic_phase_and_padding(case):
+    batch = batch_of(case, range(12))
+    label = {}
+    for name, changes in {
+        "static": {"dynamic_start": 9},
+        "dynamic": {"dynamic_start": 0},
+        "ignored": {"dynamic_start": 9, "padding": "ignored"},
+    }.items():
+        model = case.model(**changes).eval()
+        maker, found = model._labels, []
+        model._labels = lambda seen, maker=maker, found=found: found.append(maker(seen)) or found[0]
+        model._labels.layers = maker.layers
+        inputs = model.data_preprocessor(batch, True)
+        model(**inputs, mode="loss")
+        label[name] = found[0]
+        padding = torch.stack([s.gt_sem_seg.data[0] for s in inputs["data_samples"]]) == 255
+    assert (label["static"] != label["dynamic"]).any()
+    assert padding.any()
+    assert (label["ignored"][padding] == 255).all()
+    assert (label["ignored"] == label["static"])[~padding].all()
+    assert (label["static"] != 255).all()
+
+
+def test_the_counter_of_the_public_code():
+    """Its validations count: on VOC the dynamic phase starts at 9145, on COCO at 40001."""
+    voc = LabelSettings()
+    assert [voc.is_dynamic(9144), voc.is_dynamic(9145)] == [False, True]
+    assert [voc.passes(2000), voc.passes(2001)] == [2000, 2001 + 1464]
+    fixed = LabelSettings(validation_every=0)
+    assert [fixed.is_dynamic(15000), fixed.is_dynamic(15001)] == [False, True]
+
+
+def test_a_killed_training_ends_with_the_same_bytes(case, tmp_path):
+    whole = case.fit(tmp_path / "whole", 6)
+    case.fit(tmp_path / "killed", 3)
+    assert latest_checkpoint(tmp_path / "killed").name == "iter_3.pth"
+    resumed = case.fit(tmp_path / "killed", 6, resume=True)
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    assert int(whole["forwards"]) == 6
+    fresh = case.model().state_dict()
+    changed = [name for name, value in whole.items() if not torch.equal(value, fresh[name])]
+    assert len(changed) > 10
+    assert not any("clip" in name or "visual" in name for name in whole)
+
+
+def test_a_checkpoint_predicts_without_texts(case, tmp_path):
+    model = case.model()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pth")
+    segmentor = case.online()
+    segmentor.model.pop("texts")
+    other = build_model(segmentor, ENTRY, 3, "weclip").eval()
+    load_checkpoint(other, tmp_path / "model.pth", ["background", "cat", "dog"], "weclip")
+    image = torch.randn(1, 3, 45, 38)
+    with torch.no_grad():
+        assert torch.equal(other(image), model.eval()(image))
+        assert other(image).shape == (1, 3, 5, 4)  # the remainder is cut: slip 9
+    segmentor.model.settings = {"grid": "ceil"}
+    with torch.no_grad():
+        assert build_model(segmentor, ENTRY, 3, "weclip").eval()(image).shape == (1, 3, 6, 5)
+    with pytest.raises(InputError, match=r"model.texts"):
+        other(image, [], mode="loss")
+
+
+def test_a_training_with_dropout_differs_from_one_without(case):
+    batch = case.model().data_preprocessor(batch_of(case, range(4)), True)
+    values = [
+        float(case.model().train(mode)(**batch, mode="loss")["loss_seg"].detach())
+        for mode in (True, True, False)
+    ]
+    assert values[0] == values[1] != values[2]
+
+
+def test_a_batch_without_background_or_foreground_makes_no_nan(case, caplog):
+    model = case.model().train()
+    batch = model.data_preprocessor(batch_of(case, range(4)), True)
+    for value, update in ((0, 1), (1, 2)):
+        maker = model._labels
+        model._labels = lambda seen, value=value: torch.full((4, 32, 32), value)
+        model._labels.layers = maker.layers
+        losses = model(**batch, mode="loss")
+        model.zero_grad()
+        sum(losses.values()).backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+        assert model.public_nan.tolist() == [update, 1]
+        model._labels = maker
+    assert caplog.text.count("would be NaN") == 1
+    assert "no foreground pixel" in caplog.text
+
+
+def test_losses_over_nothing_are_zero():
+    label = torch.full((1, 16, 16), 255)
+    pairs = affinity_label(label, (2, 2), 8)
+    assert (pairs == 255).all()
+    values = torch.rand(1, 4, 4, requires_grad=True)
+    loss = affinity_loss(values, pairs)
+    loss.backward()
+    assert loss.item() == 0
+    assert not values.grad.any()
+    same = affinity_label(torch.zeros(1, 16, 16).long(), (2, 2), 0)
+    assert affinity_loss(torch.zeros(1, 4, 4), same).item() == pytest.approx(4 / 2 / 5)
+    logits = torch.randn(1, 3, 16, 16, requires_grad=True)
+    assert pixel_loss(BalancedLoss(), logits, label).item() == 0
+
+
+def _rank(rank: int, ranks: int, case: OnlineCase, out) -> None:
+    """Losses and gradients of this rank's share of eight samples."""
+    if ranks > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{out}/store", rank=rank, world_size=ranks
+        )
+    torch.set_num_threads(1)
+    model = case.model(padding="ignored").train()
+    batch = model.data_preprocessor(batch_of(case, range(rank, 8, ranks)), True)
+    gradients, values = {}, []
+    for _ in range(2):  # so that the draws of two updates are seen
+        model.zero_grad()
+        losses = model(**batch, mode="loss")
+        sum(losses.values()).backward()
+        values += [value.item() for value in losses.values()]
+    for name, parameter in model.named_parameters():
+        if ranks > 1:  # what MMEngine's wrapper does
+            torch.distributed.all_reduce(parameter.grad)
+        gradients[name] = parameter.grad / ranks
+    torch.save({"gradients": gradients, "values": values}, out / f"{ranks}-{rank}.pt")
+    if ranks > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_processes_equal_one(case, tmp_path):
+    """Counts, affinity pairs and dropout are those of the whole batch."""
+    _rank(0, 1, case, tmp_path)
+    # Forked, since a new process would import everything again.
+    torch.multiprocessing.start_processes(_rank, (2, case, tmp_path), 2, start_method="fork")
+    one, first, second = (torch.load(tmp_path / f"{n}.pt") for n in ("1-0", "2-0", "2-1"))
+    assert first["values"] == second["values"]
+    np.testing.assert_allclose(first["values"], one["values"], atol=1e-6)
+    for name, gradient in one["gradients"].items():
+        if name.endswith("in_proj_bias"):
+            gradient[16:32] = first["gradients"][name][16:32] = 0  # the K third is noise
+        scale = gradient.abs().max().clamp(min=1e-8)
+        assert float((first["gradients"][name] - gradient).abs().max() / scale) < 1e-4, name
+
+
+def test_the_shipped_segmentors_build(case):
+    for path in sorted((SEGMENTORS / "online").glob("*.yaml")):
+        segmentor = read_segmentor(path)
+        assert digest(segmentor) != digest(case.online())
+        segmentor.model.backbone = case.clip
+        model = build_model(segmentor, ENTRY, 5, str(path))
+        model.init_weights()
+        assert model.decode_head.classify.weight.shape[0] == 5
+        for transform in segmentor.train_pipeline:
+            TRANSFORMS.build(transform)
+
+
+def test_the_decoder_has_the_stated_size_and_start():
+    torch.manual_seed(0)
+    head = MODELS.build({"type": "WeCLIPHead", "in_channels": [768] * 11, "num_classes": 21})
+    assert sum(p.numel() for p in head.parameters()) / 1e6 == pytest.approx(5.99, abs=0.01)
+    block = head.blocks[0]
+    assert not block.attention.in_proj_bias.any()
+    assert not block.attention.out_proj.bias.any()
+    xavier = (6 / (256 + 768)) ** 0.5
+    assert block.attention.in_proj_weight.abs().max().item() == pytest.approx(xavier, rel=1e-2)
+    bound = 1 / 768**0.5
+    assert head.projections[3][0].weight.abs().max().item() == pytest.approx(bound, rel=1e-2)
+    keep = head.draw(400, torch.Generator().manual_seed(0))
+    assert set(keep.unique().tolist()) == {0.0, torch.tensor(1 / 0.9).item()}
+    assert float((keep == 0).float().mean()) == pytest.approx(0.1, abs=0.01)
+
+
+def test_settings_are_checked_in_one_line():
+    for kind, given, text in (
+        (LabelSettings, {"filter": "both"}, r"labels.filter: .*got both"),
+        (LabelSettings, {"par": {"iterations": -1}}, r"labels.par.iterations: .*got -1"),
+        (LabelSettings, {"tresh": 1}, r"labels.tresh: unknown key"),
+        (WeCLIPSettings, {"affinity_weight": float("nan")}, r"affinity_weight: "),
+    ):
+        with pytest.raises(InputError, match=text) as error:
+            read_settings(kind, given, "labels")
+        assert "\n" not in str(error.value)
+
+
+def test_a_label_maker_of_ones_own(case, monkeypatch):
+    """Another system: one class, one registry entry."""
+
+    class Tags:
+        layers = 0
+
+        def __init__(self, settings, texts):
+            pass
+
+        def __call__(self, seen):
+            label = torch.zeros(len(seen.keys), *seen.size, dtype=torch.int64)
+            for own, keys in zip(label, seen.keys, strict=True):
+                own[8:24, 8:24] = keys[0] + 1
+            return label
+
+    monkeypatch.setitem(labels.LABEL_MAKERS, "tags", (WeCLIPSettings, Tags))
+    segmentor = case.online()
+    segmentor.model.labels = {"type": "tags"}
+    model = build_model(segmentor, ENTRY, 3, "weclip").train()
+    batch = model.data_preprocessor(batch_of(case, range(4)), True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    values = []
+    for _ in range(12):
+        loss = sum(model(**batch, mode="loss").values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert values[-1] < values[0]
+
+
+def sample_of(keys: list[int], size: tuple[int, int]) -> SegDataSample:
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, *size).long()))
+    sample.set_metainfo({"class_keys": keys})
+    return sample
+
+
+def test_labels_only_hold_the_classes_of_their_image(case):
+    model = case.model().eval()
+    rgb = np.random.default_rng(0).integers(0, 256, (45, 38, 3)).astype(np.uint8)
+    assert set(np.unique(model.pseudo_label(rgb, [1]))) <= {0, 2}
+    assert model.pseudo_label(rgb, [1], long_side=64).shape == (45, 38)
+    inputs = torch.randn(1, 3, 32, 32)
+    assert torch.isfinite(sum(model(inputs, [sample_of([1], (32, 32))], mode="loss").values()))
+
+
+# ---- as a row of a runs table: `clip_wsss.segmentation.train` ------------------------------------
+
+DEMO = SEGMENTORS.parents[1] / "src/clip_wsss/demo/clip"
+WORDS = {"templates": ["a photo of a {}."], "names": ["cat", "dog"], "words": ["sky", "grass"]}
+
+
+def row_of(case: OnlineCase, online: OnlineSettings | None = None, **labels) -> dict:
+    """An entry as the graph makes it, on the demo's CLIP: 6 updates, a checkpoint every 2."""
+    content = yaml.safe_load((SEGMENTORS / "online/weclip-demo.yaml").read_text())
+    content["model"]["data_preprocessor"]["size"] = [32, 32]
+    content["model"]["decode_head"] |= {"channels": 16, "layers": 1, "heads": 2}
+    if labels:
+        content["model"]["labels"] = labels
+    content["train_pipeline"] = [
+        {"type": "RandomCrop", "crop_size": 32},
+        {"type": "RandomFlip", "prob": 0.5},
+    ]
+    content["train_dataloader"] = {"batch_size": 2}
+    content["checkpoint_interval"] = 2
+    path = case.root / f"{labels.get('type', 'weclip')}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    affinity = LabelSettings().model_dump() | {"layers": 2}
+    masks = {"background_power": 1.0, "refinement": "par", "par": {"dilations": [1, 2]}}
+    clip = {
+        "architecture": str(DEMO / "model.json"),
+        "weights": str(DEMO / "demo-clip.safetensors"),
+        "round_weights": "none",
+        "precision": "float32",
+        "position_embedding": {"resize": "bilinear", "round": "none"},
+    }
+    own = online or OnlineSettings(dynamic_start=2, validation_every=0)
+    row = {"clip": clip, "texts": WORDS, "split": "val"}
+    return case.entry | {
+        "segmentor": str(path),
+        "loss": "balanced",
+        "mu": 0.0,
+        "labels": "online",
+        "online": row | resolved(own, {"target": "softmax"}, affinity, masks),
+    }
+
+
+def train_row(case: OnlineCase, out, entry: dict, **changes) -> str:
+    """Train on the CPU; the checkpoint's hash."""
+    places = {"work_dir": out / "work", "checkpoint": out / "c.pth", "log": out / "log.csv"}
+    train(entry, case.dataset, [], 0, **places, device="cpu", **changes)
+    return sha256(out / "c.pth")
+
+
+@pytest.fixture(scope="module")
+def row(case, tmp_path_factory):
+    """An unbroken training of a row."""
+    out = tmp_path_factory.mktemp("row")
+    train_row(case, out, row_of(case))
+    return out
+
+
+def test_a_row_trains_without_masks_and_predicts(case, row):
+    rows = (row / "log.csv").read_text().splitlines()
+    assert len(rows) == 7
+    assert not (row / "work").exists()
+    content = torch.load(row / "c.pth", weights_only=True)
+    assert int(content["state_dict"]["forwards"]) == 6
+    assert not any("visual" in name for name in content["state_dict"])
+    inference = {"scales": [1.0], "flip": True, "long_side": 64, "average": "logits"}
+    classes = ["background", "cat", "dog"]
+    predictor = Predictor(row_of(case), inference, row / "c.pth", classes, "cpu")
+    found = predictor.probabilities(np.zeros((40, 48, 3), np.uint8))
+    assert found.shape == (3, 40, 48)
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
+
+
+def test_a_killed_row_ends_with_the_same_bytes(case, row, tmp_path, monkeypatch):
+    def kill(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooks.PlainCheckpointHook, "before_train_iter", kill, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        train_row(case, tmp_path, row_of(case))
+    monkeypatch.undo()
+    assert latest_checkpoint(tmp_path / "work").name == "iter_4.pth"
+    assert train_row(case, tmp_path, row_of(case)) == sha256(row / "c.pth")
+    assert (tmp_path / "log.csv").read_bytes() == (row / "log.csv").read_bytes()
+
+
+def test_ranked_texts_come_as_a_file_and_decide_the_labels(case, row, tmp_path):
+    entry = row_of(case)
+    clip = load_for(entry["online"]["clip"], entry["online"]["clip"], "cpu")
+    losses = []
+    for changes in ({}, {"names": ["aeroplane", "boat"]}):
+        foreground, background = encode(clip, **(WORDS | changes))
+        path = tmp_path / "texts.npz"
+        np.savez(path, foreground=foreground.numpy(), background=background.numpy())
+        ranked = entry | {"online": entry["online"] | {"texts": None}}
+        train_row(case, tmp_path, ranked, texts=path)
+        losses.append((tmp_path / "log.csv").read_bytes())
+    assert losses[0] == (row / "log.csv").read_bytes() != losses[1]
+
+
+def test_an_online_setting_changes_the_training(case, row, tmp_path):
+    entry = row_of(case, OnlineSettings(dynamic_start=2, validation_every=0, statistics="clip"))
+    train_row(case, tmp_path, entry)
+    assert (tmp_path / "log.csv").read_bytes() != (row / "log.csv").read_bytes()
+
+
+class Boxed:
+    """A label maker of one's own: a square of a stated size."""
+
+    layers = 0
+
+    def __init__(self, settings, texts):
+        self.settings = settings
+
+    def __call__(self, seen):
+        label = torch.zeros(len(seen.keys), *seen.size, dtype=torch.int64)
+        for own, keys in zip(label, seen.keys, strict=True):
+            own[: self.settings.side, : self.settings.side] = keys[0] + 1
+        return label
+
+
+class BoxedSettings(LabelSettings):
+    side: int = 4
+
+
+def test_another_system_is_one_class_one_entry_and_one_row(case, tmp_path, monkeypatch):
+    monkeypatch.setitem(labels.LABEL_MAKERS, "boxed", (BoxedSettings, Boxed))
+    entry = row_of(case, type="boxed", side=9)
+    model = build_model(
+        read_segmentor(entry["segmentor"]), entry, 3, "boxed", save_texts(case, tmp_path)
+    )
+    assert model._labels.settings.side == 9
+    assert model._labels.settings.static_layers == 2, "the row's"
+    assert train_row(case, tmp_path, entry)
+
+
+def save_texts(case: OnlineCase, folder):
+    clip = row_of(case)["online"]["clip"]
+    foreground, background = encode(load_for(clip, clip, "cpu"), **WORDS)
+    np.savez(folder / "texts.npz", foreground=foreground.numpy(), background=background.numpy())
+    return folder / "texts.npz"
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        ({"type": "snake"}, "model.labels.type: snake is unknown"),
+        ({"threshold": 0.3}, r"model.labels.threshold: follows from the row; leave it out"),
+    ],
+)
+def test_a_file_that_does_not_fit_the_row_is_one_line(case, tmp_path, labels, line):
+    with pytest.raises(InputError, match=line) as caught:
+        train_row(case, tmp_path, row_of(case, **labels))
+    assert "\n" not in str(caught.value)

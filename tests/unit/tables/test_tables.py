@@ -1,0 +1,516 @@
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from made_results import (
+    REPOSITORY,
+    config,
+    content,
+    ladder,
+    plan,
+    run,
+    score,
+    write_results,
+)
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.runs.config import load_config
+from clip_wsss.score.bootstrap import interval, nan_mean, resampled_iou, tally
+from clip_wsss.tables.costs import write_costs
+from clip_wsss.tables.published import quoted, read_published
+from clip_wsss.tables.write import write_tables
+
+HEAD = "method,stage,split,miou,source,note\n"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The results folder of the ladder, with its tables."""
+    return tables_of(tmp_path_factory.mktemp("results") / "demo", ladder())
+
+
+def tables_of(root, runs, settings=None):
+    """Write the measurements of runs and their tables."""
+    made = plan(root, runs, settings)
+    write_results(made)
+    write_tables(made)
+    return root
+
+
+def read(root, name="ladder.csv"):
+    return pd.read_csv(root / "tables" / name, keep_default_na=False, na_values=[""])
+
+
+def lines(root):
+    return read(root).set_index("run")
+
+
+def counts_of(root, name, stage, power=None, number=0):
+    """Counts of a stage of a run of the ladder."""
+    file = score(plan(root, ladder()), name, stage, number)
+    table = pd.read_parquet((root / file).with_name("counts.parquet"))
+    return table if power is None else table[table["power"] == power]
+
+
+def by_hand(counts):
+    """Equation of the mIoU, class by class."""
+    values = []
+    for label in sorted(counts["truth"].unique()):
+        there, said = counts["truth"] == label, counts["prediction"] == label
+        pixels = counts["pixels"]
+        values.append(pixels[there & said].sum() / pixels[there | said].sum())
+    return 100 * np.mean(values)
+
+
+def test_figures_are_those_of_the_counts(made):
+    table = lines(made)
+    maps = counts_of(made, "plain", "initial", 1)
+    assert table.loc["plain", "initial"] == pytest.approx(by_hand(maps), abs=1e-4)
+    masks = counts_of(made, "crf", "mask")
+    assert table.loc["crf", "mask"] == pytest.approx(by_hand(masks), abs=1e-4)
+    assert table.loc["crf", "miou"] == table.loc["crf", "mask"]
+    assert table["headline"].tolist() == [
+        "initial", "initial", "refined", "mask", "segmentation", "segmentation",
+    ]  # fmt: skip
+    assert table["split"].tolist() == ["train"] * 6
+    assert table.loc["cgl", "segmentation_split"] == "val"
+    assert (table["images"] == 12).all()
+
+
+def test_intervals_and_paired_differences(made):
+    table = lines(made)
+    sums = [
+        tally(counts_of(made, name, "initial", 1), [f"i{n:02d}" for n in range(12)], 3)
+        for name in ("softmax", "plain")
+    ]
+    samples = [100 * nan_mean(resampled_iou(one, 200, 0)) for one in sums]
+    around, gap = interval(samples[0]), interval(samples[0] - samples[1])
+    row = table.loc["softmax"]
+    assert (row["initial_low"], row["initial_high"]) == pytest.approx(
+        (around.low, around.high), abs=1e-4
+    )
+    assert row["difference"] == pytest.approx(
+        row["initial"] - table.loc["plain", "initial"], abs=2e-4
+    )
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(
+        (gap.low, gap.high), abs=1e-4
+    )
+    assert row["more_than_noise"] == ("yes" if gap.excludes_zero else "no")
+    assert row["differs"] == "target: logit -> softmax"
+
+
+def test_what_a_row_is_compared_at(made):
+    table = lines(made)
+    assert table.loc["plain", ["difference_of", "difference_note"]].isna().all()
+    assert table.loc["softmax", "difference_of"] == "initial"
+    assert table.loc["caa", "difference_of"] == "refined - initial"
+    assert table.loc["crf", "difference_of"] == "mask - refined"
+    assert pd.isna(table.loc["all", "difference"])  # the same masks, and a base without segmentor
+    assert table.loc["all", "difference_note"] == "all figures in common are the same"
+    assert table.loc["cgl", "difference_of"] == "segmentation"
+
+
+def test_seeds_are_one_row_with_mean_and_deviation(made):
+    seeds = [by_hand(counts_of(made, "cgl", "segmentation", number=n)) for n in (0, 1)]
+    row = lines(made).loc["cgl"]
+    assert row["segmentation"] == pytest.approx(np.mean(seeds), abs=1e-4)
+    assert row["segmentation_sd"] == pytest.approx(np.std(seeds, ddof=1), abs=1e-4)
+    assert row["seeds"] == "0 1"
+    assert row["noise_covers"] == "images"  # its base has one seed
+    assert "± " in (made / "tables/ladder.md").read_text()
+    assert r"$\pm$ " in (made / "tables/ladder.tex").read_text()
+
+
+def test_oracle_figures_are_labelled(tmp_path):
+    runs = [
+        run("fixed", None, masks="argmax"),
+        run("oracle", "fixed", masks="argmax,scoring=oracle"),
+    ]
+    tables_of(tmp_path, runs)
+    table = lines(tmp_path)
+    figures = read(tmp_path, "figures.csv").set_index(["run", "stage", "scoring"])["miou"]
+    numbers = json.loads((tmp_path / "tables/metrics.json").read_text())
+    assert numbers["fixed"]["initial"] == table.loc["fixed", "initial"]
+    assert table.loc["oracle", "initial"] == table.loc["fixed", "initial"]
+    assert numbers["oracle"]["initial"] == table.loc["oracle", "initial_oracle"]
+    assert numbers["oracle"]["initial"] == figures["oracle", "initial", "oracle"]
+    assert table.loc["oracle", "initial_oracle"] > table.loc["oracle", "initial"]
+    assert table.loc["oracle", "initial_oracle_power"] == 2
+    assert table.loc["oracle", "difference_of"] == "initial oracle - initial"
+    assert table.loc["oracle", "differs"] == "scoring: fixed -> oracle"
+    assert "(oracle " in (tmp_path / "tables/ladder.md").read_text()
+
+
+def test_a_power_of_the_run_s_own(tmp_path):
+    tables_of(tmp_path, [run("two", None, masks="argmax,background_power=2")])
+    row = lines(tmp_path).loc["two"]
+    assert (row["initial_power"], row["initial"]) == (2, row["initial_oracle"])
+    figures = pd.read_csv(tmp_path / "tables/figures.csv")
+    figures = figures[figures["stage"] == "initial"]
+    assert list(figures["scoring"]) == ["fixed", "oracle"], "named apart at one and the same power"
+    with pytest.raises(InputError, match=r"background_power: 3 was not counted \(there: 1, 2\)"):
+        tables_of(tmp_path, [run("three", None, masks="argmax,background_power=3")])
+
+
+def test_the_power_of_a_run_without_masks_is_the_evaluation_s(tmp_path):
+    tables_of(tmp_path, [run("two", None)], config(background_power=2))
+    row = lines(tmp_path).loc["two"]
+    assert (row["initial_power"], row["initial"]) == (2, row["initial_oracle"])
+    assert (row["headline"], row["scoring"], row["miou"]) == ("initial", "fixed", row["initial"])
+
+
+def test_a_missing_measurement_is_named(tmp_path):
+    with pytest.raises(
+        InputError, match=r"score/.*sidecar\.json: missing, so make it again: snake"
+    ):
+        write_tables(plan(tmp_path, ladder()))
+
+
+def test_measurements_of_another_plan_or_changed_by_hand_are_refused(tmp_path):
+    root = tables_of(tmp_path, ladder()[:2])
+    made = plan(root, ladder()[:2])
+    file = root / score(made, "plain", "initial")
+    with pytest.raises(InputError, match=r"sidecar\.json: made with numerics .*7.*the plan has"):
+        write_tables(plan(root, ladder()[:2], config(powers=[1.0, 2.0, 7.5])))
+    old = made.code("score")
+    made._codes["score"] = "0" * 16
+    with pytest.raises(InputError, match=rf'made with code "{old}", and the plan has "0000'):
+        write_tables(made)
+    text = file.read_text()
+    file.write_text(text.replace('"images": 12', '"images": 13'))
+    with pytest.raises(InputError, match=r"score\.json: changed since the job that made it"):
+        write_tables(plan(root, ladder()[:2]))
+
+
+def test_the_same_bytes_twice(made, tmp_path):
+    write_tables(plan(made, ladder()), tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted(path.name for path in (made / "tables").iterdir())
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (made / "tables" / name).read_bytes()
+
+
+def test_every_written_file_is_declared(made, tmp_path):
+    written = {path for path in made.rglob("*") if path.is_file()}
+    written -= set((made / "score").rglob("*"))
+    declared = plan(made, ladder()).tables
+    assert set(declared) == written
+    assert len(declared) == len(written)
+
+
+def test_an_index_and_the_settings_of_every_folder(made):
+    index = read(made, "index.csv")
+    assert index.columns.tolist() == ["run", "stage", "folder"]
+    assert index["stage"][index["run"] == "plain"].tolist() == ["texts", "cam"]
+    shared = index.groupby("stage")["folder"].nunique()
+    assert (shared["texts"], shared["cam"], shared["masks"], shared["segmentation"]) == (1, 2, 1, 2)
+    for row in index.itertuples():
+        settings = yaml.safe_load((made / row.folder / "settings.yaml").read_text())
+        stages = {"model", "images"} | set(index["stage"][index["run"] == row.run])
+        assert row.stage in settings
+        assert set(settings) <= stages
+        if row.stage == "affinity":
+            assert settings["affinity"] == {"method": "caa", "layers": 3}
+            assert settings["cam"]["target"] == "softmax"
+
+
+def test_the_resolved_config_gives_the_same_folders_again(made):
+    text = (made / "tables/config.yaml").read_text()
+    again = load_config(yaml.safe_load(text))
+    assert plan(made, ladder(), again).graph.folders() == plan(made, ladder()).graph.folders()
+    assert list(yaml.safe_load(text)) == sorted(yaml.safe_load(text))
+    assert str(REPOSITORY) not in text
+
+
+def full(name="full", base=None, **more):
+    none = {"texts": None, "cam": None, "masks": "ground-truth"}
+    return run(name, base, **none, segmentation="all-pixels", **more)
+
+
+def test_shares_of_full_supervision(tmp_path):
+    trained = ladder()[-1]
+    runs = [
+        *ladder(),
+        full(),
+        run("flip", "cgl", **{"affinity": "caa", "masks": "crf", "segmentation": "cgl"},
+            inference="default,flip=true"),
+        full("elsewhere", table="other"),
+    ]  # fmt: skip
+    tables_of(tmp_path, runs)
+    table = lines(tmp_path)
+    shares = table["segmentation_of_full"]
+    expected = 100 * table.loc[trained.name, "segmentation"] / table.loc["full", "segmentation"]
+    assert shares["cgl"] == pytest.approx(expected, abs=1e-3)
+    assert shares["full"] == 100
+    assert shares[["plain", "crf", "flip"]].isna().all()  # not trained; other inference
+    assert pd.isna(table.loc["full", "precision"])
+    assert (
+        f"({shares['cgl']:.1f} % of full supervision)"
+        in (tmp_path / "tables/ladder.md").read_text()
+    )
+    assert rf"({shares['cgl']:.1f} \% of full" in (tmp_path / "tables/ladder.tex").read_text()
+    without = tables_of(tmp_path / "without", ladder())
+    assert lines(without)["segmentation_of_full"].isna().all()
+    assert "full supervision" not in (without / "tables/ladder.md").read_text()
+
+
+def test_rows_may_lack_any_stage(tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / "a.png").write_bytes(b"a label")
+    none = {"texts": None, "cam": None}
+    settings = content()
+    settings["masks"]["theirs"] = {"source": "import", "folder": str(masks)}
+    runs = [
+        run("maps", None),
+        run("import", "maps", **none, masks="theirs"),
+        run("theirs", "import", **none, masks="theirs", segmentation="cgl"),
+        full(base="theirs"),
+        run("true", None, **none, masks="ground-truth"),
+    ]
+    tables_of(tmp_path / "demo", runs, load_config(settings))
+    table = lines(tmp_path / "demo")
+    assert table["headline"].tolist()[:4] == ["initial", "mask", "segmentation", "segmentation"]
+    assert table.loc["import", "difference_of"] == "mask - initial"
+    assert table.loc["import", "differs"].endswith("; masks: none -> import")
+    assert table.loc["theirs", "differs"] == "segmentation: none -> TokenHead+confidence-guided"
+    words = table.loc["full", "differs"]
+    assert words == "source: import -> ground-truth; loss: confidence-guided -> cross-entropy"
+    assert table.loc["true", "initial":"difference_note"].isna().all()
+    index = read(tmp_path / "demo", "index.csv")
+    assert index["stage"][index["run"] == "true"].tolist() == ["masks"]
+
+
+def test_one_run(tmp_path):
+    table = lines(tables_of(tmp_path, [run("only", None)]))
+    assert table.index.tolist() == ["only"]
+    assert (tmp_path / "tables/ladder.md").read_text().count("| only |") == 1
+
+
+def test_a_run_with_the_settings_of_its_base_has_no_difference(tmp_path):
+    settings = content()
+    settings["cam"]["other"] = settings["cam"]["softmax"] | {"precision": "float32"}
+    settings["models"]["twin"] = settings["models"]["demo"]
+    settings["cam"]["other"]["model"] = "twin"
+    runs = [run("base", None), run("twin", "base", cam="other"), run("other", "twin", cam="plain")]
+    tables_of(tmp_path, runs, load_config(settings))
+    row = lines(tmp_path).loc["twin"]
+    assert row[["differs", "difference", "difference_of", "more_than_noise"]].isna().all()
+    assert row["difference_note"] == "same settings as its base"
+    assert "| same settings as its base |" in (tmp_path / "tables/ladder.md").read_text()
+    assert lines(tmp_path).loc["other", "differs"] == "target: softmax -> logit"
+
+
+def test_without_ground_truth_there_are_tables_without_figures(tmp_path):
+    settings = content()
+    settings["dataset"]["masks"] = None
+    tables_of(tmp_path, ladder(), load_config(settings))
+    assert lines(tmp_path)["differs"].notna().sum() == 5
+    assert json.loads((tmp_path / "tables/metrics.json").read_text())["cgl"] == {}
+    for name in ("figures", "per_class", "headline", "confidence"):
+        assert len(read(tmp_path, f"{name}.csv")) == 0
+
+
+def test_every_figure_names_its_files(made):
+    figures = read(made, "figures.csv")
+    for _, row in figures.iterrows():
+        values = []
+        for file in row["files"].split():
+            info = json.loads((made / file).read_text())
+            values.append(
+                info["powers"][str(row["power"]).removesuffix(".0")]
+                if "powers" in info
+                else info["miou"]
+            )
+        assert row["miou"] == pytest.approx(100 * np.mean(values), abs=1e-4)
+    assert figures[figures["headline"] == "yes"]["run"].tolist() == [r.name for r in ladder()]
+    headline = read(made, "headline.csv")
+    assert headline["miou"].tolist() == figures[figures["headline"] == "yes"]["miou"].tolist()
+
+
+def test_per_class(made):
+    table = read(made, "per_class.csv")
+    mean = table.groupby(["run", "stage"])["iou"].mean()
+    assert mean["crf", "mask"] == pytest.approx(lines(made).loc["crf", "mask"], abs=1e-3)
+    assert (table["low"] <= table["high"]).all()
+    wide = (made / "tables/per_class.md").read_text().splitlines()
+    assert wide[0].startswith("| class | plain (initial) | softmax (initial) | caa (refined) |")
+    assert [line.split(" | ")[0] for line in wide[2:]] == ["| background", "| cat", "| dog"]
+
+
+def test_the_mu_curve_stands_once_for_shared_masks(made):
+    table = read(made, "confidence.csv")
+    assert table["run"].unique().tolist() == ["crf"]
+    sure = table.set_index("mu").loc[0.95]
+    assert (sure["kept"], sure["precision"]) == (50, 100)
+
+
+def test_metrics_for_dvc_are_numbers_by_run_and_stage(made):
+    numbers = json.loads((made / "tables/metrics.json").read_text())
+    assert numbers["crf"] == {
+        stage: lines(made).loc["crf", stage] for stage in ("initial", "refined", "mask")
+    }
+
+
+def test_latex_escapes_what_would_break_it(tmp_path):
+    tables_of(tmp_path, [run("a_b", None), run("c&d", "a_b", texts="sharpest")])
+    text = (tmp_path / "tables/ladder.tex").read_text()
+    assert r"a\_b" in text
+    assert r"c\&d" in text
+    assert r"a photo of a \{\}. $\to$ sharpest" in text
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    rows = [line for line in body.splitlines()[1:] if line]
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
+    assert not re.search(r"(?<!\{)\[", body)
+
+
+def publish(tmp_path, name="demo"):
+    path = tmp_path / f"{name}.csv"
+    path.write_text(
+        HEAD + "CAA,refined,train,70.8,a paper,with CAA\nCAA,mask,train,75,a paper,\n"
+        "Other,segmentation,val,76.4,another,\n"
+    )
+    return path
+
+
+def test_published_figures_stand_beside_the_measured_ones(made, tmp_path):
+    settings = config(published=str(publish(tmp_path)))
+    write_tables(plan(made, ladder(), settings), tmp_path / "tables")
+    table = lines(tmp_path)
+    row = table.loc["caa"]
+    assert row["refined_quoted"] == 70.8
+    assert row["refined_minus_quoted"] == pytest.approx(row["refined"] - 70.8, abs=1e-4)
+    assert row["source"] == "a paper"
+    assert table["refined_quoted"].notna().sum() == 1
+    quotes = table[table["kind"] == "quoted"]
+    assert quotes.index.tolist() == ["CAA", "Other"]
+    assert quotes.loc["CAA", ["refined", "mask"]].tolist() == [70.8, 75]
+    assert quotes.loc["CAA", "split"] == "demo train"
+    assert quotes["miou"].isna().all()
+    text = (tmp_path / "tables/ladder.md").read_text()
+    assert "| CAA (quoted: a paper) |" in text
+    assert "(quoted 70.8, difference " in text
+
+
+def test_figures_of_another_data_set_are_quoted_without_a_difference(made, tmp_path):
+    settings = config(published=str(publish(tmp_path, "voc12")))
+    write_tables(plan(made, ladder(), settings), tmp_path / "t")
+    table = pd.read_csv(tmp_path / "t/ladder.csv")
+    assert table["refined_quoted"].isna().all()
+    assert table[table["kind"] == "quoted"]["split"].tolist() == ["voc12 train", "voc12 val"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method,miou\n", "the columns must be method, stage"),
+        (HEAD + "a,crf,train,70,b,\n", "line 2: unknown stage `crf`"),
+        (HEAD + "a,mask,train,x,b,\n", "line 2: miou: must be a percentage; got x"),
+        (HEAD + "a,mask,train,70,,\n", "line 2: source: a quoted figure needs one"),
+    ],
+)
+def test_published_figures_are_checked(tmp_path, text, message):
+    path = tmp_path / "voc12.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_published(path)
+
+
+def test_a_missing_file_of_published_figures_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"evaluation\.published: there is no file"):
+        read_published(tmp_path / "no.csv")
+
+
+@pytest.mark.parametrize("name", ["voc12", "coco14"])
+def test_the_shipped_published_figures_can_be_read(name):
+    table = read_published(REPOSITORY / f"config/published/{name}.csv")
+    assert quoted(table, "clip-es", name, "segmentation", "val") is not None
+    assert quoted(table, "clip-es", "demo", "segmentation", "val") is None
+
+
+def test_costs(tmp_path):
+    settings = content()
+    lists = tmp_path / "data/ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    for split, number in (("train", 10), ("val", 4)):
+        (lists / f"{split}.txt").write_text("\n".join(map(str, range(number))))
+    settings["dataset"]["root"] = str(tmp_path / "data")
+    made = plan(tmp_path / "results", ladder(), load_config(settings))
+    path, graph = made.graph.paths["cgl"], made.graph
+    one = next(name for name, one in graph.passes.items() if path["cam"] in one.nodes)
+    head = "s\th:m:s\tmax_rss\tmax_vms\n"
+    for name, seconds, memory in (
+        (f"maps/{one}-7/0001of0002", 3.0, "900.5"),
+        (f"maps/{one}-7/0001of0003", 8.0, "999.0"),  # of an earlier number of shards
+        (f"maps/{one}-7/0002of0002", 2.0, "-"),
+        (graph.training(path["segmentation"], 1), 40, "1200"),
+        (graph.training(path["inference"], 1), 8, "1100"),
+        (graph.score("mask", path["masks"]), 2.5, "300"),
+        ("segmentation/of-no-row/seed0", 99, "1"),
+    ):
+        file = made.root / f"benchmarks/{name}.tsv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{head}{seconds}\t0:00:03\t{memory}\t1\n")
+    write_costs(made, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/cost.csv").set_index("stage")
+    assert table.index.tolist() == ["maps", "score", "segmentation", "inference"]
+    assert table.loc["maps", ["run", "jobs", "images", "seconds"]].tolist() == ["plain", 2, 10, 5]
+    assert table.loc["maps", ["seconds_an_image", "peak_memory_mb"]].tolist() == [0.5, 900.5]
+    assert table.loc["inference", "seconds_an_image"] == 2
+    assert table.loc["score", ["run", "seconds_an_image"]].tolist() == ["crf", 0.25]
+    assert pd.isna(table.loc["segmentation", "seconds_an_image"])
+    assert table["device"].nunique() == 1
+    text = (tmp_path / "out/cost.md").read_text()
+    assert f"| maps | maps/{one}-7 | plain | 2 | 10 | 5.0 | 0.5 |" in text
+
+
+def test_costs_of_shared_stages_stand_once_under_the_first_run(tmp_path):
+    settings = content()
+    lists = tmp_path / "data/ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    for split in ("train", "val"):
+        (lists / f"{split}.txt").write_text("a")
+    settings["dataset"]["root"] = str(tmp_path / "data")
+    made = plan(tmp_path, ladder(), load_config(settings))
+    for node in made.graph.nodes("masks"):
+        for shard in made.graph.shards:
+            file = tmp_path / f"benchmarks/{node.folder}/{shard}.tsv"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("s\tmax_rss\n1\t1\n")
+    write_costs(made)
+    table = pd.read_csv(tmp_path / "tables/cost.csv")
+    assert table[["stage", "run", "jobs"]].to_numpy().tolist() == [["masks", "crf", 2]]
+
+
+def snippets():
+    text = (REPOSITORY / "docs/results.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_documented_snippets_give_the_figures_of_the_table(made, capsys):
+    short, intervals = (
+        code.replace("results/demo", str(made)).replace("1000", "200") for code in snippets()
+    )
+    row = lines(made).loc["softmax"]
+    exec(short, {})
+    assert float(capsys.readouterr().out) == row["initial"]
+    for name, stage in (("crf", "mask"), ("all", "segmentation")):
+        labels = short.replace('("softmax", "initial", "fixed")', f'("{name}", "{stage}", "fixed")')
+        exec(labels.replace('.query("power == 1")', ""), {})
+        assert float(capsys.readouterr().out) == lines(made).loc[name, stage]
+    space = {}
+    exec(intervals, space)
+    gap = space["difference"](space["softmax"], space["plain"])
+    assert 100 * space["softmax"].interval.low == pytest.approx(row["initial_low"], abs=1e-4)
+    assert 100 * gap.interval.high == pytest.approx(row["difference_high"], abs=1e-4)
+
+
+def test_every_column_is_documented(made):
+    text = (REPOSITORY / "docs/results.md").read_text(encoding="utf-8")
+    for column in read(made).columns:
+        rest = column.partition("_")[2]
+        known = {f"`{column}`", f"`…_{rest}`", f"`_{rest}`"}
+        assert any(name in text for name in known), column
