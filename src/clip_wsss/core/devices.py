@@ -6,8 +6,32 @@ import fcntl
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip_wsss.core.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 _held: dict[int, object] = {}  # locks of this process, which end with it
+
+
+def torch_device(device: str | torch.device) -> torch.device:
+    """The device of a job: `auto` is CUDA where there is one, and a card that no other job holds.
+
+    Raises:
+        InputError: cuda is asked for and there is none.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda is asked for, but this machine has none; set cpu or auto")
+    if device.type == "cuda" and device.index is None:
+        take_free_gpu()
+    return device
 
 
 def take_free_gpu() -> None:

@@ -76,7 +76,11 @@ def read_segmentor_file(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"segmentation.segmentor: there is no file {path}")
-    content = read_yaml(path)
+    return check_segmentor(read_yaml(path), path)
+
+
+def check_segmentor(content: Any, path: str | Path) -> dict[str, Any]:
+    """Check what a segmentor's file holds. Raises InputError as `read_segmentor_file`."""
     if not isinstance(content, dict):
         raise InputError(f"{path}: must be a mapping with the keys {', '.join(SEGMENTOR_KEYS)}")
     for key in content:

@@ -18,10 +18,10 @@ from clip_wsss.core.confidence import EDGES, encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_fraction, read_label
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
+from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.core.registry import lookup
 from clip_wsss.data.datasets import IGNORE
-from clip_wsss.masks.refine import MASK_REFINEMENTS
+from clip_wsss.masks.context import MaskContext
 
 if TYPE_CHECKING:
     from clip_wsss.data.datasets import Dataset
@@ -30,7 +30,7 @@ CERTAIN = len(EDGES) - 1  # the code of a confidence of 1
 
 
 def labels_and_confidence(
-    maps: np.ndarray, keys: np.ndarray, rgb: np.ndarray, entry: dict
+    maps: np.ndarray, keys: np.ndarray, rgb: np.ndarray, entry: dict, id_: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Label and confidence of every pixel of an image.
 
@@ -40,17 +40,33 @@ def labels_and_confidence(
         rgb: (H, W, 3) uint8.
         entry: of the group `masks`: refinement, background_power, and settings under the
             refinement's name.
+        id_: of the image.
 
     Returns:
         (H, W) uint8, 0 background, key + 1 for a class, and (H, W) float32 in [0, 1]: the
         largest probability, or without a refinement the largest of [background, maps].
     """
-    refine = lookup(MASK_REFINEMENTS, entry["refinement"], "refinement")
+    refine = method("refinement", entry["refinement"])
     full = upsample_maps(maps, rgb.shape[:2])
     scores = np.concatenate([background_scores(full, entry["background_power"])[None], full])
-    refined = refine(scores, rgb, entry.get(entry["refinement"]) or {})
+    context = MaskContext(scores, rgb, [int(key) for key in keys], id_, maps)
+    refined = refine.bound(entry.get(refine.short))(context)
+    check_scores(refined, scores, entry["refinement"])
     values = np.concatenate([[0], np.asarray(keys) + 1]).astype(np.uint8)
     return values[refined.argmax(axis=0)], refined.max(axis=0)  # a tie goes to the background
+
+
+def check_scores(refined: np.ndarray, scores: np.ndarray, name: str) -> None:
+    """Refuse what a mask refinement of one's own should not return.
+
+    Raises:
+        InputError: another shape or kind of numbers than that of the scores.
+    """
+    if not isinstance(refined, np.ndarray) or refined.shape != scores.shape:
+        got = getattr(refined, "shape", type(refined).__name__)
+        raise InputError(f"refinement {name}: must return {scores.shape} scores; got {got}")
+    if refined.dtype.kind != "f":
+        raise InputError(f"refinement {name}: must return floats; got {refined.dtype}")
 
 
 def write_masks(
@@ -101,7 +117,7 @@ def write_shard(
         InputError: maps of other images, an unknown refinement, an image that has changed, or a
             confidence that is not a number.
     """
-    lookup(MASK_REFINEMENTS, entry["refinement"], "refinement")
+    method("refinement", entry["refinement"])
     skipped = [EncodedImage(id_, skipped=why) for id_, why in read_skipped(maps).items()]
     images = read_maps(maps)
     found = {image.id for image in images} | {image.id for image in skipped}
@@ -197,7 +213,7 @@ def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps) -> EncodedImage:
             f"{image.id}: is {rgb.shape[:2]} now and was {image.size} when its CAM was made; "
             "make the CAMs again"
         )
-    label, confidence = labels_and_confidence(image.maps, image.keys, rgb, entry)
+    label, confidence = labels_and_confidence(image.maps, image.keys, rgb, entry, image.id)
     try:
         codes = encode(confidence)
     except ValueError as error:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmengine.dist import all_gather, get_rank, get_world_size
 from torch import Tensor
 
+from clip_wsss.losses.pixels import Pixels
 from clip_wsss.segmentation.losses import IGNORE, PixelLoss
 
 
@@ -25,7 +26,7 @@ def of_all_ranks(value: Tensor) -> Tensor:
 
 
 def pixel_loss(loss: PixelLoss, logits: Tensor, label: Tensor) -> Tensor:
-    """A loss of the registry LOSSES over the pixels of all ranks, each with full confidence.
+    """A loss over the pixels of all ranks, each with full confidence.
 
     So several processes give the gradient of one, also where the loss counts pixels.
 
@@ -34,10 +35,10 @@ def pixel_loss(loss: PixelLoss, logits: Tensor, label: Tensor) -> Tensor:
         logits: (B, C, H, W) of this rank.
         label: (B, H, W) int64, 255 ignored.
     """
-    pixels = F.cross_entropy(logits.float(), label, reduction="none", ignore_index=IGNORE)
-    labels = gather_batch(label)
-    value = loss.average(gather_batch(pixels), labels, labels != IGNORE)
-    return of_all_ranks(loss.loss_weight * value)
+    losses = F.cross_entropy(logits.float(), label, reduction="none", ignore_index=IGNORE)
+    losses, labels = gather_batch(losses), gather_batch(label)
+    pixels = Pixels(losses, labels, labels != IGNORE, logits, torch.ones_like(losses))
+    return of_all_ranks(loss.loss_weight * loss.average(pixels))
 
 
 def radius_mask(grid: tuple[int, int], radius: int) -> Tensor:

@@ -17,14 +17,25 @@ from mmseg.registry import MODELS
 from clip_wsss.core.devices import take_free_gpu
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256
-from clip_wsss.core.plain import read_segmentor_file
-from clip_wsss.core.registry import lookup
+from clip_wsss.core.methods import is_method, method
+from clip_wsss.core.plain import check_segmentor, read_segmentor_file
 from clip_wsss.segmentation.losses import loss_config
 
 
-def read_segmentor(path: str | Path) -> Config:
-    """Read the YAML of a segmentor. Raises InputError as `read_segmentor_file`."""
-    return Config(read_segmentor_file(path))
+def read_segmentor(name: str | Path, entry: dict | None = None) -> Config:
+    """A segmentor, from its file or from the function that builds it.
+
+    Args:
+        name: the file, or `package.module:function`.
+        entry: of the config's group `segmentation`, with the function's settings.
+
+    Raises:
+        InputError: as `clip_wsss.core.plain.read_segmentor_file`.
+    """
+    if not is_method("segmentor", str(name)):
+        return Config(read_segmentor_file(name))
+    built = method("segmentor", name)
+    return Config(check_segmentor(built.bound((entry or {}).get(built.short))(), name))
 
 
 def build_model(
@@ -48,7 +59,9 @@ def build_model(
     heads = model.get("auxiliary_head") or []
     for head in [model["decode_head"], *(heads if isinstance(heads, list) else [heads])]:
         loss_weight = (head.pop("loss_decode", None) or {}).get("loss_weight", 1.0)
-        head["loss_decode"] = loss_config(entry["loss"], entry["mu"], loss_weight)
+        head["loss_decode"] = loss_config(
+            entry["loss"], entry["mu"], loss_weight, entry.get(method("loss", entry["loss"]).short)
+        )
         head["sampler"] = {"type": "ConfidenceSampler"}
         head["num_classes"] = classes
         head["ignore_index"] = 255
@@ -75,20 +88,11 @@ def online_module(name: str) -> ModuleType:
 
 
 def _online(model: dict, row: dict, path: str) -> dict:
-    """What the cells of a row say of a model that makes its labels itself.
-
-    A labeller takes those settings of the row that it has; its own come from the segmentor's file.
-    """
-    own = {"type": "weclip", **(model.get("labels") or {})}
+    """What the cells of a row say of a model that makes its labels itself."""
     for module in ("data", "segmentor"):
         online_module(module)  # registers what the file names
-    makers = online_module("labels").LABEL_MAKERS
-    kind, _ = lookup(makers, own["type"], f"{path}: model.labels.type")
-    taken = {key: value for key, value in row["labels"].items() if key in kind.model_fields}
-    said = {"backbone": row["clip"], "settings": row["settings"], "labels": {**taken, **own}}
-    twice = [key for key in ("backbone", "settings") if key in model]
-    twice += [f"labels.{key}" for key in taken if key in own]
-    if twice:
+    said = {"backbone": row["clip"], "settings": row["settings"], "labels": row["labels"]}
+    if twice := [key for key in said if key in model]:
         raise InputError(f"{path}: model.{twice[0]}: follows from the row; leave it out")
     return said
 

@@ -78,7 +78,7 @@ def train(
         InputError: settings, masks or initial weights that cannot be used.
     """
     device = use_device(device)
-    segmentor = read_segmentor(entry["segmentor"])
+    segmentor = read_segmentor(entry["segmentor"], entry)
     loss_config(entry["loss"], entry["mu"])
     if entry["precision"] == "amp" and device != "cuda":
         raise InputError("segmentation.precision: amp needs CUDA; set it to float32 on the CPU")
@@ -184,7 +184,7 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
     cpu = use_device(settings["device"]) == "cpu"
     distributed = settings["gpus"] > 1
     torch.set_num_threads(settings["threads"])
-    segmentor = read_segmentor(entry["segmentor"])
+    segmentor = read_segmentor(entry["segmentor"], entry)
     classes = ["background", *open_dataset(settings["dataset"]).vocabulary.classes]
     torch.manual_seed(seed)
     texts = settings.get("texts") or work_dir / TEXTS
