@@ -62,7 +62,7 @@ class LabelSettings(DynamicSettings):
     )
     background_power: float = Field(1.0, gt=0, description="of 1 - max")
     refinement: Literal["none", "par"] = Field("par", description="of the scores at full size")
-    par: ParSettings = ParSettings()
+    par: ParSettings = Field(ParSettings(), description="of refinement: par")
 
 
 def weclip(texts: tuple[Tensor, Tensor], settings: LabelSettings) -> Callable:

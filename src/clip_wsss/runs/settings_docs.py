@@ -31,7 +31,7 @@ _METHODS = """
 ## Methods
 
 Where a value names a method, its settings stand beside it (`cam`, `affinity`, `online`) or below
-its name (`masks`, `inference`, `segmentation`). [extending.md](extending.md) shows one of each kind.
+its name (`masks`, `inference`, `segmentation`). [extending.md](extending.md) shows one of a kind.
 """
 
 

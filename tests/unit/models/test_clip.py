@@ -339,8 +339,8 @@ class TestTower:
         expected = clip.network.encode_image(batch, normalize=True)
         torch.testing.assert_close(clip.cls_features(batch), expected, atol=1e-5, rtol=1e-5)
         x, maps = clip.trunk(batch, 9)
-        block = clip.visual.transformer.resblocks[-1]
-        tokens, maps[:, -1] = clip.last_block(x, block.ln_1(x), True)
+        tokens = clip.last_block(x, clip.normed(x))
+        maps[:, -1] = clip.attention(-1, x)
         patches = (size // clip.patch[0]) ** 2
         assert maps.shape == (2, 3, patches, patches)
         assert maps.min() >= 0

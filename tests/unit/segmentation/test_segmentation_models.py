@@ -25,7 +25,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.models.clip import load_clip
 from clip_wsss.segmentation.compat import provide_operators
 from clip_wsss.segmentation.heads import DeepLabV2Head, TokenHead
-from clip_wsss.segmentation.losses import ConfidenceGuidedLoss, loss_config, pack
+from clip_wsss.segmentation.losses import PixelLoss, loss_config, pack
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor, use_device
 from clip_wsss.segmentation.weights import fetch, load_initial
 
@@ -113,7 +113,7 @@ def test_multi_scale_logits_and_losses_by_hand():
     fused = torch.maximum(one, torch.maximum(*grow))
     torch.testing.assert_close(model(images, mode="tensor"), fused)
 
-    criterion = ConfidenceGuidedLoss(mu=0.5)
+    criterion = PixelLoss("confidence-guided", mu=0.5)
     for name, logits in {"1": one, "0.75": three, "0.5": half, "max": fused}.items():
         size = (logits.shape[3], logits.shape[2])
         packed = [Image.fromarray(s.gt_sem_seg.data[0].numpy().astype(np.int32)) for s in samples]
@@ -248,7 +248,7 @@ def test_the_frozen_backbone_gives_the_tokens_of_each_block_and_stores_nothing(d
     torch.testing.assert_close(first.mean(1), torch.zeros(1, 4, 6), atol=1e-5, rtol=0)
 
     x, _ = clip.trunk(batch, 0)
-    tokens, _ = clip.last_block(x, clip.visual.transformer.resblocks[-1].ln_1(x), False)
+    tokens = clip.last_block(x, clip.normed(x))
     expected = F.layer_norm(tokens[0, 1:], (128,)).T.reshape(128, 4, 6)
     torch.testing.assert_close(last[0], expected)
 
@@ -386,7 +386,7 @@ def test_mmengine_finds_no_operators_on_a_python_without_find_loader(monkeypatch
 def test_mmseg_works_beside_mmcv_lite_and_says_what_is_missing():
     import mmcv.ops  # fails without the stand-in
 
-    assert "ConfidenceGuidedLoss" in MODELS
+    assert "PixelLoss" in MODELS
     x = torch.zeros(2, 2)
     if provide_operators():
         pytest.skip("the real operators are installed")
