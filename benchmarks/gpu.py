@@ -527,7 +527,8 @@ def make_masks(clip, items, options):
             for future in done:
                 future.result()
         finally:  # lets the threads end where one of them has failed
-            energies.put(None)
+            for _ in range(options["crf_batch"]):
+                energies.put(None)
             while not loaded.done():
                 with suppress(queue.Empty):
                     batches.get(timeout=0.1)
