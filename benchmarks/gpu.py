@@ -35,7 +35,7 @@ import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
@@ -47,15 +47,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from clip_cases import make_openai_state_dict, write_model
 
-from clip_wsss.affinities.caa import AFFINITIES
-from clip_wsss.cams.gradcam import WantedCam, class_maps
-from clip_wsss.cams.passes import TARGETS
+from clip_wsss.cams.backward import PassImage, WantedCam, class_maps
 from clip_wsss.core.archives import encode_image
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.images import read_rgb
 from clip_wsss.core.maps import background_scores, upsample_maps
+from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.masks import fast_crf, torch_crf
+from clip_wsss.masks.refinements.crf import unary
 from clip_wsss.masks.write import labels_and_confidence
 from clip_wsss.models.clip import load_clip
 
@@ -132,6 +132,7 @@ def model_entry(folder, quick):
     return write_model(folder, config, make_openai_state_dict(config, 0, logit_scale=4.6))
 
 
+@cache
 def text_features():
     generator = torch.Generator().manual_seed(0)
     texts = torch.randn(FOREGROUND + BACKGROUND, 512, generator=generator)
@@ -145,23 +146,21 @@ def keys_of(number):
 
 
 def wanted(caa=True):
-    affinities = {"caa": (AFFINITIES["caa"], CAA)} if caa else {}
-    return {"cam": WantedCam("own", TARGETS["softmax"], affinities)}
+    affinities = {"caa": method("affinity", "caa").bound(CAA)} if caa else {}
+    return {"cam": WantedCam("own", None, method("target", "softmax").function, affinities)}
 
 
 def maps_of(clip, batch, keys, caa=True):
     """Maps of a batch by the project's own pass."""
-    foreground, background = text_features()
-    present = [foreground[own] for own in keys]
-    return class_maps(clip, batch, {"own": present}, {"own": background}, wanted(caa))
+    images = [PassImage(str(number), None, own) for number, own in enumerate(keys)]
+    return class_maps(clip, batch, images, {"own": text_features()}, wanted(caa))
 
 
 def unary_of(maps, size):
-    """Maps (K, gh, gw) to energies (K + 1, H * W), as `masks.refine.crf` makes them."""
+    """Maps (K, gh, gw) to energies (K + 1, H * W)."""
     full = upsample_maps(maps, size)
     scores = np.concatenate([background_scores(full, MASKS["background_power"])[None], full])
-    unary = -np.log(np.clip(scores, np.float16(1e-5), np.float16(1)))
-    return np.ascontiguousarray(unary.reshape(len(scores), -1).astype(np.float32))
+    return unary(scores)
 
 
 # Measuring ----------------------------------------------------------------------------------------
@@ -493,9 +492,9 @@ def make_masks(clip, items, options):
                     return
                 left -= len(part)
                 with timed("CRF"):
-                    unary, images, keys = zip(*part, strict=True)
+                    own, images, keys = zip(*part, strict=True)
                     refined = torch_crf.fast(
-                        list(unary), list(images), **CRF, device=options["device"]
+                        list(own), list(images), **CRF, device=options["device"]
                     )
                 done.extend(pool.submit(label, *one) for one in zip(refined, keys, strict=True))
 
