@@ -388,6 +388,10 @@ class Graph:
         if entry.threshold != entry.model_copy(update={"mu": None}).threshold:
             own["mu"] = entry.threshold
         init = entry.init or segmentor.get("init")
+        settings = {**entry.model_dump(), "mu": entry.threshold}
+        if (clip := self._segmentor_clip(segmentor, entry.segmentor)) is not None:
+            settings["clip"] = clip.model_dump()
+            segmentor["model"]["backbone"]["model"] = model_identity(clip)
         rest = {key: value for key, value in segmentor.items() if key != "init"}
         identity = {**own, "loss": entry.loss, "segmentor": _contents(rest)}
         if init not in (None, "random"):
@@ -395,10 +399,17 @@ class Graph:
         online = ["online"] if entry.labels == "online" else []
         extra = _flat(own, ("loss", "iterations", "labels"))
         label = "+".join([str(head.get("type", "segmentor")), entry.loss, *online, *extra])
-        settings = {**entry.model_dump(), "mu": entry.threshold}
         if online:
             settings["online"] = self._online(entry, masks)
         return _node("segmentation", label, identity, (masks,), settings)
+
+    def _segmentor_clip(self, segmentor: dict[str, Any], path: str) -> Model | None:
+        """The entry of `models` that the backbone of a segmentor names, if it names one."""
+        name = (segmentor["model"].get("backbone") or {}).get("model")
+        if name is not None and name not in self.config.models:
+            message = unknown("entry of models", str(name), self.config.models)
+            raise InputError(f"{path}: model.backbone.model: {message}")
+        return None if name is None else self.config.models[name]
 
     def _online(self, entry: Segmentation, masks: Node) -> dict[str, Any]:
         """What an online training takes from the cells of its row; masks are none of its inputs."""

@@ -16,7 +16,6 @@ from mmseg.registry import MODELS
 
 from clip_wsss.core.devices import take_free_gpu
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import sha256
 from clip_wsss.core.plain import read_segmentor_file
 from clip_wsss.core.registry import lookup
 from clip_wsss.segmentation.losses import loss_config
@@ -34,7 +33,8 @@ def build_model(
 
     Args:
         segmentor: from `read_segmentor`.
-        entry: of the config's group `segmentation`.
+        entry: of the config's group `segmentation`, with the `clip` that its backbone names, if
+            it names one (`clip_wsss.runs.graph`).
         classes: foreground classes and background.
         path: the segmentor's file, for messages.
         texts: npz of text features, where labels are made online and the model is to be trained.
@@ -45,6 +45,8 @@ def build_model(
     model = segmentor.model.to_dict()
     if entry.get("labels") == "online":
         model |= _online(model, entry["online"], path) | {"texts": texts}
+    if entry.get("clip") is not None:
+        model["backbone"]["model"] = entry["clip"]
     heads = model.get("auxiliary_head") or []
     for head in [model["decode_head"], *(heads if isinstance(heads, list) else [heads])]:
         loss_weight = (head.pop("loss_decode", None) or {}).get("loss_weight", 1.0)
@@ -94,11 +96,8 @@ def _online(model: dict, row: dict, path: str) -> dict:
 
 
 def digest(segmentor: Config) -> str:
-    """SHA-256 of a segmentor's settings and of the local weight file that its backbone names."""
+    """SHA-256 of a segmentor's settings."""
     text = json.dumps(segmentor.to_dict(), sort_keys=True)
-    weights = (segmentor.model.get("backbone") or {}).get("weights")
-    if weights is not None and Path(weights).is_file():
-        text += sha256(weights)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

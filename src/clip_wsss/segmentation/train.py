@@ -58,7 +58,7 @@ def train(
 
     Args:
         entry: of the config's group `segmentation`: segmentor, loss, mu, iterations (updates of
-            the weights), precision, init; with `labels: online` its `online` is what
+            the weights), precision, init, and the `clip` of a backbone that names one; with `labels: online` its `online` is what
             `clip_wsss.runs.graph` has made of all cells of the row: clip, texts, split, settings,
             labels.
         dataset_settings: the config's `dataset`.
@@ -101,7 +101,7 @@ def train(
         **({"texts": None if texts is None else str(texts)} if online else {}),
         **_split(segmentor, gpus),
     }
-    files = [*archives, *filter(None, [init, texts]), *(_clip_files(entry) if online else [])]
+    files = [*archives, *filter(None, [init, texts]), *_clip_files(entry)]
     contents = [digest(segmentor), *map(sha256, files)]
     work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
     if online and texts is None:
@@ -137,8 +137,9 @@ def _split(segmentor, gpus: int) -> dict:
 
 
 def _clip_files(entry: dict) -> list[str]:
-    """The local files of the CLIP that labels are made with."""
-    names = (entry["online"]["clip"].get(key) for key in ("architecture", "weights"))
+    """The local files of the CLIP that the backbone is, or that labels are made with."""
+    clip = (entry["online"] if entry.get("labels") == "online" else entry).get("clip") or {}
+    names = (clip.get(key) for key in ("architecture", "weights"))
     return [name for name in names if name is not None and Path(name).is_file()]
 
 
