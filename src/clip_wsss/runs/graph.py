@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.plain import read_segmentor_file
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.core.shards import shard_names
 from clip_wsss.data.annotations import IMAGE_SUFFIXES
 from clip_wsss.data.datasets import open_dataset

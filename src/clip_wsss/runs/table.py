@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.plain import read_segmentor_file
+from clip_wsss.core.pickles import look_into
+from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.runs.config import GROUPS, check_entry
 from clip_wsss.runs.settings import (
     ENTRIES,
@@ -235,6 +236,8 @@ def _check_training(config: Config, entry: Segmentation, where: str) -> None:
         )
     if init != "random" and "://" not in init and not Path(init).is_file():
         raise InputError(f"{where}: init: there is no file {init}; get it, or set init to random")
+    if Path(init).is_file():
+        look_into(init)
 
 
 def _read_table(path: Path) -> list[Run]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from clip_wsss.core.confidence import EDGES, check_mu
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.registry import unknown
+from clip_wsss.segmentation.ranks import of_all, with_gradient
 
 IGNORE = 255
 
@@ -77,6 +78,7 @@ class PixelLoss(nn.Module):
         check_mu(mu, "segmentation.mu")
         mu = float(np.float32(mu))  # the edge itself: both sides of >= are then exact
         self.mu, self.loss_weight, self.loss_name = mu, loss_weight, loss_name
+        self.pixels: Tensor | int = 0  # of this rank that counted, since `LogHook` looked
 
     @abstractmethod
     def average(self, losses: Tensor, label: Tensor, counts: Tensor) -> Tensor:
@@ -111,6 +113,11 @@ class PixelLoss(nn.Module):
         counts = label != ignore_index
         if weight is not None:
             counts &= weight >= self.mu
+        return self.mean(losses, label, counts)
+
+    def mean(self, losses: Tensor, label: Tensor, counts: Tensor) -> Tensor:
+        """The average as it is minimised; `pixels` goes up by those that count."""
+        self.pixels = self.pixels + counts.sum()
         return self.loss_weight * self.average(losses, label, counts)
 
 
@@ -123,8 +130,11 @@ def _register(name: str):
 
 
 def _mean(losses: Tensor, counts: Tensor) -> Tensor:
+    """The mean of the losses that count, over the batch of all ranks."""
     # `where`, not a product: an infinite loss of a pixel that does not count must not make NaN.
-    return torch.where(counts, losses, 0).sum() / counts.sum().clamp(min=1)
+    own = torch.where(counts, losses, 0).sum()
+    number = of_all(counts.sum()).clamp(min=1)
+    return with_gradient(of_all(own) / number, own / number)
 
 
 @_register("confidence-guided")

@@ -3,21 +3,26 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from mmengine import Config
 from mmengine.device import utils as device_utils
 from mmengine.logging import MMLogger
+from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
+from torch import nn
 
 from clip_wsss.core.devices import take_free_gpu
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.plain import read_segmentor_file
 from clip_wsss.core.registry import lookup
+from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.segmentation.losses import loss_config
 
 
@@ -40,16 +45,18 @@ def build_model(
         texts: npz of text features, where labels are made online and the model is to be trained.
 
     Raises:
-        InputError: a loss that is unknown or has a wrong mu, a model that cannot be built.
+        InputError: a loss that is unknown or has a wrong mu, a model that cannot be built, or one
+            with a head that has a loss of its own.
     """
     model = segmentor.model.to_dict()
     if entry.get("labels") == "online":
         model |= _online(model, entry["online"], path) | {"texts": texts}
     if entry.get("clip") is not None:
         model["backbone"]["model"] = entry["clip"]
-    heads = model.get("auxiliary_head") or []
-    for head in [model["decode_head"], *(heads if isinstance(heads, list) else [heads])]:
-        loss_weight = (head.pop("loss_decode", None) or {}).get("loss_weight", 1.0)
+    model = _without_sync(model)
+    for head in (*_several(model["decode_head"]), *_several(model.get("auxiliary_head") or [])):
+        losses = _several(head.pop("loss_decode", None) or {})
+        loss_weight = losses[0].get("loss_weight", 1.0)
         head["loss_decode"] = loss_config(entry["loss"], entry["mu"], loss_weight)
         head["sampler"] = {"type": "ConfidenceSampler"}
         head["num_classes"] = classes
@@ -59,12 +66,45 @@ def build_model(
     try:
         with warnings.catch_warnings():  # MMSegmentation's heads use its own deprecated builders
             warnings.filterwarnings("ignore", message="``build_")
-            return MODELS.build({"train_cfg": {}, "test_cfg": {"mode": "whole"}, **model})
+            built = MODELS.build({"train_cfg": {}, "test_cfg": {"mode": "whole"}, **model})
     except InputError:
         raise
     except Exception as error:  # MMSegmentation asserts, and raises what it likes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: the model cannot be built ({reason})") from None
+    _check_heads(built, path)
+    return built
+
+
+def _several(value: dict | Sequence[dict]) -> list[dict]:
+    """A list of what may be one."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _without_sync(value: Any) -> Any:
+    """A config with plain batch norm: `train` synchronises it where processes share a batch."""
+    if isinstance(value, dict):
+        found = {key: _without_sync(item) for key, item in value.items()}
+        return found | {"type": "BN"} if found.get("type") == "SyncBN" else found
+    return type(value)(map(_without_sync, value)) if type(value) in (list, tuple) else value
+
+
+def _check_heads(model: nn.Module, path: str) -> None:
+    """Refuse heads of MMSegmentation that take labels and losses their own way.
+
+    Their labels would still be packed (`clip_wsss.segmentation.losses.pack`).
+    """
+    for name, head in model.named_modules():
+        if not isinstance(head, BaseDecodeHead):
+            continue
+        for method in ("loss", "loss_by_feat"):
+            owner = next(kind for kind in type(head).__mro__ if method in vars(kind))
+            foreign = owner.__module__.startswith("mmseg.")
+            if foreign and owner not in (BaseDecodeHead, BaseCascadeDecodeHead):
+                raise InputError(
+                    f"{path}: model.{name}: {type(head).__name__} has a loss of its own, which "
+                    "knows no confidences; take a head without one"
+                )
 
 
 def online_module(name: str) -> ModuleType:

@@ -150,7 +150,7 @@ def test_the_clip_of_a_segmentor_is_an_entry_of_models(graph, tmp_path, content)
         file.write(b"x")
     for entry in ({"weights": str(weights)}, {"round_weights": "none"}):
         assert moved(folders(graph(change=change(**entry))), whole) == set(GROUPS[4:])
-    with pytest.raises(InputError, match=r"backbone\.model: unknown entry of models `mine`; known "):
+    with pytest.raises(InputError, match=r"backbone\.model: unknown entry of models `mine`"):
         graph(change=lambda c: c["segmentation"]["cgl"].update(segmentor=str(segmentor)))
 
 

@@ -5,15 +5,18 @@ import json
 import pickle
 import tarfile
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from mmseg.registry import DATASETS
 from PIL import Image
 from segmentation_case import CLASSES, Case
 
 from clip_wsss.core.archives import Archive, encode_image, write_archive
+from clip_wsss.core.confidence import EDGES
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256, voc_palette
 from clip_wsss.segmentation import data, hooks
@@ -28,6 +31,13 @@ PIPELINE = [
     {"type": "RandomCrop", "crop_size": 32},
     {"type": "RandomFlip", "prob": 0.5},
 ]
+
+OPTIM = {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.01}}
+
+
+def code(confidence: float) -> int:
+    """The code whose edge a threshold is."""
+    return int(np.flatnonzero(np.isclose(EDGES, confidence))[0])
 
 
 @pytest.fixture
@@ -217,6 +227,61 @@ def test_the_log_has_a_row_an_update(trained):
     assert {float(row["lr"]) for row in rows} == {0.01}  # the rate moves every 10 updates
 
 
+def test_an_empty_or_missing_log_is_written_again_from_the_checkpoint(trained, monkeypatch):
+    """A power cut may empty it, or lose it, while the checkpoint is whole."""
+
+    def kill(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 9:
+            raise KeyboardInterrupt
+
+    for spoil in (lambda path: path.write_bytes(b""), Path.unlink):
+        monkeypatch.setattr(hooks.PlainCheckpointHook, "before_train_iter", kill, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            run(trained, "killed")
+        monkeypatch.undo()
+        spoil(trained.root / "work/log.csv")
+        assert run(trained, "killed") == sha256(trained.root / "out/checkpoint.pth")
+        log = (trained.root / "killed/log.csv").read_bytes()
+        assert log == (trained.root / "out/log.csv").read_bytes()
+
+
+def test_pixels_that_count_are_counted(case, trained, caplog):
+    """By hand: the codes of each sample's crop that reach mu, summed over both of an update."""
+    with (trained.root / "out/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    samples = open_samples(trained, read_segmentor(trained.entry["segmentor"]).train_pipeline)
+    for update, row in enumerate(rows):
+        packed = [samples[number]["gt_seg_map"] for number in range(4 * update, 4 * update + 4)]
+        wanted = sum(int(((x >> 8 >= code(0.9)) & (x & 255 != 255)).sum()) for x in packed)
+        assert int(row["pixels"]) == wanted
+    meta = json.loads(torch.load(trained.root / "out/checkpoint.pth", weights_only=True)["meta"])
+    assert meta["updates_without_pixels"] == 0
+    for name in case.ids[:4]:
+        case.codes[name] = np.zeros_like(case.codes[name])
+    case.write_masks()
+    case.segmentor(train_dataloader={"batch_size": 1}, optim_wrapper=OPTIM)
+    run(case)
+    with (case.root / "out/log.csv").open() as file:
+        empty = [row["pixels"] for row in csv.DictReader(file)].count("0")
+    assert 1 <= empty < 6
+    assert f"no pixel counted in {empty} of 6 updates" in caplog.text
+    meta = json.loads(torch.load(case.root / "out/checkpoint.pth", weights_only=True)["meta"])
+    assert meta["updates_without_pixels"] == empty
+
+
+@pytest.mark.parametrize("kind", ["unsure", "ignored"])
+def test_a_training_without_a_pixel_that_counts_is_refused(case, kind):
+    """After all five images were seen, of which an update takes four."""
+    for name in case.ids:
+        if kind == "unsure":
+            case.codes[name] = np.zeros_like(case.codes[name])
+        else:
+            case.labels[name] = np.full_like(case.labels[name], 255)
+    case.write_masks()
+    with pytest.raises(InputError, match=r"no pixel of the masks has counted in 2 updates"):
+        run(case)
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(trained):
     want = sha256(trained.root / "out/checkpoint.pth")
     assert run(trained, "again") == want
@@ -312,15 +377,33 @@ def test_bad_entries_are_one_line(case, changes, message):
 
 
 def test_processes_that_cannot_share_an_update_are_refused(case):
-    with pytest.raises(InputError, match=r"compute.gpus: 3 processes cannot share the 4 samples"):
+    with pytest.raises(InputError, match=r"divisor of batch_size, 2, or of accumulative_counts, 2"):
         run(case, gpus=3)
 
 
-def test_two_processes_train_together(case):
-    """MMEngine's launcher runs (torchrun; gloo on the CPU)."""
-    assert run(case, gpus=2)
-    with (case.root / "out/log.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 6
+@pytest.mark.parametrize(("batch", "accumulate"), [(2, 1), (1, 2)])
+def test_two_processes_train_as_one(case, batch, accumulate):
+    """Samples of a batch, or whole batches, by MMEngine's launcher (torchrun; gloo on the CPU).
+
+    Confidences make the ranks' pixels differ in number; half of the features are dropped.
+    """
+    model = yaml.safe_load(case.segmentor().read_text())["model"]
+    model["backbone"]["norm_cfg"] = {"type": "GN", "num_groups": 2}
+    case.segmentor(
+        model=model,
+        train_dataloader={"batch_size": batch},
+        optim_wrapper=OPTIM | {"accumulative_counts": accumulate},
+    )
+    entry = case.entry | {"iterations": 3, "mu": 0.98}
+    states, rows = [], []
+    for gpus in (1, 2):
+        run(case, str(gpus), gpus=gpus, entry=entry)
+        states.append(torch.load(case.root / f"{gpus}/checkpoint.pth", weights_only=True))
+        rows.append(np.loadtxt(case.root / f"{gpus}/log.csv", delimiter=",", skiprows=1))
+    np.testing.assert_allclose(rows[1], rows[0], rtol=1e-5)
+    for name, value in states[0]["state_dict"].items():
+        torch.testing.assert_close(states[1]["state_dict"][name], value, rtol=1e-4, atol=1e-6)
+    assert states[0]["meta"] == states[1]["meta"]
 
 
 def test_initial_weights_are_where_training_starts(trained, tmp_path):
