@@ -96,7 +96,8 @@ def read_text_features(path: Path, clip: FrozenClip) -> tuple[Tensor, Tensor]:
     """Features of the classes (C, E) and of the background words (M, E), float32.
 
     Raises:
-        InputError: the file cannot be read, or its features have another width than the model's.
+        InputError: the file cannot be read, or its features have another width than the model's, or
+            hold NaN or infinity.
     """
     import torch
 
@@ -106,7 +107,10 @@ def read_text_features(path: Path, clip: FrozenClip) -> tuple[Tensor, Tensor]:
             f"{path}: features of width {texts['foreground'].shape[1]}, the model's is {width}; "
             "make the texts with the same model"
         )
-    return torch.from_numpy(texts["foreground"]), torch.from_numpy(texts["background"])
+    features = torch.from_numpy(texts["foreground"]), torch.from_numpy(texts["background"])
+    if not all(part.isfinite().all() for part in features):
+        raise InputError(f"{path}: features hold NaN or infinity; make the texts again")
+    return features
 
 
 def compute_pass(

@@ -86,6 +86,8 @@ class Predictor:
         return (total / len(views))[0].cpu().numpy()
 
     def _logits(self, view: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.model.decode_head, torch.nn.ModuleList):  # each head sees the last one's
+            return self.model.encode_decode(view, [{"img_shape": view.shape[2:]}])
         return self.model(view, mode="tensor")
 
 

@@ -28,6 +28,7 @@ from mmseg.registry import TRANSFORMS
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256
+from clip_wsss.core.processes import end_with_parent
 from clip_wsss.core.registry import unknown
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.segmentation.data import read_masks
@@ -184,9 +185,10 @@ def _prepare(work_dir: Path, settings: dict) -> Path:
 def _spawn(work_dir: Path, resume: Path | None, gpus: int) -> None:
     """Run `_fit` in several processes with torchrun, and pass its InputError on."""
     (work_dir / ERROR).unlink(missing_ok=True)
-    command = ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    arguments = ["-m", "clip_wsss.segmentation.train", str(work_dir), str(resume or "")]
-    done = subprocess.run([sys.executable, "-m", *command, *arguments], check=False)
+    command = [sys.executable, "-m", "clip_wsss.core.processes", str(os.getpid())]
+    command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    command += ["-m", "clip_wsss.segmentation.train", str(work_dir), str(resume or "")]
+    done = subprocess.run(command, check=False)
     if (work_dir / ERROR).exists():
         raise InputError((work_dir / ERROR).read_text(encoding="utf-8"))
     done.check_returncode()
@@ -336,6 +338,7 @@ def _save(runner: Runner, classes: list[str], settings: dict, path: Path) -> Non
 
 def _main(work_dir: Path, resume: Path | None) -> None:
     """One process of several (torchrun)."""
+    end_with_parent(os.getppid())
     settings = json.loads((work_dir / SETTINGS).read_text(encoding="utf-8"))
     if settings["device"] == "cpu":
         torch.distributed.init_process_group("gloo")  # MMEngine's launcher wants CUDA

@@ -143,12 +143,31 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise
     except Exception:  # pickle, zip and torch each have their own
         stored = look_into(path)  # says what is wrong with a file that cannot be read at all
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path}: holds other objects beside tensors, in the format of PyTorch before 1.6; "
+            "save its state_dict with a newer one"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             return _loaded(archive, stored)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a checkpoint that can be read ({reason})") from None
+
+
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 
 
 def _loaded(archive: zipfile.ZipFile, stored: dict[str, Stored]) -> dict[str, Tensor]:
@@ -160,8 +179,10 @@ def _loaded(archive: zipfile.ZipFile, stored: dict[str, Stored]) -> dict[str, Te
     storages, found = {}, {}
     for name, one in stored.items():
         if one.key not in storages:
-            data, kind = archive.read(files[one.key]), getattr(torch, one.kind).dtype
-            storages[one.key] = torch.frombuffer(bytearray(data), dtype=kind)
+            data, kind = bytearray(archive.read(files[one.key])), _STORAGES[one.kind]
+            storages[one.key] = (
+                torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)
+            )
         found[name] = storages[one.key].as_strided(one.shape, one.stride, one.offset)
     return found
 
