@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from mmengine import Config
 from mmengine.device import utils as device_utils
 from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
 from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
@@ -53,7 +53,6 @@ def build_model(
         model |= _online(model, entry["online"], path) | {"texts": texts}
     if entry.get("clip") is not None:
         model["backbone"]["model"] = entry["clip"]
-    model = _without_sync(model)
     for head in (*_several(model["decode_head"]), *_several(model.get("auxiliary_head") or [])):
         losses = _several(head.pop("loss_decode", None) or {})
         loss_weight = losses[0].get("loss_weight", 1.0)
@@ -73,20 +72,12 @@ def build_model(
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: the model cannot be built ({reason})") from None
     _check_heads(built, path)
-    return built
+    return revert_sync_batchnorm(built)  # `train` synchronises where processes share a batch
 
 
 def _several(value: dict | Sequence[dict]) -> list[dict]:
     """A list of what may be one."""
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _without_sync(value: Any) -> Any:
-    """A config with plain batch norm: `train` synchronises it where processes share a batch."""
-    if isinstance(value, dict):
-        found = {key: _without_sync(item) for key, item in value.items()}
-        return found | {"type": "BN"} if found.get("type") == "SyncBN" else found
-    return type(value)(map(_without_sync, value)) if type(value) in (list, tuple) else value
 
 
 def _check_heads(model: nn.Module, path: str) -> None:

@@ -26,6 +26,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from mmseg.registry import TRANSFORMS
 
+from clip_wsss.core.devices import take_free_gpus
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256
 from clip_wsss.core.processes import end_with_parent
@@ -123,7 +124,7 @@ def train(
     if gpus == 1:
         _fit(settings, work_dir, resume)
     else:
-        _spawn(work_dir, resume, gpus)
+        _spawn(work_dir, resume, gpus, device)
     # Copied, so that a call that is killed here can do the same again.
     for made, wanted in ((CHECKPOINT, checkpoint), (LOG, log)):
         Path(wanted).parent.mkdir(parents=True, exist_ok=True)
@@ -182,13 +183,14 @@ def _prepare(work_dir: Path, settings: dict) -> Path:
     return work_dir
 
 
-def _spawn(work_dir: Path, resume: Path | None, gpus: int) -> None:
+def _spawn(work_dir: Path, resume: Path | None, gpus: int, device: str) -> None:
     """Run `_fit` in several processes with torchrun, and pass its InputError on."""
     (work_dir / ERROR).unlink(missing_ok=True)
     command = [sys.executable, "-m", "clip_wsss.core.processes", str(os.getpid())]
     command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
     command += ["-m", "clip_wsss.segmentation.train", str(work_dir), str(resume or "")]
-    done = subprocess.run(command, check=False)
+    cuda = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": take_free_gpus(gpus)}
+    done = subprocess.run(command, check=False, env=os.environ | cuda)
     if (work_dir / ERROR).exists():
         raise InputError((work_dir / ERROR).read_text(encoding="utf-8"))
     done.check_returncode()

@@ -370,7 +370,9 @@ def test_text_features_are_read_for_their_model(clip, tmp_path):
         read_text_features(other, clip)
     background = torch.full_like(foreground, torch.inf)
     np.savez(other, foreground=foreground, background=background)
-    with pytest.raises(InputError, match=r"other\.npz: features hold NaN or infinity; make the texts"):
+    with pytest.raises(
+        InputError, match=r"other\.npz: features hold NaN or infinity; make the texts"
+    ):
         read_text_features(other, clip)
 
 

@@ -161,7 +161,9 @@ class TestRefusals:
         state = {name: tensor.clone() for name, tensor in state.items()}
         state["visual.transformer.resblocks.0.mlp.c_fc.weight"][3, 4] = value
         files = write_model(tmp_path, texts_config(), state)
-        refused(files, r"model\.pt: visual\.transformer\.resblocks\.0\.mlp\.c_fc\.weight holds NaN or")
+        refused(
+            files, r"model\.pt: visual\.transformer\.resblocks\.0\.mlp\.c_fc\.weight holds NaN or"
+        )
 
     def test_openai_format_with_gelu(self, tmp_path, state):
         config = texts_config() | {"quick_gelu": False}

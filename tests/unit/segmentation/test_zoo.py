@@ -37,7 +37,7 @@ REFUSED = {  # why a model of the zoo is no segmentor here
     "upernet_convnext": "custom_imports: is not used here",
     "vpd_sd": "model.decode_head: must be a mapping with a type; got None",
 }
-TRAINED = ("bisenetv2", "fast_scnn", "ocrnet_hr18", "lraspp_m-v3-d8", "segformer_mit-b0")
+TRAINED = ("bisenetv2", "fast_scnn", "ocrnet_hr18", "bisenetv1_r18-d32", "segformer_mit-b0")
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_config_that_must_be_executed_is_converted_by_a_command(zoo, tmp_path)
         "optim_wrapper = dict(optimizer=dict(type='SGD', lr=rates[2]))\n"
         "param_scheduler = [dict(type='PolyLR')]\n"
     )
-    with pytest.raises(InputError, match=r"line 2: .* python -m clip_wsss\.segmentation\.convert"):
+    with pytest.raises(InputError, match=r"line 3: .* python -m clip_wsss\.segmentation\.convert"):
         read_segmentor_file(path)
     out = tmp_path / "segmentor.yaml"
     convert(path, out)
