@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from mmengine.dist import is_main_process
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from mmseg.registry import TRANSFORMS
 
@@ -309,6 +309,9 @@ def _try_parts(model, pipeline: list, optim_wrapper: dict, schedulers: list, pat
 
     for place, step in enumerate(pipeline):
         made(f"train_pipeline.{place}", TRANSFORMS.build, step)
+    if OPTIMIZERS.get(name := optim_wrapper["optimizer"]["type"]) is None:
+        message = unknown("optimizer", name, OPTIMIZERS.module_dict)
+        raise InputError(f"{path}: optim_wrapper.optimizer: {message}")
     optimizer = made("optim_wrapper", build_optim_wrapper, model, copy.deepcopy(optim_wrapper))
     given = {"optimizer": optimizer}
     for place, one in enumerate(schedulers):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from mmseg.registry import DATASETS
+from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 from segmentation_case import CLASSES, Case
 
@@ -21,6 +21,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256, voc_palette
 from clip_wsss.segmentation import data, hooks
 from clip_wsss.segmentation.data import CountingSampler, RandomScale, read_masks
+from clip_wsss.segmentation.losses import pack
 from clip_wsss.segmentation.predict import Predictor, predict
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor
 from clip_wsss.segmentation.submission import FOLDER, write_submission
@@ -374,6 +375,88 @@ def test_bad_entries_are_one_line(case, changes, message):
         run(case, entry=case.entry | changes)
     assert "\n" not in str(caught.value)
     assert not (case.root / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train_pipeline": [{"type": "RandomFlop"}]},
+            "train_pipeline.0: cannot be built .*RandomFlop",
+        ),
+        (
+            {"train_pipeline": [{"type": "RandomFlip", "prob": 2}]},
+            "train_pipeline.0: cannot be built",
+        ),
+        (
+            {"optim_wrapper": {"optimizer": {"type": "SDG", "lr": 0.1}}},
+            r"optim_wrapper\.optimizer: unknown optimizer `SDG`; did you mean `SGD`",
+        ),
+        (
+            {"optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.1, "speed": 1}}},
+            "optim_wrapper: cannot be built .*speed",
+        ),
+        (
+            {"param_scheduler": [{"type": "PoliLR"}]},
+            "unknown scheduler `PoliLR`; did you mean `Poly",
+        ),
+        (
+            {"param_scheduler": [{"type": "PolyLR", "rate": 1}]},
+            "param_scheduler.0: cannot be built",
+        ),
+    ],
+)
+def test_parts_that_cannot_be_built_are_one_line_before_the_first_update(case, changes, message):
+    path = case.segmentor(**changes)
+    with pytest.raises(InputError, match=message) as caught:
+        run(case)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_of_the_zoo_trains_as_it_is(case):
+    """Its schedule ends with the run, its crops look at the labels, its batch norm is plain."""
+    path = case.root / "mine.py"
+    path.write_text(
+        "_base_ = ['../_base_/models/fcn_r50-d8.py', '../_base_/datasets/pascal_voc12.py',\n"
+        "          '../_base_/default_runtime.py', '../_base_/schedules/schedule_20k.py']\n"
+        "crop_size = (32, 32)\n"
+        "model = dict(data_preprocessor=dict(size=crop_size), pretrained=None,\n"
+        "             backbone=dict(depth=18, base_channels=8, stem_channels=8),\n"
+        "             decode_head=dict(in_channels=64, channels=8),\n"
+        "             auxiliary_head=dict(in_channels=32, channels=8))\n"
+        "train_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),\n"
+        "    dict(type='RandomResize', scale=(96, 48), ratio_range=(0.5, 2.0), keep_ratio=True),\n"
+        "    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),\n"
+        "    dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion'),\n"
+        "    dict(type='PackSegInputs')]\n"
+    )
+    run(case, entry=case.entry | {"segmentor": str(path), "iterations": 3})
+    with (case.root / "out/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(int(row["pixels"]) for row in rows)
+    assert [float(row["lr"]) for row in rows] == pytest.approx(
+        [1e-4 + 0.0099 * (1 - k / 2) ** 0.9 for k in range(3)], rel=1e-5
+    )
+
+
+def test_a_crop_looks_at_labels_and_not_at_confidences():
+    """MMSegmentation's own sees as many values as there are pairs of both."""
+    from mmseg.datasets.transforms import RandomCrop
+
+    rng = np.random.default_rng(0)
+    label = np.zeros((64, 64), np.uint8)
+    label[:, 32:] = 1
+    packed = pack(label, rng.integers(0, 70, label.shape).astype(np.uint8))
+    shares, blind = [], []
+    for number in range(40):
+        for kind, found in ((TRANSFORMS.get("RandomCrop"), shares), (RandomCrop, blind)):
+            np.random.seed(number)  # noqa: NPY002
+            crop = kind(crop_size=(32, 32), cat_max_ratio=0.75)
+            top, bottom, left, right = crop.crop_bbox({"img": label, "gt_seg_map": packed})
+            ones = float(label[top:bottom, left:right].mean())
+            found.append(max(ones, 1 - ones))
+    assert max(shares) < 0.75 <= max(blind)
 
 
 def test_processes_that_cannot_share_an_update_are_refused(case):
