@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import ImageMaps, load_npz, write_maps
+from clip_wsss.core.progress import over_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,7 @@ def write_pass(
     """
     found, skipped = {}, {}
     results = compute_pass(dataset, ids, clip, texts, cams, batch, on_bad_image)
-    for id_, result in tqdm(results, total=len(ids), desc="maps", unit="image", disable=None):
+    for id_, result in over_images(results, len(ids), "maps"):
         (skipped if isinstance(result, str) else found)[id_] = result
     reasons = {id_: skipped[id_] for id_ in ids if id_ in skipped}
     for name, path in outputs.items():

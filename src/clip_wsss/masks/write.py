@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from clip_wsss.core.archives import MASKS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.confidence import EDGES, encode
@@ -19,6 +18,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_fraction, read_label
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.core.progress import over_images
 from clip_wsss.core.registry import lookup
 from clip_wsss.data.datasets import IGNORE
 from clip_wsss.masks.refine import MASK_REFINEMENTS
@@ -180,13 +180,7 @@ def _write(
 ) -> None:
     """Write an archive of what `make` makes of every image, in several processes."""
     with parallel_map(min(workers, len(images))) as mapped:
-        progress = tqdm(
-            mapped(make, images),
-            total=len(images),
-            desc=f"masks {Path(out).stem}",
-            unit="image",
-            disable=None,
-        )
+        progress = over_images(mapped(make, images), len(images), f"masks {Path(out).stem}")
         write_archive(out, MASKS, (image for part in (progress, skipped) for image in part))
 
 

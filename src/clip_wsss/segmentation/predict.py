@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from clip_wsss.core.archives import PREDICTIONS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.core.progress import over_images
 from clip_wsss.core.registry import lookup
 from clip_wsss.data.datasets import Dataset, open_dataset
 from clip_wsss.masks.refine import MASK_REFINEMENTS
@@ -170,10 +170,7 @@ def predict(
             yield from (EncodedImage(name, skipped=why) for name, why in skipped.items())
 
     with parallel_map(workers if refined else 1) as mapped:
-        progress = tqdm(
-            images(mapped), total=len(ids), desc="predicting", unit="image", disable=None
-        )
-        write_archive(out, PREDICTIONS, progress)
+        write_archive(out, PREDICTIONS, over_images(images(mapped), len(ids), "predicting"))
 
 
 def _read(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
