@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import ImageMaps, load_npz, write_maps
+from clip_wsss.core.progress import over_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,7 @@ def write_pass(
     """
     found, skipped = {}, {}
     results = compute_pass(dataset, ids, clip, texts, cams, batch, on_bad_image, towers)
-    for id_, result in tqdm(results, total=len(ids), desc="maps", unit="image", disable=None):
+    for id_, result in over_images(results, len(ids), "maps"):
         (skipped if isinstance(result, str) else found)[id_] = result
     reasons = {id_: skipped[id_] for id_ in ids if id_ in skipped}
     for name, path in outputs.items():
@@ -83,7 +83,8 @@ def read_text_features(path: Path, clip: Clip) -> tuple[Tensor, Tensor]:
     """Features of the classes (C, E) and of the background words (M, E), float32.
 
     Raises:
-        InputError: the file cannot be read, or its features have another width than the model's.
+        InputError: the file cannot be read, or its features have another width than the model's, or
+            hold NaN or infinity.
     """
     import torch
 
@@ -93,7 +94,10 @@ def read_text_features(path: Path, clip: Clip) -> tuple[Tensor, Tensor]:
             f"{path}: features of width {texts['foreground'].shape[1]}, the model's is {width}; "
             "make the texts with the same model"
         )
-    return torch.from_numpy(texts["foreground"]), torch.from_numpy(texts["background"])
+    features = torch.from_numpy(texts["foreground"]), torch.from_numpy(texts["background"])
+    if not all(part.isfinite().all() for part in features):
+        raise InputError(f"{path}: features hold NaN or infinity; make the texts again")
+    return features
 
 
 def compute_pass(

@@ -31,6 +31,13 @@ class Pixels:
     confidence: Tensor
 
     def mean(self, values: Tensor, where: Tensor) -> Tensor:
-        """Mean of some values (N, H, W) where a mask (N, H, W) holds; 0 where it holds nowhere."""
+        """Mean of some values (N, H, W) where a mask (N, H, W) holds, over the batch of all ranks.
+
+        0 where it holds nowhere.
+        """
+        from clip_wsss.segmentation.ranks import of_all, with_gradient
+
         # `where`, not a product: an infinite loss of a pixel that does not count must not make NaN.
-        return values.where(where, values.new_zeros(())).sum() / where.sum().clamp(min=1)
+        own = values.where(where, values.new_zeros(())).sum()
+        number = of_all(where.sum()).clamp(min=1)
+        return with_gradient(of_all(own) / number, own / number)

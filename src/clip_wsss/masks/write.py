@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from clip_wsss.core.archives import MASKS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.confidence import EDGES, encode
@@ -21,6 +20,7 @@ from clip_wsss.core.images import read_fraction, read_label
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.core.progress import over_images
 from clip_wsss.data.datasets import IGNORE
 from clip_wsss.masks.context import MaskContext
 
@@ -155,7 +155,8 @@ def write_shard(
 
         refine_all = partial(batch, settings=own)
         made = _in_batches(dataset, entry, images, refine_all, str(torch_device(device)), workers)
-        write_archive(out, MASKS, (image for part in (made, skipped) for image in part))
+        progress = over_images(made, len(images), f"masks {Path(out).stem}")
+        write_archive(out, MASKS, (image for part in (progress, skipped) for image in part))
         return
     _write(out, partial(_from_maps, dataset, entry), images, workers, skipped)
 
@@ -227,13 +228,7 @@ def _write(
 ) -> None:
     """Write an archive of what `make` makes of every image, in several processes."""
     with parallel_map(min(workers, len(images))) as mapped:
-        progress = tqdm(
-            mapped(make, images),
-            total=len(images),
-            desc=f"masks {Path(out).stem}",
-            unit="image",
-            disable=None,
-        )
+        progress = over_images(mapped(make, images), len(images), f"masks {Path(out).stem}")
         write_archive(out, MASKS, (image for part in (progress, skipped) for image in part))
 
 
@@ -247,8 +242,7 @@ def _in_batches(
 ) -> Iterator[EncodedImage]:
     """Masks by a refinement that takes several images at once: threads read ahead and encode."""
     parts = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
-    progress = tqdm(total=len(images), desc="masks", unit="image", disable=None)
-    with ThreadPoolExecutor(max(2, workers)) as pool, progress:
+    with ThreadPoolExecutor(max(2, workers)) as pool:
         read = partial(_context, dataset, entry, device=device)
         waiting = [pool.map(read, part) for part in parts[:AHEAD]]
         done: list[Iterator[EncodedImage]] = []
@@ -259,7 +253,6 @@ def _in_batches(
             done.append(pool.map(partial(_encoded, entry), contexts, refine(contexts)))
             if len(done) > AHEAD:
                 yield from done.pop(0)
-            progress.update(len(contexts))
         for rest in done:
             yield from rest
 

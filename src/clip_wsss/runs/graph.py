@@ -20,8 +20,8 @@ from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import methods_of, models_of
-from clip_wsss.core.plain import read_segmentor_file
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.core.shards import shard_names
 from clip_wsss.data.annotations import IMAGE_SUFFIXES
 from clip_wsss.data.datasets import open_dataset
@@ -436,6 +436,10 @@ class Graph:
         if entry.threshold != entry.model_copy(update={"mu": None}).threshold:
             own["mu"] = entry.threshold
         init = entry.init or segmentor.get("init")
+        settings = {**entry.model_dump(), "mu": entry.threshold}
+        if (clip := self._segmentor_clip(segmentor, entry.segmentor)) is not None:
+            settings["clip"] = clip.model_dump()
+            segmentor["model"]["backbone"]["model"] = model_identity(clip)
         rest = {key: value for key, value in segmentor.items() if key != "init"}
         shape = entry.segmentor if built else _contents(rest)
         identity = {**own, "loss": entry.loss, "segmentor": shape}
@@ -445,13 +449,20 @@ class Graph:
         extra = _flat(own, ("loss", "iterations", "labels"))
         kind = _short(entry.segmentor) if built else str(head.get("type", "segmentor"))
         label = "+".join([kind, _short(entry.loss), *online, *extra])
-        settings = {**entry.model_dump(), "mu": entry.threshold}
         if online:
             settings["online"] = self._online(entry, masks)
         kinds = ("loss", "segmentor", *(["labels"] if online else []))
         methods = tuple(one.target for one in methods_of(entry, *kinds))
         node = _node("segmentation", label, identity, (masks,), settings)
         return replace(node, methods=methods)
+
+    def _segmentor_clip(self, segmentor: dict[str, Any], path: str) -> Model | None:
+        """The entry of `models` that the backbone of a segmentor names, if it names one."""
+        name = (segmentor.get("model", {}).get("backbone") or {}).get("model")
+        if name is not None and name not in self.config.models:
+            message = unknown("entry of models", str(name), self.config.models)
+            raise InputError(f"{path}: model.backbone.model: {message}")
+        return None if name is None else self.config.models[name]
 
     def _online(self, entry: Segmentation, masks: Node) -> dict[str, Any]:
         """What an online training takes from the cells of its row; masks are none of its inputs."""

@@ -18,8 +18,9 @@ import yaml
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import KINDS, method, methods_of, with_methods
-from clip_wsss.core.plain import read_segmentor_file
+from clip_wsss.core.pickles import look_into
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.runs.config import GROUPS, check_entry, merge
 from clip_wsss.runs.online import resolved
 from clip_wsss.runs.settings import (
@@ -261,6 +262,8 @@ def _check_training(config: Config, entry: Segmentation, where: str) -> None:
         )
     if init != "random" and "://" not in init and not Path(init).is_file():
         raise InputError(f"{where}: init: there is no file {init}; get it, or set init to random")
+    if Path(init).is_file():
+        look_into(init)
 
 
 def _read_table(path: Path) -> list[Run]:

@@ -90,10 +90,12 @@ class PixelLoss(nn.Module):
         mu = float(np.float32(mu))  # the edge itself: both sides of >= are then exact
         self.mu, self.loss_weight, self.loss_name = mu, loss_weight, loss_name
         self._loss = methods.method("loss", method).bound(settings)
+        self.pixels: Tensor | int = 0  # of this rank that counted, since `LogHook` looked
 
-    def average(self, pixels: Pixels) -> Tensor:
-        """The loss of the pixels of a batch, without its weight."""
-        return self._loss(pixels)
+    def of(self, pixels: Pixels) -> Tensor:
+        """The loss of a batch; the module's `pixels` go up by those that count."""
+        self.pixels = self.pixels + pixels.counts.sum()
+        return self.loss_weight * self._loss(pixels)
 
     def forward(
         self,
@@ -117,7 +119,7 @@ class PixelLoss(nn.Module):
         losses = F.cross_entropy(cls_score, label, reduction="none", ignore_index=ignore_index)
         weight = torch.ones_like(losses) if weight is None else weight
         counts = (label != ignore_index) & (weight >= self.mu)
-        return self.loss_weight * self.average(Pixels(losses, label, counts, cls_score, weight))
+        return self.of(Pixels(losses, label, counts, cls_score, weight))
 
 
 def loss_config(

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from clip_wsss.core.archives import PREDICTIONS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.core.progress import over_images
 from clip_wsss.data.datasets import Dataset, open_dataset
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.write import check_scores
@@ -87,6 +87,8 @@ class Predictor:
         return (total / len(views))[0].cpu().numpy()
 
     def _logits(self, view: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.model.decode_head, torch.nn.ModuleList):  # each head sees the last one's
+            return self.model.encode_decode(view, [{"img_shape": view.shape[2:]}])
         return self.model(view, mode="tensor")
 
 
@@ -168,10 +170,7 @@ def predict(
             yield from (EncodedImage(name, skipped=why) for name, why in skipped.items())
 
     with parallel_map(workers if refined else 1) as mapped:
-        progress = tqdm(
-            images(mapped), total=len(ids), desc="predicting", unit="image", disable=None
-        )
-        write_archive(out, PREDICTIONS, progress)
+        write_archive(out, PREDICTIONS, over_images(images(mapped), len(ids), "predicting"))
 
 
 def _refined(inference: dict, id_: str, scores: np.ndarray, rgb: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -11,14 +12,17 @@ import torch
 from mmengine import Config
 from mmengine.device import utils as device_utils
 from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
+from torch import nn
 
 from clip_wsss.core.devices import take_free_gpu
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import sha256
 from clip_wsss.core.methods import is_method, method
-from clip_wsss.core.plain import check_segmentor, read_segmentor_file
+from clip_wsss.core.segmentors import checked, read_segmentor_file
 from clip_wsss.segmentation.losses import loss_config
 
 
@@ -35,7 +39,7 @@ def read_segmentor(name: str | Path, entry: dict | None = None) -> Config:
     if not is_method("segmentor", str(name)):
         return Config(read_segmentor_file(name))
     built = method("segmentor", name)
-    return Config(check_segmentor(built.bound((entry or {}).get(built.short))(), name))
+    return Config(checked(built.bound((entry or {}).get(built.short))(), name, False))
 
 
 def build_model(
@@ -45,23 +49,26 @@ def build_model(
 
     Args:
         segmentor: from `read_segmentor`.
-        entry: of the config's group `segmentation`.
+        entry: of the config's group `segmentation`, with the `clip` that its backbone names, if
+            it names one (`clip_wsss.runs.graph`).
         classes: foreground classes and background.
         path: the segmentor's file, for messages.
         texts: npz of text features, where labels are made online and the model is to be trained.
 
     Raises:
-        InputError: a loss that is unknown or has a wrong mu, a model that cannot be built.
+        InputError: a loss that is unknown or has a wrong mu, a model that cannot be built, or one
+            with a head that has a loss of its own.
     """
     model = segmentor.model.to_dict()
     if entry.get("labels") == "online":
         model |= _online(model, entry["online"], path) | {"texts": texts}
-    heads = model.get("auxiliary_head") or []
-    for head in [model["decode_head"], *(heads if isinstance(heads, list) else [heads])]:
-        loss_weight = (head.pop("loss_decode", None) or {}).get("loss_weight", 1.0)
-        head["loss_decode"] = loss_config(
-            entry["loss"], entry["mu"], loss_weight, entry.get(method("loss", entry["loss"]).short)
-        )
+    if entry.get("clip") is not None:
+        model["backbone"]["model"] = entry["clip"]
+    own = entry.get(method("loss", entry["loss"]).short)
+    for head in (*_several(model["decode_head"]), *_several(model.get("auxiliary_head") or [])):
+        losses = _several(head.pop("loss_decode", None) or {})
+        loss_weight = losses[0].get("loss_weight", 1.0)
+        head["loss_decode"] = loss_config(entry["loss"], entry["mu"], loss_weight, own)
         head["sampler"] = {"type": "ConfidenceSampler"}
         head["num_classes"] = classes
         head["ignore_index"] = 255
@@ -70,12 +77,37 @@ def build_model(
     try:
         with warnings.catch_warnings():  # MMSegmentation's heads use its own deprecated builders
             warnings.filterwarnings("ignore", message="``build_")
-            return MODELS.build({"train_cfg": {}, "test_cfg": {"mode": "whole"}, **model})
+            built = MODELS.build({"train_cfg": {}, "test_cfg": {"mode": "whole"}, **model})
     except InputError:
         raise
     except Exception as error:  # MMSegmentation asserts, and raises what it likes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: the model cannot be built ({reason})") from None
+    _check_heads(built, path)
+    return revert_sync_batchnorm(built)  # `train` synchronises where processes share a batch
+
+
+def _several(value: dict | Sequence[dict]) -> list[dict]:
+    """A list of what may be one."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _check_heads(model: nn.Module, path: str) -> None:
+    """Refuse heads of MMSegmentation that take labels and losses their own way.
+
+    Their labels would still be packed (`clip_wsss.segmentation.losses.pack`).
+    """
+    for name, head in model.named_modules():
+        if not isinstance(head, BaseDecodeHead):
+            continue
+        for part in ("loss", "loss_by_feat"):
+            owner = next(kind for kind in type(head).__mro__ if part in vars(kind))
+            foreign = owner.__module__.startswith("mmseg.")
+            if foreign and owner not in (BaseDecodeHead, BaseCascadeDecodeHead):
+                raise InputError(
+                    f"{path}: model.{name}: {type(head).__name__} has a loss of its own, which "
+                    "knows no confidences; take a head without one"
+                )
 
 
 def online_module(name: str) -> ModuleType:
@@ -98,11 +130,8 @@ def _online(model: dict, row: dict, path: str) -> dict:
 
 
 def digest(segmentor: Config) -> str:
-    """SHA-256 of a segmentor's settings and of the local weight file that its backbone names."""
+    """SHA-256 of a segmentor's settings."""
     text = json.dumps(segmentor.to_dict(), sort_keys=True)
-    weights = (segmentor.model.get("backbone") or {}).get("weights")
-    if weights is not None and Path(weights).is_file():
-        text += sha256(weights)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

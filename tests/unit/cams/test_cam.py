@@ -406,6 +406,12 @@ def test_text_features_are_read_for_their_model(clip, tmp_path):
     np.savez(other, foreground=np.zeros((3, 7), np.float32), background=np.zeros((2, 7)))
     with pytest.raises(InputError, match="width 7, the model's is 24"):
         read_text_features(other, clip)
+    background = torch.full_like(foreground, torch.inf)
+    np.savez(other, foreground=foreground, background=background)
+    with pytest.raises(
+        InputError, match=r"other\.npz: features hold NaN or infinity; make the texts"
+    ):
+        read_text_features(other, clip)
 
 
 def test_a_new_target_and_affinity_are_one_function_each(job, tmp_path, monkeypatch):

@@ -126,6 +126,34 @@ def test_a_comment_in_a_segmentors_file_moves_nothing(graph, tmp_path, content):
     assert moved(folders(graph(change=change)), folders(graph())) == set(GROUPS[4:])
 
 
+def test_the_clip_of_a_segmentor_is_an_entry_of_models(graph, tmp_path, content):
+    """Its contents count for the training, its name does not, and the job gets the entry."""
+    weights = tmp_path / "other.safetensors"
+    shutil.copy(content["models"]["demo"]["weights"], weights)
+    segmentor = tmp_path / "mine.yaml"
+    text = Path(content["segmentation"]["cgl"]["segmentor"]).read_text("utf-8")
+    segmentor.write_text(text.replace("model: demo ", "model: mine "), encoding="utf-8")
+
+    def change(**entry):
+        def own(config):
+            config["models"]["mine"] = config["models"]["demo"] | entry
+            config["segmentation"]["cgl"]["segmentor"] = str(segmentor)
+
+        return own
+
+    whole = folders(graph())
+    named = graph(change=change())
+    assert folders(named) == whole
+    assert named.paths["full"]["segmentation"].settings["clip"] == content["models"]["demo"]
+    assert folders(graph(change=change(weights=str(weights)))) == whole
+    with weights.open("ab") as file:
+        file.write(b"x")
+    for entry in ({"weights": str(weights)}, {"round_weights": "none"}):
+        assert moved(folders(graph(change=change(**entry))), whole) == set(GROUPS[4:])
+    with pytest.raises(InputError, match=r"backbone\.model: unknown entry of models `mine`"):
+        graph(change=lambda c: c["segmentation"]["cgl"].update(segmentor=str(segmentor)))
+
+
 def test_rows_share_what_they_agree_on(graph):
     rows = FULL + "other\tphoto\tsoftmax\tcaa\tcrf\tcgl,mu=0.8\tdefault\t3\n"
     made = graph(rows)

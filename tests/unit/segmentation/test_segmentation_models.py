@@ -193,9 +193,9 @@ def test_warm_up_rises_linearly():
 
 @pytest.mark.parametrize("path", sorted(SEGMENTORS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_segmentor_takes_a_step(path, demo_clip):
-    segmentor = read_segmentor(path)
+    segmentor, entry = read_segmentor(path), ENTRY
     if segmentor.model.backbone.type == "FrozenCLIPBackbone":
-        segmentor.model.backbone.update(demo_clip)
+        entry = ENTRY | {"clip": demo_clip}
         segmentor.model.backbone.blocks = [0, 1, 2, 3]
         segmentor.model.decode_head.in_channels = [3, 128, 128, 128, 128]
     if segmentor.model.backbone.get("depth", 0) > 18:
@@ -205,7 +205,7 @@ def test_every_segmentor_takes_a_step(path, demo_clip):
     if "auxiliary_head" in segmentor.model:
         segmentor.model.decode_head.update({"c1_in_channels": 32, "channels": 32})
         segmentor.model.auxiliary_head.update({"in_channels": 128, "channels": 32})
-    model = build_model(segmentor, ENTRY, 3, str(path)).train()
+    model = build_model(segmentor, entry, 3, str(path)).train()
     model.init_weights()
     samples = [sample(48, 48, 3, n) for n in range(2)]
     loss, _ = model.parse_losses(model.loss(torch.randn(2, 3, 48, 48), samples))
@@ -236,7 +236,7 @@ def test_caffe_resnet_strides_in_the_first_1x1_and_rounds_its_pool_up():
 
 
 def test_the_frozen_backbone_gives_the_tokens_of_each_block_and_stores_nothing(demo_clip):
-    backbone = MODELS.build({"type": "FrozenCLIPBackbone", **demo_clip, "blocks": [0, -1]})
+    backbone = MODELS.build({"type": "FrozenCLIPBackbone", "model": demo_clip, "blocks": [0, -1]})
     assert not list(backbone.parameters())
     assert not backbone.state_dict()
     rgb = np.random.default_rng(0).integers(0, 255, (32, 48, 3)).astype(np.uint8)
@@ -254,7 +254,7 @@ def test_the_frozen_backbone_gives_the_tokens_of_each_block_and_stores_nothing(d
 
 
 def test_odd_sides_are_stretched_to_whole_patches(demo_clip):
-    backbone = MODELS.build({"type": "FrozenCLIPBackbone", **demo_clip, "blocks": [0]})
+    backbone = MODELS.build({"type": "FrozenCLIPBackbone", "model": demo_clip, "blocks": [0]})
     image, tokens = backbone(torch.randn(1, 3, 33, 40))
     assert image.shape[2:] == (33, 40)
     assert tokens.shape[2:] == (5, 5)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.device import get_device
-from mmengine.dist import get_rank, get_world_size
 from mmengine.model import BaseModel
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -21,10 +20,10 @@ from clip_wsss.runs.online import WeCLIPSettings, read_settings
 from clip_wsss.segmentation.affinity_loss import (
     affinity_label,
     affinity_loss,
-    gather_batch,
     pixel_loss,
 )
 from clip_wsss.segmentation.losses import IGNORE
+from clip_wsss.segmentation.ranks import gather_batch, sharing
 from clip_wsss.segmentation.views import fit_long_side
 from clip_wsss.segmentation.weclip.decoder import affinity
 from clip_wsss.segmentation.weclip.labels import Seen
@@ -204,8 +203,8 @@ class WeCLIP(BaseModel):
             return None
         state = np.random.SeedSequence((int(self.dropout_seed), int(self.forwards)))
         generator = torch.Generator().manual_seed(int(state.generate_state(1, np.uint64)[0] >> 1))
-        ranks = get_world_size()
-        keep = self.decode_head.draw(count * ranks, generator)[get_rank() :: ranks]
+        rank, ranks = sharing()
+        keep = self.decode_head.draw(count * ranks, generator)[rank::ranks]
         return keep.to(self.forwards.device)
 
     def _count_nan(self, label: Tensor, update: int) -> None:
