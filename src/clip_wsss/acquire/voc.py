@@ -17,7 +17,7 @@ from clip_wsss.acquire.archives import (
 from clip_wsss.acquire.download import read_receipt
 from clip_wsss.acquire.registry import check_split
 from clip_wsss.core.errors import InputError
-from clip_wsss.data.annotations import IMAGE_SUFFIXES
+from clip_wsss.data.lists import IMAGE_SUFFIXES
 
 MASKS = "SegmentationClassAug"  # VOC's own masks where they exist, else SBD's
 

@@ -16,11 +16,9 @@ from tqdm import tqdm
 from clip_wsss.core.archives import MASKS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.confidence import EDGES, encode
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import read_fraction, read_label
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.registry import lookup
-from clip_wsss.data.datasets import IGNORE
 from clip_wsss.masks.refine import MASK_REFINEMENTS
 
 if TYPE_CHECKING:
@@ -226,28 +224,7 @@ def _from_truth(dataset: Dataset, id_: str) -> EncodedImage:
 def _from_files(
     dataset: Dataset, folder: Path, confidence_folder: Path | None, id_: str
 ) -> EncodedImage:
-    size, path = dataset.image(id_).shape[:2], Path(folder) / f"{id_}.png"
-    label = read_label(path)
-    _check_size(path, label, size)
-    classes = len(dataset.vocabulary.classes)
-    if (strange := label[(label > classes) & (label != IGNORE)]).size:
-        raise InputError(
-            f"{path}: holds the value {strange[0]}; labels must be 0 for the background, 1 to "
-            f"{classes} for the classes or {IGNORE} for unlabelled; change the mask or the "
-            "vocabulary"
-        )
-    codes = np.full(size, CERTAIN, np.uint8)
-    if confidence_folder is not None:
-        path = Path(confidence_folder) / f"{id_}.png"
-        confidence = read_fraction(path)
-        _check_size(path, confidence, size)
-        codes = encode(confidence)
+    size = dataset.image(id_).shape[:2]  # whole, else a training would find out
+    label, confidence = dataset.imported_mask(id_, folder, confidence_folder)
+    codes = np.full(size, CERTAIN, np.uint8) if confidence is None else encode(confidence)
     return encode_image(id_, label, codes)
-
-
-def _check_size(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
-    if values.shape != size:
-        raise InputError(
-            f"{path}: is {values.shape[1]} x {values.shape[0]}, but its image is {size[1]} x "
-            f"{size[0]} (width x height); make it at the image's size"
-        )

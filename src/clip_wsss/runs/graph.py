@@ -21,8 +21,8 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.plain import read_segmentor_file
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.shards import shard_names
-from clip_wsss.data.annotations import IMAGE_SUFFIXES
 from clip_wsss.data.datasets import open_dataset
+from clip_wsss.data.lists import IMAGE_SUFFIXES
 from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.prompts.texts import read_templates
 from clip_wsss.runs.config import GROUPS

@@ -10,10 +10,10 @@ from pycocotools import mask as rle
 from stand_ins import HEIGHT, WIDTH, coco_object, square, write_archive
 
 from clip_wsss.acquire import coco
-from clip_wsss.acquire.coco import Instance, Picture, decode, rasterise, read_pictures
 from clip_wsss.acquire.download import acquire
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_label
+from clip_wsss.data.coco import Instance, Picture, decode, rasterise, read_pictures
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.vocabulary import read_vocabulary
 
