@@ -32,6 +32,7 @@ SPLITS = DATASET.splits
 COMPUTE = PLAN.config.compute
 ROOT = Path(DATASET.root)
 RESULTS = PLAN.root
+CHECKED = RESULTS / "data/check.json"
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"
 GPU = int(COMPUTE.device != "cpu")

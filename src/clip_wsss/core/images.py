@@ -70,7 +70,8 @@ def open_image(path: str | os.PathLike, stored: bool = False) -> Iterator[Image.
     except UnidentifiedImageError:
         known = "JPEG, PNG, BMP, WebP, TIFF, GIF"
         raise InputError(
-            f"{path}: not an image of a known format ({known}); replace it or take it out of the list"
+            f"{path}: not an image of a known format ({known}); replace it or take it out of the "
+            "list"
         ) from None
     except Exception as error:  # Pillow raises whatever its parsers stumble over
         raise InputError(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ class Dataset:
 
     settings: dict = field(repr=False)
     vocabulary: Vocabulary = field(repr=False)
+    _copied: bool = field(default=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -298,9 +299,10 @@ class Dataset:
         """Whether pixels are taken as stored; those of the public data sets fit their masks so."""
         return not self._own or self.settings.get("orientation") == "stored"
 
-    def __getstate__(self) -> dict:
-        """Without what was read, which each process reads itself."""
-        return {"settings": self.settings, "vocabulary": self.vocabulary}
+    def __reduce__(self) -> tuple:
+        # Without what was read: a copy goes to a worker process with each piece of work, and the
+        # process keeps what the first of them reads.
+        return Dataset, (self.settings, self.vocabulary, True)
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -309,22 +311,32 @@ class Dataset:
     @cached_property
     def _files(self) -> dict[str, str]:
         """Image id -> file name."""
-        folder, files = self.image_folder, {}
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder of images; set dataset.root")
-        for file in sorted(entry.name for entry in os.scandir(folder)):
-            stem, suffix = os.path.splitext(file)
-            if suffix.lower() in IMAGE_SUFFIXES:
-                if stem in files:
-                    raise InputError(
-                        f"{folder / file}: {files[stem]} has the same id `{stem}`; rename one"
-                    )
-                files[stem] = file
-        return files
+        if not self.image_folder.is_dir():
+            raise InputError(f"{self.image_folder}: no such folder of images; set dataset.root")
+        return (_scan if self._copied else _scan.__wrapped__)(self.image_folder)
 
     @cached_property
     def _labels(self) -> dict[str, list[str]]:
-        return read_labels(self.settings["labels"], self.vocabulary.classes)
+        read = _read_labels if self._copied else read_labels
+        return read(self.settings["labels"], self.vocabulary.classes)
+
+
+@cache
+def _scan(folder: Path) -> dict[str, str]:
+    """Image id -> file name."""
+    files: dict[str, str] = {}
+    for file in sorted(entry.name for entry in os.scandir(folder)):
+        stem, suffix = os.path.splitext(file)
+        if suffix.lower() in IMAGE_SUFFIXES:
+            if stem in files:
+                raise InputError(
+                    f"{folder / file}: {files[stem]} has the same id `{stem}`; rename one"
+                )
+            files[stem] = file
+    return files
+
+
+_read_labels = cache(read_labels)
 
 
 def _check_size(values: np.ndarray, where: str, size: tuple[int, int]) -> None:

@@ -34,7 +34,7 @@ def labels_and_confidence(
 
     Args:
         maps: (K, gh, gw) float32 in [0, 1].
-        keys: (K,) 0-based classes.
+        keys: (K,) 0-based classes; without any the image is background at a confidence of 1.
         rgb: (H, W, 3) uint8.
         entry: of the group `masks`: refinement, background_power, and settings under the
             refinement's name.
@@ -44,6 +44,8 @@ def labels_and_confidence(
         largest probability, or without a refinement the largest of [background, maps].
     """
     refine = lookup(MASK_REFINEMENTS, entry["refinement"], "refinement")
+    if not len(keys):  # nothing competes with the background
+        return np.zeros(rgb.shape[:2], np.uint8), np.ones(rgb.shape[:2], np.float32)
     full = upsample_maps(maps, rgb.shape[:2])
     scores = np.concatenate([background_scores(full, entry["background_power"])[None], full])
     refined = refine(scores, rgb, entry.get(entry["refinement"]) or {})

@@ -282,7 +282,9 @@ class Graph:
         identity: dict[str, Any] = {
             "classes": list(self.vocabulary.classes),
             "labels": "xml" if dataset.labels == "xml" else "csv",
-            **dataset.model_dump(include={"size", "on_bad_image"}, exclude_defaults=True),
+            **dataset.model_dump(
+                include={"size", "on_bad_image", "orientation", "negatives"}, exclude_defaults=True
+            ),
         }
         if split is not None and dataset.source in ("folder", "images"):
             ids = "\n".join(open_dataset(dataset.model_dump()).ids(split))
@@ -392,6 +394,8 @@ class Graph:
         identity = {**own, "loss": entry.loss, "segmentor": _contents(rest)}
         if init not in (None, "random"):
             identity["init"] = _file(init)
+        if self.config.dataset.negatives == "background" and self.config.dataset.train_negatives:
+            identity["train_negatives"] = True
         online = ["online"] if entry.labels == "online" else []
         extra = _flat(own, ("loss", "iterations", "labels"))
         label = "+".join([str(head.get("type", "segmentor")), entry.loss, *online, *extra])
