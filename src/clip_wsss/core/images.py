@@ -22,7 +22,7 @@ Colour = tuple[int, int, int]
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 COLOURS = ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
-MODES = ("1", "L", "LA", "La", "P", "PA", *COLOURS, *GREY16)  # what becomes 8-bit RGB
+MODES = ("1", "L", "LA", "P", "PA", *COLOURS, *GREY16)  # what becomes 8-bit RGB
 ORIENTATION, BITS, PHOTOMETRIC = ExifTags.Base.Orientation, 258, 262  # tags of EXIF and TIFF
 BIT_DEPTH = "bits of a stored value"  # key of Image.info
 WHITE = {"L": 255, "I;16": 65535}  # in the two modes of a grey PNG
@@ -144,8 +144,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
         grey = ((grey * 2 + 257) // 514).astype(np.uint8)  # 65535 is white: / 257, rounded
         return np.repeat(grey[..., None], 3, axis=-1)
     if image.has_transparency_data:
-        # Pillow has no way from La but over LA.
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        rgba = image.convert("RGBA")
         if rgba.getextrema()[3][0] < 255:
             white = Image.new("RGBA", image.size, "white")
             return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_json
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.data.datasets import IGNORE, Dataset
+from clip_wsss.data.datasets import IGNORE, Dataset, some
 
 log = logging.getLogger(__name__)
 LINES = 50  # of errors that are printed
@@ -178,7 +178,7 @@ def _compared(
             numbers[key] = f"{width} x {height}"
 
     def words(labels) -> str:
-        return ", ".join(classes[label] for label in sorted(labels))
+        return some([classes[label] for label in sorted(labels)])
 
     if 2 * len(apart) > len(full):
         name = apart[0]

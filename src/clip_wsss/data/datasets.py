@@ -98,7 +98,7 @@ class Dataset:
         if not ids:
             raise InputError(f"{path}: the list is empty; write one image id a line")
         if twice := duplicates(ids):
-            raise InputError(f"{path}: lists {_some(twice)} more than once; keep one line of each")
+            raise InputError(f"{path}: lists {some(twice)} more than once; keep one line of each")
         return ids
 
     def check_lists(self) -> None:
@@ -347,5 +347,6 @@ def _check_size(values: np.ndarray, where: str, size: tuple[int, int]) -> None:
         )
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first three of some names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -394,9 +394,14 @@ class Graph:
         identity = {**own, "loss": entry.loss, "segmentor": _contents(rest)}
         if init not in (None, "random"):
             identity["init"] = _file(init)
-        if self.config.dataset.negatives == "background" and self.config.dataset.train_negatives:
-            identity["train_negatives"] = True
         online = ["online"] if entry.labels == "online" else []
+        if self.config.dataset.train_negatives:
+            if online:
+                raise InputError(
+                    "dataset.train_negatives: labels: online needs images with a class; set it to "
+                    "false"
+                )
+            identity["train_negatives"] = True
         extra = _flat(own, ("loss", "iterations", "labels"))
         label = "+".join([str(head.get("type", "segmentor")), entry.loss, *online, *extra])
         settings = {**entry.model_dump(), "mu": entry.threshold}

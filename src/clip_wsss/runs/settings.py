@@ -70,6 +70,12 @@ class Dataset(Settings):
     )
     train_negatives: bool = Field(False, description="whether a training sees them")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.train_negatives and self.negatives == "refuse":
+            raise ValueError("train_negatives: needs negatives: background; got refuse")
+        return self
+
 
 class Demo(Settings):
     """The scenes that `source: demo` renders."""

@@ -102,7 +102,7 @@ def test_other_image_files_and_colours(folder):
 def test_missing_image(folder):
     folder.split("train", "a", "gone")
     (line,) = folder.open().check("train")
-    assert line.startswith(f"{folder.root}/JPEGImages/gone.jpg: no such image")
+    assert line.startswith(f"{folder.root}/JPEGImages/gone: no such image (.jpg, .jpeg, ")
 
 
 def test_truncated_jpeg(folder):
@@ -136,7 +136,7 @@ def test_annotations_without_usable_labels(folder, content, message):
 def test_missing_annotation(folder):
     (folder.root / "Annotations/a.xml").unlink()
     dataset = folder.open()
-    with pytest.raises(InputError, match=r"a\.xml: no such file; .*labels to a CSV"):
+    with pytest.raises(InputError, match=r"a\.xml: no such file; .*labels to a file"):
         dataset.labels("a")
     assert dataset.image("a").shape == (HEIGHT, WIDTH, 3)  # a test image has none
 
@@ -173,11 +173,15 @@ def test_lists_that_cannot_be_used(folder):
         dataset.ids("val")
     folder.split("empty")
     folder.split("twice", "a", "b", "a")
-    folder.split("paths", "/JPEGImages/a.jpg /SegmentationClassAug/a.png")
+    folder.split("paths", "/JPEGImages/a.jpg /SegmentationClassAug/b.png")
+    folder.split("again", "a.jpg", "JPEGImages/a.jpg")
+    folder.split("none", "a -1", "# b")
     for split, message in (
         ("empty", r"empty\.txt: the list is empty"),
         ("twice", r"twice\.txt: lists a more than once"),
-        ("paths", r"paths\.txt: holds paths such as /JPEG"),
+        ("paths", r"paths\.txt, line 1: holds paths that are not those of an image and its mask"),
+        ("again", r"again\.txt: lists a more than once"),
+        ("none", r"none\.txt: the list is empty"),
     ):
         with pytest.raises(InputError, match=message):
             dataset.ids(split)

@@ -215,7 +215,11 @@ BREAKS = [
     ("labels", None, r"labels/a\.png: no such mask"),
     ("labels", b"text", r"labels/a\.png: not a whole mask"),
     ("labels", encode_grey(np.zeros((20, 31))), r"labels/a\.png: is 31 x 20, but its image is 30"),
-    ("labels", encode_grey(np.full(SIZE, 3)), r"labels/a\.png: holds the value 3; labels must be"),
+    (
+        "labels",
+        encode_grey(np.full(SIZE, 3)),
+        r"labels/a\.png: holds the value 3, but the vocabulary has 2",
+    ),
     ("confidences", None, r"confidences/a\.png: no such confidence map"),
     ("confidences", encode_grey(np.zeros((2, 2))), r"confidences/a\.png: is 2 x 2"),
 ]
