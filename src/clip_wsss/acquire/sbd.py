@@ -56,7 +56,9 @@ def write_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) ->
     with open_members(source) as members:
         masks = in_folder(members, "cls")
         # The archive has them in benchmark_RELEASE/dataset, torchvision in a folder of one's own.
-        places = {str(item.name.parents[1]) for item in masks.values()}
+        places = {
+            str(item.name.parents[1]) for item in members.values() if item.name.parent.name == "cls"
+        }
         if len(places) != 1:
             raise InputError(
                 f"{source}: holds {len(places)} folders called cls, not one; is it the right "
