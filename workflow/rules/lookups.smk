@@ -84,7 +84,11 @@ def fresh(products):
     def look(wildcards):
         made = products(wildcards)
         forced(lambda wildcards: made)(wildcards)
-        return CHECKED if any(map(PLAN.wanted, made)) else ancient(CHECKED)
+        if not any(map(PLAN.wanted, made)):
+            return ancient(CHECKED)
+        if UNCHECKED:
+            workflow.dag.forcefiles.add(in_storage(CHECKED))
+        return CHECKED
 
     return look
 

@@ -254,7 +254,7 @@ def test_another_year_beside_it(made):
         made.files["voc2012"], lambda name: name.replace("VOC2012", "VOC2008")
     )
     made.suffixes["voc2012"] = ".zip"
-    with pytest.raises(InputError, match="holds 2 files called ImageSets/Segmentation/train.txt"):
+    with pytest.raises(InputError, match=r"holds 2 files called ImageSets/Segmentation/train\.txt"):
         made.build()
 
 
