@@ -94,10 +94,9 @@ def _check(plan: Plan, options: argparse.Namespace) -> int:
         print(f"warning: {line}")
     for line in shortened(report["errors"]):
         print(f"error: {line}", file=sys.stderr)
-    images = " and ".join(f"{one['images']} {split}" for split, one in report["splits"].items())
-    print(
-        f"{plan.dataset.name}: {len(report['errors'])} errors in the images of {images or 'none'}"
-    )
+    counts = [f"{one['images']} {split}" for split, one in report["splits"].items()]
+    images = f"{' and '.join(counts) or 'no'} images"
+    print(f"{plan.dataset.name}: {images}, {len(report['errors'])} errors")
     return 1 if report["errors"] else 0
 
 
