@@ -1,4 +1,4 @@
-"""COCO 2014 as a VOC-format data set: semantic masks drawn from the instances."""
+"""COCO 2014 (or 2017) as a VOC-format data set: semantic masks drawn from the instances."""
 
 import csv
 import os
@@ -62,6 +62,8 @@ def build(
         source = read_receipt(receipts["coco2014-annotations"])
         with open_members(source) as members:
             name = f"instances_{split}2014.json"
+            if all(member.name.name != name for member in members.values()):
+                name = f"instances_{split}2017.json"  # the same images, shared out otherwise
             content = one(members, name, source=source).read()
         pictures = read_pictures(content, classes, f"{source}, {name}")
         del content
