@@ -1,4 +1,4 @@
-"""The command `clip-wsss`: where results lie, plain folders of them, and what may be deleted."""
+"""The command `clip-wsss`: data that fit, where results lie, folders of them, what to delete."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from clip_wsss.core.confidence import check_mu
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.registry import unknown
+from clip_wsss.data.check import check as check_data
+from clip_wsss.data.check import shortened
 from clip_wsss.runs.config import GROUPS, read_yaml
 from clip_wsss.runs.graph import Graph, Node
 from clip_wsss.runs.plan import Plan, make_plan
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(command=command)
         return one
 
+    add("check", _check, "look at all data that the runs will use, and say what is wrong")
     path = add("path", _path, "print the folder of a stage of a run")
     path.add_argument("run", help="its name in the runs table")
     path.add_argument("stage", choices=GROUPS)
@@ -83,6 +86,18 @@ def _node(graph: Graph, run: Run, stage: str) -> Node:
     if stage not in path:
         raise InputError(f"run `{run.name}` has no {stage}; it has {', '.join(path)}")
     return path[stage]
+
+
+def _check(plan: Plan, options: argparse.Namespace) -> int:
+    report = check_data(plan.dataset, plan.uses, plan.config.compute.workers)
+    for line in shortened(report["warnings"]):
+        print(f"warning: {line}")
+    for line in shortened(report["errors"]):
+        print(f"error: {line}", file=sys.stderr)
+    counts = [f"{one['images']} {split}" for split, one in report["splits"].items()]
+    images = f"{' and '.join(counts) or 'no'} images"
+    print(f"{plan.dataset.name}: {images}, {len(report['errors'])} errors")
+    return 1 if report["errors"] else 0
 
 
 def _path(plan: Plan, options: argparse.Namespace) -> int:

@@ -222,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "vocabulary": preset["vocabulary"],
                 "labels": args.labels,
                 "size": preset["size"],
+                "orientation": "stored",  # as the public code reads images
                 "masks": args.masks or _masks_folder(Path(args.root)),
             }
         )

@@ -162,6 +162,26 @@ def test_what_follows_the_change(edited, change, jobs):
     assert result.jobs == {**jobs, **LAST}, result.text
 
 
+def test_a_check_that_runs_again_makes_nothing_else_again(edited):
+    edit(edited, "data/check", "FEW = 30", "FEW = 31")
+    assert edited.snakemake("-n").jobs == {"check": 1}
+    mu(edited)
+    assert edited.snakemake("-n").jobs == {"check": 1, **TRAINED, **LAST}
+
+
+def test_without_the_checks_report_what_is_current_stays(edited):
+    report = edited.folder / "results/demo/data/check.json"
+    content, state = report.read_bytes(), report.stat()
+    report.unlink()  # as in a clone whose results were made before there was a check
+    try:
+        assert edited.snakemake("-n").nothing_to_do
+        mu(edited)
+        assert edited.snakemake("-n").jobs == {"check": 1, **TRAINED, **LAST}
+    finally:
+        report.write_bytes(content)
+        os.utime(report, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
 # ---- a real run says it --------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import write_json
 from clip_wsss.runs.plan import make_plan
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
@@ -32,9 +33,18 @@ SPLITS = DATASET.splits
 COMPUTE = PLAN.config.compute
 ROOT = Path(DATASET.root)
 RESULTS = PLAN.root
+CHECKED = RESULTS / "data/check.json"
+UNCHECKED = False  # whether the report is still to be made, below results that are there
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"
 GPU = int(COMPUTE.device != "cpu")
+
+if workflow.is_main_process and (PLAN.store / RESULTS).is_dir():
+    # Results rest below an `ancient` input only if it is there. So an empty report stands for the
+    # one that is missing, and the first job that makes anything forces the check.
+    if not (PLAN.store / CHECKED).exists():
+        write_json(PLAN.store / CHECKED, {})
+    UNCHECKED = (PLAN.store / CHECKED).stat().st_size < 4
 
 
 wildcard_constraints:

@@ -56,7 +56,7 @@ def stamps(products):
     return unseen(lambda wildcards: [product.stamp for product in products(wildcards)])
 
 
-def fresh(products):
+def forced(products):
     """Input: nothing. A job whose files other settings, code or inputs have made is forced.
 
     Snakemake sees a changed stamp by its own records; the sidecars tell where it has none.
@@ -69,6 +69,26 @@ def fresh(products):
             elif PLAN.stale(product):
                 workflow.dag.forcefiles.add(in_storage(product.sidecar))
         return []
+
+    return look
+
+
+def fresh(products):
+    """Input: the report of the check, before which nothing is made; else as `forced`.
+
+    The check runs again when a list or a setting has changed, and what is current must not run
+    after it: so the report is `ancient` for that. For what is to be made it is not, since
+    Snakemake (9.27) looks for no other reason in what depends on a job that runs.
+    """
+
+    def look(wildcards):
+        made = products(wildcards)
+        forced(lambda wildcards: made)(wildcards)
+        if not any(map(PLAN.wanted, made)):
+            return ancient(CHECKED)
+        if UNCHECKED:
+            workflow.dag.forcefiles.add(in_storage(CHECKED))
+        return CHECKED
 
     return look
 

@@ -97,6 +97,7 @@ use rule inference as inference_test with:
 
 rule submission:
     input:
+        CHECKED,
         predictions=RESULTS / "inference/{node}/seed{seed}/test.zip",
         sidecar=RESULTS / "inference/{node}/seed{seed}/test.json",
         images=images_of(SPLITS.test),

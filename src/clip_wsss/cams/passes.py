@@ -135,8 +135,13 @@ def compute_pass(
     for id_ in ids:
         try:
             grid, keys = clip.grid(dataset.size(id_)), dataset.labels(id_)
-            if not keys:
-                raise InputError(f"{id_}: has no class; give it a label or leave it out")
+            if not keys:  # allowed by `dataset.negatives`: no map, and the mask is background
+                empty = ImageMaps(
+                    id_, dataset.size(id_), np.zeros(0, np.int64), np.zeros((0, *grid), np.float32)
+                )
+                outputs = (name for cam in cams.values() for name in cam.affinities)
+                yield id_, dict.fromkeys((*cams, *outputs), empty)
+                continue
             groups.setdefault(grid, []).append((id_, keys))
         except InputError as error:
             yield _skip(id_, error, on_bad_image)

@@ -29,7 +29,7 @@ class ImageMaps:
     Attributes:
         id: of the image.
         size: (H, W) of the image.
-        keys: (K,) int64, 0-based classes in label order.
+        keys: (K,) int64, 0-based classes in label order; K is 0 for an image without a class.
         maps: (K, gh, gw) float32 in [0, 1].
     """
 
@@ -121,12 +121,19 @@ def upsample_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         (K, H, W) float16.
     """
     height, width = size
+    if not len(maps):
+        return np.zeros((0, height, width), np.float16)
     full = [cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in maps]
     return np.stack(full).astype(np.float16)
 
 
 def background_scores(maps: np.ndarray, power: float) -> np.ndarray:
-    """(1 - max)^p, in float16 throughout (docs/parity.md, fact 14): (K, H, W) -> (H, W)."""
+    """(1 - max)^p, in float16 throughout (docs/parity.md, fact 14): (K, H, W) -> (H, W).
+
+    Without a map it is 1 all over.
+    """
+    if not len(maps):
+        return np.ones(maps.shape[1:], np.float16)
     return np.power(1 - maps.max(axis=0), np.float16(power))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import read_text
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,13 +43,7 @@ def read_yaml(path: str | Path) -> Any:
         InputError: it is missing, not YAML, or has a key twice.
     """
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
+        return yaml.load(read_text(path, "there is no such file"), _Loader)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         mark = getattr(error, "problem_mark", None)

@@ -16,12 +16,10 @@ import numpy as np
 from clip_wsss.core.archives import MASKS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.confidence import EDGES, encode
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import read_fraction, read_label
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.progress import over_images
-from clip_wsss.data.datasets import IGNORE
 from clip_wsss.masks.context import MaskContext
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ def labels_and_confidence(
 
     Args:
         maps: (K, gh, gw) float32 in [0, 1].
-        keys: (K,) 0-based classes.
+        keys: (K,) 0-based classes; without any the image is background at a confidence of 1.
         rgb: (H, W, 3) uint8.
         entry: of the group `masks`: refinement, background_power, and settings under the
             refinement's name.
@@ -49,16 +47,20 @@ def labels_and_confidence(
         largest probability, or without a refinement the largest of [background, maps].
     """
     context = mask_context(maps, keys, rgb, entry, id_)
-    refine = method("refinement", entry["refinement"])
-    return decided(refine.bound(entry.get(refine.short))(context), context, entry)
+    return decided(_refined(entry, context), context, entry)
 
 
 def mask_context(
     maps: np.ndarray, keys: np.ndarray, rgb: np.ndarray, entry: dict, id_: str, device: str = "cpu"
 ) -> MaskContext:
-    """What a mask refinement gets of an image; see `labels_and_confidence`."""
-    full = upsample_maps(maps, rgb.shape[:2])
-    scores = np.concatenate([background_scores(full, entry["background_power"])[None], full])
+    """What a mask refinement gets of an image; see `labels_and_confidence`.
+
+    An image without any class has a background of 1 alone, which nothing refines.
+    """
+    scores = np.ones((1, *rgb.shape[:2]), np.float16)
+    if len(keys):
+        full = upsample_maps(maps, rgb.shape[:2])
+        scores = np.concatenate([background_scores(full, entry["background_power"])[None], full])
     return MaskContext(scores, rgb, [int(key) for key in keys], id_, maps, device)
 
 
@@ -250,7 +252,10 @@ def _in_batches(
             if number + AHEAD < len(parts):
                 waiting.append(pool.map(read, parts[number + AHEAD]))
             contexts = list(waiting.pop(0))
-            done.append(pool.map(partial(_encoded, entry), contexts, refine(contexts)))
+            with_classes = [one for one in contexts if one.keys]
+            found = iter(refine(with_classes) if with_classes else ())
+            refined = [next(found) if c.keys else _refined(entry, c) for c in contexts]
+            done.append(pool.map(partial(_encoded, entry), contexts, refined))
             if len(done) > AHEAD:
                 yield from done.pop(0)
         for rest in done:
@@ -268,8 +273,15 @@ def _context(dataset: Dataset, entry: dict, image: ImageMaps, device: str = "cpu
 
 
 def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps) -> EncodedImage:
-    context, refine = _context(dataset, entry, image), method("refinement", entry["refinement"])
-    return _encoded(entry, context, refine.bound(entry.get(refine.short))(context))
+    context = _context(dataset, entry, image)
+    return _encoded(entry, context, _refined(entry, context))
+
+
+def _refined(entry: dict, context: MaskContext) -> np.ndarray:
+    if not context.keys:
+        return context.scores.astype(np.float32)
+    refine = method("refinement", entry["refinement"])
+    return refine.bound(entry.get(refine.short))(context)
 
 
 def _encoded(entry: dict, context: MaskContext, refined: np.ndarray) -> EncodedImage:
@@ -302,28 +314,7 @@ def _from_truth(dataset: Dataset, id_: str) -> EncodedImage:
 def _from_files(
     dataset: Dataset, folder: Path, confidence_folder: Path | None, id_: str
 ) -> EncodedImage:
-    size, path = dataset.image(id_).shape[:2], Path(folder) / f"{id_}.png"
-    label = read_label(path)
-    _check_size(path, label, size)
-    classes = len(dataset.vocabulary.classes)
-    if (strange := label[(label > classes) & (label != IGNORE)]).size:
-        raise InputError(
-            f"{path}: holds the value {strange[0]}; labels must be 0 for the background, 1 to "
-            f"{classes} for the classes or {IGNORE} for unlabelled; change the mask or the "
-            "vocabulary"
-        )
-    codes = np.full(size, CERTAIN, np.uint8)
-    if confidence_folder is not None:
-        path = Path(confidence_folder) / f"{id_}.png"
-        confidence = read_fraction(path)
-        _check_size(path, confidence, size)
-        codes = encode(confidence)
+    size = dataset.image(id_).shape[:2]  # whole, else a training would find out
+    label, confidence = dataset.imported_mask(id_, folder, confidence_folder)
+    codes = np.full(size, CERTAIN, np.uint8) if confidence is None else encode(confidence)
     return encode_image(id_, label, codes)
-
-
-def _check_size(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
-    if values.shape != size:
-        raise InputError(
-            f"{path}: is {values.shape[1]} x {values.shape[0]}, but its image is {size[1]} x "
-            f"{size[0]} (width x height); make it at the image's size"
-        )

@@ -73,7 +73,9 @@ def write_image_features(
     progress = tqdm(total=len(ids), desc="image features", unit="image", disable=None)
     for id_ in ids:
         try:
-            dataset.labels(id_)
+            if not dataset.labels(id_):
+                skipped[id_] = "has no class, so it ranks nothing"
+                continue
             groups.setdefault(clip.grid(dataset.size(id_)), []).append(id_)
         except InputError as error:
             _skip(dataset, id_, error, skipped)

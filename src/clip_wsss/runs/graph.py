@@ -23,8 +23,8 @@ from clip_wsss.core.methods import methods_of, models_of
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.core.shards import shard_names
-from clip_wsss.data.annotations import IMAGE_SUFFIXES
 from clip_wsss.data.datasets import open_dataset
+from clip_wsss.data.lists import IMAGE_SUFFIXES
 from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.prompts.texts import read_templates
 from clip_wsss.runs.config import GROUPS
@@ -297,7 +297,9 @@ class Graph:
         identity: dict[str, Any] = {
             "classes": list(self.vocabulary.classes),
             "labels": "xml" if dataset.labels == "xml" else "csv",
-            **dataset.model_dump(include={"size", "on_bad_image"}, exclude_defaults=True),
+            **dataset.model_dump(
+                include={"size", "on_bad_image", "orientation", "negatives"}, exclude_defaults=True
+            ),
         }
         if split is not None and dataset.source in ("folder", "images"):
             ids = "\n".join(open_dataset(dataset.model_dump()).ids(split))
@@ -446,6 +448,13 @@ class Graph:
         if init not in (None, "random"):
             identity["init"] = _file(init)
         online = ["online"] if entry.labels == "online" else []
+        if self.config.dataset.train_negatives:
+            if online:
+                raise InputError(
+                    "dataset.train_negatives: labels: online needs images with a class; set it to "
+                    "false"
+                )
+            identity["train_negatives"] = True
         extra = _flat(own, ("loss", "iterations", "labels"))
         kind = _short(entry.segmentor) if built else str(head.get("type", "segmentor"))
         label = "+".join([kind, _short(entry.loss), *online, *extra])

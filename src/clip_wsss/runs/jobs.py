@@ -87,12 +87,12 @@ def here(dataset: dict, images: Sequence[str]) -> dict:
         images: the inputs of a job that reads images (`Plan.images_of`).
     """
     found = dict(dataset)
-    root = Path(dataset["root"])
+    root, labels = Path(dataset["root"]), Path(dataset["labels"])
     for path in images:
         folder = Path(path).parent
         if folder.parts[-len(root.parts) - 2 :] == (*root.parts, "ImageSets", "Segmentation"):
             found["root"] = str(folder.parents[1])
-        elif Path(path).suffix == ".csv":
+        elif Path(path).parts[-len(labels.parts) :] == labels.parts:
             found["labels"] = str(path)
     return found
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
+from clip_wsss.data.check import Use
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.config import GROUPS, load_config
 from clip_wsss.runs.fingerprint import code_fingerprint, function_fingerprint
@@ -44,6 +45,7 @@ _ONLINE = (
 # The modules that decide the bytes of a job (with all that they import), and the libraries.
 CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": (("demo.build",), _IMAGES),
+    "check": (("data.check",), _IMAGES),
     "features": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
     "texts": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
     "maps": (
@@ -400,7 +402,41 @@ class Plan:
         listed = self.dataset.split_file(split)  # None: every image of a folder
         found = [] if listed is None else [listed]
         found += [] if dataset.labels == "xml" else [Path(dataset.labels)]
+        if dataset.masks is not None and dataset.masks.endswith(".json"):
+            found.append(Path(dataset.root) / dataset.masks)
         return found + (self.demo_folders if dataset.source == "demo" else [])
+
+    @cached_property
+    def uses(self) -> dict[str, Use]:
+        """What the runs need of the images of every split, for the check before the first job."""
+        dataset, splits = self.config.dataset, self.config.dataset.splits
+        masks = [node.settings for node in self.graph.nodes("masks")]
+        truth = any(one["source"] == "ground-truth" for one in masks)
+        imports = {
+            (one["folder"], one["confidences"]) for one in masks if one["source"] == "import"
+        }
+        given = dataset.masks is not None
+        found: dict[str, Use] = {}
+        for split, labels, needed, others in (
+            (splits.prompts, True, False, ()),
+            (splits.pseudo, True, truth, sorted(imports, key=str)),
+            (splits.score, True, given, ()),
+            (splits.val, False, given, ()),
+            (splits.test, False, False, ()),
+        ):
+            if split is not None:
+                old = found.get(split, Use())
+                found[split] = Use(
+                    old.labels or labels, old.masks or needed, (*old.imports, *others)
+                )
+        return found
+
+    @property
+    def check_stamp(self) -> dict[str, Any]:
+        """What the check depends on besides its files."""
+        dataset = self.config.dataset.model_dump(exclude={"splits", "train_negatives"})
+        uses = {split: asdict(use) for split, use in self.uses.items()}
+        return {"code": self.code("check"), "dataset": dataset, "uses": uses}
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -447,6 +483,11 @@ class Plan:
             "nodes": [node.name for node in nodes],
             "stamps": [self.stamp(node) | {"settings": node.lineage()} for node in nodes],
         }
+
+    def wanted(self, product: Product) -> bool:
+        """Whether a job has to make it: something of it is missing, or it is stale."""
+        there = all((self.store / path).exists() for path in (product.sidecar, *product.files))
+        return not there or self.stale(product)
 
     def stale(self, product: Product) -> bool:
         """Whether other settings, other code or other inputs have made what is there."""

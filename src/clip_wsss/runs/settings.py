@@ -49,11 +49,28 @@ class Dataset(Settings):
     )
     root: Text = Field(description="holds JPEGImages, Annotations, SegmentationClass, ImageSets")
     vocabulary: Text = Field(description="file of classes, renames, background words")
-    labels: Text = Field("xml", description="image-level labels: xml, or the path of a CSV")
+    labels: Text = Field(
+        "xml", description="image-level labels: xml, or the path of a .csv, .npy or COCO .json"
+    )
     size: Literal["xml", "image"] = Field("xml", description="what states the size of an image")
-    masks: Text | None = Field(None, description="folder of the ground truth below root")
+    masks: Text | None = Field(
+        None, description="folder of the ground truth, or COCO .json, below root"
+    )
     splits: Splits
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a bad image does")
+    orientation: Literal["refuse", "stored"] = Field(
+        "refuse", description="of an image with an EXIF orientation: none, or its pixels as stored"
+    )
+    negatives: Literal["refuse", "background"] = Field(
+        "refuse", description="images without a class: refused, or background all over"
+    )
+    train_negatives: bool = Field(False, description="whether a training sees them")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.train_negatives and self.negatives == "refuse":
+            raise ValueError("train_negatives: needs negatives: background; got refuse")
+        return self
 
 
 class Demo(Settings):

@@ -66,8 +66,13 @@ class PseudoMaskDataset(BaseSegDataset):
         super().__init__(metainfo={"classes": classes}, pipeline=pipeline, serialize_data=False)
 
     def load_data_list(self) -> list[dict]:
-        """One entry an image, in the order of the archives."""
-        return [{"id": name} for name in self.masks]
+        """One entry an image, in the order of the archives; those without a class if asked."""
+        settings, names = self.images.settings, list(self.masks)
+        if settings.get("negatives") == "background" and not settings["train_negatives"]:
+            names = [name for name in names if self.images.labels(name)]
+        if not names:
+            raise InputError("dataset.train_negatives: false, and no image has a class; set it")
+        return [{"id": name} for name in names]
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._epoch is None or self._epoch[0] != epoch:

@@ -366,17 +366,31 @@ def test_empty_shard(job, tmp_path):
 def test_bad_image_fails_or_is_listed(job, tmp_path):
     dataset = job[0]
     dataset.bad = {"a": "a.jpg: truncated"}
-    dataset.classes["b"] = []
     paths = outputs(tmp_path, "cam", "caa")
-    with pytest.raises(InputError, match=r"b: has no class"):
+    with pytest.raises(InputError, match=r"a\.jpg: truncated"):
         write_pass(*job, paths)
     assert not any(path.exists() for path in paths.values())
     write_pass(*job, paths, on_bad_image="skip")
     for path in paths.values():
-        assert [image.id for image in read_maps(path)] == ["d", "c", "e", "f"]
+        assert [image.id for image in read_maps(path)] == ["d", "c", "b", "e", "f"]
         skipped = read_skipped(path)
-        assert list(skipped) == ["a", "b"]
-        assert skipped["a"] == "a.jpg: truncated"
+        assert skipped == {"a": "a.jpg: truncated"}
+
+
+def test_an_image_without_a_class_has_no_map(job, tmp_path):
+    dataset, paths = job[0], outputs(tmp_path / "all", "cam", "caa")
+    write_pass(*job, paths)
+    dataset.classes["b"] = []
+    fewer = outputs(tmp_path / "fewer", "cam", "caa")
+    write_pass(*job, fewer)
+    for name, path in fewer.items():
+        for image, before in zip(read_maps(path), read_maps(paths[name]), strict=True):
+            assert (image.id, image.size) == (before.id, before.size)
+            if image.id == "b":
+                assert image.keys.shape == (0,)
+                assert image.maps.shape == (0, *before.maps.shape[1:])
+            else:
+                np.testing.assert_allclose(image.maps, before.maps, atol=5e-5)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,22 @@ def test_background_stays_in_float16(power):
     np.testing.assert_array_equal(background, (half**power).astype(np.float16))
 
 
+@pytest.mark.parametrize("refinement", [*MASK_REFINEMENTS])
+def test_an_image_without_a_class_is_background_for_certain(dataset, tmp_path, refinement):
+    empty = ImageMaps("a", SIZE, np.zeros(0, np.int64), np.zeros((0, 4, 5), np.float32))
+    write_maps(tmp_path / "maps.npz", [empty])
+    write_shard(
+        dataset, tmp_path / "maps.npz", PLAIN | {"refinement": refinement}, tmp_path / "m.zip"
+    )
+    archive = Archive(tmp_path / "m.zip")
+    assert archive.label("a").shape == SIZE
+    assert not archive.label("a").any()
+    assert (archive.confidence("a") == 1).all()
+    full = upsample_maps(empty.maps, SIZE)
+    assert (full.shape, full.dtype) == ((0, *SIZE), np.float16)
+    assert (background_scores(full, 3) == np.ones(SIZE)).all()
+
+
 def test_ties_go_to_the_background_and_to_the_first_class():
     maps = np.array([[[0.5, 0.6, 0.4]], [[0.2, 0.6, 0.3]]], np.float32)
     rgb = np.zeros((1, 3, 3), np.uint8)
@@ -225,7 +241,11 @@ BREAKS = [
     ("labels", None, r"labels/a\.png: no such mask"),
     ("labels", b"text", r"labels/a\.png: not a whole mask"),
     ("labels", encode_grey(np.zeros((20, 31))), r"labels/a\.png: is 31 x 20, but its image is 30"),
-    ("labels", encode_grey(np.full(SIZE, 3)), r"labels/a\.png: holds the value 3; labels must be"),
+    (
+        "labels",
+        encode_grey(np.full(SIZE, 3)),
+        r"labels/a\.png: holds the value 3, but the vocabulary has 2",
+    ),
     ("confidences", None, r"confidences/a\.png: no such confidence map"),
     ("confidences", encode_grey(np.zeros((2, 2))), r"confidences/a\.png: is 2 x 2"),
 ]

@@ -8,6 +8,7 @@ import synthetic
 
 from clip_wsss.core.archives import MASKS, EncodedImage, write_archive
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import write_json
 from clip_wsss.core.maps import read_maps, write_maps
 from clip_wsss.report import views as report_views
 from clip_wsss.report.tables import heatmaps, ladder, plain_table, runs_table
@@ -280,6 +281,16 @@ def test_left_out_images_are_listed(tmp_path):
     for item in data_of(html)["panels"]["crf"]:
         there = item["id"] not in made.dataset.ids("train")[:3]  # those of the other shard
         assert (item["cells"]["mask"] != "!no pseudo mask") is there
+
+
+def test_warnings_of_the_check_are_shown(tmp_path):
+    made = synthetic.build(tmp_path, runs=synthetic.ladder()[:1])
+    write_tables(made.plan)
+    assert "The check of the data" not in report_of(made, tmp_path / "r.html")
+    write_json(made.root / "data/check.json", {"warnings": ["split <b>: 3 images"]})
+    html = report_of(made, tmp_path / "r.html")
+    assert "The check of the data: 1 warning</summary>" in html
+    assert "<li>split &lt;b&gt;: 3 images</li>" in html
 
 
 def test_left_out_images_are_listed_without_masks(tmp_path):

@@ -176,6 +176,21 @@ def test_skipped_images_are_left_out_and_damaged_masks_are_not(case):
         read_masks([case.masks])
 
 
+def test_images_without_a_class_are_trained_on_if_asked(case):
+    first, *others = case.ids
+    rows = "".join(f"{name},{'' if name == first else 'cat'}\n" for name in case.ids)
+    (case.root / "labels.csv").write_text(f"image,labels\n{rows}")
+    case.dataset |= {"labels": str(case.root / "labels.csv"), "negatives": "background"}
+    case.dataset["train_negatives"] = False
+    assert [item["id"] for item in open_samples(case).load_data_list()] == others
+    case.dataset["train_negatives"] = True
+    assert [item["id"] for item in open_samples(case).load_data_list()] == case.ids
+    (case.root / "labels.csv").write_text(f"image,labels\n{rows}".replace("cat", ""))
+    case.dataset["train_negatives"] = False
+    with pytest.raises(InputError, match=r"dataset\.train_negatives: false, and no image has a"):
+        open_samples(case)
+
+
 def test_masks_that_do_not_fit_are_one_line(case):
     first = case.ids[0]
     case.labels[first] = np.zeros((40, 47), dtype=np.uint8)

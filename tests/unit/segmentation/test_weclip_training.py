@@ -145,6 +145,12 @@ def test_images_without_a_class_stop_or_are_left_out(case, tmp_path):
         DATASETS.build(build | {"settings": settings})
     kept = DATASETS.build(build | {"settings": settings | {"on_bad_image": "skip"}})
     assert len(kept) == 2
+    empty = [f"{row.partition(',')[0]}," for row in rows[3:]]
+    (tmp_path / "labels.csv").write_text("\n".join([*rows[:3], *empty]) + "\n")
+    with pytest.raises(InputError, match=r"image2: has no labels; .* dataset\.negatives"):
+        DATASETS.build(build | {"settings": settings})
+    kept = DATASETS.build(build | {"settings": settings | {"negatives": "background"}})
+    assert len(kept) == 2
 
 
 def test_scaling_is_pils_and_even():
