@@ -10,6 +10,7 @@ import yaml
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
 
 SEGMENTOR_KEYS = {  # what a segmentor's file holds, and whether it must
     "model": True,
@@ -47,13 +48,13 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Read a file of plain YAML.
+    """Read a file of plain YAML: the user's, or the project's of that name.
 
     Raises:
         InputError: it is missing, not YAML, or has a key twice.
     """
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        return yaml.load(find(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except OSError as error:
@@ -74,7 +75,7 @@ def read_segmentor_file(path: str | Path) -> dict[str, Any]:
         InputError: the file is missing or not YAML, or lacks a key or has an unknown one (such as
             MMEngine's `_base_` and `custom_imports`, which run code).
     """
-    if not Path(path).is_file():
+    if not find(path).is_file():
         raise InputError(f"segmentation.segmentor: there is no file {path}")
     content = read_yaml(path)
     if not isinstance(content, dict):

@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.plain import read_yaml
@@ -50,7 +49,6 @@ def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
     Raises:
         InputError: the file is missing, malformed, or renames a class that it does not have.
     """
-    path = Path(path)
     content = read_yaml(path)
     if not isinstance(content, dict) or set(content) != {"classes", "names", "backgrounds"}:
         raise InputError(f"{path}: needs exactly the keys classes, names and backgrounds")

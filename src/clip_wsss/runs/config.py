@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.plain import read_yaml
+from clip_wsss.core.resources import find
 from clip_wsss.data.vocabulary import Vocabulary, read_vocabulary
 from clip_wsss.runs.settings import Config, Segmentation, Settings, Texts, unknown, validated
 
@@ -59,7 +60,7 @@ def load_config(content: dict, source: str = "config") -> Config:
     """
     config = validated(Config, with_parents(dict(content), source), source)
     published = config.evaluation.published
-    if published is not None and not Path(published).is_file():
+    if published is not None and not find(published).is_file():
         raise InputError(f"{source}: evaluation.published: there is no file {published}")
     vocabulary = read_vocabulary(config.dataset.vocabulary)
     for group in GROUPS:
@@ -94,14 +95,14 @@ def check_entry(
                 problem = unknown("list", getattr(entry, key), lists)
                 raise InputError(f"{where}.{key}: {problem} ({vocabulary.path})")
         _check_templates(entry, where)
-    if isinstance(entry, Segmentation) and not Path(entry.segmentor).is_file():
+    if isinstance(entry, Segmentation) and not find(entry.segmentor).is_file():
         raise InputError(f"{where}.segmentor: there is no file {entry.segmentor}")
 
 
 def _check_templates(entry: Texts, where: str) -> None:
     """Check the template of a texts entry: `sharpest` and numbers need a list, others their {}."""
     if entry.template == "sharpest" or isinstance(entry.template, int):
-        if not Path(entry.templates).is_file():
+        if not find(entry.templates).is_file():
             raise InputError(f"{where}.templates: there is no file {entry.templates}")
         return
     for template in [entry.template] if isinstance(entry.template, str) else entry.template:

@@ -18,6 +18,7 @@ import yaml
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.plain import read_segmentor_file
+from clip_wsss.core.resources import find
 from clip_wsss.runs.config import GROUPS, check_entry
 from clip_wsss.runs.settings import (
     ENTRIES,
@@ -233,12 +234,12 @@ def _check_training(config: Config, entry: Segmentation, where: str) -> None:
             f"{where}: init: {entry.segmentor} starts from weights that the run must name; set "
             "init to a file or an address with its checksum"
         )
-    if init != "random" and "://" not in init and not Path(init).is_file():
+    if init != "random" and "://" not in init and not find(init).is_file():
         raise InputError(f"{where}: init: there is no file {init}; get it, or set init to random")
 
 
 def _read_table(path: Path) -> list[Run]:
-    if not path.is_file():
+    if not find(path).is_file():
         raise InputError(f"runs.tables: there is no file {path}")
     if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", path.stem):
         raise InputError(
@@ -250,7 +251,7 @@ def _read_table(path: Path) -> list[Run]:
             f"runs.tables: {path}: another table is called {path.stem}.csv; rename the file"
         )
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = find(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
     rows = [

@@ -19,6 +19,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256
 from clip_wsss.core.plain import read_segmentor_file
 from clip_wsss.core.registry import lookup
+from clip_wsss.core.resources import find
 from clip_wsss.segmentation.losses import loss_config
 
 
@@ -97,8 +98,8 @@ def digest(segmentor: Config) -> str:
     """SHA-256 of a segmentor's settings and of the local weight file that its backbone names."""
     text = json.dumps(segmentor.to_dict(), sort_keys=True)
     weights = (segmentor.model.get("backbone") or {}).get("weights")
-    if weights is not None and Path(weights).is_file():
-        text += sha256(weights)
+    if weights is not None and find(weights).is_file():
+        text += sha256(find(weights))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256
+from clip_wsss.core.resources import find
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.segmentation.data import read_masks
 from clip_wsss.segmentation.hooks import latest_checkpoint
@@ -136,10 +137,11 @@ def _split(segmentor, gpus: int) -> dict:
     return {"gpus": gpus, "batch": batch, "accumulate": accumulate}
 
 
-def _clip_files(entry: dict) -> list[str]:
+def _clip_files(entry: dict) -> list[Path]:
     """The local files of the CLIP that labels are made with."""
     names = (entry["online"]["clip"].get(key) for key in ("architecture", "weights"))
-    return [name for name in names if name is not None and Path(name).is_file()]
+    files = [find(name) for name in names if name is not None]
+    return [file for file in files if file.is_file()]
 
 
 def _samples(settings: dict) -> dict:

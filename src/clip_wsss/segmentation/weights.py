@@ -10,6 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.resources import find
 
 RANDOM = "random"  # none
 REQUIRED = "required"  # in a segmentor's file: the run must say
@@ -47,9 +48,9 @@ def fetch(init: str | None) -> Path | None:
             ) from None
         checksum = re.search(r"-([0-9a-f]{8,})\.", address)[1]
     elif "://" not in init:
-        if not Path(init).is_file():
+        if not find(init).is_file():
             raise InputError(f"init: there is no file {init}; get it, or set init to random")
-        return Path(init)
+        return find(init)
     if not re.fullmatch(r"[0-9a-f]{8,64}", checksum):
         raise InputError(
             f"init: {init}: an address needs its checksum; append #sha256= and the digits"
