@@ -48,17 +48,18 @@ def _run_workflow(arguments: Sequence[str]) -> int:
         prog="clip-wsss run",
         usage="%(prog)s [--configfile FILE] [argument of snakemake ...]",
         description="run the workflow in the working directory; without --configfile, the demo",
+        allow_abbrev=False,  # --config is Snakemake's
     )
     parser.add_argument("--configfile", help="the user's, or one of the suite's: config/voc12.yaml")
     options, others = parser.parse_known_args(arguments)
-    given = []
+    command = [sys.executable, "-m", "snakemake"]
     if options.configfile is not None:
-        given = ["--configfile", find(options.configfile)]
-        if not given[1].is_file():
+        if not find(options.configfile).is_file():
             return failed(InputError(f"{options.configfile}: there is no such file"))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", project() / "Snakefile"]
+        command += ["--configfile", str(find(options.configfile))]
+    command += ["--snakefile", str(project() / "Snakefile"), *others]
     # Nothing of this process stays, so that Ctrl-C and the exit status are Snakemake's own.
-    os.execv(sys.executable, [str(word) for word in (*command, *others, *given)])
+    return os.execv(sys.executable, command)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,31 +10,35 @@ import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-CHECKOUT = PACKAGE.parents[1]
+INSTALLED = PACKAGE / "project"
 # Of a workflow that lies elsewhere than the package. In the environment, since jobs are processes.
 WORKFLOW = "CLIP_WSSS_WORKFLOW"
 
 
 def project() -> Path:
     """The folder that holds Snakefile, workflow, config and profiles."""
-    installed = PACKAGE / "project"
-    return installed if installed.is_dir() else CHECKOUT
+    if WORKFLOW in os.environ:
+        return Path(os.environ[WORKFLOW])
+    return INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
+
+
+def checkout() -> Path | None:
+    """The project where it is no copy in a package, so that its Git commit says what it holds."""
+    return None if project() == INSTALLED else project()
 
 
 def use_workflow(folder: str | os.PathLike) -> Path:
-    """Make the files beside a Snakefile the suite's own, in this process and in its jobs.
+    """Make the files beside a Snakefile the project, in this process and in its jobs.
 
     Args:
-        folder: of the Snakefile. One that is no folder here, such as an address, changes nothing:
-            the package has the same files.
+        folder: of the Snakefile; what is no folder here, such as an address, changes nothing.
 
     Returns:
-        The folder whose files count.
+        The project.
     """
-    if not Path(folder).is_dir():
-        return project()
-    os.environ[WORKFLOW] = os.path.abspath(folder)
-    return Path(os.environ[WORKFLOW])
+    if Path(folder).is_dir():
+        os.environ[WORKFLOW] = os.path.abspath(folder)
+    return project()
 
 
 def find(name: str | os.PathLike) -> Path:
@@ -51,8 +55,6 @@ def find(name: str | os.PathLike) -> Path:
     if path.is_file() or path.is_absolute():
         return path
     places = [project() / path]
-    if WORKFLOW in os.environ:
-        places.insert(0, Path(os.environ[WORKFLOW], path))
     if path.parts[:2] == ("src", PACKAGE.name):  # an installed package has no src above it
         places.append(PACKAGE.joinpath(*path.parts[2:]))
     return next((place for place in places if place.is_file()), path)
