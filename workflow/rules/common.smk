@@ -16,11 +16,26 @@ from clip_wsss.runs.plan import make_plan
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
 
+# Each of these would stop the first job, or mix up files, with a message that explains nothing.
+if re.search(r"[^\w@%+=:,./-]", sys.executable):
+    raise WorkflowError(
+        f"{sys.executable}: Snakemake cannot run a Python whose path holds a space or another "
+        "special character; make the environment elsewhere (make VENV=/some/folder)"
+    )
+if workflow.modifier.path_modifier.replace_prefix("results") != "results":
+    raise WorkflowError(
+        "module: prefix and replace_prefix cannot be used; dataset.name says where results lie"
+    )
+if not config:
+    raise WorkflowError(
+        "the config is empty; name one with --configfile, or in a module with `config:`"
+    )
+
 try:
     PLAN = make_plan(
         config,
         SOURCE,
-        scripts=Path(workflow.basedir) / "workflow/scripts",
+        scripts=PROJECT / "workflow/scripts",
         # Where files lie as this process sees them: below the prefix of a default storage.
         store=Path(workflow.storage_settings.default_storage_prefix or ""),
     )

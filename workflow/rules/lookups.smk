@@ -135,7 +135,7 @@ def halves(one):
     everything = (1 << len(one.nodes)) - 1
     here = one.mask(PLAN.current(one))
     if not workflow.is_main_process:
-        for mask in re.findall(rf"\bmaps_{one.name}_([0-9a-f]+)\b", " ".join(sys.argv)):
+        for mask in re.findall(rf"maps_{one.name}_([0-9a-f]+)\b", " ".join(sys.argv)):
             here = int(mask, 16)
     return [mask for mask in (here, everything & ~here) if mask]
 

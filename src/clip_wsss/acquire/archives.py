@@ -89,7 +89,7 @@ def _of_zip(archive: zipfile.ZipFile) -> Iterator[Member]:
 
 
 def _of_tar(archive: tarfile.TarFile, title: str) -> Iterator[Member]:
-    for info in tqdm(archive, desc=f"index of {title}", unit=" files"):
+    for info in tqdm(archive, desc=f"index of {title}", unit="file", disable=None):
         if info.isfile():
             yield Member(
                 PurePosixPath(info.name),
@@ -168,7 +168,7 @@ def save_all(items: list[tuple[Member, Path]], reuse: bool, what: str) -> None:
     if missing:
         needed = sum(member.size for member, _ in missing if member.file is None)
         require_space(folders[0], needed, what)
-    for member, target in tqdm(items, desc=what, unit=" files"):
+    for member, target in tqdm(items, desc=what, unit="file", disable=None):
         member.save(target, reuse)
 
 

@@ -104,7 +104,7 @@ def _write_pictures(
         ProcessPoolExecutor(
             workers, mp_context=process_context(), initializer=_open, initargs=(source,)
         ) as pool,
-        tqdm(desc=source.name, total=len(pictures), unit=" images") as bar,
+        tqdm(desc=source.name, total=len(pictures), unit="image", disable=None) as bar,
     ):
         starts = range(0, len(pictures), CHUNK)
         chunks = [(pictures[start : start + CHUNK], root, reuse) for start in starts]

@@ -181,7 +181,12 @@ def _transfer(url: str, part: Path, source: Source) -> None:
         with (
             part.open("ab" if start else "wb") as file,
             tqdm(
-                desc=source.file, total=length, initial=start or 0, unit="B", unit_scale=True
+                desc=source.file,
+                total=length,
+                initial=start or 0,
+                unit="B",
+                unit_scale=True,
+                disable=None,
             ) as bar,
         ):
             while chunk := response.read1(CHUNK):
@@ -212,7 +217,9 @@ def _checksum_fits(path: Path, md5: str | None) -> bool:
     size = path.stat().st_size
     with (
         path.open("rb") as file,
-        tqdm(desc=f"md5 of {path.name}", total=size, unit="B", unit_scale=True) as bar,
+        tqdm(
+            desc=f"md5 of {path.name}", total=size, unit="B", unit_scale=True, disable=None
+        ) as bar,
     ):
         while chunk := file.read(CHUNK):
             checksum.update(chunk)

@@ -73,7 +73,7 @@ def write_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) ->
         if missing := wanted - set(masks):
             raise InputError(f"{source}: has no cls/{min(missing)}.mat; get the whole archive")
         # In the order of the archive, since a tgz can only be read forwards.
-        for name, member in tqdm(masks.items(), desc="SBD masks", unit=" files"):
+        for name, member in tqdm(masks.items(), desc="SBD masks", unit="file", disable=None):
             target = folder / f"{name}.png"
             if name not in wanted or (reuse and target.exists()):
                 continue

@@ -10,6 +10,7 @@ import yaml
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import read_text
+from clip_wsss.core.resources import find
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,13 +38,13 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Read a file of plain YAML.
+    """Read a file of plain YAML: the user's, or the project's of that name.
 
     Raises:
         InputError: it is missing, not YAML, or has a key twice.
     """
     try:
-        return yaml.load(read_text(path, "there is no such file"), _Loader)
+        return yaml.load(read_text(find(path), "there is no such file"), _Loader)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         mark = getattr(error, "problem_mark", None)

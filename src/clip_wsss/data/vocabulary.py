@@ -58,7 +58,6 @@ def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
     Raises:
         InputError: the file is missing, malformed, or renames a class that it does not have.
     """
-    path = Path(path)
     content = read_yaml(path)
     keys = {"classes", "names", "backgrounds"}
     if not isinstance(content, dict) or not keys <= set(content) <= keys | {"colours"}:

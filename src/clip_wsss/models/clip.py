@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.resources import find
 from clip_wsss.models.frozen_clip import FrozenClip
 from clip_wsss.models.weights import (
     Weights,
@@ -102,19 +103,20 @@ def load_for(entry: dict, model: dict, device: str | torch.device = "cpu") -> Fr
 def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
     """Config, preprocessing, name of the architecture and weights of a `models` entry."""
     architecture, source = model.get("architecture"), str(model["weights"])
-    local = Path(source).is_file() or Path(source).suffix in (".pt", ".pth", ".bin", ".safetensors")
+    file = find(source)
+    local = file.is_file() or file.suffix in (".pt", ".pth", ".bin", ".safetensors")
     if local:
-        weights, tag = read_weights(Path(source)), {}
+        weights, tag = read_weights(file), {}
     elif architecture is None:
         raise InputError(f"models: weights {source} are no file here, so `architecture` is needed")
     else:
         weights, tag = None, _known_tag(architecture, source)
     if architecture is None and weights.kind == "safetensors":
-        architecture = _config_beside(Path(source))
+        architecture = _config_beside(file)
     if architecture is None:
         config, name = infer_architecture(weights), f"inferred from {source}"
-    elif Path(architecture).suffix == ".json" or Path(architecture).is_file():
-        config, name = read_architecture(Path(architecture)), str(architecture)
+    elif Path(architecture).suffix == ".json" or find(architecture).is_file():
+        config, name = read_architecture(find(architecture)), str(architecture)
     else:
         config, name = open_clip.get_model_config(str(architecture)), str(architecture)
         if config is None:

@@ -6,7 +6,6 @@ They have no texts; an affinity uses their attention.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.resources import find
 from clip_wsss.models.frozen_clip import _attend_head_by_head, mean_map
 from clip_wsss.models.weights import read_weights
 
@@ -114,7 +114,7 @@ def load_timm(model: dict[str, Any], device: str | torch.device = "cpu") -> Timm
     name, weights = model.get("architecture"), str(model["weights"])
     if name is None or not timm.is_model(name):
         raise InputError(f"models: architecture {name}: timm has no network of this name")
-    if weights != "pretrained" and not Path(weights).is_file():
+    if weights != "pretrained" and not find(weights).is_file():
         raise InputError(f"models: weights {weights}: no such file; name a file, or `pretrained`")
     options = {"num_classes": 0, "dynamic_img_size": True}
     try:
@@ -137,7 +137,7 @@ def load_timm(model: dict[str, Any], device: str | torch.device = "cpu") -> Timm
 
 def _load(network: VisionTransformer, weights: str) -> None:
     """Load a file; what only a classifier has may be there too, all else must fit."""
-    state = read_weights(Path(weights)).state
+    state = read_weights(find(weights)).state
     own = network.state_dict()
     for key in sorted(own):
         if key not in state:

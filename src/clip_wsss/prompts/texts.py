@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.resources import find
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,7 +184,7 @@ def read_templates(path: Path) -> list[str]:
         InputError: the file is missing or empty, or a template has not exactly one {}.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = find(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         raise InputError(f"templates: there is no file {path}") from None
     except UnicodeDecodeError:

@@ -9,6 +9,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import add_plugins, methods_of, models_of
 from clip_wsss.core.plain import read_yaml
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
 from clip_wsss.data.vocabulary import Vocabulary, read_vocabulary
 from clip_wsss.runs.settings import (
     ENTRIES,
@@ -83,7 +84,7 @@ def load_config(content: dict, source: str = "config") -> Config:
             }
     config = validated(Config, merged, source)
     published = config.evaluation.published
-    if published is not None and not Path(published).is_file():
+    if published is not None and not find(published).is_file():
         raise InputError(f"{source}: evaluation.published: there is no file {published}")
     vocabulary = read_vocabulary(config.dataset.vocabulary)
     for group in GROUPS:
@@ -129,14 +130,14 @@ def check_entry(
         _check_templates(entry, where)
     if not isinstance(entry, Segmentation) or methods_of(entry, "segmentor"):
         return
-    if not Path(entry.segmentor).is_file():
+    if not find(entry.segmentor).is_file():
         raise InputError(f"{where}.segmentor: there is no file {entry.segmentor}")
 
 
 def _check_templates(entry: Texts, where: str) -> None:
     """Check the template of a texts entry: `sharpest` and numbers need a list, others their {}."""
     if entry.template == "sharpest" or isinstance(entry.template, int):
-        if not Path(entry.templates).is_file():
+        if not find(entry.templates).is_file():
             raise InputError(f"{where}.templates: there is no file {entry.templates}")
         return
     for template in [entry.template] if isinstance(entry.template, str) else entry.template:

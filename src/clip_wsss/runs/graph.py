@@ -21,6 +21,7 @@ from typing import Any
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import methods_of, models_of
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
 from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.core.shards import shard_names
 from clip_wsss.data.datasets import open_dataset
@@ -562,14 +563,14 @@ def model_identity(model: Model) -> dict[str, Any]:
     """What decides the features of a model: contents of files, names of what is downloaded."""
     identity = model.model_dump(exclude_defaults=True, exclude={"license", "source"})
     identity["weights"] = _file(model.weights)
-    if model.architecture is not None and Path(model.architecture).is_file():
+    if model.architecture is not None and find(model.architecture).is_file():
         identity["architecture"] = _read_json(model.architecture)
     return identity
 
 
 def _read_json(path: str) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(find(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"models.architecture: {path}: must be JSON ({error})") from None
 
@@ -588,7 +589,7 @@ def _contents(value: Any) -> Any:
 
 def _file(name: str) -> str:
     """Digest of a local file; what is not one (a tag, an address) stays as it is."""
-    path = Path(name)
+    path = find(name)
     if not path.is_file():
         return name
     state = path.stat()

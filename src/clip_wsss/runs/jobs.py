@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, failed
 from clip_wsss.runs import sidecar
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -114,8 +113,8 @@ def job(
     the plan. After it the sidecars of what it made are written; a body that finds `needed` False
     must leave everything as it is.
 
-    An `InputError` ends the process with status 1 and its one line, on the terminal and in the
-    log; any other exception leaves its traceback in the log and passes on.
+    An `InputError` ends the process with status 1 and its one line, on the terminal (with the path
+    of the log) and in the log; any other exception leaves its traceback in the log and passes on.
 
     Args:
         log: the job's log.
@@ -148,8 +147,7 @@ def job(
             logging.info("inputs, settings and code are what they were: nothing was computed")
     except InputError as error:
         logging.error("%s", error)
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(failed(error, log)) from None
     except Exception:
         logging.exception("the job failed")
         raise

@@ -17,6 +17,7 @@ from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
+from clip_wsss.core.resources import find
 from clip_wsss.data.check import Use
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.config import GROUPS, load_config
@@ -194,7 +195,7 @@ class Plan:
             "runs": runs,
             "settings": settings,
             "config": self.config.model_dump(exclude={"compute", "sources", "demo"}),
-            "published": None if published is None else sha256(published),
+            "published": None if published is None else sha256(find(published)),
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         stamp = {"stage": "tables", "key": key, "code": self.code("tables"), "numerics": {}}

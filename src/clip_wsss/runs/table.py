@@ -20,6 +20,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import KINDS, method, methods_of, with_methods
 from clip_wsss.core.pickles import look_into
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
 from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.runs.config import GROUPS, check_entry, merge
 from clip_wsss.runs.online import resolved
@@ -260,14 +261,14 @@ def _check_training(config: Config, entry: Segmentation, where: str) -> None:
             f"{where}: init: {entry.segmentor} starts from weights that the run must name; set "
             "init to a file or an address with its checksum"
         )
-    if init != "random" and "://" not in init and not Path(init).is_file():
+    if init != "random" and "://" not in init and not find(init).is_file():
         raise InputError(f"{where}: init: there is no file {init}; get it, or set init to random")
-    if Path(init).is_file():
-        look_into(init)
+    if find(init).is_file():
+        look_into(find(init))
 
 
 def _read_table(path: Path) -> list[Run]:
-    if not path.is_file():
+    if not find(path).is_file():
         raise InputError(f"runs.tables: there is no file {path}")
     if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", path.stem):
         raise InputError(
@@ -279,7 +280,7 @@ def _read_table(path: Path) -> list[Run]:
             f"runs.tables: {path}: another table is called {path.stem}.csv; rename the file"
         )
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = find(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
     rows = [

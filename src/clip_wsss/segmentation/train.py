@@ -31,6 +31,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256
 from clip_wsss.core.processes import end_with_parent
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.segmentation.data import read_masks
 from clip_wsss.segmentation.hooks import LogHook, latest_checkpoint
@@ -151,11 +152,12 @@ def _split(segmentor, gpus: int, online: bool) -> dict:
     return {"gpus": gpus, "batch": batch, "accumulate": accumulate, "whole_batches": whole}
 
 
-def _clip_files(entry: dict) -> list[str]:
+def _clip_files(entry: dict) -> list[Path]:
     """The local files of the CLIP that the backbone is, or that labels are made with."""
     clip = (entry["online"] if entry.get("labels") == "online" else entry).get("clip") or {}
     names = (clip.get(key) for key in ("architecture", "weights"))
-    return [name for name in names if name is not None and Path(name).is_file()]
+    files = [find(name) for name in names if name is not None]
+    return [file for file in files if file.is_file()]
 
 
 def _samples(settings: dict) -> dict:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.pickles import Stored, look_into, state_dict
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
 
 RANDOM = "random"  # none
 REQUIRED = "required"  # in a segmentor's file: the run must say
@@ -60,9 +61,9 @@ def fetch(init: str | None) -> Path | None:
                 "torchvision://ResNet101_Weights.IMAGENET1K_V1"
             ) from None
     elif "://" not in init:
-        if not Path(init).is_file():
+        if not find(init).is_file():
             raise InputError(f"init: there is no file {init}; get it, or set init to random")
-        return Path(init)
+        return find(init)
     if not checksum and (found := re.search(r"-([0-9a-f]{8,})\.\w+$", address)):
         checksum = found[1]  # PyTorch's and OpenMMLab's files have it in their names
     if not re.fullmatch(r"[0-9a-f]{8,64}", checksum):

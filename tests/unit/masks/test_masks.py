@@ -11,6 +11,7 @@ from clip_wsss.core.confidence import decode, encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import encode_grey, write_bytes, write_label
 from clip_wsss.core.maps import ImageMaps, background_scores, upsample_maps, write_maps
+from clip_wsss.core.methods import registered
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.masks.write import (
     labels_and_confidence,
@@ -52,7 +53,7 @@ def test_background_stays_in_float16(power):
     np.testing.assert_array_equal(background, (half**power).astype(np.float16))
 
 
-@pytest.mark.parametrize("refinement", [*MASK_REFINEMENTS])
+@pytest.mark.parametrize("refinement", [*registered("refinement")])
 def test_an_image_without_a_class_is_background_for_certain(dataset, tmp_path, refinement):
     empty = ImageMaps("a", SIZE, np.zeros(0, np.int64), np.zeros((0, 4, 5), np.float32))
     write_maps(tmp_path / "maps.npz", [empty])

@@ -74,7 +74,9 @@ def test_inputs_are_checked_before_the_work(tmp_path, made, capsys):
     with pytest.raises(SystemExit), job(tmp_path / "job.log", reads=[(made.sidecar, STAMP)]):
         started.append(1)
     assert not started
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'masks.zip'}: changed")
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {tmp_path / 'masks.zip'}: changed")
+    assert line.endswith(f" (log: {tmp_path / 'job.log'})\n")
     stale = {**STAMP, "key": "other"}
     with pytest.raises(SystemExit), job(tmp_path / "job.log", reads=[(made.sidecar, stale)]):
         started.append(1)
