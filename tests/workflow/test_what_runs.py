@@ -149,10 +149,10 @@ TRAINED = {"segmentation": 1, "inference": 1, "score_predictions": 1}
 @pytest.mark.parametrize(
     ("change", "jobs"),
     [
-        (flipped, {"inference": 2, "score_predictions": 2}),
+        (flipped, {"inference": 1, "score_predictions": 1}),
         # One pass for the row whose affinity changed, its masks and scores.
-        (power, {"maps": 1, "masks": 1, "score_maps": 1, "score_masks": 1}),
-        (weight, {"masks": 2, "score_masks": 2, **TRAINED}),
+        (power, {"maps": 1, "masks": 1, "score": 1}),
+        (weight, {"masks": 2, "score": 1, **TRAINED}),
         (mu, TRAINED),
     ],
 )
@@ -180,15 +180,53 @@ def kept(project, pattern):
 
 def test_a_new_variant_costs_one_pass_and_nothing_of_the_others(edited):
     edited.write_runs(RUNS + "new\tfull\tphoto\tsoftmax\tcaa,power=3\t-\t-\t-\t0\t\n")
-    before = {**times(edited, "cam/*/*.npz"), **times(edited, "masks/*/*.zip")}
+    patterns = ("cam/*/*.npz", "masks/*/*.zip", "score/*/*/*")
+    before = {path: time for pattern in patterns for path, time in times(edited, pattern).items()}
     result = edited.snakemake()
-    assert result.executed == {"maps": 1, "score_maps": 1, **LAST}, result.text
-    after = {**times(edited, "cam/*/*.npz"), **times(edited, "masks/*/*.zip")}
+    assert result.executed == {"maps": 1, "score": 1, **LAST}, result.text
+    after = {path: time for pattern in patterns for path, time in times(edited, pattern).items()}
+    assert len(after) == len(before) + 4, "one measurement"
     assert {path: after[path] for path in before} == before
     assert edited.snakemake("-n").nothing_to_do
     edited.write_runs(RUNS)
     assert edited.snakemake().executed == LAST, "a removed variant costs no pass"
     assert edited.snakemake("-n").nothing_to_do
+
+
+def test_a_new_training_costs_no_prediction_of_the_others(edited):
+    patterns = ("inference/*/seed*/*", "score/segmentation/*/seed*/*", "texts/*/*", "features/*/*")
+    before = {path: time for pattern in patterns for path, time in times(edited, pattern).items()}
+    edited.write_runs(
+        RUNS.replace(
+            "ground-truth\tall-pixels\tdefault\t0", "ground-truth\tall-pixels\tdefault\t0 1"
+        )
+    )
+    result = edited.snakemake()
+    assert result.executed == {**TRAINED, **LAST}, result.text
+    after = {path: time for pattern in patterns for path, time in times(edited, pattern).items()}
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(before) + 3 + 4, "one prediction, and its measurement"
+    assert edited.snakemake("-n").nothing_to_do
+    edited.write_runs(RUNS)
+    assert edited.snakemake().executed == LAST
+    assert edited.snakemake("-n").nothing_to_do
+
+
+def test_changed_code_of_scoring_measures_all_again(edited):
+    edit(edited, "score/metrics", "tuple(sorted({", "list(sorted({")
+    result = edited.snakemake("-n")
+    assert result.jobs == {"score": 1, "score_predictions": 1, **LAST}, result.text
+
+
+def test_a_measurement_that_is_gone_is_made_again_alone(edited):
+    gone = next((edited.folder / "results/demo/score/mask").glob("crf*/counts.parquet"))
+    whole, before = gone.read_bytes(), times(edited, "score/*/*/counts.parquet")
+    gone.unlink()
+    result = edited.snakemake()
+    assert result.executed == {"score": 1, **LAST}, result.text
+    after = times(edited, "score/*/*/counts.parquet")
+    assert [path for path in before if after[path] != before[path]] == [gone]
+    assert gone.read_bytes() == whole
 
 
 @pytest.mark.long
@@ -200,7 +238,7 @@ def test_changed_code_of_a_mask_refinement(edited):
     assert result.code == 0, result.text
     assert result.executed["masks"] == 3
     assert result.executed["segmentation"] == 2, "the ground truth's masks are of that code too"
-    assert not result.executed.keys() & {"maps", "features", "texts", "score_maps"}
+    assert not result.executed.keys() & {"maps", "texts"}
     assert kept(edited, "segmentation/*/seed0.log") == [True, True]
     assert kept(edited, "masks/*/*.log") == [False] * 3
     assert times(edited, "affinity/*/*.npz") == maps

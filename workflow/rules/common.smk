@@ -12,6 +12,7 @@ from snakemake.exceptions import WorkflowError
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.runs.plan import make_plan
+from clip_wsss.runs.stages import MAP_STAGES
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
 
@@ -40,5 +41,4 @@ GPU = int(COMPUTE.device != "cpu")
 wildcard_constraints:
     node="[^/]+",
     shard=r"\d{4}of\d{4}",
-    stage="initial|refined",
     seed=r"\d+",

@@ -8,7 +8,7 @@
 
 
 for one in GRAPH.passes.values():
-    for mask in halves(one):
+    for mask in halves(f"maps_{one.name}", one):
 
         rule:
             name:
