@@ -4,6 +4,7 @@
 # what changes the last bits. Everything else a job needs is passed by `unseen`, since it is in the
 # key already or decides no bytes.
 
+import hashlib
 import re
 import sys
 from pathlib import Path

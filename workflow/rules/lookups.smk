@@ -106,17 +106,42 @@ def receipts(name):
     return {source: ROOT / f"archives/{source}.json" for source in ARCHIVES[name]}
 
 
-def halves(rule, one):
-    """The bit masks of the rules of a pass: of what is there as planned, and of all else.
+def mask_of_current(kind, one):
+    """The bits of the nodes of a pass that are there as planned, the first node being the lowest.
 
-    In the process of a job, where its outputs were just deleted, its name says what the disk cannot.
+    In the process of a job, where its outputs were just deleted, the name of its rule says what the
+    disk cannot.
     """
-    everything = (1 << len(one.nodes)) - 1
-    here = one.mask(PLAN.current(one))
     if not workflow.is_main_process:
-        for mask in re.findall(rf"\b{rule}_([0-9a-f]+)\b", " ".join(sys.argv)):
-            here = int(mask, 16)
-    return [mask for mask in (here, everything & ~here) if mask]
+        pattern = rf"\b{kind}_(new_\w*?)?{one.name}_([0-9a-f]+)(?![0-9a-f])"
+        for new, mask in re.findall(pattern, " ".join(sys.argv)):
+            return (1 << len(one.nodes)) - 1 & ~int(mask, 16) if new else int(mask, 16)
+    return one.mask(PLAN.current(one))
+
+
+def rules_of(kind, passes):
+    """The rules of some passes: name -> each pass with the nodes of it that the rule makes.
+
+    One rule makes all that is missing, since each job imports torch and more anew; what is there
+    has a rule a pass.
+    """
+    found, missing = {}, []
+    for one in passes:
+        here = mask_of_current(kind, one)
+        if here:
+            found[f"{kind}_{one.name}_{here:x}"] = [(one, one.subset(here))]
+        if other := (1 << len(one.nodes)) - 1 & ~here:
+            missing.append((one, other))
+    if missing:
+        name = "_".join(f"{one.name}_{mask:x}" for one, mask in missing)
+        found[f"{kind}_new_{name}"] = [(one, one.subset(mask)) for one, mask in missing]
+    return found
+
+
+def folder_of(rule):
+    """Where the logs of such a rule lie: a name of many passes is too long for a folder."""
+    digest = hashlib.sha256(rule.encode()).hexdigest()[:8]
+    return f"new-{digest}" if "_new_" in rule else rule.partition("_")[2].replace("_", "-")
 
 
 def products_of(nodes):
@@ -147,14 +172,19 @@ def names_of(features):
     return lambda wildcards: [product.sidecar.parent.name for product in features(wildcards)]
 
 
-def shards_of_pass(nodes):
-    """A function of the wildcards that gives what a job of a pass makes."""
+def shards_of(nodes):
+    """A function of the wildcards that gives a shard of each node of maps."""
     return lambda wildcards: [PLAN.shard(node, wildcards.shard) for node in nodes]
 
 
 def map_files(nodes, ending):
     """Outputs: the shards of some nodes, or their sidecars."""
     return [RESULTS / node.folder / f"{{shard}}.{ending}" for node in nodes]
+
+
+def texts_of_maps(passes):
+    """A function of the wildcards that gives the ranked texts that some passes read."""
+    return lambda wildcards: [PLAN.texts(one.texts) for one, _ in passes if one.texts]
 
 
 def maps_of_masks(wildcards):

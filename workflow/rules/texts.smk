@@ -2,14 +2,14 @@
 # images that rank the templates, and the texts. Texts with a fixed template need no job: the pass
 # that makes the maps encodes them.
 #
-# One job makes all of it, but for what is there as planned: of that another rule, as for the maps.
+# One job makes all of it, but for what is there as planned: that has another rule, as for the maps.
 
-for mask in halves("texts", PLAN.ranking):
-    nodes = PLAN.ranking.subset(mask)
+for name, passes in rules_of("texts", [PLAN.ranking]).items():
+    nodes = passes[0][1]
 
     rule:
         name:
-            f"texts_{mask:x}"
+            name
         input:
             fresh(products_of(nodes)),
             images=images_of(SPLITS.prompts),
@@ -22,9 +22,9 @@ for mask in halves("texts", PLAN.ranking):
             sharpness=outputs_of(nodes, "texts", 2),
             sidecars=[product.sidecar for node in nodes for product in PLAN.products(node)],
         log:
-            LOGS / f"texts-{mask:x}.log",
+            LOGS / f"texts/{folder_of(name)}.log",
         benchmark:
-            BENCHMARKS / f"texts-{mask:x}.tsv"
+            BENCHMARKS / f"texts/{folder_of(name)}.tsv"
         threads: COMPUTE.threads
         resources:
             gpu=GPU,

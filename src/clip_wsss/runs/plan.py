@@ -382,7 +382,7 @@ class Plan:
     def ranking(self) -> Pass:
         """The features that rank templates and the ranked texts, which one job can make."""
         texts = [one for one in self.graph.nodes("texts") if one.parents[0].stage == "features"]
-        return Pass("texts", None, (*self.graph.nodes("features"), *texts))
+        return Pass("ranked", None, (*self.graph.nodes("features"), *texts))
 
     def ranked(self, node: Node) -> dict[str, Any]:
         """What the job that makes features or ranked texts is asked for, beside the files."""
@@ -490,6 +490,8 @@ class Plan:
         """What a pass is asked for, in words that its script understands.
 
         Returns:
+            cam: settings that all cams of the pass share;
+            ranked: whether its texts are those of a file;
             texts: by name, a template list with names and words, or None for those of a file;
             cams: by name, texts, target and affinities (by name, settings);
             lineages and stamps: of the nodes wanted, by name.
@@ -506,6 +508,8 @@ class Plan:
             if node.stage == "affinity":
                 wanted["affinities"][node.name] = node.settings
         return {
+            "cam": one.cam,
+            "ranked": one.texts is not None,
             "texts": texts,
             "cams": cams,
             "nodes": [node.name for node in nodes],

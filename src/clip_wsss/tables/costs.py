@@ -65,18 +65,17 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
 def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:
     """Yield stage, split of its images, folder and file pattern of the benchmarks of a run.
 
-    A pass is one line, with its name; what was added to it later ran as another one. What one job
-    does for all runs (ranked texts, inference, scores) is one line too.
+    What one job does for several runs (ranked texts, the passes of the maps, inference, scores) is
+    one line; what was added later ran as another job.
     """
     graph, path = plan.graph, plan.graph.paths[run.name]
     shards = f"/{shard_pattern(plan.config.compute.shards)}.tsv"
     if path.get("texts") in plan.ranking.nodes:
-        yield "texts", "prompts", "texts", "-*.tsv"
-    for name, one in graph.passes.items():
-        if path.get("cam") in one.nodes:
-            made = (plan.root / "benchmarks/maps").glob(f"{name}-*")
-            for folder in sorted(made):
-                yield "maps", "pseudo", f"maps/{folder.name}", shards
+        yield "texts", "prompts", "texts", "/*.tsv"
+    passes = [name for name, one in graph.passes.items() if path.get("cam") in one.nodes]
+    for folder in sorted((plan.root / "benchmarks/maps").glob("*")):
+        if folder.name.partition("-")[0] in ["new", *passes] and passes:
+            yield "maps", "pseudo", f"maps/{folder.name}", shards
     if "masks" in path:
         yield "masks", "pseudo", path["masks"].folder, shards
     if "segmentation" in path:
