@@ -83,6 +83,7 @@ def content(folder: Path, masks: bool = True) -> dict:
     found = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text(encoding="utf-8"))
     found["dataset"].update(root=str(folder / "data"), masks="SegmentationClass" if masks else None)
     found["evaluation"].update(bootstrap=50, published=None, panels=4)
+    found["compute"]["shards"] = 2
     if not masks:
         found["dataset"]["splits"].update(score=None, val=None)
     return found
