@@ -18,19 +18,22 @@ for i, one in enumerate(p.measured):
     )
     measured.append((one, own, out, made.provenance[i]))
 with job(snakemake.log[0], 1, reads, makes) as work:
-    if work.needed:
+    missing = [
+        one
+        for one, product in zip(measured, makes, strict=True)
+        if Path(product.sidecar) in work.missing or not Path(one[-1]).exists()
+    ]
+    if missing:
         from clip_wsss.data.datasets import open_dataset
         from clip_wsss.runs.provenance import write_provenance
         from clip_wsss.score.metrics import Measurement, measure
 
-        missing = [i for i, one in enumerate(makes) if Path(one.sidecar) in work.missing]
-        wanted = [measured[i] for i in missing]
         keys = ("stage", "precision", "seed", "powers", "sweep")
         measurements = [
             Measurement(read=own, **out, **{key: one[key] for key in keys})
-            for one, own, out, _ in wanted
+            for one, own, out, _ in missing
         ]
         data = open_dataset(here(p.dataset, read.images))
         measure(data, p.split, measurements, snakemake.threads)
-        for one, own, _, provenance in wanted:
+        for one, own, _, provenance in missing:
             write_provenance(provenance, own, one["lineage"], p.device, work.started)
