@@ -178,14 +178,29 @@ def kept(project, pattern):
     return ["nothing was computed" in path.read_text("utf-8") for path in found]
 
 
+def made(project, log):
+    """How many of its outputs the last job with this log made; Snakemake touches the others too."""
+    text = (project.folder / "results/demo/logs" / log).read_text("utf-8")
+    return len(re.findall(r"INFO made ", text))
+
+
+def contents(project, *patterns):
+    """What files hold; the provenance of a measurement says when it was made."""
+    root = project.folder / "results/demo"
+    found = [path for pattern in patterns for path in root.glob(pattern)]
+    return {path: path.read_bytes() for path in found if path.is_file()}
+
+
 def test_a_new_variant_costs_one_pass_and_nothing_of_the_others(edited):
     edited.write_runs(RUNS + "new\tfull\tphoto\tsoftmax\tcaa,power=3\t-\t-\t-\t0\t\n")
-    patterns = ("cam/*/*.npz", "masks/*/*.zip", "score/*/*/*")
-    before = {path: time for pattern in patterns for path, time in times(edited, pattern).items()}
+    before = {**times(edited, "cam/*/*.npz"), **times(edited, "masks/*/*.zip")}
+    measured = contents(edited, "score/**/*")
     result = edited.snakemake()
     assert result.executed == {"maps": 1, "score": 1, **LAST}, result.text
-    after = {path: time for pattern in patterns for path, time in times(edited, pattern).items()}
-    assert len(after) == len(before) + 4, "one measurement"
+    assert made(edited, "score.log") == 1
+    now = contents(edited, "score/**/*")
+    assert {path: now[path] for path in measured} == measured
+    after = {**times(edited, "cam/*/*.npz"), **times(edited, "masks/*/*.zip")}
     assert {path: after[path] for path in before} == before
     assert edited.snakemake("-n").nothing_to_do
     edited.write_runs(RUNS)
@@ -194,18 +209,13 @@ def test_a_new_variant_costs_one_pass_and_nothing_of_the_others(edited):
 
 
 def test_a_new_training_costs_no_prediction_of_the_others(edited):
-    patterns = ("inference/*/seed*/*", "score/segmentation/*/seed*/*", "texts/*/*", "features/*/*")
-    before = {path: time for pattern in patterns for path, time in times(edited, pattern).items()}
-    edited.write_runs(
-        RUNS.replace(
-            "ground-truth\tall-pixels\tdefault\t0", "ground-truth\tall-pixels\tdefault\t0 1"
-        )
-    )
+    before = contents(edited, "inference/**/*", "score/segmentation/**/*", "texts/**/*")
+    edited.write_runs(RUNS.replace("all-pixels\tdefault\t0", "all-pixels\tdefault\t0 1"))
     result = edited.snakemake()
     assert result.executed == {**TRAINED, **LAST}, result.text
-    after = {path: time for pattern in patterns for path, time in times(edited, pattern).items()}
+    assert made(edited, "inference-1.log") == made(edited, "score_predictions.log") == 1
+    after = contents(edited, "inference/**/*", "score/segmentation/**/*", "texts/**/*")
     assert {path: after[path] for path in before} == before
-    assert len(after) == len(before) + 3 + 4, "one prediction, and its measurement"
     assert edited.snakemake("-n").nothing_to_do
     edited.write_runs(RUNS)
     assert edited.snakemake().executed == LAST
@@ -219,14 +229,14 @@ def test_changed_code_of_scoring_measures_all_again(edited):
 
 
 def test_a_measurement_that_is_gone_is_made_again_alone(edited):
+    before = contents(edited, "score/**/*")
     gone = next((edited.folder / "results/demo/score/mask").glob("crf*/counts.parquet"))
-    whole, before = gone.read_bytes(), times(edited, "score/*/*/counts.parquet")
     gone.unlink()
     result = edited.snakemake()
     assert result.executed == {"score": 1, **LAST}, result.text
-    after = times(edited, "score/*/*/counts.parquet")
-    assert [path for path in before if after[path] != before[path]] == [gone]
-    assert gone.read_bytes() == whole
+    after = contents(edited, "score/**/*")
+    changed = [path for path in before if after[path] != before[path]]
+    assert changed == [gone.with_name("provenance.json")]
 
 
 @pytest.mark.long

@@ -149,6 +149,7 @@ def job(
         yield Work(started, frozenset(Path(made.sidecar) for made in missing))
         for made in missing:
             made.record()
+            logging.info("made %s", made.sidecar)
         if makes and not missing:
             logging.info("inputs, settings and code are what they were: nothing was computed")
     except InputError as error:
