@@ -18,13 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {  # and what they were called before
     "texts": "texts",
-    "features": "image_features",
     "maps": "cams",
     "masks": "masks",
     "segmentation": "train",
     "inference": "predict",
-    "score_maps": "evaluate_maps",
-    "score_labels": "evaluate_masks",
+    "score": "evaluate_maps",
     "tables": "tables",
     "report": "report",
     "demo_data": "demo_data",

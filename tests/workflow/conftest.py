@@ -51,10 +51,11 @@ class Result:
 
 
 def _by_kind(counts) -> dict[str, int]:
-    """Sum of counts by rule, the passes of the maps being one."""
+    """Sum of counts by rule, the passes of the maps being one, and so on."""
     found: dict[str, int] = {}
     for rule, number in counts:
-        rule = "maps" if rule.startswith("maps_") else rule
+        kind = rule.partition("_")[0]
+        rule = kind if kind in ("maps", "texts", "inference") else rule
         found[rule] = found.get(rule, 0) + number
     return found
 

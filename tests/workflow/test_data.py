@@ -144,7 +144,7 @@ def test_plans_of_ones_own_data(project, tmp_path, name, scored):
     result = project.snakemake("-n")
     assert result.code == 0, result.text
     assert {"maps", "masks", "tables", "report"} <= set(result.jobs)
-    assert ("score_masks" in result.jobs) == scored
+    assert ("score" in result.jobs) == scored
     assert "segmentation" not in result.jobs, "the shipped tables make masks"
     assert not {"download", "demo_data"} & set(result.jobs)
 

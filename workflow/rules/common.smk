@@ -4,6 +4,7 @@
 # what changes the last bits. Everything else a job needs is passed by `unseen`, since it is in the
 # key already or decides no bytes.
 
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from snakemake.exceptions import WorkflowError
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_json
 from clip_wsss.runs.plan import make_plan
+from clip_wsss.runs.stages import MAP_STAGES
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
 
@@ -65,5 +67,4 @@ if workflow.is_main_process and (PLAN.store / RESULTS).is_dir():
 wildcard_constraints:
     node="[^/]+",
     shard=r"\d{4}of\d{4}",
-    stage="initial|refined",
     seed=r"\d+",

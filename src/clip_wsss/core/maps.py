@@ -73,7 +73,7 @@ def read_maps(path: Path) -> list[ImageMaps]:
     Raises:
         InputError: the file is missing or no shard of maps.
     """
-    shard = _load_shard(path)
+    shard = _load_shard(path, "ids", "sizes", "grids", "classes", "keys", "maps")
     images, key, value = [], 0, 0
     for id_, size, (gh, gw), count in zip(
         shard["ids"], shard["sizes"], shard["grids"], shard["classes"], strict=True
@@ -93,7 +93,7 @@ def read_maps(path: Path) -> list[ImageMaps]:
 
 def read_skipped(path: Path) -> dict[str, str]:
     """Images of a shard that were left out: id -> reason. Raises InputError as `read_maps`."""
-    shard = _load_shard(path)
+    shard = _load_shard(path, "skipped", "reasons")
     return dict(zip(shard["skipped"].tolist(), shard["reasons"].tolist(), strict=True))
 
 
@@ -121,10 +121,10 @@ def upsample_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         (K, H, W) float16.
     """
     height, width = size
-    if not len(maps):
-        return np.zeros((0, height, width), np.float16)
-    full = [cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in maps]
-    return np.stack(full).astype(np.float16)
+    full = np.empty((len(maps), height, width), np.float16)
+    for slot, map_ in zip(full, maps, strict=True):
+        slot[:] = cv2.resize(map_, (width, height), interpolation=cv2.INTER_LINEAR)
+    return full
 
 
 def background_scores(maps: np.ndarray, power: float) -> np.ndarray:
@@ -137,26 +137,31 @@ def background_scores(maps: np.ndarray, power: float) -> np.ndarray:
     return np.power(1 - maps.max(axis=0), np.float16(power))
 
 
-def load_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz, nothing unpickled. Raises InputError where it cannot be read."""
+def load_npz(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Arrays of an npz, nothing unpickled: those with some names, or all.
+
+    Raises:
+        InputError: it cannot be read.
+        KeyError: it has no array of a name.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            return {name: file[name] for name in names or file.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not an npz that can be read ({error})") from None
 
 
-def _load_shard(path: Path) -> dict[str, np.ndarray]:
-    shard = load_npz(path)
-    wanted = {"ids", "sizes", "grids", "classes", "keys", "maps", "skipped", "reasons"}
-    if not wanted <= shard.keys():
-        raise InputError(f"{path}: is not a shard of maps; delete it and run again")
-    return shard
+def _load_shard(path: Path, *names: str) -> dict[str, np.ndarray]:
+    try:
+        return load_npz(path, names)
+    except KeyError:
+        raise InputError(f"{path}: is not a shard of maps; delete it and run again") from None
 
 
 def _flat(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
     if not arrays:
         return np.zeros(0, dtype=dtype)
-    return np.concatenate([np.ravel(array) for array in arrays]).astype(dtype)
+    flat = [np.ravel(array) for array in arrays]
+    return np.concatenate(flat, dtype=dtype, casting="same_kind")

@@ -57,11 +57,17 @@ class Work:
 
     Attributes:
         started: in seconds since the epoch.
-        needed: False where outputs that Snakemake leaves in place are what they would become.
+        missing: the sidecars of what is to be made; of a job whose outputs Snakemake leaves in
+            place, not those that are what they would become.
     """
 
     started: float
-    needed: bool
+    missing: frozenset[Path]
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to be made."""
+        return bool(self.missing)
 
 
 def prefix_of(path: str | Path, relative: str | Path) -> Path:
@@ -110,8 +116,8 @@ def job(
     comes from the config and not from the cores, since it decides the last bits of a sum.
 
     Before the body the files that it reads are checked against their sidecars, and these against
-    the plan. After it the sidecars of what it made are written; a body that finds `needed` False
-    must leave everything as it is.
+    the plan. After it the sidecars of what it made are written; a body must leave what is not
+    `missing` as it is.
 
     An `InputError` ends the process with status 1 and its one line, on the terminal (with the path
     of the log) and in the log; any other exception leaves its traceback in the log and passes on.
@@ -138,12 +144,12 @@ def job(
         started = time.time()
         for path, stamp, *names in reads:
             sidecar.check(Path(path), stamp, *names)
-        needed = not makes or not all(made.current() for made in makes)
-        yield Work(started, needed)
-        if needed:
-            for made in makes:
-                made.record()
-        else:
+        missing = [made for made in makes if not made.current()]
+        yield Work(started, frozenset(Path(made.sidecar) for made in missing))
+        for made in missing:
+            made.record()
+            logging.info("made %s", made.sidecar)
+        if makes and not missing:
             logging.info("inputs, settings and code are what they were: nothing was computed")
     except InputError as error:
         logging.error("%s", error)

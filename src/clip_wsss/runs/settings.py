@@ -279,10 +279,11 @@ class Compute(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = Field(1, description="of torch in one job: they change the last bits")
-    workers: Count = Field(1, description="processes of a CRF job: only its time")
+    workers: Count = Field(1, description="processes of a CRF or a scoring job: only its time")
     batch: Count = Field(16, description="images of equal grid in one forward pass")
     shards: Annotated[int, Field(ge=1, le=9999)] = Field(1, description="jobs of a stage")
     gpus: Count = Field(1, description="processes of one training")
+    predictors: Count = Field(1, description="jobs of inference, which share the trainings out")
 
 
 class Config(Settings):

@@ -77,30 +77,28 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
 def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:
     """Yield stage, split of its images, folder and file pattern of the benchmarks of a run.
 
-    A pass is one line, with its name; what was added to it later ran as another one.
+    What one job does for several runs (ranked texts, the passes of the maps, inference, scores) is
+    one line; what was added later ran as another job.
     """
     graph, path = plan.graph, plan.graph.paths[run.name]
     shards = f"/{shard_pattern(plan.config.compute.shards)}.tsv"
-    if "texts" in path:
-        features = path["texts"].parent("features")
-        if features is not None:
-            yield "features", "prompts", features.folder, ".tsv"
-        yield "texts", None, path["texts"].folder, ".tsv"
-    for name, one in graph.passes.items():
-        if path.get("cam") in one.nodes:
-            made = (plan.root / "benchmarks/maps").glob(f"{name}-*")
-            for folder in sorted(made):
-                yield "maps", "pseudo", f"maps/{folder.name}", shards
+    if path.get("texts") in plan.ranking.nodes:
+        yield "texts", "prompts", "texts", "/*.tsv"
+    passes = [name for name, one in graph.passes.items() if path.get("cam") in one.nodes]
+    for folder in sorted((plan.root / "benchmarks/maps").glob("*")):
+        if folder.name.partition("-")[0] in ["new", *passes] and passes:
+            yield "maps", "pseudo", f"maps/{folder.name}", shards
     if "masks" in path:
         yield "masks", "pseudo", path["masks"].folder, shards
-    for stage, split in (("segmentation", None), ("inference", "val")):
-        if stage in path:
-            for seed in run.seeds:
-                yield stage, split, graph.training(path[stage], seed), ".tsv"
-    for stage, files in graph.scores(run).items():
-        split = "val" if stage == "segmentation" else "score"
-        for file in files:
-            yield "score", split, str(Path(file).parent), ".tsv"
+    if "segmentation" in path:
+        for seed in run.seeds:
+            yield "segmentation", None, graph.training(path["segmentation"], seed), ".tsv"
+    if "inference" in path:
+        yield "inference", "val", "inference", "-*.tsv"
+    for stage in graph.scores(run):
+        predicted = stage == "segmentation"
+        name = "score_predictions" if predicted else "score"
+        yield "score", "val" if predicted else "score", name, ".tsv"
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -173,7 +173,7 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     folders = pd.DataFrame(described(plan.graph), columns=["run", "stage", "folder"])
     _write_csv(folders, out_dir / "index.csv")
     # Where and by how many processes it ran changes no table.
-    resolved = plan.config.model_dump(exclude={"compute": {"device", "workers"}})
+    resolved = plan.config.model_dump(exclude={"compute": {"device", "workers", "predictors"}})
     write_text(out_dir / "config.yaml", _yaml(resolved))
     for file, lineage in plan.lineages.items():
         write_text(file, _yaml(lineage))

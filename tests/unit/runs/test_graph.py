@@ -29,7 +29,9 @@ def _at_the_root(monkeypatch):
 
 @pytest.fixture
 def content():
-    return yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    found = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    found["compute"]["shards"] = 2
+    return found
 
 
 @pytest.fixture

@@ -447,8 +447,8 @@ def test_costs(tmp_path):
         (f"maps/{one}-7/0001of0003", 8.0, "999.0"),  # of an earlier number of shards
         (f"maps/{one}-7/0002of0002", 2.0, "-"),
         (graph.training(path["segmentation"], 1), 40, "1200"),
-        (graph.training(path["inference"], 1), 8, "1100"),
-        (graph.score("mask", path["masks"]), 2.5, "300"),
+        ("inference-1", 8, "1100"),
+        ("score", 2.5, "300"),
         ("segmentation/of-no-row/seed0", 99, "1"),
     ):
         file = made.root / f"benchmarks/{name}.tsv"
@@ -462,12 +462,12 @@ def test_costs(tmp_path):
     )
     write_costs(made, tmp_path / "out")
     table = pd.read_csv(tmp_path / "out/cost.csv").set_index("stage")
-    assert table.index.tolist() == ["maps", "score", "segmentation", "inference"]
+    assert table.index.tolist() == ["maps", "score", "inference", "segmentation"]
     assert table.loc["maps", ["run", "jobs", "images", "seconds"]].tolist() == ["plain", 2, 10, 5]
     assert table.loc["maps", ["seconds_an_image", "peak_memory_mb"]].tolist() == [0.5, 900.5]
     # Without the 6.5 seconds in which the job of 8 started.
     assert table.loc["inference", ["seconds", "seconds_an_image"]].tolist() == [8, 0.125]
-    assert table.loc["score", ["run", "seconds_an_image"]].tolist() == ["crf", 0.25]
+    assert table.loc["score", ["run", "seconds_an_image"]].tolist() == ["plain", 0.25]
     assert pd.isna(table.loc["segmentation", "seconds_an_image"])
     assert table["device"].nunique() == 1
     text = (tmp_path / "out/cost.md").read_text()
