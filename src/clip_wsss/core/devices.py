@@ -48,7 +48,9 @@ def take_free_gpus(number: int) -> str:
     """Hold several GPUs for the processes of a launcher: what CUDA_VISIBLE_DEVICES is for them."""
     names = gpu_names()
     chosen = [names[index] for index in free_gpus(names, number)]
-    return ",".join(name if name.startswith("MIG-") else f"GPU-{name}" for name in chosen)
+    return ",".join(
+        name if name.startswith("MIG-") else f"GPU-{name.removeprefix('GPU-')}" for name in chosen
+    )
 
 
 def gpu_names() -> list[str]:

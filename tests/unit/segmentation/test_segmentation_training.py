@@ -154,6 +154,8 @@ def test_processes_share_the_sample_numbers(monkeypatch):
         sampler = CountingSampler(range(5))
         sampler.start = 3
         assert list(islice(sampler, 2)) == [6 + rank, 8 + rank]
+        sampler = CountingSampler(range(5), whole=3)  # batches of three, every other one
+        assert list(islice(sampler, 4)) == [3 * rank, 3 * rank + 1, 3 * rank + 2, 6 + 3 * rank]
 
 
 def test_skipped_images_are_left_out_and_damaged_masks_are_not(case):
@@ -479,7 +481,7 @@ def test_processes_that_cannot_share_an_update_are_refused(case):
         run(case, gpus=3)
 
 
-@pytest.mark.parametrize(("batch", "accumulate"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("batch", "accumulate"), [(2, 1), (3, 2)])
 def test_two_processes_train_as_one(case, batch, accumulate):
     """Samples of a batch, or whole batches, by MMEngine's launcher (torchrun; gloo on the CPU).
 
