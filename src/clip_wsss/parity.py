@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from clip_wsss.affinities.caa import box_mask, boxes
+from clip_wsss.affinities.box_rule import box_mask, boxes
 from clip_wsss.cams.passes import CamVariant, compute_pass
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import ImageMaps, upsample_maps
@@ -115,7 +115,7 @@ def run(
     texts = encode(clip, [entry["template"]], names, words.background(entry["background"]))
     _savez(out / "text.npz", fg=texts[0].numpy(), bg=texts[1].numpy(), logit_scale=clip.logit_scale)
 
-    cams = {"initial": CamVariant("own", preset["cam"]["target"], {"caa": preset["affinity"]})}
+    cams = {"initial": CamVariant("own", preset["cam"], {"caa": preset["affinity"]})}
     maps = compute_pass(dataset, ids, clip, {"own": texts}, cams, batch)
     found = dict(tqdm(maps, total=len(ids), desc="maps", unit="image", disable=None))
     classes = 1 + len(dataset.vocabulary.classes)

@@ -47,13 +47,13 @@ def comment(project):
 
 
 def docstring(project):
-    edit(project, "affinities/caa", '"""Union of the `boxes`', '"""All of the `boxes`')
+    edit(project, "affinities/box_rule", '"""Union of the `boxes`', '"""All of the `boxes`')
 
 
 def formatted(project):
     edit(
         project,
-        "affinities/caa",
+        "affinities/box_rule",
         "mask[y0:y1, x0:x1] = 1",
         "mask[\n            y0:y1, x0:x1\n        ] = 1",
     )
@@ -215,7 +215,7 @@ def test_a_new_variant_costs_one_pass_and_nothing_of_the_others(edited):
 def test_changed_code_of_a_mask_refinement(edited):
     """Masks are made again; a training whose masks came out the same keeps its checkpoint."""
     maps = times(edited, "affinity/*/*.npz")
-    edit(edited, "masks/refine", "104.008, 116.669, 122.675", "104.008, 116.669, 122.676")
+    edit(edited, "masks/refinements/crf", "104.008, 116.669, 122.675", "104.008, 116.669, 122.676")
     result = edited.snakemake()
     assert result.code == 0, result.text
     assert result.executed["masks"] == 3
@@ -225,7 +225,7 @@ def test_changed_code_of_a_mask_refinement(edited):
     assert kept(edited, "masks/*/*.log") == [False] * 3
     assert times(edited, "affinity/*/*.npz") == maps
     assert edited.snakemake("-n").nothing_to_do
-    edit(edited, "masks/refine", "104.008, 116.669, 122.676", "104.008, 116.669, 122.675")
+    edit(edited, "masks/refinements/crf", "104.008, 116.669, 122.676", "104.008, 116.669, 122.675")
     assert edited.snakemake().code == 0
     assert kept(edited, "segmentation/*/seed0.log") == [True, True]
 
@@ -236,7 +236,7 @@ def test_changed_code_of_the_maps_costs_one_pass_for_all(edited):
     aside = edited.folder / "metadata"
     edit(
         edited,
-        "cams/gradcam",
+        "cams/backward",
         "amax(dim=(1, 2), keepdim=True)",
         "amax(dim=(1, 2), keepdim=True) + 0",
     )

@@ -12,6 +12,7 @@ with job(snakemake.log[0], p.compute["threads"], reads, makes):
     from clip_wsss.core.shards import shard_ids
     from clip_wsss.data.datasets import open_dataset
     from clip_wsss.models.clip import load_for
+    from clip_wsss.models.tower import open_tower
     from clip_wsss.prompts.texts import encode
 
     data, clip = (
@@ -25,4 +26,6 @@ with job(snakemake.log[0], p.compute["threads"], reads, makes):
     }
     cams = {name: CamVariant(**one) for name, one in v["cams"].items()}
     out = dict(zip(v["nodes"], made.maps, strict=True))
-    write_pass(data, ids, clip, texts, cams, out, p.compute["batch"], p.dataset["on_bad_image"])
+    towers = {name: open_tower(one, p.compute["device"]) for name, one in v["towers"].items()}
+    bad = p.dataset["on_bad_image"]
+    write_pass(data, ids, clip, texts, cams, out, p.compute["batch"], bad, towers)

@@ -11,11 +11,15 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from clip_wsss.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -91,6 +95,19 @@ def read_skipped(path: Path) -> dict[str, str]:
     """Images of a shard that were left out: id -> reason. Raises InputError as `read_maps`."""
     shard = _load_shard(path)
     return dict(zip(shard["skipped"].tolist(), shard["reasons"].tolist(), strict=True))
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """x - min, then x / (1e-7 + max), each map by itself (docs/parity.md, facts 7 and 12).
+
+    Args:
+        maps: (..., gh, gw).
+
+    Returns:
+        The same shape and precision, in [0, 1]; a constant map becomes zero.
+    """
+    maps = maps - maps.amin(dim=(-2, -1), keepdim=True)
+    return maps / (1e-7 + maps.amax(dim=(-2, -1), keepdim=True))
 
 
 def upsample_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from clip_wsss.core.devices import take_free_gpu
+from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
 from clip_wsss.models.frozen_clip import FrozenClip
 from clip_wsss.models.weights import (
@@ -50,7 +50,7 @@ def load_clip(
         InputError: an unknown name, a file that does not fit, a tower without patch tokens, a
             precision that the device lacks, or weights that are neither here nor to be had.
     """
-    device = _device(device)
+    device = torch_device(device)
     if precision not in PRECISIONS:
         raise InputError(f"precision: must be one of {', '.join(PRECISIONS)}; got {precision}")
     if precision == "float16" and device.type != "cuda":
@@ -87,25 +87,16 @@ def load_for(entry: dict, model: dict, device: str | torch.device = "cpu") -> Fr
     """Load the CLIP of a cam entry: a `models` entry at the precision that the CAMs want.
 
     Raises:
-        InputError: as `load_clip`.
+        InputError: as `load_clip`; a tower without texts.
     """
+    if model.get("library", "open_clip") != "open_clip":
+        raise InputError(f"cam.model: a tower of {model['library']} has no texts; name a CLIP")
     return load_clip(
         model,
         precision=entry["precision"],
         position_embedding=entry["position_embedding"],
         device=device,
     )
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: cuda is asked for, but this machine has none; set cpu or auto")
-    if device.type == "cuda" and device.index is None:
-        take_free_gpu()
-    return device
 
 
 def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clip_wsss.data.datasets import Dataset
-    from clip_wsss.models.frozen_clip import FrozenClip
+    from clip_wsss.models.tower import Clip
 
 SPREADS = ("variance", "deviation")
 SCORES = ("cls", "patches")
@@ -54,7 +54,7 @@ def sharpness(scores: np.ndarray, present: np.ndarray, spread: str = "variance")
 
 
 def write_image_features(
-    dataset: Dataset, split: str, clip: FrozenClip, out: Path, batch: int = 16
+    dataset: Dataset, split: str, clip: Clip, out: Path, batch: int = 16
 ) -> None:
     """Write CLIP's features of the images that rank the templates.
 
@@ -108,7 +108,7 @@ def write_image_features(
 
 
 def encode(
-    clip: FrozenClip, templates: Sequence[str], names: Sequence[str], words: Sequence[str]
+    clip: Clip, templates: Sequence[str], names: Sequence[str], words: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Text features of the classes and of the background words, averaged over the templates.
 
@@ -134,7 +134,7 @@ def encode(
 
 def write_texts(
     entry: dict,
-    clip: FrozenClip,
+    clip: Clip,
     dataset: Dataset,
     split: str,
     image_features: Path,
@@ -195,7 +195,7 @@ def read_templates(path: Path) -> list[str]:
 def _rank(
     entry: dict,
     names: list[str],
-    clip: FrozenClip,
+    clip: Clip,
     dataset: Dataset,
     split: str,
     image_features: Path,

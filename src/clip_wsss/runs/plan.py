@@ -20,7 +20,7 @@ from clip_wsss.core.files import sha256
 from clip_wsss.data.check import Use
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.config import GROUPS, load_config
-from clip_wsss.runs.fingerprint import code_fingerprint
+from clip_wsss.runs.fingerprint import code_fingerprint, function_fingerprint
 from clip_wsss.runs.graph import (
     Graph,
     Node,
@@ -144,7 +144,11 @@ class Plan:
             numerics = {}
         if is_online(node) or any(map(is_online, node.parents)):
             job = f"{job}-online"
-        return {"stage": node.stage, "key": node.key, "code": self.code(job), "numerics": numerics}
+        code = self.code(job)
+        if node.methods:  # whose code counts for those alone that name them
+            lines = [code, *sorted({function_fingerprint(one) for one in node.methods})]
+            code = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return {"stage": node.stage, "key": node.key, "code": code, "numerics": numerics}
 
     def score_stamp(self, stage: str, node: Node, seed: int | None = None) -> dict[str, Any]:
         """The stamp of a measurement."""
@@ -162,8 +166,7 @@ class Plan:
 
     def pass_stamp(self, one: Pass) -> dict[str, Any]:
         """What all maps of a pass share: the code and what changes the last bits."""
-        stamp = self.stamp(one.nodes[0])
-        return {"code": stamp["code"], "numerics": stamp["numerics"]}
+        return {"code": self.code("maps"), "numerics": self.stamp(one.nodes[0])["numerics"]}
 
     def inference_stamp(self, node: Node, split: str) -> dict[str, Any]:
         """The stamp of predictions; those of the images that are shown lie beside `val`."""
@@ -458,7 +461,8 @@ class Plan:
 
         Returns:
             texts: by name, a template list with names and words, or None for those of a file;
-            cams: by name, texts, target and affinities (by name, settings);
+            cams: by name, texts, settings and affinities (by name, settings);
+            towers: entries of `models` that methods ask for;
             lineages and stamps: of the nodes wanted, by name.
         """
         texts, cams = {}, {}
@@ -468,13 +472,14 @@ class Plan:
             texts[source.name] = None if one.texts is not None else texts_of(source)
             wanted = cams.setdefault(
                 cam.name,
-                {"texts": source.name, "target": cam.settings["target"], "affinities": {}},
+                {"texts": source.name, "cam": cam.settings, "affinities": {}},
             )
             if node.stage == "affinity":
                 wanted["affinities"][node.name] = node.settings
         return {
             "texts": texts,
             "cams": cams,
+            "towers": {name: one for node in nodes for name, one in node.towers.items()},
             "nodes": [node.name for node in nodes],
             "stamps": [self.stamp(node) | {"settings": node.lineage()} for node in nodes],
         }

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from clip_wsss.core.archives import Archives
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import ImageMaps, read_maps, read_skipped, upsample_maps
+from clip_wsss.core.progress import over_images
 from clip_wsss.data.datasets import IGNORE, Dataset
 from clip_wsss.score.calibration import Calibration
 from clip_wsss.score.confusion import (
@@ -147,7 +148,7 @@ def evaluate_labels(
     calibration = Calibration()
     rows: list[tuple[str, dict[str, np.ndarray]]] = []
     skipped = _Skipped(dataset)
-    for name in tqdm(ids, desc=f"score {stage}", unit="image", disable=None):
+    for name in over_images(ids, len(ids), f"score {stage}"):
         with skipped.bad(name):
             if name not in labels:
                 raise InputError(

@@ -8,7 +8,7 @@ import pytest
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_rgb
 from clip_wsss.masks import fast_crf, torch_crf
-from clip_wsss.masks.refine import crf_image
+from clip_wsss.masks.refinements.crf import crf_image
 
 PHOTOGRAPHS = sorted(
     (Path(__file__).parents[2] / "fixtures/parity/VOC2012/JPEGImages").glob("*.jpg")

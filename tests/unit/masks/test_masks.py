@@ -12,7 +12,6 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import encode_grey, write_bytes, write_label
 from clip_wsss.core.maps import ImageMaps, background_scores, upsample_maps, write_maps
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.masks.refine import MASK_REFINEMENTS
 from clip_wsss.masks.write import (
     labels_and_confidence,
     write_ground_truth,
@@ -53,7 +52,7 @@ def test_background_stays_in_float16(power):
     np.testing.assert_array_equal(background, (half**power).astype(np.float16))
 
 
-@pytest.mark.parametrize("refinement", [*MASK_REFINEMENTS])
+@pytest.mark.parametrize("refinement", ["none", "crf", "par"])
 def test_an_image_without_a_class_is_background_for_certain(dataset, tmp_path, refinement):
     empty = ImageMaps("a", SIZE, np.zeros(0, np.int64), np.zeros((0, 4, 5), np.float32))
     write_maps(tmp_path / "maps.npz", [empty])
@@ -138,7 +137,7 @@ def test_shard_of_masks(shard, tmp_path, refinement):
 
 def test_unknown_refinement_is_refused(shard, tmp_path):
     dataset, _, maps = shard
-    with pytest.raises(InputError, match="refinement: snake is unknown; known are crf, none"):
+    with pytest.raises(InputError, match=r"must be one of crf, none, par, or .* got snake"):
         write_shard(dataset, maps, PLAIN | {"refinement": "snake"}, tmp_path / "m.zip")
 
 
@@ -151,17 +150,28 @@ def test_changed_image_is_refused(shard, tmp_path):
 
 
 def test_a_new_refinement_is_one_function(shard, tmp_path, monkeypatch):
-    def sharpen(scores, rgb, settings):
-        return scores.astype(np.float32) ** settings["power"]
-
-    monkeypatch.setitem(MASK_REFINEMENTS, "sharpen", sharpen)
+    (tmp_path / "sharp.py").write_text(
+        "import clip_wsss\n"
+        "class Power(clip_wsss.Settings):\n"
+        "    power: float = 1.0\n"
+        "def sharpen(context, settings: Power):\n"
+        "    return context.scores.astype('float32') ** settings.power\n"
+        "def broken(context):\n"
+        "    return context.scores[0].astype('float32') * float('nan')\n"
+        "def empty(context):\n"
+        "    return context.scores.astype('float32') * float('nan')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     dataset, _, maps = shard
-    entry = PLAIN | {"refinement": "sharpen", "sharpen": {"power": 2}}
+    entry = PLAIN | {"refinement": "sharp:sharpen", "sharpen": {"power": 2.0}}
     write_shard(dataset, maps, entry, tmp_path / "m.zip")
     assert len(Archive(tmp_path / "m.zip").ids) == 3
-    entry["sharpen"]["power"] = np.nan
-    with pytest.raises(InputError, match=r"c: a confidence is NaN .* refinement sharpen; change"):
-        write_shard(dataset, maps, entry, tmp_path / "m.zip")
+    for name, line in (
+        ("empty", r"c: a confidence is NaN .* refinement sharp:empty; change"),
+        ("broken", r"refinement sharp:broken: must return \(3, .* scores; got \("),
+    ):
+        with pytest.raises(InputError, match=line):
+            write_shard(dataset, maps, PLAIN | {"refinement": f"sharp:{name}"}, tmp_path / "m.zip")
 
 
 def test_the_ground_truth_is_certain(dataset, tmp_path):
@@ -279,3 +289,17 @@ def test_parallel_map_keeps_the_order():
     for workers in (1, 3):
         with parallel_map(workers) as mapped:
             assert list(mapped(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_masks_in_batches_are_those_of_single_images(shard, tmp_path, monkeypatch, size):
+    monkeypatch.setattr("clip_wsss.masks.write.BATCH", size)
+    dataset, _, maps = shard
+    own = {"iterations": 3, "backend": "torch"}
+    write_shard(dataset, maps, PLAIN | {"refinement": "crf", "crf": own}, tmp_path / "torch.zip")
+    own = own | {"backend": "fast"}
+    write_shard(dataset, maps, PLAIN | {"refinement": "crf", "crf": own}, tmp_path / "fast.zip")
+    found, wanted = Archive(tmp_path / "torch.zip"), Archive(tmp_path / "fast.zip")
+    assert found.ids == wanted.ids
+    for name in found.ids:
+        np.testing.assert_array_equal(found.label(name), wanted.label(name))

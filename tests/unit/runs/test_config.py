@@ -9,18 +9,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.masks.par import ParSettings
+from clip_wsss.core.methods import KINDS, method, registered, with_methods
+from clip_wsss.labels.weclip import LabelSettings
+from clip_wsss.masks.refinements.par import ParSettings
 from clip_wsss.runs import settings_docs
 from clip_wsss.runs.config import load_config, read_config, read_yaml, with_parents
 from clip_wsss.runs.online import OnlineSettings
 from clip_wsss.runs.settings import (
     ENTRIES,
-    Affinity,
     Config,
-    Masks,
+    Model,
     Segmentation,
     Settings,
-    validated,
+    validated_entry,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -58,19 +59,19 @@ def test_every_setting_is_commented_or_described():
     commented = {line.split(":")[0].strip(" -") for line in text.splitlines() if " # " in line}
     described = {
         name
-        for kind in ENTRIES.values()
+        for kind in (*ENTRIES.values(), Model)
         for name, field in kind.model_fields.items()
         if field.description
     }
     parents = {"dataset", "demo", "runs", "models", "texts", "cam", "affinity", "masks"}
     parents |= {"segmentation", "inference", "evaluation", "compute", "splits", "sources"}
-    parents |= {"position_embedding", "crf", "par", "method"}
+    parents |= {"position_embedding"}
     replacements = {"path", "url", "mirrors", "md5"}  # docs/datasets.md
-    crf = {"iterations", "gaussian_sxy", "gaussian_compat"}
-    crf |= {"bilateral_sxy", "bilateral_srgb", "bilateral_compat"}
-    missing = set(_fields(Config)) - commented - described - parents - replacements - crf
+    missing = set(_fields(Config)) - commented - described - parents - replacements
     assert not missing
-    for kind in (ParSettings, OnlineSettings):
+    methods = [method(kind, name).settings for kind in KINDS for name in registered(kind)]
+    assert {ParSettings, LabelSettings} <= set(methods)
+    for kind in (OnlineSettings, *filter(None, methods)):
         assert all(field.description for field in kind.model_fields.values())
 
 
@@ -144,17 +145,17 @@ def test_a_bad_vocabulary_gets_one_line_that_names_its_file(demo, tmp_path, text
 
 
 def test_whole_numbers_are_numbers():
-    assert validated(Affinity, {"threshold": 0}, "x").threshold == 0.0
-    assert validated(Masks, {"background_power": 2}, "x") == validated(
-        Masks, {"background_power": 2.0}, "x"
+    assert validated_entry("affinity", {"threshold": 0}, "x").threshold == 0.0
+    assert validated_entry("masks", {"background_power": 2}, "x") == validated_entry(
+        "masks", {"background_power": 2.0}, "x"
     )
 
 
 def test_what_is_not_used_is_left_out_of_the_key():
-    crf = {"iterations": 5}
-    assert "crf" not in Masks(refinement="none", crf=crf).used()
-    assert Masks(refinement="crf", crf=crf).used()["crf"] == {"iterations": 5}
-    assert "scoring" not in Masks(refinement="crf", scoring="oracle").used()
+    entry = {"refinement": "crf", "crf": {"iterations": 5, "gaussian_sxy": 1.0}}
+    assert validated_entry("masks", entry, "x").used()["crf"] == {"iterations": 5}
+    assert "crf" not in validated_entry("masks", {"refinement": "crf"}, "x").used()
+    assert "scoring" not in validated_entry("masks", {"scoring": "oracle"}, "x").used()
 
 
 def test_mu_is_the_papers_unless_the_loss_counts_all_pixels():
@@ -173,10 +174,25 @@ def _write(folder, name, content):
 
 
 def test_parents_are_merged_in_their_order_and_lists_replaced(tmp_path):
-    first = _write(tmp_path, "first.yaml", {"a": {"x": 1, "y": 1}, "b": [1, 2]})
-    second = _write(tmp_path, "second.yaml", {"a": {"y": 2}, "c": 3})
-    own = {"inherits": [first, second], "a": {"z": 9}, "b": [7]}
-    assert with_parents(own, "own.yaml") == {"a": {"x": 1, "y": 2, "z": 9}, "b": [7], "c": 3}
+    first = {"compute": {"threads": 1, "batch": 1}, "runs": {"tables": ["a", "b"]}}
+    second = {"compute": {"batch": 2}, "evaluation": {"seed": 3}}
+    parents = [_write(tmp_path, "1.yaml", first), _write(tmp_path, "2.yaml", second)]
+    own = {"inherits": parents, "compute": {"workers": 9}, "runs": {"tables": ["c"]}}
+    assert with_parents(own, "own.yaml") == {
+        "compute": {"threads": 1, "batch": 2, "workers": 9},
+        "runs": {"tables": ["c"]},
+        "evaluation": {"seed": 3},
+    }
+
+
+def test_a_parent_is_checked_by_itself(tmp_path):
+    path = _write(tmp_path, "parent.yaml", {"affinity": {"x": {"power": 0}}})
+    with pytest.raises(InputError, match=r"parent\.yaml: affinity\.x\.power: must be at least 1"):
+        with_parents({"inherits": [path]}, "own.yaml")
+    _write(tmp_path, "parent.yaml", {"segmentation": {"x": {"iterations": 5}}})  # no segmentor yet
+    own = {"inherits": [path], "segmentation": {"x": {"mu": 2}}}
+    with pytest.raises(InputError, match=r"own\.yaml: segmentation\.x\.mu: must be at most 1"):
+        with_parents(own, "own.yaml")
 
 
 def test_a_cycle_of_parents_is_refused(tmp_path):
@@ -257,15 +273,15 @@ _VALUES = st.recursive(
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.sampled_from(sorted(ENTRIES)), st.data())
 def test_any_value_is_taken_or_refused_in_one_line(group, data):
-    kind = ENTRIES[group]
+    kind = with_methods(ENTRIES[group], {})
     keys = st.sampled_from([*kind.model_fields, "other"])
     content = data.draw(st.dictionaries(keys, _VALUES, max_size=4))
     message = ""
     try:
-        validated(kind, content, "my.yaml: entry")
+        validated_entry(group, content, "my.yaml: entry")
     except InputError as error:
         message = str(error)
-    assert message == "" or message.startswith("my.yaml: entry: ")
+    assert message == "" or message.startswith(("my.yaml: entry.", "my.yaml: entry: "))
     assert "\n" not in message
 
 

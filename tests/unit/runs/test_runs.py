@@ -171,6 +171,7 @@ def test_a_bad_table_gets_one_line(read, text, line):
     [
         ({"precision": "amp"}, "precision: amp needs CUDA"),
         ({"init": "no.pth"}, "init: there is no file no.pth"),
+        ({"init": "pyproject.toml"}, r"pyproject\.toml: not a checkpoint that can be read"),
         (
             {"segmentor": "config/segmentors/deeplabv2-r101-coco.yaml"},
             "starts from weights that the run must name",

@@ -454,12 +454,19 @@ def test_costs(tmp_path):
         file = made.root / f"benchmarks/{name}.tsv"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{head}{seconds}\t0:00:03\t{memory}\t1\n")
+    log = made.root / "logs" / f"{graph.training(path['inference'], 1)}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(
+        "2026-01-01 00:00:00,000 INFO predicting: 10 images in 1.250 s\n"
+        "2026-01-01 00:00:01,000 INFO predicting: 2 images in 0.250 s\n"
+    )
     write_costs(made, tmp_path / "out")
     table = pd.read_csv(tmp_path / "out/cost.csv").set_index("stage")
     assert table.index.tolist() == ["maps", "score", "segmentation", "inference"]
     assert table.loc["maps", ["run", "jobs", "images", "seconds"]].tolist() == ["plain", 2, 10, 5]
     assert table.loc["maps", ["seconds_an_image", "peak_memory_mb"]].tolist() == [0.5, 900.5]
-    assert table.loc["inference", "seconds_an_image"] == 2
+    # Without the 6.5 seconds in which the job of 8 started.
+    assert table.loc["inference", ["seconds", "seconds_an_image"]].tolist() == [8, 0.125]
     assert table.loc["score", ["run", "seconds_an_image"]].tolist() == ["crf", 0.25]
     assert pd.isna(table.loc["segmentation", "seconds_an_image"])
     assert table["device"].nunique() == 1
