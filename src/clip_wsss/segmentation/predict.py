@@ -153,6 +153,7 @@ def predict(
     torch.set_num_threads(threads)
     dataset = open_dataset(dataset_settings)
     classes = ["background", *dataset.vocabulary.classes]
+    method("refinement", inference["refinement"])  # said before the first image
     refined = inference["refinement"] != "none"
     refine = partial(_refined, inference)
     predictor = Predictor(entry, inference, checkpoint, classes, device)

@@ -379,7 +379,7 @@ def test_an_error_in_a_worker_of_the_loader_is_one_line_too():
     ("changes", "message"),
     [
         ({"precision": "amp"}, "amp needs CUDA"),
-        ({"loss": "dice"}, "unknown loss `dice`"),
+        ({"loss": "dice"}, "must be one of balanced, .* got dice"),
         ({"mu": 2}, "segmentation.mu: .* got 2;"),
         ({"segmentor": "no.yaml"}, "there is no file no.yaml"),
         ({"init": "no.pth"}, "init: there is no file no.pth"),
@@ -583,7 +583,7 @@ def test_the_crf_refines_predictions_in_any_number_of_processes(trained, tmp_pat
         )
         found.append((tmp_path / "p.zip").read_bytes())
     assert found[0] == found[1] != found[2] == found[3] != found[4]
-    with pytest.raises(InputError, match=r"inference\.refinement: snake is unknown"):
+    with pytest.raises(InputError, match=r"must be one of crf, none, par, or .* got snake"):
         predicted(
             trained, tmp_path / "p.zip", inference=trained.inference | {"refinement": "snake"}
         )
