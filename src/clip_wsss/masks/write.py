@@ -5,9 +5,10 @@ Every source writes an archive of kind masks (`clip_wsss.core.archives`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,9 @@ def write_shard(
             f"{maps}: holds other images than the list, such as {min(found ^ set(ids))}; delete it "
             "and run again"
         )
+    # Images without a class have nothing to refine; they and the skipped ones come last.
+    bare = map(partial(_background, dataset), [image for image in images if not len(image.keys)])
+    images, rest = [image for image in images if len(image.keys)], chain(bare, skipped)
     own, batch = refine.read(entry.get(refine.short)), getattr(refine.function, "batch", None)
     if batch is not None and refine.function.batches(own):
         from clip_wsss.core.devices import torch_device
@@ -158,9 +162,9 @@ def write_shard(
         refine_all = partial(batch, settings=own)
         made = _in_batches(dataset, entry, images, refine_all, str(torch_device(device)), workers)
         progress = over_images(made, len(images), f"masks {Path(out).stem}")
-        write_archive(out, MASKS, (image for part in (progress, skipped) for image in part))
+        write_archive(out, MASKS, (image for part in (progress, rest) for image in part))
         return
-    _write(out, partial(_from_maps, dataset, entry), images, workers, skipped)
+    _write(out, partial(_from_maps, dataset, entry), images, workers, rest)
 
 
 def write_ground_truth(
@@ -226,12 +230,12 @@ def _write(
     make: Callable[..., EncodedImage],
     images: Sequence,
     workers: int,
-    skipped: Sequence[EncodedImage] = (),
+    rest: Iterable[EncodedImage] = (),
 ) -> None:
-    """Write an archive of what `make` makes of every image, in several processes."""
+    """Write an archive of what `make` makes of every image, in several processes, and the rest."""
     with parallel_map(min(workers, len(images))) as mapped:
         progress = over_images(mapped(make, images), len(images), f"masks {Path(out).stem}")
-        write_archive(out, MASKS, (image for part in (progress, skipped) for image in part))
+        write_archive(out, MASKS, (image for part in (progress, rest) for image in part))
 
 
 def _in_batches(
@@ -262,13 +266,24 @@ def _in_batches(
             yield from rest
 
 
-def _context(dataset: Dataset, entry: dict, image: ImageMaps, device: str = "cpu") -> MaskContext:
+def _read(dataset: Dataset, image: ImageMaps) -> np.ndarray:
+    """The image, of the size that it had when its maps were made."""
     rgb = dataset.image(image.id)
     if rgb.shape[:2] != image.size:
         raise InputError(
             f"{image.id}: is {rgb.shape[:2]} now and was {image.size} when its CAM was made; "
             "make the CAMs again"
         )
+    return rgb
+
+
+def _background(dataset: Dataset, image: ImageMaps) -> EncodedImage:
+    size = _read(dataset, image).shape[:2]
+    return encode_image(image.id, np.zeros(size, np.uint8), np.full(size, CERTAIN, np.uint8))
+
+
+def _context(dataset: Dataset, entry: dict, image: ImageMaps, device: str = "cpu") -> MaskContext:
+    rgb = _read(dataset, image)
     return mask_context(image.maps, image.keys, rgb, entry, image.id, device)
 
 
