@@ -11,9 +11,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.methods import add_plugins
 from clip_wsss.runs.plan import make_plan
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
+
+for file in workflow.configfiles:  # methods may lie beside it
+    add_plugins(Path(file).parent)
 
 try:
     PLAN = make_plan(
