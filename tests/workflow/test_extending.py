@@ -90,13 +90,22 @@ def errors(result) -> set[str]:
 
 
 def test_the_page_is_accepted(demo):
-    rows = type_page(demo.folder.parent / "my-work")
+    """With one more row, whose affinity uses the attention of a ViT of timm."""
+    ours = demo.folder.parent / "my-work"
+    rows = type_page(ours)
     assert rows == [
         "blurred", "colour", "borrowed", "similarity", "margin", "focal", "linear", "nearest",
     ]  # fmt: skip
+    config = yaml.safe_load((ours / "mine.yaml").read_text("utf-8"))
+    dino = {"library": "timm", "architecture": "vit_tiny_patch16_224", "weights": "pretrained"}
+    config["models"]["dino"] = dino
+    (ours / "mine.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with (ours / "ideas.tsv").open("a", encoding="utf-8") as table:
+        table.write("dino\tsoftmax\tphoto\tsoftmax\tcaa,tower=dino\t-\t-\t-\n")
     result = demo.snakemake("-n", config=CONFIG)
     assert result.code == 0, result.text
     assert result.jobs["segmentation"] == 4
+    assert "affinity/caa+layers=3+tower=vit_tiny_patch16_224-" in result.text
 
 
 @pytest.mark.long

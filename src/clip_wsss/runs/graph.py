@@ -214,6 +214,12 @@ class Graph:
         path = self.paths[run.name]
         return path.get("affinity") or path.get("cam")
 
+    def models(self, run: Run) -> dict[str, Model]:
+        """The entries of `models` that the maps of a run are made with, by name."""
+        used = (self.settings[run.name].cam, self.settings[run.name].affinity)
+        names = {name for one in used if one is not None for name in models_of(one).values()}
+        return {name: self.config.models[name] for name in sorted(names)}
+
     def seeds(self, node: Node) -> list[int]:
         """Seeds of a training or of its predictions, of all runs together."""
         found = {

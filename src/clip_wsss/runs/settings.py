@@ -102,6 +102,11 @@ class Model(Settings):
     license: Text | None = Field(None, description="of the weights; shown beside the figures")
     source: Text | None = Field(None, description="where the weights come from; likewise")
 
+    @property
+    def origin(self) -> str:
+        """Licence and source of the weights, in words."""
+        return f"licence {self.license or 'unknown'}, source {self.source or 'unknown'}"
+
 
 class Texts(Settings):
     """Which sentence a class is put into."""

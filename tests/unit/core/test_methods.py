@@ -339,7 +339,10 @@ def test_two_modules_of_one_name_in_two_packages(beside):
         one__of____init__="", two__of____init__="",
         one__of__blur="def f(context): return 1", two__of__blur="def f(context): return 2",
     )  # fmt: skip
-    assert [method("affinity", f"{name}.blur:f").function(None) for name in ("one", "two")] == [1, 2]
+    assert [method("affinity", f"{name}.blur:f").function(None) for name in ("one", "two")] == [
+        1,
+        2,
+    ]
 
 
 def test_a_file_beside_the_config_hides_nothing(beside):

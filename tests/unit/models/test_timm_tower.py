@@ -201,7 +201,10 @@ def test_a_finer_query_looks_where_the_coarse_one_did():
     left = (1 + 1 + 0.875 + 0.625) / 4  # linear between the two centres
     assert (float(found[0, :4].sum()), float(found[7, 4:].sum())) == (left, left)
     torch.testing.assert_close(found, found.flip(0, 1))
-    assert fitted(torch.eye(8, dtype=torch.float64), (1, 8), (1, 2)).argmax(dim=1).tolist() == [0, 1]
+    assert fitted(torch.eye(8, dtype=torch.float64), (1, 8), (1, 2)).argmax(dim=1).tolist() == [
+        0,
+        1,
+    ]
 
 
 class OneImage:

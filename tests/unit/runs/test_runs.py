@@ -47,7 +47,7 @@ def test_a_cell_is_an_entry_with_changes(config):
 
 
 def test_a_change_may_move_the_default_of_another_field(config):
-    del config["segmentation"]["cgl"]["mu"]
+    assert "mu" not in config["segmentation"]["cgl"]
     config = load_config(config)
     assert runs.resolve(config, "segmentation", "cgl").threshold == 0.95
     assert runs.resolve(config, "segmentation", "cgl,loss=cross-entropy").threshold == 0
