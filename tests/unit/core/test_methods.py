@@ -170,7 +170,7 @@ def test_a_mistake_names_the_entry_and_the_row(beside, content):
     with pytest.raises(InputError, match=r"^\S*mine.yaml: masks.blurred.refinement: own:missing: "):
         planned(folder, content, {"masks": {"blurred": masks}}, "a\tphoto\tplain\t-\tcrf\n")
     row = "a\tphoto\tplain\t-\tcrf,refinement=own:missing\n"
-    with pytest.raises(InputError, match="row `a`: masks.*own:missing: own has no function"):
+    with pytest.raises(InputError, match=r"row `a`: masks.*own:missing: own has no function"):
         planned(folder, content, {}, row)
 
 
@@ -331,7 +331,7 @@ def test_code_counts_for_the_entries_that_name_it(beside, content):
     assert {name for name in before if before[name] != after[name]} == {"a"}
 
 
-# ---- where modules are found ----------------------------------------------------------------------
+# ---- where modules are found ---------------------------------------------------------------------
 
 
 def test_two_modules_of_one_name_in_two_packages(beside):

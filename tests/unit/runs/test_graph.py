@@ -78,7 +78,7 @@ def moved(one, other):
         (lambda c: c["evaluation"].update(powers=[3.0]), ()),
         (lambda c: c["dataset"]["splits"].update(test="val"), ()),
         (lambda c: c["dataset"].update(root="elsewhere"), ()),
-        (lambda c: c["affinity"]["caa"].pop("power"), ()),
+        (lambda c: c["affinity"]["caa"].update(power=2), ()),
         (lambda c: c["texts"]["photo"].update(template=["a photo of a {}."]), ()),
         (lambda c: c["texts"]["photo"].update(template=1), ()),
         (lambda c: c["texts"]["photo"].update(score="patches"), ()),

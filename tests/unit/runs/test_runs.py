@@ -234,3 +234,10 @@ def test_a_bad_sweep_gets_one_line(config, read, sweep, line):
     config["runs"]["sweeps"] = [sweep]
     with pytest.raises(InputError, match=line):
         read(HEADER + ROW)
+
+
+@pytest.mark.parametrize("name", ["folder", "images"])
+def test_the_tables_of_own_data_make_masks_only(name):
+    found = runs.read_runs(read_config(ROOT / f"config/{name}.yaml"))
+    assert found
+    assert all(run.masks and run.segmentation is None for run in found)
