@@ -25,8 +25,14 @@ def test_a_bad_config_stops_before_any_job(project, change, line):
     ("cells", "line"),
     [
         ("foto\tsoftmax\t-\t-", "test, row `a`: texts: unknown entry of `texts` `foto`"),
-        ("photo\tsoftmax,target=lgit\t-\t-", "target: must be one of softmax, logit; got lgit"),
-        ("photo\tsoftmax\t-\tcrf,refinement=crff", "refinement: must be one of none, crf"),
+        (
+            "photo\tsoftmax,target=lgit\t-\t-",
+            "target: must be one of logit, softmax, or package.module:function; got lgit",
+        ),
+        (
+            "photo\tsoftmax\t-\tcrf,refinement=crff",
+            "refinement: must be one of crf, none, par, or package.module:function; got crff",
+        ),
     ],
 )
 def test_an_unknown_name_in_a_row_stops_before_any_job(project, cells, line):

@@ -136,6 +136,12 @@ def maps_of_masks(wildcards):
     return [] if node.settings["source"] != "maps" else before("masks")(wildcards)
 
 
+def gpu_of_masks(wildcards):
+    """A GPU where the mask refinement runs on one."""
+    entry = GRAPH.node("masks", wildcards.node).settings
+    return GPU * int((entry.get("crf") or {}).get("backend") == "torch")
+
+
 def masks_of_training(wildcards):
     """The masks that a training reads."""
     return PLAN.masks_read(GRAPH.node("segmentation", wildcards.node))

@@ -27,7 +27,6 @@ from pydantic import BaseModel, ConfigDict, create_model
 from pydantic_core import PydanticUndefined
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.registry import unknown
 
 PLUGINS = "CLIP_WSSS_PLUGINS"  # folders of files beside configs, for the processes of jobs
 S = TypeVar("S", bound=BaseModel)
@@ -154,8 +153,8 @@ def _method(kind: str, name: str, path: tuple[str, ...]) -> Method:
     if ":" not in name:
         known = registered(kind)
         if name not in known:
-            problem = unknown("method", name, known)
-            raise InputError(f"{problem}; one of your own is written package.module:function")
+            names = ", ".join(known)
+            raise InputError(f"must be one of {names}, or package.module:function; got {name}")
         target = f"{KINDS[kind].package}.{known[name]}:{known[name]}"
     elif _DOTTED.fullmatch(name):
         target = name

@@ -5,7 +5,8 @@ Every source writes an archive of kind masks (`clip_wsss.core.archives`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from clip_wsss.masks.context import MaskContext
 if TYPE_CHECKING:
     from clip_wsss.data.datasets import Dataset
 
+BATCH, AHEAD = 8, 3  # images at once on a GPU, and how many such parts wait and are written
 CERTAIN = len(EDGES) - 1  # the code of a confidence of 1
 
 
@@ -46,14 +48,27 @@ def labels_and_confidence(
         (H, W) uint8, 0 background, key + 1 for a class, and (H, W) float32 in [0, 1]: the
         largest probability, or without a refinement the largest of [background, maps].
     """
+    context = mask_context(maps, keys, rgb, entry, id_)
     refine = method("refinement", entry["refinement"])
+    return decided(refine.bound(entry.get(refine.short))(context), context, entry)
+
+
+def mask_context(
+    maps: np.ndarray, keys: np.ndarray, rgb: np.ndarray, entry: dict, id_: str, device: str = "cpu"
+) -> MaskContext:
+    """What a mask refinement gets of an image; see `labels_and_confidence`."""
     full = upsample_maps(maps, rgb.shape[:2])
     scores = np.concatenate([background_scores(full, entry["background_power"])[None], full])
-    context = MaskContext(scores, rgb, [int(key) for key in keys], id_, maps)
-    refined = refine.bound(entry.get(refine.short))(context)
-    check_scores(refined, scores, entry["refinement"])
-    values = np.concatenate([[0], np.asarray(keys) + 1]).astype(np.uint8)
-    return values[refined.argmax(axis=0)], refined.max(axis=0)  # a tie goes to the background
+    return MaskContext(scores, rgb, [int(key) for key in keys], id_, maps, device)
+
+
+def decided(
+    refined: np.ndarray, context: MaskContext, entry: dict
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label and confidence from refined scores (1 + K, H, W); a tie goes to the background."""
+    check_scores(refined, context.scores, entry["refinement"])
+    values = np.concatenate([[0], np.asarray(context.keys, int) + 1]).astype(np.uint8)
+    return values[refined.argmax(axis=0)], refined.max(axis=0)
 
 
 def check_scores(refined: np.ndarray, scores: np.ndarray, name: str) -> None:
@@ -70,7 +85,13 @@ def check_scores(refined: np.ndarray, scores: np.ndarray, name: str) -> None:
 
 
 def write_masks(
-    dataset: Dataset, ids: Sequence[str], entry: dict, maps: Sequence[Path], out: Path, workers: int
+    dataset: Dataset,
+    ids: Sequence[str],
+    entry: dict,
+    maps: Sequence[Path],
+    out: Path,
+    workers: int,
+    device: str = "cpu",
 ) -> None:
     """Write the masks of a shard from whatever source an entry names.
 
@@ -81,13 +102,14 @@ def write_masks(
         maps: the one shard of maps; none for the other sources.
         out: the archive.
         workers: processes; they change nothing but the time.
+        device: cpu, cuda or auto, of a refinement that uses torch.
 
     Raises:
         InputError: see the function of each source.
     """
     bad = dataset.settings["on_bad_image"]
     if entry["source"] == "maps":
-        write_shard(dataset, maps[0], entry, out, workers, ids)
+        write_shard(dataset, maps[0], entry, out, workers, ids, device)
     elif entry["source"] == "ground-truth":
         write_ground_truth(dataset, ids, out, bad, workers)
     else:
@@ -101,6 +123,7 @@ def write_shard(
     out: Path,
     workers: int = 1,
     ids: Sequence[str] | None = None,
+    device: str = "cpu",
 ) -> None:
     """Write the pseudo masks of a shard of maps.
 
@@ -117,7 +140,7 @@ def write_shard(
         InputError: maps of other images, an unknown refinement, an image that has changed, or a
             confidence that is not a number.
     """
-    method("refinement", entry["refinement"])
+    refine = method("refinement", entry["refinement"])
     skipped = [EncodedImage(id_, skipped=why) for id_, why in read_skipped(maps).items()]
     images = read_maps(maps)
     found = {image.id for image in images} | {image.id for image in skipped}
@@ -126,6 +149,14 @@ def write_shard(
             f"{maps}: holds other images than the list, such as {min(found ^ set(ids))}; delete it "
             "and run again"
         )
+    own, batch = refine.read(entry.get(refine.short)), getattr(refine.function, "batch", None)
+    if batch is not None and refine.function.batches(own):
+        from clip_wsss.core.devices import torch_device
+
+        refine_all = partial(batch, settings=own)
+        made = _in_batches(dataset, entry, images, refine_all, str(torch_device(device)), workers)
+        write_archive(out, MASKS, (image for part in (made, skipped) for image in part))
+        return
     _write(out, partial(_from_maps, dataset, entry), images, workers, skipped)
 
 
@@ -206,21 +237,57 @@ def _write(
         write_archive(out, MASKS, (image for part in (progress, skipped) for image in part))
 
 
-def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps) -> EncodedImage:
+def _in_batches(
+    dataset: Dataset,
+    entry: dict,
+    images: Sequence[ImageMaps],
+    refine: Callable[[Sequence[MaskContext]], list[np.ndarray]],
+    device: str,
+    workers: int,
+) -> Iterator[EncodedImage]:
+    """Masks by a refinement that takes several images at once: threads read ahead and encode."""
+    parts = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+    progress = tqdm(total=len(images), desc="masks", unit="image", disable=None)
+    with ThreadPoolExecutor(max(2, workers)) as pool, progress:
+        read = partial(_context, dataset, entry, device=device)
+        waiting = [pool.map(read, part) for part in parts[:AHEAD]]
+        done: list[Iterator[EncodedImage]] = []
+        for number in range(len(parts)):
+            if number + AHEAD < len(parts):
+                waiting.append(pool.map(read, parts[number + AHEAD]))
+            contexts = list(waiting.pop(0))
+            done.append(pool.map(partial(_encoded, entry), contexts, refine(contexts)))
+            if len(done) > AHEAD:
+                yield from done.pop(0)
+            progress.update(len(contexts))
+        for rest in done:
+            yield from rest
+
+
+def _context(dataset: Dataset, entry: dict, image: ImageMaps, device: str = "cpu") -> MaskContext:
     rgb = dataset.image(image.id)
     if rgb.shape[:2] != image.size:
         raise InputError(
             f"{image.id}: is {rgb.shape[:2]} now and was {image.size} when its CAM was made; "
             "make the CAMs again"
         )
-    label, confidence = labels_and_confidence(image.maps, image.keys, rgb, entry, image.id)
+    return mask_context(image.maps, image.keys, rgb, entry, image.id, device)
+
+
+def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps) -> EncodedImage:
+    context, refine = _context(dataset, entry, image), method("refinement", entry["refinement"])
+    return _encoded(entry, context, refine.bound(entry.get(refine.short))(context))
+
+
+def _encoded(entry: dict, context: MaskContext, refined: np.ndarray) -> EncodedImage:
+    label, confidence = decided(refined, context, entry)
     try:
         codes = encode(confidence)
     except ValueError as error:
         raise InputError(
-            f"{image.id}: {error} after the refinement {entry['refinement']}; change its settings"
+            f"{context.id}: {error} after the refinement {entry['refinement']}; change its settings"
         ) from None
-    return encode_image(image.id, label, codes)
+    return encode_image(context.id, label, codes)
 
 
 def _or_skipped(make: Callable[..., EncodedImage], on_bad_image: str, *args) -> EncodedImage:

@@ -121,7 +121,7 @@ def test_shard_of_masks(shard, tmp_path, refinement):
 
 def test_unknown_refinement_is_refused(shard, tmp_path):
     dataset, _, maps = shard
-    with pytest.raises(InputError, match="unknown method `snake`; known are: crf, none, par"):
+    with pytest.raises(InputError, match=r"must be one of crf, none, par, or .* got snake"):
         write_shard(dataset, maps, PLAIN | {"refinement": "snake"}, tmp_path / "m.zip")
 
 
@@ -269,3 +269,17 @@ def test_parallel_map_keeps_the_order():
     for workers in (1, 3):
         with parallel_map(workers) as mapped:
             assert list(mapped(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_masks_in_batches_are_those_of_single_images(shard, tmp_path, monkeypatch, size):
+    monkeypatch.setattr("clip_wsss.masks.write.BATCH", size)
+    dataset, _, maps = shard
+    own = {"iterations": 3, "backend": "torch"}
+    write_shard(dataset, maps, PLAIN | {"refinement": "crf", "crf": own}, tmp_path / "torch.zip")
+    own = own | {"backend": "fast"}
+    write_shard(dataset, maps, PLAIN | {"refinement": "crf", "crf": own}, tmp_path / "fast.zip")
+    found, wanted = Archive(tmp_path / "torch.zip"), Archive(tmp_path / "fast.zip")
+    assert found.ids == wanted.ids
+    for name in found.ids:
+        np.testing.assert_array_equal(found.label(name), wanted.label(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,8 +21,9 @@ _log = logging.getLogger(__name__)
 class CrfSettings(Settings):
     """Dense CRF; the numbers are CLIP-ES's."""
 
-    backend: Literal["pydensecrf", "fast"] = Field(
-        "pydensecrf", description="the reference, or the same labels several times as fast"
+    backend: Literal["pydensecrf", "fast", "torch"] = Field(
+        "pydensecrf",
+        description="the reference; or its labels several times as fast; or likewise on a GPU",
     )
     image: Literal["rgb", "wrapped-bgr"] = Field(
         "rgb", description="what it sees; wrapped-bgr as in the public code"
@@ -36,19 +38,43 @@ class CrfSettings(Settings):
 
 def crf(context: MaskContext, settings: CrfSettings) -> np.ndarray:
     """Label probabilities (1 + K, H, W) float32, which sum to 1 over the labels."""
-    count, height, width = context.scores.shape
-    # -log in float16 and only then float32, as in the public code.
-    unary = -np.log(np.clip(context.scores, np.float16(1e-5), np.float16(1)))
-    unary = np.ascontiguousarray(unary.reshape(count, -1).astype(np.float32))
-    image = crf_image(context.image, settings.image)
+    return crfs([context], settings)[0]
+
+
+def crfs(contexts: Sequence[MaskContext], settings: CrfSettings) -> list[np.ndarray]:
+    """`crf` of several images, which the backend torch takes at once."""
+    energies = [unary(context.scores) for context in contexts]
+    images = [crf_image(context.image, settings.image) for context in contexts]
     numbers = settings.model_dump(exclude={"backend", "image"})
     if settings.backend == "pydensecrf":
-        return exact(unary, image, **numbers)
+        return [exact(*one, **numbers) for one in zip(energies, images, strict=True)]
     fallbacks: list[str] = []
-    refined = fast(unary, image, **numbers, fallbacks=fallbacks)
+    if settings.backend == "torch":
+        from clip_wsss.masks import torch_crf
+
+        device = contexts[0].device
+        refined = torch_crf.fast(energies, images, **numbers, device=device, fallbacks=fallbacks)
+    else:
+        both = zip(energies, images, strict=True)
+        refined = [fast(*one, **numbers, fallbacks=fallbacks) for one in both]
     for reason in fallbacks:
-        _log.warning("fast CRF: pydensecrf did an image of %d x %d: %s", width, height, reason)
+        _log.warning("fast CRF: pydensecrf did one of %s: %s", _names(contexts), reason)
     return refined
+
+
+# A refinement with these is given several images at once where `batches` says so.
+crf.batch = crfs
+crf.batches = lambda settings: settings.backend == "torch"
+
+
+def unary(scores: np.ndarray) -> np.ndarray:
+    """Energies (C, H * W) float32: -log in float16 and only then float32, as in the public code."""
+    energies = -np.log(np.clip(scores, np.float16(1e-5), np.float16(1)))
+    return np.ascontiguousarray(energies.reshape(len(scores), -1).astype(np.float32))
+
+
+def _names(contexts: Sequence[MaskContext]) -> str:
+    return ", ".join(one.id or "{} x {}".format(*one.size[::-1]) for one in contexts)
 
 
 def crf_image(rgb: np.ndarray, kind: str) -> np.ndarray:
