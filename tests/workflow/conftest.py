@@ -94,11 +94,13 @@ class Project:
         text = yaml.safe_dump(self.config)
         (self.folder / "test.yaml").write_text(text, encoding="utf-8")
 
-    def snakemake(self, *options: str, cores: int = 2, timeout: int = 1800) -> Result:
-        """Run Snakemake with the config as it is now."""
+    def snakemake(
+        self, *options: str, cores: int = 2, timeout: int = 1800, config: str = "test.yaml"
+    ) -> Result:
+        """Run Snakemake with the config as it is now, or with another file's."""
         self.write_config()
         command = [sys.executable, "-m", "snakemake", "--cores", str(cores)]
-        command += ["--configfile", "test.yaml", *options]
+        command += ["--configfile", config, *options]
         done = subprocess.run(
             command,
             cwd=self.folder,

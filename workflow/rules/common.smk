@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_json
+from clip_wsss.core.methods import add_plugins
 from clip_wsss.runs.plan import make_plan
 from clip_wsss.runs.stages import MAP_STAGES
 
@@ -32,6 +33,8 @@ if not config:
     raise WorkflowError(
         "the config is empty; name one with --configfile, or in a module with `config:`"
     )
+for file in workflow.configfiles:  # methods may lie beside it
+    add_plugins(Path(file).parent)
 
 try:
     PLAN = make_plan(

@@ -176,7 +176,7 @@ class MapContext:
     def tower_of(self, name: str) -> MapContext:
         """The same image through another tower, an entry of `models` that the settings name.
 
-        Its grid, attention and features are its own; it has no texts.
+        Its grid, attention and features are its own; it has no texts and no maps.
 
         Raises:
             InputError: no setting names this tower (`Names("model")` marks the field).
@@ -189,7 +189,7 @@ class MapContext:
             return look(tower, tower.preprocess(self.image)[None], HELD)[0]
 
         looked = self.once(("tower", name), make)
-        return replace(self, texts=None, background=None, looked=looked)
+        return replace(self, texts=None, background=None, maps=None, looked=looked)
 
     def view(self, scale: float = 1.0, flip: bool = False) -> MapContext:
         """The same image at another scale, or mirrored, through the same tower.
@@ -229,10 +229,16 @@ def fitted(attention: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) ->
         wanted: (gh, gw).
 
     Returns:
-        (N, N): bilinear over the queries and over the keys; each row keeps the mean of its sum.
+        (N, N): linear over the keys, of which a coarser one gets the mean of what it covers, with
+        each row's sum kept; then likewise over the queries.
     """
-    rows = attention.reshape(-1, 1, *grid)  # each query's map over the keys
-    keys = F.interpolate(rows, wanted, mode="bilinear", align_corners=False).flatten(1)  # (N', N)
-    keys = keys * (grid[0] * grid[1] / (wanted[0] * wanted[1]))
-    queries = keys.T.reshape(-1, 1, *grid)
-    return F.interpolate(queries, wanted, mode="bilinear", align_corners=False).flatten(1).T
+    rows = _resized(attention, grid, wanted)  # (N', N)
+    rows = rows * (attention.sum(dim=1) / rows.sum(dim=1).clamp(min=1e-30))[:, None]
+    return _resized(rows.T, grid, wanted).T
+
+
+def _resized(rows: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    """Maps in the rows (n, N') brought from one grid to another: (n, N)."""
+    maps = rows.reshape(-1, 1, *grid)
+    how = {"mode": "bilinear", "antialias": True, "align_corners": False}
+    return F.interpolate(maps, wanted, **how).flatten(1)

@@ -167,7 +167,11 @@ def _method(kind: str, name: str, path: tuple[str, ...]) -> Method:
 def named(entry: BaseModel | type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple]:
     """The fields of settings that name something: (field, marker, value)."""
     for field, info in entry.model_fields.items():
-        for marker in info.metadata:
+        inner = getattr(info.annotation, "__args__", ())  # of `Annotated[str, Names(…)] | None`
+        for marker in (
+            *info.metadata,
+            *(m for one in inner for m in getattr(one, "__metadata__", ())),
+        ):
             if isinstance(marker, Names):
                 yield field, marker, values.get(field, info.get_default())
 

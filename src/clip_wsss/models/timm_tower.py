@@ -122,17 +122,24 @@ def load_timm(model: dict[str, Any], device: str | torch.device = "cpu") -> Timm
     except Exception as error:  # whatever the library says, of a download too
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"models: architecture {name} cannot be made by timm ({reason})") from None
-    plain = type(network) is VisionTransformer and all(
-        type(block) is Block and type(block.attn) is Attention for block in network.blocks
-    )
-    if not plain:
+    if not _is_plain(network):
         raise InputError(
-            f"models: architecture {name}: {type(network).__name__} cannot give its attention; "
-            "only timm's plain VisionTransformer can (as vit_small_patch16_224.dino)"
+            f"models: architecture {name}: must be a plain VisionTransformer of timm, such as "
+            f"vit_small_patch16_224.dino; it is a {type(network).__name__} of another build"
         )
     if weights != "pretrained":
         _load(network, weights)
     return TimmTower(network.requires_grad_(False).eval().to(torch_device(device)))
+
+
+def _is_plain(network: nn.Module) -> bool:
+    """Whether a network is what `TimmTower` computes: no other blocks, gates or pooling."""
+    return (
+        type(network) is VisionTransformer
+        and network.attn_pool is None
+        and all(type(b) is Block and type(b.attn) is Attention for b in network.blocks)
+        and all(getattr(b.attn, "gate", None) is None for b in network.blocks)
+    )
 
 
 def _load(network: VisionTransformer, weights: str) -> None:

@@ -106,7 +106,14 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
             {**provenance, "seeds": _seeds(results), "time_of_all_jobs": _time(results)}
         ),
         "root": f"{results.root.parent.name}/{results.root.name}",
-        "files": [{"run": run.name, "paths": _paths(results, run)} for run in runs],
+        "files": [
+            {
+                "run": run.name,
+                "paths": _paths(results, run),
+                "weights": {n: m.origin for n, m in results.graph.models(run).items()},
+            }
+            for run in runs
+        ],
         "data": Markup(json.dumps(data, ensure_ascii=False).replace("</", "<\\/")),
         "css": Markup(_asset("report.css")),
         "js": Markup(_asset("report.js")),

@@ -13,6 +13,7 @@ from clip_wsss.core.resources import find
 from clip_wsss.data.vocabulary import Vocabulary, read_vocabulary
 from clip_wsss.runs.settings import (
     ENTRIES,
+    Affinity,
     Cam,
     Config,
     Segmentation,
@@ -119,6 +120,8 @@ def check_entry(
     for key, model in models_of(entry).items():
         if model not in config.models:
             raise InputError(f"{where}.{key}: {unknown('model', model, config.models)}")
+        if not isinstance(entry, Cam | Affinity):
+            raise InputError(f"{where}.{key}: only a cam or an affinity gets a tower; leave it out")
     if isinstance(entry, Cam) and config.models[entry.model].library != "open_clip":
         raise InputError(f"{where}.model: `{entry.model}` has no texts; name a CLIP of open_clip")
     if isinstance(entry, Texts):

@@ -215,6 +215,12 @@ class Graph:
         path = self.paths[run.name]
         return path.get("affinity") or path.get("cam")
 
+    def models(self, run: Run) -> dict[str, Model]:
+        """The entries of `models` that the maps of a run are made with, by name."""
+        used = (self.settings[run.name].cam, self.settings[run.name].affinity)
+        names = {name for one in used if one is not None for name in models_of(one).values()}
+        return {name: self.config.models[name] for name in sorted(names)}
+
     def seeds(self, node: Node) -> list[int]:
         """Seeds of a training or of its predictions, of all runs together."""
         found = {
@@ -378,40 +384,44 @@ class Graph:
         return _node("texts", label, identity, parents, settings)
 
     def _cam(self, cam: Cam, model: Node, texts: Node) -> Node:
-        own = cam.model_dump(exclude={"model"}, exclude_defaults=True)
+        own, shown, towers = self._with_towers(cam)
         # GradCAM goes by its target alone, which is always said.
         chosen = "target" if cam.method == "gradcam" else "method"
         identity = {**own, chosen: getattr(cam, chosen), "model": model.identity}
-        label = "+".join([model.label, _short(identity[chosen]), *_flat(own, (chosen,))])
+        label = "+".join([model.label, _short(identity[chosen]), *_flat(shown, (chosen,))])
         settings = {**cam.model_dump(), "model": model.settings}
         node = _node("cam", label, identity, (texts, self.images), settings)
-        return self._with_towers(node, cam)
+        return replace(node, methods=_code(cam, towers), towers=towers)
 
     def _affinity(self, affinity: Affinity, cam: Node) -> Node:
-        node = _plain("affinity", affinity, (cam,), "method")
-        node = self._with_towers(node, affinity)
-        return replace(node, methods=(*node.methods, *cam.methods))
+        own, shown, towers = self._with_towers(affinity)
+        label = "+".join([_short(affinity.method), *_flat(shown, ("method",))])
+        identity = {**own, "method": affinity.method}
+        node = _node("affinity", label, identity, (cam,), affinity.model_dump())
+        return replace(node, methods=(*_code(affinity, towers), *cam.methods), towers=towers)
 
-    def _with_towers(self, node: Node, entry: Settings) -> Node:
-        """A node whose key has the contents of the towers that its settings name, not the names."""
-        names = {key: name for key, name in models_of(entry).items() if key != "model"}
-        methods = [one.target for one in methods_of(entry)]
-        if not names:
-            return replace(node, methods=tuple(methods))
-        models = {name: self.config.models[name] for name in names.values()}
-        if any(one.library == "timm" for one in models.values()):
-            methods.append("clip_wsss.models.timm_tower:load_timm")
-        identity = copy.deepcopy(node.identity)
-        for key, name in names.items():
+    def _with_towers(self, entry: Cam | Affinity) -> tuple[dict, dict, dict[str, dict]]:
+        """Settings that are not at their defaults, with what the towers that they name hold.
+
+        Returns:
+            The settings for the key, with the contents of the towers, not their names; those for
+            the label, with what the towers are; and the entries of `models`, by name.
+        """
+        is_cam = isinstance(entry, Cam)
+        own = entry.model_dump(exclude={"model"} if is_cam else None, exclude_defaults=True)
+        shown, towers = copy.deepcopy(own), {}
+        for key, name in models_of(entry).items():
+            if is_cam and key == "model":
+                continue
+            model = self.config.models[name]
+            towers[name] = model.model_dump()
+            made = self._model(model)
             *parents, last = key.split(".")
-            place = identity
-            for parent in parents:
-                place = place[parent]
-            place[last] = model_identity(models[name])
-        label = node.label
-        made = _node(node.stage, label, identity, node.parents, node.settings)
-        towers = {name: one.model_dump() for name, one in models.items()}
-        return replace(made, methods=tuple(methods), towers=towers)
+            for place, value in ((own, made.identity), (shown, made.label)):
+                for parent in parents:
+                    place = place.setdefault(parent, {})
+                place[last] = value
+        return own, shown, towers
 
     def _masks(self, masks: Masks, maps: Node | None) -> Node:
         identity, label = masks.used(), masks.refinement
@@ -511,6 +521,14 @@ def _plain(stage: str, entry: Settings, parents: Sequence[Node], method: str) ->
     identity = {**own, method: chosen}
     node = _node(stage, label or "plain", identity, parents, entry.model_dump())
     return replace(node, methods=tuple(one.target for one in methods_of(entry)))
+
+
+def _code(entry: Settings, towers: dict[str, dict]) -> tuple[str, ...]:
+    """The functions whose code the maps of an entry depend on."""
+    methods = [one.target for one in methods_of(entry)]
+    if any(one["library"] == "timm" for one in towers.values()):
+        methods.append("clip_wsss.models.timm_tower:load_timm")
+    return tuple(methods)
 
 
 def _short(name: str) -> str:

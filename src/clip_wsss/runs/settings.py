@@ -76,33 +76,37 @@ class Dataset(Settings):
 class Demo(Settings):
     """The scenes that `source: demo` renders."""
 
-    seed: Seed
-    train: Count
-    val: Count
+    seed: Seed = Field(description="of the scenes")
+    train: Count = Field(description="images")
+    val: Count = Field(description="images")
 
 
 class Replacement(Settings):
     """Another place of one archive."""
 
-    path: Text | None = None
-    url: Text | None = None
-    mirrors: list[Text] | None = None
-    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+    path: Text | None = Field(None, description="an archive, or its unpacked folder")
+    url: Text | None = Field(None, description="of the same file")
+    mirrors: list[Text] | None = Field(None, description="tried where url fails")
+    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = Field(
+        None, description="of another file"
+    )
 
 
 class Sources(Settings):
     """What is downloaded."""
 
-    registry: Text
-    verify_splits: bool = True
-    replace: dict[str, Replacement] = {}
+    registry: Text = Field(description="file of addresses, mirrors, checksums and licences")
+    verify_splits: bool = Field(True, description="the lists of ids must be the official ones")
+    replace: dict[str, Replacement] = Field(
+        {}, description="local copies or other addresses, by the registry's names (datasets.md)"
+    )
 
 
 class Runs(Settings):
     """Tables of runs."""
 
-    tables: list[Text] = Field(min_length=1)
-    sweeps: list[dict[str, Any]] = []
+    tables: list[Text] = Field(min_length=1, description="one row a run, tab separated")
+    sweeps: list[dict[str, Any]] = Field([], description="more rows from one line (ablation.md)")
 
 
 class Model(Settings):
@@ -118,6 +122,11 @@ class Model(Settings):
     )
     license: Text | None = Field(None, description="of the weights; shown beside the figures")
     source: Text | None = Field(None, description="where the weights come from; likewise")
+
+    @property
+    def origin(self) -> str:
+        """Licence and source of the weights, in words."""
+        return f"licence {self.license or 'unknown'}, source {self.source or 'unknown'}"
 
 
 class Texts(Settings):
@@ -277,7 +286,7 @@ class Evaluation(Settings):
 class Compute(Settings):
     """The machine."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is")
     threads: Count = Field(1, description="of torch in one job: they change the last bits")
     workers: Count = Field(1, description="processes of a CRF or a scoring job: only its time")
     batch: Count = Field(16, description="images of equal grid in one forward pass")

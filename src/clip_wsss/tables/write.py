@@ -155,7 +155,9 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
         own = {name: row for name, row in rows.items() if row.run.table == table}
         lines = [_line(row, rows, own, published) for row in own.values()]
         frame = pd.DataFrame(lines + _quoted_lines(published), columns=_columns())
-        write_layouts(frame, out_dir / table, plan.config.dataset.name)
+        weights = [plan.graph.models(row.run) for row in own.values()]
+        notes = [f"Weights of {n}: {m.origin}." for one in weights for n, m in one.items()]
+        write_layouts(frame, out_dir / table, plan.config.dataset.name, notes)
     _write_csv(_figures(rows), out_dir / "figures.csv")
     per_class = _per_class(rows)
     _write_csv(per_class, out_dir / "per_class.csv")

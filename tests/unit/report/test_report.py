@@ -370,3 +370,8 @@ def test_any_csv_can_be_shown():
         "text": "1,234", "extra": "", "value": 1234.5, "number": True
     }  # fmt: skip
     assert [cell["text"] for cell in table["rows"][1]] == ["–", "–"]
+
+
+def test_the_files_of_a_run_say_whose_weights_they_are(made, html):
+    rows = html.count("<dt>weights of demo</dt><dd>licence MIT, source trained here")
+    assert rows == sum(run.cam is not None for run in made.plan.graph.runs)

@@ -80,12 +80,12 @@ def moved(one, other):
         (lambda c: c["evaluation"].update(powers=[3.0]), ()),
         (lambda c: c["dataset"]["splits"].update(test="val"), ()),
         (lambda c: c["dataset"].update(root="elsewhere"), ()),
-        (lambda c: c["affinity"]["caa"].pop("power"), ()),
+        (lambda c: c["affinity"]["caa"].update(power=2), ()),
         (lambda c: c["texts"]["photo"].update(template=["a photo of a {}."]), ()),
         (lambda c: c["texts"]["photo"].update(template=1), ()),
         (lambda c: c["texts"]["photo"].update(score="patches"), ()),
         (lambda c: c["masks"]["crf"].update(background_power=1.0), ()),
-        (lambda c: c["segmentation"]["cgl"].pop("mu"), ()),
+        (lambda c: c["segmentation"]["cgl"].update(mu=0.95), ()),
         (lambda c: c["inference"]["default"].update(crf=None), ()),
         (lambda c: c.update(cam=dict(reversed(c["cam"].items()))), ()),
     ],
@@ -315,7 +315,7 @@ ONLINE = "full\tphoto\tsoftmax\tcaa\tweclip\tweclip\tweclip\t0\n"
         # These it does not use, or they say the same.
         (lambda c: c["masks"]["weclip"].update(scoring="oracle"), ()),
         (lambda c: c["masks"]["weclip"].update(par={"iterations": 20}), ()),
-        (lambda c: c["segmentation"]["weclip"]["online"].pop("padding"), ()),
+        (lambda c: c["segmentation"]["weclip"]["online"].update(padding="labelled"), ()),
     ],
 )
 def test_a_setting_of_an_online_row_moves_its_stage_and_what_follows(graph, change, stages):

@@ -521,3 +521,16 @@ def test_every_column_is_documented(made):
         rest = column.partition("_")[2]
         known = {f"`{column}`", f"`…_{rest}`", f"`_{rest}`"}
         assert any(name in text for name in known), column
+
+
+def test_tables_say_whose_weights_they_are(made, tmp_path):
+    text = (made / "tables/ladder.md").read_text()
+    assert text.count("- Weights of demo: licence MIT, source trained here") == 1
+    assert "% Weights of demo: licence MIT" in (made / "tables/ladder.tex").read_text()
+    unknown = config().models["demo"].model_copy(update={"license": None, "source": None})
+    settings = config().model_copy(update={"models": {"demo": unknown}})
+    write_tables(plan(made, ladder(), settings), tmp_path)
+    assert (
+        "- Weights of demo: licence unknown, source unknown."
+        in (tmp_path / "ladder.md").read_text()
+    )
