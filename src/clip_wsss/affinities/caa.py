@@ -39,10 +39,14 @@ def sinkhorn(attention: Tensor, rounds: int) -> Tensor:
     Returns:
         (N, N), (D + D^T) / 2. A row or column without attention, all of which goes to CLS, stays 0.
     """
-    for _ in range(rounds):
-        for dim in (0, 1):
-            attention = attention / attention.sum(dim=dim, keepdim=True).clamp(min=1e-45)
-    return (attention + attention.T) / 2
+    rows = attention.new_ones(len(attention))
+    columns = attention.new_ones(len(attention))
+    for _ in range(rounds):  # what D's rows and columns are multiplied by, not D itself
+        columns = columns / ((rows @ attention) * columns).clamp(min=1e-45)
+        rows = rows / ((attention @ columns) * rows).clamp(min=1e-45)
+    affinity = rows[:, None] * attention
+    affinity *= columns
+    return (affinity + affinity.T).div_(2)
 
 
 def boxes(cam: np.ndarray, threshold: float, edge: str) -> np.ndarray:
@@ -84,8 +88,10 @@ def caa(cam: Tensor, attention: Tensor, settings: dict) -> Tensor:
     """
     # Where attention is nearly even, the map hardly differs from patch to patch, and min-max would
     # blow up what float32 rounds off.
-    mean = sum(own.double() for own in attention) / len(attention)
-    affinity = sinkhorn(mean, settings["sinkhorn"])
+    mean = attention[0].double()
+    for own in attention[1:]:
+        mean += own
+    affinity = sinkhorn(mean.div_(len(attention)), settings["sinkhorn"])
     masks = [box_mask(c, settings["threshold"], settings["box_edge"]) for c in cam.cpu().numpy()]
     refined = (cam * cam.new_tensor(np.stack(masks))).double().flatten(1).T  # (N, K)
     for _ in range(settings["power"]):  # A^t x, without the N x N x N product

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from clip_wsss.affinities.caa import min_max
+from clip_wsss.cams.last_block import through_last_block
 from clip_wsss.models.frozen_clip import FrozenClip
 
-MAX_BATCH_BYTES = 1 << 29  # that a batch holds at once, which bounds that of large images
+# What a batch holds at once. A CPU is fastest with what stays in its cache: one photograph.
+BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 31}
 # The attention maps that CLIP-ES averages. Batches are sized for them, and the last blocks attend
 # head by head, whichever maps are wanted: so a variant's bytes depend on no other variant.
 USUAL_LAYERS = 8
@@ -40,14 +42,15 @@ class WantedCam:
 
 
 def fitting_batch(clip: FrozenClip, grid: tuple[int, int], wanted: int) -> int:
-    """How many images of a grid fit into `MAX_BATCH_BYTES`, at least 1 and at most `wanted`.
+    """How many images of a grid fit into `BATCH_BYTES`, at least 1 and at most `wanted`.
 
-    An image holds its attention maps, `USUAL_LAYERS` of them whatever is asked for, and in a
-    block's MLP some 16 times its tokens.
+    An image holds its attention maps, `USUAL_LAYERS` of them whatever is asked for and those of
+    the last block's heads, and in a block's MLP some 16 times its tokens.
     """
     tokens, width = 1 + grid[0] * grid[1], clip.visual.positional_embedding.shape[1]
-    held = 4 * (tokens**2 * (min(USUAL_LAYERS, clip.layers) + 3) + tokens * width * 16)
-    return max(1, min(wanted, MAX_BATCH_BYTES // held))
+    maps = min(USUAL_LAYERS, clip.layers) + 3 + clip.heads
+    held = 4 * (tokens**2 * maps + tokens * width * 16)
+    return max(1, min(wanted, BATCH_BYTES[clip.device.type] // held))
 
 
 def class_maps(
@@ -121,36 +124,23 @@ def _gradcam(
     Returns:
         For each of `scored` (B, K, N) float32, >= 0 and finite; and the attention (B, N, N).
     """
+    passed = through_last_block(clip, x, need_map)
+    patches = passed.inputs[:, 1:].detach().float()
     cams = []
     with torch.enable_grad():
-        a = clip.visual.transformer.resblocks[-1].ln_1(x).detach().requires_grad_()
-        tokens, attention = clip.last_block(x, a, need_map)
-        leaf = tokens.detach().float().requires_grad_()
-        features = clip.image_features(leaf)  # (B, E)
+        pooled = passed.pooled.detach().requires_grad_()
+        features = clip.project(pooled)  # (B, E)
         for texts, target in scored:
             logits = clip.logit_scale * torch.einsum("be,bte->bt", features, texts)
             own = []
             for position in range(count):
                 score = target(logits, position, count).sum()
-                (slope,) = torch.autograd.grad(score, leaf, retain_graph=True)
-                # Half precision would lose small slopes on the way back. A power of 2 is exact.
-                scale = _power_of_two(slope.abs().amax(dim=(1, 2), keepdim=True))
-                (gradient,) = torch.autograd.grad(
-                    tokens, a, (slope / scale).to(tokens.dtype), retain_graph=True
-                )
-                patches = gradient[:, 1:].float()
-                weights = patches.mean(dim=1, keepdim=True) * scale  # (B, 1, D)
-                own.append((a[:, 1:].detach().float() * weights).sum(dim=-1))
+                (slope,) = torch.autograd.grad(score, pooled, retain_graph=True)
+                own.append((patches @ passed.weights(slope)[..., None])[..., 0])
             cams.append(_finite(torch.stack(own, dim=1)).relu())
-    return cams, attention
+    return cams, passed.attention
 
 
 def _finite(maps: Tensor) -> Tensor:
     """Zero where the precision at hand lost the answer (docs/parity.md, last section)."""
     return torch.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _power_of_two(size: Tensor) -> Tensor:
-    """The power of 2 next above a positive number; 1 for what is 0 or not finite."""
-    size = torch.where(torch.isfinite(size), size, torch.zeros_like(size))
-    return torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent)

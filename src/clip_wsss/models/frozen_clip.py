@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 TEXT_BATCH = 256  # texts in one forward pass
+SLOPE = 1.702  # of QuickGELU's sigmoid
 
 
 class FrozenClip:
@@ -209,11 +210,21 @@ class FrozenClip:
             (B, E) float32, normalised. CLS does not take part. A model that normalises after
             pooling (`final_ln_after_pool`) does so here too.
         """
-        norm, patches = self.visual.ln_post, tokens[:, 1:]
+        return self.project(self.pooled(tokens[:, 1:]))
+
+    def pooled(self, patches: Tensor) -> Tensor:
+        """Mean over the patches: (B, N, D) float32 -> (B, D), of what ln_post makes of them.
+
+        A model that normalises after pooling (`final_ln_after_pool`) does so in `project`.
+        """
+        if not self.visual.final_ln_after_pool:
+            patches = self.visual.ln_post(patches)
+        return patches.mean(dim=1)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """The image feature of `pooled`: (B, D) -> (B, E) float32, normalised."""
         if self.visual.final_ln_after_pool:
-            pooled = norm(patches.mean(dim=1))
-        else:
-            pooled = norm(patches).mean(dim=1)
+            pooled = self.visual.ln_post(pooled)
         return F.normalize(pooled @ self.visual.proj.float(), dim=-1)
 
     def _embed(self, batch: Tensor) -> Tensor:
@@ -250,48 +261,95 @@ class FrozenClip:
         """
         attn, maps = block.attn, None
         custom = not isinstance(attn, nn.MultiheadAttention)  # open_clip's own Attention
-        packed = F.linear(a, attn.in_proj_weight, attn.in_proj_bias)
-        packed = packed.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = packed  # (B, heads, L, d) each
+        q, k, v = packed_heads(attn, a)
         if custom:
             q, k = attn.ln_q(q), attn.ln_k(k)
         if need_map or by_head:
             with torch.no_grad():
-                y, maps = _attend_head_by_head(q, k, v)
+                y, maps = attend_head_by_head(q, k, v, need_map)
         if not by_head:
             y = F.scaled_dot_product_attention(q, k, v)
         if custom and attn.head_scale is not None:
             y = y * attn.head_scale.to(y.dtype)
         y = y.transpose(1, 2).flatten(2)  # (B, L, D)
         y = block.ln_attn(attn.out_proj(attn.ln_inner(y))) if custom else attn.out_proj(y)
-        return y, maps if need_map else None
+        return y, maps
 
     @staticmethod
     def _rest(block: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         # Layer scales are float32 at every precision.
         x = x + block.ls_1(y).to(x.dtype)
-        return x + block.ls_2(block.mlp(block.ln_2(x))).to(x.dtype)
+        return x + block.ls_2(_mlp(block.mlp, block.ln_2(x))).to(x.dtype)
 
 
-def _attend_head_by_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def packed_heads(attn: nn.Module, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of ln_1's output: (B, L, D) -> three (B, heads, L, d)."""
+    packed = F.linear(a, attn.in_proj_weight, attn.in_proj_bias)
+    q, k, v = packed.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return q, k, v
+
+
+def attend_head_by_head(
+    q: Tensor, k: Tensor, v: Tensor, need_map: bool, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Attention that keeps its maps; one L x L map at a time stays in a CPU's cache.
 
     Args:
         q: (B, heads, L, d).
         k: the same.
         v: the same.
+        need_map: whether the mean map is wanted.
+        kept: (B, heads, L, L), filled with the maps of the heads; None where nobody wants them.
 
     Returns:
-        (B, heads, L, d), and the mean map (B, L, L) float32.
+        (B, heads, L, d), and the mean map (B, L, L) float32 or None.
     """
     B, heads, L, d = q.shape
     q = q * d**-0.5
-    y, maps = torch.empty_like(q), torch.zeros(B, L, L, device=q.device)
-    step = 1 if q.device.type == "cpu" else B
-    for first in range(0, B, step):
-        part = slice(first, first + step)
+    y = q.new_empty(B, L, heads, d).transpose(1, 2)
+    mean = torch.zeros(B, L, L, device=q.device) if need_map else None
+    parts = range(B) if q.device.type == "cpu" else [slice(None)]
+    shape = (L, L) if q.device.type == "cpu" else (B, L, L)
+    scores, own = q.new_empty(shape), q.new_empty(shape)
+    for part in parts:
         for head in range(heads):
-            own = (q[part, head] @ k[part, head].transpose(-1, -2)).softmax(dim=-1)
-            maps[part] += own
+            if kept is not None:
+                own = kept[part, head]
+            torch.matmul(q[part, head], k[part, head].transpose(-1, -2), out=scores)
+            torch.softmax(scores, dim=-1, out=own)
+            if mean is not None:
+                mean[part] += own
             y[part, head] = own @ v[part, head]
-    return y, maps / heads
+    return y, None if mean is None else mean.div_(heads)
+
+
+def is_quick_gelu(activation: nn.Module) -> bool:
+    """By its name, so that nothing is imported for it."""
+    return type(activation).__name__ == "QuickGELU"
+
+
+def activate(activation: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """An MLP's activation of any (...), and its derivative there."""
+    with torch.enable_grad():
+        hidden = hidden.detach().requires_grad_()
+        if is_quick_gelu(activation):
+            active = F.silu(SLOPE * hidden) / SLOPE
+        else:
+            active = activation(hidden)
+        (slopes,) = torch.autograd.grad(active, hidden, torch.ones_like(active))
+    return active.detach(), slopes
+
+
+def _mlp(mlp: nn.Module, x: Tensor) -> Tensor:
+    """A block's MLP: (B, L, D) -> (B, L, D).
+
+    Where no gradient is wanted, QuickGELU h sigmoid(1.702 h) is SiLU(1.702 h) / 1.702 in place,
+    with both factors in the matrix products.
+    """
+    if torch.is_grad_enabled() or len(mlp) != 3 or not is_quick_gelu(mlp[1]):
+        return mlp(x)
+    first, _, second = mlp
+    rows = x.flatten(0, 1)
+    hidden = torch.addmm(first.bias, rows, first.weight.T, beta=SLOPE, alpha=SLOPE)
+    F.silu(hidden, inplace=True)
+    return torch.addmm(second.bias, hidden, second.weight.T, alpha=1 / SLOPE).view_as(x)
