@@ -60,7 +60,8 @@ class Derived:
         entering: (B, N, D) float32, what enters ln_2, recorded.
         leaving: (B, N, D) float32, ln_2's output, recorded.
         maps: (B, H, N, L), attention of the patches.
-        query: (B, H, N, d) of the patches, divided by sqrt(d).
+        cls: (B, H, 1, N) float32, how much each patch attends to CLS.
+        query: (B, H, N, d) float32 of the patches, divided by sqrt(d).
         key: (B, H, L, d) float32 less their mean.
         value: (B, H, L, d) float32 less their mean.
         mixed_key: (B, H, N, d) float32, `maps` times `key`.
@@ -79,6 +80,7 @@ class Derived:
     entering: Tensor
     leaving: Tensor
     maps: Tensor
+    cls: Tensor
     query: Tensor
     key: Tensor
     value: Tensor
@@ -90,21 +92,20 @@ class Derived:
         slope, scale = self._scaled(slope)
         at_ln_2 = self._through_mlp(slope)
         H, N, d = self.query.shape[1:]
-        dy = at_ln_2.to(self.query.dtype) @ self.block.attn.out_proj.weight
-        dy = dy.unflatten(-1, (H, d)).transpose(1, 2)  # (B, H, N, d), at the heads' outputs
+        dtype = self.maps.dtype
+        dy = at_ln_2.to(dtype) @ self.block.attn.out_proj.weight
+        dy = dy.unflatten(-1, (H, d)).transpose(1, 2).contiguous()  # (B, H, N, d), at the heads
         back = (self.maps.transpose(-1, -2) @ dy).float()  # (B, H, L, d)
         dy = dy.float()
         # The softmax's slope P_ij (dy_i . v_j - dy_i . y_i) is 0 in the sum over all j, so keys and
         # values may be shifted, and the sum over the patches j is that of CLS with another sign.
-        score = (dy * self.mixed_value).sum(dim=-1, keepdim=True)
-        query = ((back * self.value).sum(dim=-1, keepdim=True) * self.key).sum(dim=-2)
-        query = (query - (score * self.mixed_key).sum(dim=-2)) * d**-0.5
-        cls = self.maps[..., :1].float()
-        at_cls = cls * ((dy * self.value[..., :1, :]).sum(dim=-1, keepdim=True) - score)
-        key = -(at_cls * self.query.float()).sum(dim=-2)
-        value = ((1 - cls) * dy).sum(dim=-2)
-        packed = torch.cat([query.flatten(1), key.flatten(1), value.flatten(1)], dim=-1)
-        return packed @ self.block.attn.in_proj_weight.float() * (scale / N)
+        score = (dy * self.mixed_value).sum(dim=-1)[..., None, :]  # (B, H, 1, N)
+        query = (back * self.value).sum(dim=-1)[..., None, :] @ self.key - score @ self.mixed_key
+        at_cls = self.value[..., :1, :] @ dy.transpose(-1, -2) - score
+        key = (self.cls * at_cls) @ self.query
+        value = (1 - self.cls) @ dy
+        packed = torch.cat([query.flatten(1) * d**-0.5, -key.flatten(1), value.flatten(1)], dim=-1)
+        return ((packed / N).to(dtype) @ self.block.attn.in_proj_weight).float() * scale
 
     def _scaled(self, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Slope (B, D) at every patch's ln_post, and the power of 2 (B, 1) that it was divided by.
@@ -190,8 +191,8 @@ def _derive(clip: FrozenClip, x: Tensor, need_map: bool) -> Derived:
     hidden = block.mlp[0](leaving.detach().to(x.dtype))
     hidden, slopes = activate(block.mlp[1], hidden)
     patches = (x + block.mlp[2](hidden)).float()
-    key, value = k.float(), v.float()
-    key, value = key - key.mean(dim=-2, keepdim=True), value - value.mean(dim=-2, keepdim=True)
+    key, value, middle = k.float().contiguous(), v.float().contiguous(), v.float().mean(-2, True)
+    key, value = key - key.mean(dim=-2, keepdim=True), value - middle
     gain = normed = deviation = turned = None
     if visual.final_ln_after_pool:
         pooled = patches.mean(dim=1)
@@ -215,11 +216,12 @@ def _derive(clip: FrozenClip, x: Tensor, need_map: bool) -> Derived:
         entering=entering,
         leaving=leaving,
         maps=maps,
-        query=q[:, :, 1:] * d**-0.5,
+        cls=maps[..., 0].float()[..., None, :],
+        query=(q[:, :, 1:].float() * d**-0.5).contiguous(),
         key=key,
         value=value,
         mixed_key=(maps @ key.to(maps.dtype)).float(),
-        mixed_value=y.float() - v.float().mean(dim=-2, keepdim=True),
+        mixed_value=(y.float() - middle).contiguous(),
     )
 
 

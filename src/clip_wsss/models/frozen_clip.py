@@ -318,7 +318,7 @@ def attend_head_by_head(
             torch.matmul(q[part, head], k[part, head].transpose(-1, -2), out=scores)
             torch.softmax(scores, dim=-1, out=own)
             if mean is not None:
-                mean[part] += own
+                mean[part] += own.float()
             y[part, head] = own @ v[part, head]
     return y, None if mean is None else mean.div_(heads)
 
@@ -332,10 +332,8 @@ def activate(activation: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """An MLP's activation of any (...), and its derivative there."""
     with torch.enable_grad():
         hidden = hidden.detach().requires_grad_()
-        if is_quick_gelu(activation):
-            active = F.silu(SLOPE * hidden) / SLOPE
-        else:
-            active = activation(hidden)
+        quick = is_quick_gelu(activation)
+        active = F.silu(SLOPE * hidden) / SLOPE if quick else activation(hidden)
         (slopes,) = torch.autograd.grad(active, hidden, torch.ones_like(active))
     return active.detach(), slopes
 
