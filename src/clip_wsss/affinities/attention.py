@@ -24,10 +24,14 @@ def sinkhorn(attention: Tensor, rounds: int) -> Tensor:
     Returns:
         (N, N), (D + D^T) / 2. A row or column without attention, all of which goes to CLS, stays 0.
     """
-    for _ in range(rounds):
-        for dim in (0, 1):
-            attention = attention / attention.sum(dim=dim, keepdim=True).clamp(min=1e-45)
-    return (attention + attention.T) / 2
+    rows = attention.new_ones(len(attention))
+    columns = attention.new_ones(len(attention))
+    for _ in range(rounds):  # what D's rows and columns are multiplied by, not D itself
+        columns = columns / ((rows @ attention) * columns).clamp(min=1e-45)
+        rows = rows / ((attention @ columns) * rows).clamp(min=1e-45)
+    affinity = rows[:, None] * attention
+    affinity *= columns
+    return (affinity + affinity.T).div_(2)
 
 
 def mean_attention(attention: Tensor) -> Tensor:

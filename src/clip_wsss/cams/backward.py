@@ -21,7 +21,8 @@ from clip_wsss.core.maps import min_max
 from clip_wsss.core.methods import method
 from clip_wsss.models.tower import Clip
 
-MAX_BATCH_BYTES = 1 << 29  # that a batch holds at once, which bounds that of large images
+# What a batch holds at once. A CPU is fastest with what stays in its cache: one photograph.
+BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 31}
 
 Target = Callable[[Tensor, int, int], Tensor]
 Making = Callable[[MapContext], Tensor]  # a method with its settings filled in
@@ -61,14 +62,14 @@ def target_of(settings: BaseModel) -> Target:
 
 
 def fitting_batch(clip: Clip, grid: tuple[int, int], wanted: int) -> int:
-    """How many images of a grid fit into `MAX_BATCH_BYTES`, at least 1 and at most `wanted`.
+    """How many images of a grid fit into `BATCH_BYTES`, at least 1 and at most `wanted`.
 
-    An image holds its attention maps, `HELD` of them whatever is asked for, what enters each
-    block, and in a block's MLP some 16 times its tokens.
+    An image holds its attention maps, `HELD` of them whatever is asked for and those of the last
+    block's heads, what enters each block, and in a block's MLP some 16 times its tokens.
     """
-    tokens = clip.prefix + grid[0] * grid[1]
-    held = 4 * (tokens**2 * (min(HELD, clip.layers) + 3) + tokens * clip.width * (16 + clip.layers))
-    return max(1, min(wanted, MAX_BATCH_BYTES // held))
+    tokens, maps = clip.prefix + grid[0] * grid[1], min(HELD, clip.layers) + 3 + clip.heads
+    held = 4 * (tokens**2 * maps + tokens * clip.width * (16 + clip.layers))
+    return max(1, min(wanted, BATCH_BYTES[clip.device.type] // held))
 
 
 def class_maps(
@@ -158,13 +159,22 @@ def gradcams(contexts: Sequence[Sequence[MapContext]], targets: Sequence[Target]
         (torch.stack([torch.cat([one.texts, one.background]) for one in own]), target)
         for own, target in zip(contexts, targets, strict=True)
     ]
-    found = gradcam_maps(first[0].tower, x, len(first[0].keys), scored)
+    need_map = len(first[0].looked.held) > 0
+    found, last = gradcam_maps(first[0].tower, x, len(first[0].keys), scored, need_map)
+    if last is not None:
+        for one, own in zip(first, last, strict=True):
+            one.looked.held[-1] = own
+            one.looked.complete = True
     return [own.unflatten(-1, first[0].grid) for own in found]
 
 
 def gradcam_maps(
-    clip: Clip, x: Tensor, count: int, scored: Sequence[tuple[Tensor, Target]]
-) -> list[Tensor]:
+    clip: Clip,
+    x: Tensor,
+    count: int,
+    scored: Sequence[tuple[Tensor, Target]],
+    need_map: bool = False,
+) -> tuple[list[Tensor], Tensor | None]:
     """ReLU(sum_k w_k A_k) at the output A of the last block's ln_1 (docs/parity.md, fact 7).
 
     Args:
@@ -172,35 +182,23 @@ def gradcam_maps(
         x: (B, P + N, D), the residual stream that enters the last block.
         count: K.
         scored: texts (B, K + M, E), the K classes of each image first, and what is differentiated.
+        need_map: whether the last block's attention is wanted.
 
     Returns:
-        For each of `scored` (B, K, N) float32, >= 0 and finite.
+        For each of `scored` (B, K, N) float32, >= 0 and finite; and the attention (B, N, N).
     """
+    passed = clip.through_last_block(x, need_map)
+    patches = passed.inputs[:, clip.prefix :].detach().float()
     cams = []
     with torch.enable_grad():
-        a = clip.normed(x).detach().requires_grad_()
-        tokens = clip.last_block(x, a)
-        leaf = tokens.detach().float().requires_grad_()
-        features = clip.image_features(leaf)  # (B, E)
+        pooled = passed.pooled.detach().requires_grad_()
+        features = clip.project(pooled)  # (B, E)
         for texts, target in scored:
             logits = clip.logit_scale * torch.einsum("be,bte->bt", features, texts)
             own = []
             for position in range(count):
                 score = target(logits, position, count).sum()
-                (slope,) = torch.autograd.grad(score, leaf, retain_graph=True)
-                # Half precision would lose small slopes on the way back. A power of 2 is exact.
-                scale = _power_of_two(slope.abs().amax(dim=(1, 2), keepdim=True))
-                (gradient,) = torch.autograd.grad(
-                    tokens, a, (slope / scale).to(tokens.dtype), retain_graph=True
-                )
-                patches = gradient[:, clip.prefix :].float()
-                weights = patches.mean(dim=1, keepdim=True) * scale  # (B, 1, D)
-                own.append((a[:, clip.prefix :].detach().float() * weights).sum(dim=-1))
+                (slope,) = torch.autograd.grad(score, pooled, retain_graph=True)
+                own.append((patches @ passed.weights(slope)[..., None])[..., 0])
             cams.append(finite(torch.stack(own, dim=1)).relu())
-    return cams
-
-
-def _power_of_two(size: Tensor) -> Tensor:
-    """The power of 2 next above a positive number; 1 for what is 0 or not finite."""
-    size = torch.where(torch.isfinite(size), size, torch.zeros_like(size))
-    return torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent)
+    return cams, passed.attention

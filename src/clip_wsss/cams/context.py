@@ -39,6 +39,7 @@ class Look:
         grid: (gh, gw).
         streams: what enters each block, (1, P + N, D) each, P prefix tokens before N patches.
         held: (n, N, N) float32, the head-averaged qk maps of the last n blocks.
+        complete: whether the last block's own is among them; GradCAM's pass brings it.
     """
 
     tower: Tower
@@ -46,6 +47,7 @@ class Look:
     grid: tuple[int, int]
     streams: Sequence[Tensor]
     held: Tensor
+    complete: bool = False
     made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def attention(self, block: int = -1, kind: AttentionKind = "qk") -> Tensor:
@@ -55,6 +57,9 @@ class Look:
             raise InputError(f"attention: block {block} must be in 0..{layers - 1}, or -1 the last")
         from_last = block - layers if block >= 0 else block
         if kind == "qk" and -from_last <= len(self.held):
+            if from_last == -1 and not self.complete:
+                self.held[-1] = self.tower.attention(-1, self.streams[-1], "qk")[0]
+                self.complete = True
             return self.held[from_last]
         return self.tower.attention(from_last, self.streams[from_last], kind)[0]
 
@@ -74,9 +79,6 @@ def look(tower: Tower, batch: Tensor, held: int) -> list[Look]:
         held: how many attention maps come with it.
     """
     streams, attention = tower.passed(batch, held, HELD)
-    if attention.shape[1]:
-        last = tower.attention(-1, streams[-1], "qk")
-        attention[:, -1] = last
     grid = tower.grid(tuple(batch.shape[2:]))
     return [
         Look(tower, batch[i], grid, [x[i : i + 1] for x in streams], attention[i])
@@ -159,7 +161,10 @@ class MapContext:
         layers = min(layers, self.tower.layers)
 
         def make() -> Tensor:
-            return sum(self.attention(-i).double() for i in range(layers, 0, -1)) / layers
+            mean = self.attention(-layers).double()
+            for block in range(layers - 1, 0, -1):
+                mean += self.attention(-block)
+            return mean.div_(layers)
 
         mean = self.once(("mean attention", layers), make)
         return mean if grid in (None, self.grid) else fitted(mean, self.grid, grid)

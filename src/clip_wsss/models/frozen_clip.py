@@ -5,8 +5,11 @@ and with the attention maps that an affinity needs; `last_block` and `image_feat
 differentiable rest, which GradCAM goes back through (docs/parity.md, facts 6, 7 and 9).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +17,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from clip_wsss.models.tower import Passed
+
 TEXT_BATCH = 256  # texts in one forward pass
+SLOPE = 1.702  # of QuickGELU's sigmoid
 
 
 class FrozenClip:
@@ -217,11 +224,17 @@ class FrozenClip:
         block = self.visual.transformer.resblocks[-1]
         return self._rest(block, x, self._attend(block, a, False)[0])
 
+    def through_last_block(self, x: Tensor, need_map: bool) -> Passed:
+        """See `clip_wsss.models.tower.Clip`."""
+        from clip_wsss.models.last_block import through_last_block
+
+        return through_last_block(self, x, need_map)
+
     @torch.no_grad()
     def attention(self, block: int, x: Tensor, kind: str = "qk") -> Tensor:
         """See `clip_wsss.models.tower.Tower`."""
         own = self.visual.transformer.resblocks[block]
-        q, k, v = _project(own.attn, own.ln_1(x))
+        q, k, v = packed_heads(own.attn, own.ln_1(x))
         one, other = {"qk": (q, k), "qq": (q, q), "kk": (k, k), "vv": (v, v)}[kind]
         return mean_map(one, other)[:, 1:, 1:]
 
@@ -235,11 +248,21 @@ class FrozenClip:
             (B, E) float32, normalised. CLS does not take part. A model that normalises after
             pooling (`final_ln_after_pool`) does so here too.
         """
-        norm, patches = self.visual.ln_post, tokens[:, 1:]
+        return self.project(self.pooled(tokens[:, 1:]))
+
+    def pooled(self, patches: Tensor) -> Tensor:
+        """Mean over the patches: (B, N, D) float32 -> (B, D), of what ln_post makes of them.
+
+        A model that normalises after pooling (`final_ln_after_pool`) does so in `project`.
+        """
+        if not self.visual.final_ln_after_pool:
+            patches = self.visual.ln_post(patches)
+        return patches.mean(dim=1)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """The image feature of `pooled`: (B, D) -> (B, E) float32, normalised."""
         if self.visual.final_ln_after_pool:
-            pooled = norm(patches.mean(dim=1))
-        else:
-            pooled = norm(patches).mean(dim=1)
+            pooled = self.visual.ln_post(pooled)
         return F.normalize(pooled @ self.visual.proj.float(), dim=-1)
 
     def _embed(self, batch: Tensor) -> Tensor:
@@ -276,27 +299,27 @@ class FrozenClip:
         """
         attn, maps = block.attn, None
         custom = not isinstance(attn, nn.MultiheadAttention)  # open_clip's own Attention
-        q, k, v = _project(attn, a)
+        q, k, v = packed_heads(attn, a)
         if need_map or by_head:
             with torch.no_grad():
-                y, maps = _attend_head_by_head(q, k, v)
+                y, maps = attend_head_by_head(q, k, v, need_map)
         if not by_head:
             y = F.scaled_dot_product_attention(q, k, v)
         if custom and attn.head_scale is not None:
             y = y * attn.head_scale.to(y.dtype)
         y = y.transpose(1, 2).flatten(2)  # (B, L, D)
         y = block.ln_attn(attn.out_proj(attn.ln_inner(y))) if custom else attn.out_proj(y)
-        return y, maps if need_map else None
+        return y, maps
 
     @staticmethod
     def _rest(block: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         # Layer scales are float32 at every precision.
         x = x + block.ls_1(y).to(x.dtype)
-        return x + block.ls_2(block.mlp(block.ln_2(x))).to(x.dtype)
+        return x + block.ls_2(_mlp(block.mlp, block.ln_2(x))).to(x.dtype)
 
 
-def _project(attn: nn.Module, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of ln_1's output (B, L, D): (B, heads, L, d) each."""
+def packed_heads(attn: nn.Module, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of ln_1's output: (B, L, D) -> three (B, heads, L, d)."""
     packed = F.linear(a, attn.in_proj_weight, attn.in_proj_bias)
     q, k, v = packed.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     if not isinstance(attn, nn.MultiheadAttention):  # open_clip's own Attention
@@ -307,37 +330,76 @@ def _project(attn: nn.Module, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def mean_map(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) of (B, heads, L, d) tensors, averaged: (B, L, L) float32.
 
-    The same sums in the same order as `_attend_head_by_head`.
+    The same sums in the same order as `attend_head_by_head`.
     """
     B, heads, L, d = q.shape
     q, maps = q * d**-0.5, torch.zeros(B, L, L, device=q.device)
-    step = 1 if q.device.type == "cpu" else B
-    for first in range(0, B, step):
-        part = slice(first, first + step)
+    for part in range(B) if q.device.type == "cpu" else [slice(None)]:
         for head in range(heads):
-            maps[part] += (q[part, head] @ k[part, head].transpose(-1, -2)).softmax(dim=-1)
-    return maps / heads
+            scores = q[part, head] @ k[part, head].transpose(-1, -2)
+            maps[part] += scores.softmax(dim=-1).float()
+    return maps.div_(heads)
 
 
-def _attend_head_by_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def attend_head_by_head(
+    q: Tensor, k: Tensor, v: Tensor, need_map: bool, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Attention that keeps its maps; one L x L map at a time stays in a CPU's cache.
 
     Args:
         q: (B, heads, L, d).
         k: the same.
         v: the same.
+        need_map: whether the mean map is wanted.
+        kept: (B, heads, L, L), filled with the maps of the heads; None where nobody wants them.
 
     Returns:
-        (B, heads, L, d), and the mean map (B, L, L) float32.
+        (B, heads, L, d), and the mean map (B, L, L) float32 or None.
     """
     B, heads, L, d = q.shape
     q = q * d**-0.5
-    y, maps = torch.empty_like(q), torch.zeros(B, L, L, device=q.device)
-    step = 1 if q.device.type == "cpu" else B
-    for first in range(0, B, step):
-        part = slice(first, first + step)
+    y = q.new_empty(B, L, heads, d).transpose(1, 2)
+    mean = torch.zeros(B, L, L, device=q.device) if need_map else None
+    parts = range(B) if q.device.type == "cpu" else [slice(None)]
+    shape = (L, L) if q.device.type == "cpu" else (B, L, L)
+    scores, own = q.new_empty(shape), q.new_empty(shape)
+    for part in parts:
         for head in range(heads):
-            own = (q[part, head] @ k[part, head].transpose(-1, -2)).softmax(dim=-1)
-            maps[part] += own
+            if kept is not None:
+                own = kept[part, head]
+            torch.matmul(q[part, head], k[part, head].transpose(-1, -2), out=scores)
+            torch.softmax(scores, dim=-1, out=own)
+            if mean is not None:
+                mean[part] += own.float()
             y[part, head] = own @ v[part, head]
-    return y, maps / heads
+    return y, None if mean is None else mean.div_(heads)
+
+
+def is_quick_gelu(activation: nn.Module) -> bool:
+    """By its name, so that nothing is imported for it."""
+    return type(activation).__name__ == "QuickGELU"
+
+
+def activate(activation: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """An MLP's activation of any (...), and its derivative there."""
+    with torch.enable_grad():
+        hidden = hidden.detach().requires_grad_()
+        quick = is_quick_gelu(activation)
+        active = F.silu(SLOPE * hidden) / SLOPE if quick else activation(hidden)
+        (slopes,) = torch.autograd.grad(active, hidden, torch.ones_like(active))
+    return active.detach(), slopes
+
+
+def _mlp(mlp: nn.Module, x: Tensor) -> Tensor:
+    """A block's MLP: (B, L, D) -> (B, L, D).
+
+    Where no gradient is wanted, QuickGELU h sigmoid(1.702 h) is SiLU(1.702 h) / 1.702 in place,
+    with both factors in the matrix products.
+    """
+    if torch.is_grad_enabled() or len(mlp) != 3 or not is_quick_gelu(mlp[1]):
+        return mlp(x)
+    first, _, second = mlp
+    rows = x.flatten(0, 1)
+    hidden = torch.addmm(first.bias, rows, first.weight.T, beta=SLOPE, alpha=SLOPE)
+    F.silu(hidden, inplace=True)
+    return torch.addmm(second.bias, hidden, second.weight.T, alpha=1 / SLOPE).view_as(x)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.resources import find
-from clip_wsss.models.frozen_clip import _attend_head_by_head, mean_map
+from clip_wsss.models.frozen_clip import attend_head_by_head, mean_map
 from clip_wsss.models.weights import read_weights
 
 
@@ -84,7 +84,7 @@ class TimmTower:
 
     @staticmethod
     def _attend(attn: nn.Module, a: Tensor) -> tuple[Tensor, Tensor]:
-        y, maps = _attend_head_by_head(*_project(attn, a))
+        y, maps = attend_head_by_head(*_project(attn, a), True)
         return attn.proj(attn.norm(y.transpose(1, 2).flatten(2))), maps
 
 

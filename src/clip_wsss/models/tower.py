@@ -80,6 +80,28 @@ class Tower(Protocol):
         ...
 
 
+class Passed(Protocol):
+    """The last block's pass, ready for the way back that GradCAM needs.
+
+    Attributes:
+        inputs: (B, P + N, D), ln_1's output.
+        pooled: (B, D) float32, what `Clip.project` takes.
+        attention: (B, N, N) float32 as of `Tower.attention`, or None.
+    """
+
+    inputs: Tensor
+    pooled: Tensor
+    attention: Tensor | None
+
+    def weights(self, slope: Tensor) -> Tensor:
+        """Mean over the patches of the gradient at ln_1's output: (B, D) float32.
+
+        Args:
+            slope: (B, D) float32, the gradient at `pooled`.
+        """
+        ...
+
+
 class Clip(Tower, Protocol):
     """A tower with texts.
 
@@ -90,6 +112,19 @@ class Clip(Tower, Protocol):
 
     embedding: int
     logit_scale: float
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """(B, D) float32, the pooled patches -> (B, E) float32, normalised; differentiable."""
+        ...
+
+    def through_last_block(self, x: Tensor, need_map: bool) -> Passed:
+        """Run the last block, so that one can go back through it.
+
+        Args:
+            x: (B, P + N, D), the residual stream that enters it.
+            need_map: whether its attention map is wanted; it changes nothing else.
+        """
+        ...
 
     def normed(self, x: Tensor) -> Tensor:
         """(B, P + N, D): what enters the last block after its first LayerNorm."""

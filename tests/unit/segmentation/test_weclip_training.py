@@ -195,9 +195,9 @@ def test_small_images_are_placed_anywhere_on_black():
 def test_the_frozen_vit_is_run_once_and_its_last_block_once_a_count(case, monkeypatch):
     model = case.model().train()
     clip, calls = model._frozen[0], []
-    streams, last = clip.streams, clip.last_block
+    streams, last = clip.streams, clip.through_last_block
     monkeypatch.setattr(clip, "streams", lambda *a: calls.append("trunk") or streams(*a))
-    monkeypatch.setattr(clip, "last_block", lambda *a: calls.append("last") or last(*a))
+    monkeypatch.setattr(clip, "through_last_block", lambda *a: calls.append("last") or last(*a))
     batch = batch_of(case, range(6))
     classes = {len(sample.metainfo["class_keys"]) for sample in batch["data_samples"]}
     inputs = model.data_preprocessor(batch, True)

@@ -83,6 +83,7 @@ class WeCLIPLabels:
         """
         x = seen.streams[-1]
         cams: list[Tensor] = [x] * len(x)
+        maps = torch.empty_like(seen.attention[:, -1])
         target = method("target", self.settings.target).function
         counts = [len(keys) for keys in seen.keys]
         for count in sorted(set(counts)):
@@ -90,11 +91,13 @@ class WeCLIPLabels:
             texts = torch.stack(
                 [torch.cat([self.foreground[list(seen.keys[p])], self.background]) for p in places]
             )
-            (found,) = gradcam_maps(seen.clip, x[places], count, [(texts.to(x.device), target)])
+            scored = [(texts.to(x.device), target)]
+            (found,), own = gradcam_maps(seen.clip, x[places], count, scored, True)
+            maps[places] = own
             found = min_max(min_max(found.unflatten(-1, seen.grid)))  # twice
             for place, cam in zip(places, found, strict=True):
                 cams[place] = cam
-        return cams, seen.clip.attention(-1, x)
+        return cams, maps
 
     def combined(self, seen: Seen, place: int, dynamic: bool) -> Tensor:
         """The one attention map (N, N) of an image that its CAMs are propagated along."""
