@@ -144,7 +144,7 @@ class Lattice:
         )
 
 
-def fast(
+def torch_crf(
     unaries: list[np.ndarray],
     images: list[np.ndarray],
     *,
@@ -190,7 +190,7 @@ def fast(
     except OverflowError:
         if len(images) > 1:  # one image at a time: most of them can do without pydensecrf
             return [
-                fast(
+                torch_crf(
                     [unary],
                     [rgb],
                     iterations=iterations,
