@@ -341,15 +341,15 @@ def crf(report, clock, case):
         beside = [compiled(pair) for pair in calls[:8]]
     else:
         report.add("crf", backend="fast", note=fast_crf.NOT_BUILT)
-        beside = torch_crf.fast(own[:2], images[:2], **CRF, device="cpu")
+        beside = torch_crf.torch_crf(own[:2], images[:2], **CRF, device="cpu")
 
     def by_batch(given, size, iterations):
         settings = CRF | {"iterations": iterations}
         for first in range(0, len(given), size):
             part = slice(first, first + size)
-            torch_crf.fast(given[part], images[part], **settings, device=device)
+            torch_crf.torch_crf(given[part], images[part], **settings, device=device)
 
-    ours = torch_crf.fast(own[: len(beside)], images[: len(beside)], **CRF, device=device)
+    ours = torch_crf.torch_crf(own[: len(beside)], images[: len(beside)], **CRF, device=device)
     same, side, largest = agreement(ours, beside)
     report.add(
         "crf: torch beside " + ("fast" if built else "torch on the CPU"),
@@ -493,7 +493,7 @@ def make_masks(clip, items, options):
                 left -= len(part)
                 with timed("CRF"):
                     own, images, keys = zip(*part, strict=True)
-                    refined = torch_crf.fast(
+                    refined = torch_crf.torch_crf(
                         list(own), list(images), **CRF, device=options["device"]
                     )
                 done.extend(pool.submit(label, *one) for one in zip(refined, keys, strict=True))

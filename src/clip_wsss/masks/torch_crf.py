@@ -132,7 +132,7 @@ class Lattice:
         return torch.cat([key[None], key + moves.cumsum(0)]), weights
 
 
-def fast(
+def torch_crf(
     unaries: list[np.ndarray],
     images: list[np.ndarray],
     *,
@@ -178,7 +178,7 @@ def fast(
     except OverflowError:
         if len(images) > 1:  # one image at a time: most of them can do without pydensecrf
             return [
-                fast(
+                torch_crf(
                     [unary],
                     [rgb],
                     iterations=iterations,

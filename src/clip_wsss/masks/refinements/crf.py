@@ -53,7 +53,9 @@ def crfs(contexts: Sequence[MaskContext], settings: CrfSettings) -> list[np.ndar
         from clip_wsss.masks import torch_crf
 
         device = contexts[0].device
-        refined = torch_crf.fast(energies, images, **numbers, device=device, fallbacks=fallbacks)
+        refined = torch_crf.torch_crf(
+            energies, images, **numbers, device=device, fallbacks=fallbacks
+        )
     else:
         both = zip(energies, images, strict=True)
         refined = [fast(*one, **numbers, fallbacks=fallbacks) for one in both]
