@@ -27,11 +27,16 @@ def sinkhorn(attention: Tensor, rounds: int) -> Tensor:
     rows = attention.new_ones(len(attention))
     columns = attention.new_ones(len(attention))
     for _ in range(rounds):  # what D's rows and columns are multiplied by, not D itself
-        columns = columns / ((rows @ attention) * columns).clamp(min=1e-45)
-        rows = rows / ((attention @ columns) * rows).clamp(min=1e-45)
+        columns = columns / _or_one((rows @ attention) * columns)
+        rows = rows / _or_one((attention @ columns) * rows)
     affinity = rows[:, None] * attention
     affinity *= columns
     return (affinity + affinity.T).div_(2)
+
+
+def _or_one(sums: Tensor) -> Tensor:
+    """Sums, with 1 for those of nothing: 0 divided by it stays 0."""
+    return sums.where(sums > 0, sums.new_ones(()))
 
 
 def mean_attention(attention: Tensor) -> Tensor:
