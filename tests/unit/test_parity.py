@@ -232,6 +232,7 @@ def test_presets_state_the_facts(dataset):
             "model": preset["cam"]["model"],
             "precision": "float32",
             "position_embedding": {"resize": "bilinear", "round": rounded},
+            "method": "gradcam",
             "target": "softmax",
         }
         assert preset["affinity"] == {
@@ -241,6 +242,7 @@ def test_presets_state_the_facts(dataset):
             "power": 2,
             "threshold": {"voc12": 0.4, "coco14": 0.7}[dataset],
             "box_edge": edge,
+            "tower": None,
         }
         masks = preset["masks"]
         assert (masks["source"], masks["refinement"], masks["background_power"]) == (

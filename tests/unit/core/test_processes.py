@@ -5,9 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+import clip_wsss
+
+SOURCE = Path(clip_wsss.__file__).parents[1]
 POOL = """
 import os, time
 from clip_wsss.core.processes import parallel_map
@@ -41,7 +45,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path, script, processes):
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(SOURCE)])},
     )
     lines = [owner.stdout.readline().split() for _ in range(processes)]
     assert all(line[1:] == (["300"] if script == MODULE else []) for line in lines)

@@ -146,7 +146,8 @@ def test_the_clip_of_a_segmentor_is_an_entry_of_models(graph, tmp_path, content)
     whole = folders(graph())
     named = graph(change=change())
     assert folders(named) == whole
-    assert named.paths["full"]["segmentation"].settings["clip"] == content["models"]["demo"]
+    wanted = content["models"]["demo"] | {"library": "open_clip"}
+    assert named.paths["full"]["segmentation"].settings["clip"] == wanted
     assert folders(graph(change=change(weights=str(weights)))) == whole
     with weights.open("ab") as file:
         file.write(b"x")
