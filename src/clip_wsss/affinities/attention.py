@@ -36,7 +36,7 @@ def sinkhorn(attention: Tensor, rounds: int) -> Tensor:
 
 def _or_one(sums: Tensor) -> Tensor:
     """Sums, with 1 for those of nothing: 0 divided by it stays 0."""
-    return sums.where(sums > 0, sums.new_ones(()))
+    return sums.masked_fill(sums == 0, 1)
 
 
 def mean_attention(attention: Tensor) -> Tensor:

@@ -161,10 +161,10 @@ class MapContext:
         layers = min(layers, self.tower.layers)
 
         def make() -> Tensor:
-            mean = self.attention(-layers).double()
-            for block in range(layers - 1, 0, -1):
-                mean += self.attention(-block)
-            return mean.div_(layers)
+            maps = [self.attention(-block) for block in range(layers, 0, -1)]
+            held = self.looked.held[-layers:]  # which are these, where there are as many
+            together = held if len(held) == layers else torch.stack(maps)
+            return together.mean(dim=0, dtype=torch.float64)
 
         mean = self.once(("mean attention", layers), make)
         return mean if grid in (None, self.grid) else fitted(mean, self.grid, grid)
