@@ -86,7 +86,8 @@ def edit(path: Path, old: str, new: str):
 
 def errors(result) -> set[str]:
     assert result.code != 0, result.text
-    return {line for line in result.text.splitlines() if "ideas." in line and "must" in line}
+    lines = [line for line in result.text.splitlines() if "ideas." in line and "must" in line]
+    return {line for line in lines if " ERROR " not in line}  # the job's log says it once more
 
 
 def test_the_page_is_accepted(demo):

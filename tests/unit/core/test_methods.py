@@ -263,8 +263,8 @@ def test_a_cell_that_switches_the_method_drops_the_old_ones_settings(beside, con
         "affinity", {"method": "own:blur", "sigma": 3.0}, "x"
     )
     cell = "crf,refinement=own:blur,blur.sigma=3"
-    changed = resolve(config, "masks", cell).model_dump(exclude_unset=True)
-    assert changed.keys() == {"refinement", "blur"}
+    said = resolve(config, "masks", cell).model_dump(exclude_unset=True)
+    assert said == {"refinement": "own:blur", "blur": {"sigma": 3.0}}
     assert resolve(config, "affinity", "caa,power=3").layers == 2, "the others stay"
     with pytest.raises(InputError, match="unknown key `layers`"):
         resolve(config, "affinity", "caa,method=own:blur,layers=3")
