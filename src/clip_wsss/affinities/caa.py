@@ -42,8 +42,10 @@ def sinkhorn(attention: Tensor, rounds: int) -> Tensor:
     rows = attention.new_ones(len(attention))
     columns = attention.new_ones(len(attention))
     for _ in range(rounds):  # what D's rows and columns are multiplied by, not D itself
-        columns = columns / ((rows @ attention) * columns).clamp(min=1e-45)
-        rows = rows / ((attention @ columns) * rows).clamp(min=1e-45)
+        sums = (rows @ attention) * columns
+        columns = columns / sums.where(sums > 0, 1)
+        sums = (attention @ columns) * rows
+        rows = rows / sums.where(sums > 0, 1)
     affinity = rows[:, None] * attention
     affinity *= columns
     return (affinity + affinity.T).div_(2)
