@@ -1,19 +1,21 @@
 # make demo   the environment if it is not there, then the whole demo
 # make test   the environment if it is not there, then the tests (10 minutes on two cores)
 # make test-long   the tests that take longer (40 minutes)
-# make lint   formatting, linting and `snakemake --lint`
+# make bench   benchmarks/ beside the commit OLD and the slow twins, into results/bench/bench.md
+# make lint   formatting, linting and what `snakemake --lint` finds
 # make track  data and results under DVC, after a run
 
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
+OLD ?= 290a3ff
 UV_VERSION := 0.13.9
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-long lint format lock track clean
+.PHONY: demo test test-long bench lint format lock track clean
 
 demo: $(READY)
 	snakemake --cores $(CORES)
@@ -25,6 +27,10 @@ test: $(READY)
 
 test-long: $(READY)
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup -m long
+
+# OLD: by default the last commit before methods, graph and archives were written anew.
+bench: $(READY)
+	python benchmarks/run.py --old $(OLD)
 
 $(READY): requirements.lock pyproject.toml src/clip_wsss/masks/fast_crf.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -39,7 +45,7 @@ lint: $(READY)
 	ruff format --check .
 	ruff check .
 	snakefmt --check Snakefile workflow
-	snakemake --lint
+	python .ci/lint_workflow.py
 
 format: $(READY)
 	ruff format .

@@ -1,13 +1,19 @@
 # The stages of the suite, in the order in which data flows through them. A run is one row of a
 # runs table (config: runs.tables) and a path through them; runs that agree up to a stage share it.
 
+from snakemake.utils import min_version
+
+from clip_wsss.core.resources import find, use_workflow
+
+min_version("9.20")
+
+# What a config names and the working directory has not, lies beside this file.
+PROJECT = use_workflow(workflow.current_basedir.get_path_or_uri(secret_free=True))
+
 # A config given with --configfile stands alone: the demo's is not merged under it.
 if not workflow.overwrite_configfiles:
 
-    configfile: "config/config.yaml"
-
-
-container: "docker://python:3.11-bookworm"
+    configfile: find("config/config.yaml")
 
 
 report: "workflow/report/workflow.rst"

@@ -29,9 +29,10 @@ POWERS = (1, 2)
 
 
 def content(**evaluation) -> dict:
-    """The demo's config with few resamples and nothing quoted, as it is read."""
+    """The demo's config with few resamples, two shards and nothing quoted, as it is read."""
     found = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text(encoding="utf-8"))
     found["evaluation"].update({"bootstrap": 200, "published": None, **evaluation})
+    found["compute"]["shards"] = 2
     return found
 
 

@@ -28,6 +28,7 @@ class Server:
     """Serves a folder on 127.0.0.1; every address is `server.url/<file>`.
 
     Attributes:
+        lengths: say how long an answer is.
         ranges: answer Range requests.
         cut_after: close the connection after so many bytes of every answer.
         pause: seconds to wait after every `step` bytes.
@@ -37,7 +38,13 @@ class Server:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.ranges, self.cut_after, self.pause, self.step = True, None, 0.0, 1 << 16
+        self.lengths, self.ranges, self.cut_after, self.pause, self.step = (
+            True,
+            True,
+            None,
+            0.0,
+            1 << 16,
+        )
         self.status: dict[str, int] = {}
         self.requests: list[tuple[str, str | None]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -89,7 +96,8 @@ class Server:
         else:
             request.send_response(200)
         body = content[start:]
-        request.send_header("Content-Length", str(len(body)))
+        if self.lengths:
+            request.send_header("Content-Length", str(len(body)))
         request.send_header("ETag", tag)
         request.end_headers()
         try:

@@ -26,7 +26,7 @@ from clip_wsss.runs.settings import Config
 from clip_wsss.runs.sidecar import write_sidecar
 from clip_wsss.runs.stages import MAP_STAGES
 from clip_wsss.runs.table import Run
-from clip_wsss.score.metrics import evaluate_labels, evaluate_maps
+from clip_wsss.score.metrics import Measurement, measure
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GRID = 8
@@ -83,6 +83,7 @@ def content(folder: Path, masks: bool = True) -> dict:
     found = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text(encoding="utf-8"))
     found["dataset"].update(root=str(folder / "data"), masks="SegmentationClass" if masks else None)
     found["evaluation"].update(bootstrap=50, published=None, panels=4)
+    found["compute"]["shards"] = 2
     if not masks:
         found["dataset"]["splits"].update(score=None, val=None)
     return found
@@ -243,21 +244,17 @@ def write_predictions(made: Synthetic, node: Node, seed: int, split: str, of: st
 def _write_score(made: Synthetic, run: Run, stage: str, number: int, path: Path) -> None:
     graph, dataset, counts = made.plan.graph, made.dataset, path.with_name("counts.parquet")
     group = {"initial": "cam", "refined": "affinity", "mask": "masks"}.get(stage, "inference")
-    node, meta = graph.paths[run.name][group], {"precision": "float32"}
+    node, split, more = graph.paths[run.name][group], "train", {}
     if stage == "segmentation":
-        seed = run.seeds[number]
-        archives = [made.root / graph.predictions(node, seed, "val")]
-        evaluate_labels(dataset, "val", archives, stage, path, counts, {**meta, "seed": seed})
-        return
-    files = [made.root / file for file in graph.shard_files(node)]
-    if stage in MAP_STAGES:
-        meta |= {"stage": stage, "split": "train"}
-        evaluate_maps(
-            dataset, dataset.ids("train"), files, made.plan.powers(node), path, counts, meta
-        )
+        split, more = "val", {"seed": run.seeds[number]}
+        files = [made.root / graph.predictions(node, run.seeds[number], "val")]
     else:
-        confidence = path.with_name("confidence.parquet")
-        evaluate_labels(dataset, "train", files, stage, path, counts, meta, confidence)
+        files = [made.root / file for file in graph.shard_files(node)]
+    if stage in MAP_STAGES:
+        more = {"powers": made.plan.powers(node)}
+    elif stage == "mask":
+        more = {"confidence": path.with_name("confidence.parquet")}
+    measure(dataset, split, [Measurement(stage, files, path, counts, "float32", **more)])
 
 
 def _write_ranking(made: Synthetic, texts: Node) -> None:

@@ -1,16 +1,20 @@
-"""The command `clip-wsss`: where results lie, plain folders of them, and what may be deleted."""
+"""The command `clip-wsss`: runs the workflow, checks data, finds, exports, compares results."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clip_wsss.core.confidence import check_mu
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, failed
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find, project
+from clip_wsss.data.check import check as check_data
+from clip_wsss.data.check import shortened
 from clip_wsss.runs.config import GROUPS, read_yaml
 from clip_wsss.runs.graph import Graph, Node
 from clip_wsss.runs.plan import Plan, make_plan
@@ -31,12 +35,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from clip_wsss.parity import main as parity
 
         return parity(arguments[1:])
+    if arguments[:1] == ["run"]:
+        return _run_workflow(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         return options.command(_plan(options.configfile), options)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return failed(error)
+
+
+def _run_workflow(arguments: Sequence[str]) -> int:
+    """Become Snakemake with the suite's Snakefile, beside which it finds the suite's profile."""
+    parser = argparse.ArgumentParser(
+        prog="clip-wsss run",
+        usage="%(prog)s [--configfile FILE] [argument of snakemake ...]",
+        description="run the workflow in the working directory; without --configfile, the demo",
+        allow_abbrev=False,  # --config is Snakemake's
+    )
+    parser.add_argument("--configfile", help="the user's, or one of the suite's: config/voc12.yaml")
+    options, others = parser.parse_known_args(arguments)
+    command = [sys.executable, "-m", "snakemake"]
+    if options.configfile is not None:
+        if not find(options.configfile).is_file():
+            return failed(InputError(f"{options.configfile}: there is no such file"))
+        command += ["--configfile", str(find(options.configfile))]
+    command += ["--snakefile", str(project() / "Snakefile"), *others]
+    # Nothing of this process stays, so that Ctrl-C and the exit status are Snakemake's own.
+    return os.execv(sys.executable, command)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(command=command)
         return one
 
+    add("check", _check, "look at all data that the runs will use, and say what is wrong")
     path = add("path", _path, "print the folder of a stage of a run")
     path.add_argument("run", help="its name in the runs table")
     path.add_argument("stage", choices=GROUPS)
@@ -58,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--mu", type=float, default=0.95, help="255 below it (%(default)s)")
     clean = add("clean", _clean, "list what no run of the config uses, or delete it")
     clean.add_argument("--yes", action="store_true", help="delete it")
+    commands.add_parser("run", help="run the workflow: snakemake's arguments", add_help=False)
     commands.add_parser("compare", help="compare two results folders or revisions", add_help=False)
     commands.add_parser("parity", help="the numbers of a preset, image by image", add_help=False)
     return parser
@@ -67,8 +94,7 @@ def _plan(path: str) -> Plan:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: must be a mapping of settings")
-    scripts = Path("workflow/scripts")  # whose code counts where the project is at hand
-    return make_plan(content, path, scripts=scripts if scripts.is_dir() else None)
+    return make_plan(content, path, scripts=project() / "workflow/scripts")
 
 
 def _run(graph: Graph, name: str) -> Run:
@@ -83,6 +109,18 @@ def _node(graph: Graph, run: Run, stage: str) -> Node:
     if stage not in path:
         raise InputError(f"run `{run.name}` has no {stage}; it has {', '.join(path)}")
     return path[stage]
+
+
+def _check(plan: Plan, options: argparse.Namespace) -> int:
+    report = check_data(plan.dataset, plan.uses, plan.config.compute.workers)
+    for line in shortened(report["warnings"]):
+        print(f"warning: {line}")
+    for line in shortened(report["errors"]):
+        print(f"error: {line}", file=sys.stderr)
+    counts = [f"{one['images']} {split}" for split, one in report["splits"].items()]
+    images = f"{' and '.join(counts) or 'no'} images"
+    print(f"{plan.dataset.name}: {images}, {len(report['errors'])} errors")
+    return 1 if report["errors"] else 0
 
 
 def _path(plan: Plan, options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, failed
 from clip_wsss.runs.stages import MAP_STAGES, SCORED
 from clip_wsss.score.changes import changes, flat_changes
 from clip_wsss.score.measurements import Difference, Figure, Folder, Reader, Source, difference
@@ -286,7 +286,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m clip_wsss.compare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="clip-wsss compare", description=__doc__)
     parser.add_argument("a", metavar="A", help="results folder or git revision")
     parser.add_argument("b", metavar="B", help="results folder or git revision")
     parser.add_argument(
@@ -298,8 +298,7 @@ def main(arguments: list[str] | None = None) -> int:
         sources = (open_source(text, options.results) for text in (options.a, options.b))
         found = compare(*sources)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return failed(error)
     print(found.text(), end="")
     if options.out is not None:
         found.write(options.out)

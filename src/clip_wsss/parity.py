@@ -1,6 +1,6 @@
 """The numbers of a preset on any VOC-format folder with any weights, image by image.
 
-`python -m clip_wsss.parity --help` says how; docs/parity.md says what the numbers mean.
+`clip-wsss parity --help` says how; docs/parity.md says what the numbers mean.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from clip_wsss.affinities.caa import box_mask, boxes
+from clip_wsss.affinities.box_rule import box_mask, boxes
 from clip_wsss.cams.passes import CamVariant, compute_pass
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, failed
 from clip_wsss.core.maps import ImageMaps, upsample_maps
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.core.resources import project
 from clip_wsss.data.datasets import Dataset, open_dataset
 from clip_wsss.masks.write import labels_and_confidence
 from clip_wsss.prompts.texts import encode
@@ -30,7 +31,6 @@ from clip_wsss.runs.settings import unknown
 from clip_wsss.runs.table import read_runs, run_settings
 from clip_wsss.score.confusion import Sparse, count_label, count_sweep, iou, mean_iou
 
-CONFIGS = Path(__file__).parents[2] / "config"
 POWERS = tuple(range(1, 11))
 MU = 0.95  # confidence below which the public code writes 255
 
@@ -49,9 +49,7 @@ def read_preset(dataset: str, preset: str) -> dict:
     Raises:
         InputError: there is no such config or run.
     """
-    if not (CONFIGS / f"{dataset}.yaml").is_file():
-        raise InputError(f"config/{dataset}.yaml: no such config; run from a checkout")
-    with chdir(CONFIGS.parent):  # a config names other files relative to the project
+    with chdir(project()):  # a preset is the project's, whatever lies in the user's folder
         config = read_config(f"config/{dataset}.yaml")
         runs = {run.name: run for run in read_runs(config)}
         if preset not in runs:
@@ -59,7 +57,7 @@ def read_preset(dataset: str, preset: str) -> dict:
         found = run_settings(config, runs[preset])
     entries = {group: getattr(found, group) for group in ("texts", "cam", "affinity", "masks")}
     return {
-        "vocabulary": str(CONFIGS.parent / config.dataset.vocabulary),
+        "vocabulary": str(project() / config.dataset.vocabulary),
         "size": config.dataset.size,
         "round_weights": config.models[entries["cam"].model].round_weights,
         **{group: entry.model_dump() for group, entry in entries.items()},
@@ -115,7 +113,7 @@ def run(
     texts = encode(clip, [entry["template"]], names, words.background(entry["background"]))
     _savez(out / "text.npz", fg=texts[0].numpy(), bg=texts[1].numpy(), logit_scale=clip.logit_scale)
 
-    cams = {"initial": CamVariant("own", preset["cam"]["target"], {"caa": preset["affinity"]})}
+    cams = {"initial": CamVariant("own", preset["cam"], {"caa": preset["affinity"]})}
     maps = compute_pass(dataset, ids, clip, {"own": texts}, cams, batch)
     found = dict(tqdm(maps, total=len(ids), desc="maps", unit="image", disable=None))
     classes = 1 + len(dataset.vocabulary.classes)
@@ -192,7 +190,7 @@ def _savez(path: Path, **arrays) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 after bad input, with one line for each bad file."""
-    parser = argparse.ArgumentParser(prog="python -m clip_wsss.parity", description=__doc__)
+    parser = argparse.ArgumentParser(prog="clip-wsss parity", description=__doc__)
     add = parser.add_argument
     add("--root", required=True, help="VOC-format folder: JPEGImages, Annotations, ImageSets")
     add("--split", required=True, help="name of a list in ImageSets/Segmentation, or a .txt file")
@@ -222,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "vocabulary": preset["vocabulary"],
                 "labels": args.labels,
                 "size": preset["size"],
+                "orientation": "stored",  # as the public code reads images
                 "masks": args.masks or _masks_folder(Path(args.root)),
             }
         )
@@ -231,8 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dataset, args.split, model, preset, args.out, skip_bad=args.skip_bad, **options
         )
     except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
+        return failed(error)
     for kind in ("skipped", "unscored"):
         for name, reason in summary[kind].items():
             print(f"{kind} {name}: {reason}", file=sys.stderr)

@@ -72,6 +72,19 @@ def test_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
     assert "no.yaml: there is no such file" in capsys.readouterr().err
 
 
+def test_run_becomes_snakemake(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    became = []
+    monkeypatch.setattr(os, "execv", lambda _, command: became.append(command[3:]))
+    given = ["-n", "--config", "a=b", "--", "all"]
+    cli.main(["run", "--configfile", "config/voc12.yaml", *given])
+    root = synthetic.REPOSITORY
+    config = ["--configfile", f"{root}/config/voc12.yaml"]
+    assert became == [[*config, "--snakefile", f"{root}/Snakefile", *given]]
+    assert cli.main(["run", "--configfile", "no.yaml"]) == 1
+    assert capsys.readouterr().err == "error: no.yaml: there is no such file\n"
+
+
 def test_a_run_as_plain_folders(project, capsys):
     code, out, _ = call(capsys, "export", "seg", "--out", "mine", "--mu", "0.5")
     assert code == 0

@@ -51,10 +51,11 @@ class Result:
 
 
 def _by_kind(counts) -> dict[str, int]:
-    """Sum of counts by rule, the passes of the maps being one."""
+    """Sum of counts by rule, the passes of the maps being one, and so on."""
     found: dict[str, int] = {}
     for rule, number in counts:
-        rule = "maps" if rule.startswith("maps_") else rule
+        kind = rule.partition("_")[0]
+        rule = kind if kind in ("maps", "texts", "inference") else rule
         found[rule] = found.get(rule, 0) + number
     return found
 
@@ -93,11 +94,13 @@ class Project:
         text = yaml.safe_dump(self.config)
         (self.folder / "test.yaml").write_text(text, encoding="utf-8")
 
-    def snakemake(self, *options: str, cores: int = 2, timeout: int = 1800) -> Result:
-        """Run Snakemake with the config as it is now."""
+    def snakemake(
+        self, *options: str, cores: int = 2, timeout: int = 1800, config: str = "test.yaml"
+    ) -> Result:
+        """Run Snakemake with the config as it is now, or with another file's."""
         self.write_config()
         command = [sys.executable, "-m", "snakemake", "--cores", str(cores)]
-        command += ["--configfile", "test.yaml", *options]
+        command += ["--configfile", config, *options]
         done = subprocess.run(
             command,
             cwd=self.folder,

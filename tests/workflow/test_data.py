@@ -1,6 +1,10 @@
 """From an empty folder to the tables, with a server of stand-ins in the place of the real ones."""
 
 import csv
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 import stand_ins
@@ -140,9 +144,37 @@ def test_plans_of_ones_own_data(project, tmp_path, name, scored):
     result = project.snakemake("-n")
     assert result.code == 0, result.text
     assert {"maps", "masks", "tables", "report"} <= set(result.jobs)
-    assert ("score_masks" in result.jobs) == scored
+    assert ("score" in result.jobs) == scored
     assert "segmentation" not in result.jobs, "the shipped tables make masks"
     assert not {"download", "demo_data"} & set(result.jobs)
+
+
+def test_bad_data_stop_before_anything_is_computed(project, tmp_path):
+    own_data(project, "folder", tmp_path / "own")
+    root = tmp_path / "own/VOCdevkit/VOC2012"
+    (val,) = stand_ins.VOC_VAL
+    (root / f"SegmentationClass/{val}.png").write_bytes(stand_ins.png(stand_ins.box(99)))
+    train = stand_ins.VOC_TRAIN[0]
+    (root / f"Annotations/{train}.xml").write_bytes(stand_ins.xml("unicorn"))
+    lines = [f"{val}.png: holds the value 99", f"{train}.xml: unknown class `unicorn`"]
+    result = project.snakemake()
+    assert result.code != 0
+    assert result.executed == {}
+    command = [sys.executable, "-m", "clip_wsss", "check", "--configfile", "test.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(project.folder / "src")}
+    done = subprocess.run(
+        command, cwd=project.folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "2 train and 1 val images, 2 errors" in done.stdout
+    for text in (result.text, done.stderr):
+        assert all(line in text for line in lines)
+        assert "Traceback" not in text
+    own_data(project, "folder", tmp_path / "good")
+    result = project.snakemake("--", "results/folder/data/check.json")
+    assert result.executed == {"check": 1}
+    report = json.loads((project.folder / "results/folder/data/check.json").read_text("utf-8"))
+    assert (report["errors"], report["splits"]["val"]["masks"]) == ([], {"cat": 1})
 
 
 def test_missing_list_of_ones_own_stops_before_any_job(project, tmp_path):

@@ -75,7 +75,9 @@ def test_a_truncated_image_stops_the_job_with_one_line(project):
     assert result.code != 0
     lines = [line for line in result.text.splitlines() if line.startswith("error: ")]
     assert lines
-    assert all(image.name in line for line in lines)
+    assert all(image.name in line and "(log: results/demo/logs/" in line for line in lines)
+    told = [line for line in result.text.splitlines() if image.name in line]
+    assert told == lines, "once for each job"
 
 
 @pytest.mark.long

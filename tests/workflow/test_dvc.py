@@ -60,7 +60,7 @@ def test_push_pull_and_nothing_to_do(small, tracked, tmp_path):
         assert small.snakemake("--touch").code == 0
         result = small.snakemake("-n")
         assert result.nothing_to_do, result.jobs
-        code = clone / "src/clip_wsss/masks/refine.py"
+        code = clone / "src/clip_wsss/masks/refinements/crf.py"
         text = code.read_text(encoding="utf-8")
         code.write_text(text.replace("1e-5", "2e-5"), encoding="utf-8")
         assert small.snakemake("-n").jobs["masks"] == 3, "the sidecars know what made them"

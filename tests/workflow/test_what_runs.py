@@ -47,13 +47,13 @@ def comment(project):
 
 
 def docstring(project):
-    edit(project, "affinities/caa", '"""Union of the `boxes`', '"""All of the `boxes`')
+    edit(project, "affinities/box_rule", '"""Union of the `boxes`', '"""All of the `boxes`')
 
 
 def formatted(project):
     edit(
         project,
-        "affinities/caa",
+        "affinities/box_rule",
         "mask[y0:y1, x0:x1] = 1",
         "mask[\n            y0:y1, x0:x1\n        ] = 1",
     )
@@ -149,10 +149,10 @@ TRAINED = {"segmentation": 1, "inference": 1, "score_predictions": 1}
 @pytest.mark.parametrize(
     ("change", "jobs"),
     [
-        (flipped, {"inference": 2, "score_predictions": 2}),
+        (flipped, {"inference": 1, "score_predictions": 1}),
         # One pass for the row whose affinity changed, its masks and scores.
-        (power, {"maps": 1, "masks": 1, "score_maps": 1, "score_masks": 1}),
-        (weight, {"masks": 2, "score_masks": 2, **TRAINED}),
+        (power, {"maps": 1, "masks": 1, "score": 1}),
+        (weight, {"masks": 2, "score": 1, **TRAINED}),
         (mu, TRAINED),
     ],
 )
@@ -160,6 +160,26 @@ def test_what_follows_the_change(edited, change, jobs):
     change(edited)
     result = edited.snakemake("-n")
     assert result.jobs == {**jobs, **LAST}, result.text
+
+
+def test_a_check_that_runs_again_makes_nothing_else_again(edited):
+    edit(edited, "data/check", "FEW = 30", "FEW = 31")
+    assert edited.snakemake("-n").jobs == {"check": 1}
+    mu(edited)
+    assert edited.snakemake("-n").jobs == {"check": 1, **TRAINED, **LAST}
+
+
+def test_without_the_checks_report_what_is_current_stays(edited):
+    report = edited.folder / "results/demo/data/check.json"
+    content, state = report.read_bytes(), report.stat()
+    report.unlink()  # as in a clone whose results were made before there was a check
+    try:
+        assert edited.snakemake("-n").nothing_to_do
+        mu(edited)
+        assert edited.snakemake("-n").jobs == {"check": 1, **TRAINED, **LAST}
+    finally:
+        report.write_bytes(content)
+        os.utime(report, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 # ---- a real run says it --------------------------------------------------------------------
@@ -178,11 +198,28 @@ def kept(project, pattern):
     return ["nothing was computed" in path.read_text("utf-8") for path in found]
 
 
+def made(project, log):
+    """How many of its outputs the last job with this log made; Snakemake touches the others too."""
+    text = (project.folder / "results/demo/logs" / log).read_text("utf-8")
+    return len(re.findall(r"INFO made ", text))
+
+
+def contents(project, *patterns):
+    """What files hold; the provenance of a measurement says when it was made."""
+    root = project.folder / "results/demo"
+    found = [path for pattern in patterns for path in root.glob(pattern)]
+    return {path: path.read_bytes() for path in found if path.is_file()}
+
+
 def test_a_new_variant_costs_one_pass_and_nothing_of_the_others(edited):
     edited.write_runs(RUNS + "new\tfull\tphoto\tsoftmax\tcaa,power=3\t-\t-\t-\t0\t\n")
     before = {**times(edited, "cam/*/*.npz"), **times(edited, "masks/*/*.zip")}
+    measured = contents(edited, "score/**/*")
     result = edited.snakemake()
-    assert result.executed == {"maps": 1, "score_maps": 1, **LAST}, result.text
+    assert result.executed == {"maps": 1, "score": 1, **LAST}, result.text
+    assert made(edited, "score.log") == 1
+    now = contents(edited, "score/**/*")
+    assert {path: now[path] for path in measured} == measured
     after = {**times(edited, "cam/*/*.npz"), **times(edited, "masks/*/*.zip")}
     assert {path: after[path] for path in before} == before
     assert edited.snakemake("-n").nothing_to_do
@@ -191,21 +228,54 @@ def test_a_new_variant_costs_one_pass_and_nothing_of_the_others(edited):
     assert edited.snakemake("-n").nothing_to_do
 
 
+def test_a_new_training_costs_no_prediction_of_the_others(edited):
+    before = contents(edited, "inference/**/*", "score/segmentation/**/*", "texts/**/*")
+    edited.write_runs(RUNS.replace("all-pixels\tdefault\t0", "all-pixels\tdefault\t0 1"))
+    result = edited.snakemake()
+    assert result.executed == {**TRAINED, **LAST}, result.text
+    assert made(edited, "inference-1.log") == made(edited, "score_predictions.log") == 1
+    after = contents(edited, "inference/**/*", "score/segmentation/**/*", "texts/**/*")
+    assert {path: after[path] for path in before} == before
+    assert edited.snakemake("-n").nothing_to_do
+    edited.write_runs(RUNS)
+    assert edited.snakemake().executed == LAST
+    assert edited.snakemake("-n").nothing_to_do
+
+
+def test_changed_code_of_scoring_measures_all_again(edited):
+    edit(edited, "score/metrics", "tuple(sorted({", "list(sorted({")
+    result = edited.snakemake("-n")
+    assert result.jobs == {"score": 1, "score_predictions": 1, **LAST}, result.text
+
+
+def test_a_measurement_that_is_gone_is_made_again_alone(edited):
+    before = contents(edited, "score/**/*")
+    gone = next((edited.folder / "results/demo/score/mask").glob("crf*/counts.parquet"))
+    gone.unlink()
+    result = edited.snakemake(gone.relative_to(edited.folder).as_posix())
+    assert result.executed == {"score": 1}, result.text
+    assert made(edited, "score.log") == 1
+    after = contents(edited, "score/**/*")
+    changed = [path for path in before if after[path] != before[path]]
+    assert changed == [gone.with_name("provenance.json")]
+    assert edited.snakemake().code == 0
+
+
 @pytest.mark.long
 def test_changed_code_of_a_mask_refinement(edited):
     """Masks are made again; a training whose masks came out the same keeps its checkpoint."""
     maps = times(edited, "affinity/*/*.npz")
-    edit(edited, "masks/refine", "104.008, 116.669, 122.675", "104.008, 116.669, 122.676")
+    edit(edited, "masks/refinements/crf", "104.008, 116.669, 122.675", "104.008, 116.669, 122.676")
     result = edited.snakemake()
     assert result.code == 0, result.text
     assert result.executed["masks"] == 3
     assert result.executed["segmentation"] == 2, "the ground truth's masks are of that code too"
-    assert not result.executed.keys() & {"maps", "features", "texts", "score_maps"}
+    assert not result.executed.keys() & {"maps", "texts"}
     assert kept(edited, "segmentation/*/seed0.log") == [True, True]
     assert kept(edited, "masks/*/*.log") == [False] * 3
     assert times(edited, "affinity/*/*.npz") == maps
     assert edited.snakemake("-n").nothing_to_do
-    edit(edited, "masks/refine", "104.008, 116.669, 122.676", "104.008, 116.669, 122.675")
+    edit(edited, "masks/refinements/crf", "104.008, 116.669, 122.676", "104.008, 116.669, 122.675")
     assert edited.snakemake().code == 0
     assert kept(edited, "segmentation/*/seed0.log") == [True, True]
 
@@ -216,7 +286,7 @@ def test_changed_code_of_the_maps_costs_one_pass_for_all(edited):
     aside = edited.folder / "metadata"
     edit(
         edited,
-        "cams/gradcam",
+        "cams/backward",
         "amax(dim=(1, 2), keepdim=True)",
         "amax(dim=(1, 2), keepdim=True) + 0",
     )

@@ -4,6 +4,7 @@
 # what changes the last bits. Everything else a job needs is passed by `unseen`, since it is in the
 # key already or decides no bytes.
 
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -11,15 +12,35 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import write_json
+from clip_wsss.core.methods import add_plugins
 from clip_wsss.runs.plan import make_plan
+from clip_wsss.runs.stages import MAP_STAGES
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
+
+# Each of these would stop the first job, or mix up files, with a message that explains nothing.
+if re.search(r"[^\w@%+=:,./-]", sys.executable):
+    raise WorkflowError(
+        f"{sys.executable}: Snakemake cannot run a Python whose path holds a space or another "
+        "special character; make the environment elsewhere (make VENV=/some/folder)"
+    )
+if workflow.modifier.path_modifier.replace_prefix("results") != "results":
+    raise WorkflowError(
+        "module: prefix and replace_prefix cannot be used; dataset.name says where results lie"
+    )
+if not config:
+    raise WorkflowError(
+        "the config is empty; name one with --configfile, or in a module with `config:`"
+    )
+for file in workflow.configfiles:  # methods may lie beside it
+    add_plugins(Path(file).parent)
 
 try:
     PLAN = make_plan(
         config,
         SOURCE,
-        scripts=Path(workflow.basedir) / "workflow/scripts",
+        scripts=PROJECT / "workflow/scripts",
         # Where files lie as this process sees them: below the prefix of a default storage.
         store=Path(workflow.storage_settings.default_storage_prefix or ""),
     )
@@ -32,13 +53,21 @@ SPLITS = DATASET.splits
 COMPUTE = PLAN.config.compute
 ROOT = Path(DATASET.root)
 RESULTS = PLAN.root
+CHECKED = RESULTS / "data/check.json"
+UNCHECKED = False  # whether the report is still to be made, below results that are there
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"
 GPU = int(COMPUTE.device != "cpu")
+
+if workflow.is_main_process and (PLAN.store / RESULTS).is_dir():
+    # Results rest below an `ancient` input only if it is there. So an empty report stands for the
+    # one that is missing, and the first job that makes anything forces the check.
+    if not (PLAN.store / CHECKED).exists():
+        write_json(PLAN.store / CHECKED, {})
+    UNCHECKED = (PLAN.store / CHECKED).stat().st_size < 4
 
 
 wildcard_constraints:
     node="[^/]+",
     shard=r"\d{4}of\d{4}",
-    stage="initial|refined",
     seed=r"\d+",

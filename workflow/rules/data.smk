@@ -16,7 +16,7 @@ if SOURCE_OF_DATA == "demo":
 
     rule demo_data:
         input:
-            fresh(lambda wildcards: [PLAN.data]),
+            forced(lambda wildcards: [PLAN.data]),
         output:
             train=LISTS / "train.txt",
             val=LISTS / "val.txt",
@@ -108,3 +108,22 @@ if SOURCE_OF_DATA == "coco14":
             workers=unseen(COMPUTE.workers),
         script:
             "../scripts/coco14_data.py"
+
+
+rule check:
+    # One look at all lists, labels, image headers and masks, before anything is computed.
+    input:
+        images=list(dict.fromkeys(path for split in PLAN.uses for path in PLAN.images_of(split))),
+    output:
+        CHECKED,
+    log:
+        LOGS / "data-check.log",
+    benchmark:
+        BENCHMARKS / "data-check.tsv"
+    threads: COMPUTE.workers
+    params:
+        stamp=PLAN.check_stamp,
+        uses=unseen(PLAN.uses),
+        dataset=unseen(DATASET.model_dump()),
+    script:
+        "../scripts/check.py"

@@ -56,7 +56,7 @@ def stamps(products):
     return unseen(lambda wildcards: [product.stamp for product in products(wildcards)])
 
 
-def fresh(products):
+def forced(products):
     """Input: nothing. A job whose files other settings, code or inputs have made is forced.
 
     Snakemake sees a changed stamp by its own records; the sidecars tell where it has none.
@@ -73,6 +73,26 @@ def fresh(products):
     return look
 
 
+def fresh(products):
+    """Input: the report of the check, before which nothing is made; else as `forced`.
+
+    The check runs again when a list or a setting has changed, and what is current must not run
+    after it: so the report is `ancient` for that. For what is to be made it is not, since
+    Snakemake (9.27) looks for no other reason in what depends on a job that runs.
+    """
+
+    def look(wildcards):
+        made = products(wildcards)
+        forced(lambda wildcards: made)(wildcards)
+        if not any(map(PLAN.wanted, made)):
+            return ancient(CHECKED)
+        if UNCHECKED:
+            workflow.dag.forcefiles.add(in_storage(CHECKED))
+        return CHECKED
+
+    return look
+
+
 def in_storage(path):
     """A path as Snakemake knows it, which is elsewhere with a default storage."""
     return workflow.modifier.path_modifier.apply_default_storage(str(path))
@@ -83,7 +103,8 @@ def fetch(product):
 
     Snakemake 9.27 wants to back them up there, without having fetched them.
     """
-    for path in (product.sidecar, *product.files):
+    provenance = product.sidecar.with_name("provenance.json")  # of a measurement
+    for path in (product.sidecar, *product.files, provenance):
         remote = getattr(in_storage(path), "flags", {}).get("storage_object")
         if remote is not None and remote.exists() and not remote.local_path().exists():
             remote.local_path().parent.mkdir(parents=True, exist_ok=True)
@@ -105,23 +126,74 @@ def receipts(name):
     return {source: ROOT / f"archives/{source}.json" for source in ARCHIVES[name]}
 
 
-def features_of(wildcards):
-    """The image features that rank the templates of ranked texts."""
-    return PLAN.features(GRAPH.node("texts", wildcards.node).parents[0])
+def mask_of_current(kind, one):
+    """The bits of the nodes of a pass that are there as planned, the first node being the lowest.
 
-
-def halves(one):
-    """The bit masks of the rules of a pass."""
-    everything = (1 << len(one.nodes)) - 1
-    here = one.mask(PLAN.current(one))
+    In the process of a job, where its outputs were just deleted, the name of its rule says what the
+    disk cannot.
+    """
     if not workflow.is_main_process:
-        for mask in re.findall(rf"\bmaps_{one.name}_([0-9a-f]+)\b", " ".join(sys.argv)):
-            here = int(mask, 16)
-    return [mask for mask in (here, everything & ~here) if mask]
+        pattern = rf"{kind}_(new_\w*?)?{one.name}_([0-9a-f]+)(?![0-9a-f])"
+        for new, mask in re.findall(pattern, " ".join(sys.argv)):
+            return (1 << len(one.nodes)) - 1 & ~int(mask, 16) if new else int(mask, 16)
+    return one.mask(PLAN.current(one))
 
 
-def shards_of_pass(nodes):
-    """A function of the wildcards that gives what a job of a pass makes."""
+def rules_of(kind, passes):
+    """The rules of some passes: name -> each pass with the nodes of it that the rule makes.
+
+    One rule makes all that is missing, since each job imports torch and more anew; what is there
+    has a rule a pass.
+    """
+    found, missing = {}, []
+    for one in passes:
+        here = mask_of_current(kind, one)
+        if here:
+            found[f"{kind}_{one.name}_{here:x}"] = [(one, one.subset(here))]
+        if other := (1 << len(one.nodes)) - 1 & ~here:
+            missing.append((one, other))
+    if missing:
+        name = "_".join(f"{one.name}_{mask:x}" for one, mask in missing)
+        found[f"{kind}_new_{name}"] = [(one, one.subset(mask)) for one, mask in missing]
+    return found
+
+
+def folder_of(rule):
+    """Where the logs of such a rule lie: a name of many passes is too long for a folder."""
+    digest = hashlib.sha256(rule.encode()).hexdigest()[:8]
+    return f"new-{digest}" if "_new_" in rule else rule.partition("_")[2].replace("_", "-")
+
+
+def products_of(nodes):
+    """A function of the wildcards that gives the files of features and ranked texts."""
+    return lambda wildcards: [product for node in nodes for product in PLAN.products(node)]
+
+
+def outputs_of(nodes, stage, index):
+    """Outputs: a file of each of some nodes that is of a stage."""
+    return [
+        product.files[index]
+        for node in nodes
+        for product in PLAN.products(node)
+        if node.stage == stage
+    ]
+
+
+def read_of(texts):
+    """A function of the wildcards that gives the features that rank texts, made by other jobs."""
+    features = [node.parents[0] for node in texts if node.stage == "texts"]
+    return lambda wildcards: [
+        PLAN.features(node) for node in dict.fromkeys(features) if node not in texts
+    ]
+
+
+def names_of(features):
+    """The nodes of image features, by the names of their folders."""
+    return lambda wildcards: [product.sidecar.parent.name for product in features(wildcards)]
+
+
+def shards_of(nodes):
+    """A function of the wildcards that gives a shard of each node of maps."""
     return lambda wildcards: [PLAN.shard(node, wildcards.shard) for node in nodes]
 
 
@@ -130,10 +202,21 @@ def map_files(nodes, ending):
     return [RESULTS / node.folder / f"{{shard}}.{ending}" for node in nodes]
 
 
+def texts_of_maps(passes):
+    """A function of the wildcards that gives the ranked texts that some passes read."""
+    return lambda wildcards: [PLAN.texts(one.texts) for one, _ in passes if one.texts]
+
+
 def maps_of_masks(wildcards):
     """The shard of maps that masks are made from; none for masks that are taken as they are."""
     node = GRAPH.node("masks", wildcards.node)
     return [] if node.settings["source"] != "maps" else before("masks")(wildcards)
+
+
+def gpu_of_masks(wildcards):
+    """A GPU where the mask refinement runs on one."""
+    entry = GRAPH.node("masks", wildcards.node).settings
+    return GPU * int((entry.get("crf") or {}).get("backend") == "torch")
 
 
 def masks_of_training(wildcards):
@@ -156,40 +239,43 @@ def trainings(wildcards):
     return [PLAN.training(GRAPH.node("segmentation", wildcards.node), wildcards.seed)]
 
 
-def training_of(wildcards):
-    """The training that predictions are made by."""
-    return PLAN.training(GRAPH.node("inference", wildcards.node).parents[0], wildcards.seed)
+def predictions(predicted, split):
+    """A function of the wildcards that gives the predictions of a split."""
+    return lambda wildcards: [PLAN.predictions(*one, split) for one in predicted]
 
 
-def predictions(wildcards, split):
-    """The predictions in the wildcards."""
-    return PLAN.predictions(GRAPH.node("inference", wildcards.node), wildcards.seed, split)
+def predicted_files(predicted, name):
+    """Outputs: a file of each training's predictions, kept where it would come out the same."""
+    folders = [GRAPH.training(*one) for one in predicted]
+    return [update(RESULTS / folder / name) for folder in folders]
 
 
-def threads_of_inference(wildcards):
+def trained(predicted):
+    """A function of the wildcards that gives the trainings that they are made by."""
+    return lambda wildcards: [PLAN.training(node.parents[0], seed) for node, seed in predicted]
+
+
+def threads_of_inference(predicted):
     """A mask refinement is spread over processes; the network is not."""
-    refinement = GRAPH.node("inference", wildcards.node).settings["refinement"]
-    return COMPUTE.threads if refinement == "none" else COMPUTE.workers
+    refined = any(node.settings["refinement"] != "none" for node, _ in predicted)
+    return COMPUTE.workers if refined else COMPUTE.threads
 
 
-def scored(stage, ending):
-    """A file of a measurement."""
-    return RESULTS / "score" / stage / ending
+def scores_of(measured):
+    """A function of the wildcards that gives some measurements."""
+    return lambda wildcards: [PLAN.score(*one) for one in measured]
 
 
-def node_scored(wildcards):
-    """The node whose maps are scored."""
-    return GRAPH.node("cam" if wildcards.stage == "initial" else "affinity", wildcards.node)
+def read_by(measured):
+    """A function of the wildcards that gives what they are made from, one after the other."""
+    return lambda wildcards: [
+        product for one in measured for product in PLAN.score(*one).inputs["read"]
+    ]
 
 
-def maps_scored(wildcards):
-    """All shards of these maps."""
-    return itself("cam" if wildcards.stage == "initial" else "affinity")(wildcards)
-
-
-def predictions_of(wildcards):
-    """The predictions that are scored."""
-    return [predictions(wildcards, "val")]
+def scored(measured, name):
+    """Outputs: a file of each measurement, which is kept where it would come out the same."""
+    return [update(PLAN.score(*one).sidecar.with_name(name)) for one in measured]
 
 
 def described(path):

@@ -17,12 +17,15 @@ rule masks:
     benchmark:
         BENCHMARKS / "masks/{node}/{shard}.tsv"
     threads: COMPUTE.workers
+    resources:
+        gpu=gpu_of_masks,
     params:
         stamp=stamp_of("masks"),
         entry=settings_of("masks"),
         lineage=lineage_of("masks"),
         reads=stamps(maps_of_masks),
         dataset=unseen(DATASET.model_dump()),
+        compute=unseen(COMPUTE.model_dump()),
         split=unseen(SPLITS.pseudo),
     script:
         "../scripts/masks.py"

@@ -32,71 +32,76 @@ rule segmentation:
         "../scripts/segmentation.py"
 
 
-rule inference:
-    # Predictions of the validation split, and of the images that the report shows.
-    input:
-        fresh(lambda wildcards: [predictions(wildcards, "val")]),
-        images=PLAN.images_of_inference("val"),
-        checkpoint=lambda wildcards: training_of(wildcards).files[0],
-        sidecar=lambda wildcards: training_of(wildcards).sidecar,
-    output:
-        predictions=update(RESULTS / "inference/{node}/seed{seed}/val.zip"),
-        shown=update(RESULTS / "inference/{node}/seed{seed}/shown.zip"),
-        sidecar=update(RESULTS / "inference/{node}/seed{seed}/val.json"),
-    log:
-        LOGS / "inference/{node}/seed{seed}.log",
-    benchmark:
-        BENCHMARKS / "inference/{node}/seed{seed}.tsv"
-    threads: threads_of_inference
-    resources:
-        gpu=GPU,
-    params:
-        stamp=lambda wildcards: PLAN.inference_stamp(GRAPH.node("inference", wildcards.node), "val"),
-        entry=settings_of("inference"),
-        segmentor=unseen(
-            lambda wildcards: GRAPH.node("inference", wildcards.node).parents[0].settings
-        ),
-        lineage=lineage_of("inference"),
-        reads=unseen(lambda wildcards: training_of(wildcards).stamp),
-        dataset=unseen(DATASET.model_dump()),
-        split=unseen(SPLITS.val),
-        shown=unseen(PLAN.shown),
-        compute=unseen(COMPUTE.model_dump()),
-    script:
-        "../scripts/inference.py"
+# Predictions of the validation split, and of the images that the report shows. A job takes its share
+# of all trainings and leaves predictions as they are that would come out the same.
+for share, predicted in enumerate(PLAN.shares_of_inference, start=1):
+    if predicted:
+
+        rule:
+            name:
+                f"inference_{share}"
+            input:
+                fresh(predictions(predicted, "val")),
+                images=PLAN.images_of_inference("val"),
+                checkpoint=files(trained(predicted)),
+                sidecar=sidecars(trained(predicted)),
+            output:
+                predictions=predicted_files(predicted, "val.zip"),
+                shown=predicted_files(predicted, "shown.zip"),
+                sidecar=predicted_files(predicted, "val.json"),
+            log:
+                LOGS / f"inference-{share}.log",
+            benchmark:
+                BENCHMARKS / f"inference-{share}.tsv"
+            threads: threads_of_inference(predicted)
+            resources:
+                gpu=GPU,
+            params:
+                stamp=PLAN.predictions_stamp("val"),
+                wanted=unseen([PLAN.prediction(*one, "val") for one in predicted]),
+                dataset=unseen(DATASET.model_dump()),
+                split=unseen(SPLITS.val),
+                shown=unseen(PLAN.shown),
+                compute=unseen(COMPUTE.model_dump()),
+            script:
+                "../scripts/inference.py"
 
 
-use rule inference as inference_test with:
-    input:
-        fresh(lambda wildcards: [predictions(wildcards, "test")]),
-        images=PLAN.images_of_inference("test"),
-        checkpoint=lambda wildcards: training_of(wildcards).files[0],
-        sidecar=lambda wildcards: training_of(wildcards).sidecar,
-    output:
-        predictions=update(RESULTS / "inference/{node}/seed{seed}/test.zip"),
-        sidecar=update(RESULTS / "inference/{node}/seed{seed}/test.json"),
-    log:
-        LOGS / "inference/{node}/seed{seed}-test.log",
-    benchmark:
-        BENCHMARKS / "inference/{node}/seed{seed}-test.tsv"
-    params:
-        stamp=lambda wildcards: PLAN.inference_stamp(
-            GRAPH.node("inference", wildcards.node), "test"
-        ),
-        entry=settings_of("inference"),
-        segmentor=unseen(
-            lambda wildcards: GRAPH.node("inference", wildcards.node).parents[0].settings
-        ),
-        lineage=lineage_of("inference"),
-        reads=unseen(lambda wildcards: training_of(wildcards).stamp),
-        dataset=unseen(DATASET.model_dump()),
-        split=unseen(SPLITS.test),
-        shown=unseen(None),
-        compute=unseen(COMPUTE.model_dump()),
+# Predictions of the test split, which only a submission asks for.
+for node, seed in PLAN.predicted if SPLITS.test is not None else []:
+
+    rule:
+        name:
+            f"inference_test_{node.key[:8]}_{seed}"
+        input:
+            fresh(predictions([(node, seed)], "test")),
+            images=PLAN.images_of_inference("test"),
+            checkpoint=files(trained([(node, seed)])),
+            sidecar=sidecars(trained([(node, seed)])),
+        output:
+            predictions=predicted_files([(node, seed)], "test.zip"),
+            sidecar=predicted_files([(node, seed)], "test.json"),
+        log:
+            LOGS / f"inference/{node.name}/seed{seed}-test.log",
+        benchmark:
+            BENCHMARKS / f"inference/{node.name}/seed{seed}-test.tsv"
+        threads: threads_of_inference([(node, seed)])
+        resources:
+            gpu=GPU,
+        params:
+            stamp=PLAN.predictions_stamp("test"),
+            wanted=unseen([PLAN.prediction(node, seed, "test")]),
+            dataset=unseen(DATASET.model_dump()),
+            split=unseen(SPLITS.test),
+            shown=unseen(None),
+            compute=unseen(COMPUTE.model_dump()),
+        script:
+            "../scripts/inference.py"
 
 
 rule submission:
     input:
+        CHECKED,
         predictions=RESULTS / "inference/{node}/seed{seed}/test.zip",
         sidecar=RESULTS / "inference/{node}/seed{seed}/test.json",
         images=images_of(SPLITS.test),
@@ -106,7 +111,7 @@ rule submission:
         LOGS / "inference/{node}/seed{seed}-submission.log",
     params:
         stamp=PLAN.code("submission"),
-        reads=unseen(lambda wildcards: predictions(wildcards, "test").stamp),
+        reads=unseen(lambda w: PLAN.inference_stamp(GRAPH.node("inference", w.node), "test")),
         dataset=unseen(DATASET.model_dump()),
         split=unseen(SPLITS.test),
     script:

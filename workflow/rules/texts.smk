@@ -1,57 +1,40 @@
-# Which sentence a class is put into, where a ranking by sharpness chooses it. Texts with a fixed
-# template need no job: the pass that makes the maps encodes them.
+# Which sentence a class is put into, where a ranking by sharpness chooses it: CLIP's features of the
+# images that rank the templates, and the texts. Texts with a fixed template need no job: the pass
+# that makes the maps encodes them.
+#
+# One job makes all of it, but for what is there as planned: that has another rule, as for the maps.
 
+for name, passes in rules_of("texts", [PLAN.ranking]).items():
+    nodes = passes[0][1]
 
-rule features:
-    # CLIP's features of the images that rank the templates.
-    input:
-        fresh(lambda wildcards: [PLAN.features(GRAPH.node("features", wildcards.node))]),
-        images=images_of(SPLITS.prompts),
-    output:
-        features=RESULTS / "features/{node}/image_features.npz",
-        sidecar=RESULTS / "features/{node}/image_features.json",
-    log:
-        LOGS / "features/{node}.log",
-    benchmark:
-        BENCHMARKS / "features/{node}.tsv"
-    threads: COMPUTE.threads
-    resources:
-        gpu=GPU,
-    params:
-        stamp=stamp_of("features"),
-        model=settings_of("features"),
-        lineage=lineage_of("features"),
-        dataset=unseen(DATASET.model_dump()),
-        split=unseen(SPLITS.prompts),
-        compute=unseen(COMPUTE.model_dump()),
-    script:
-        "../scripts/features.py"
-
-
-rule texts:
-    input:
-        fresh(lambda wildcards: [PLAN.texts(GRAPH.node("texts", wildcards.node))]),
-        images=images_of(SPLITS.prompts),
-        features=lambda wildcards: features_of(wildcards).files[0],
-        sidecar=lambda wildcards: features_of(wildcards).sidecar,
-    output:
-        features=RESULTS / "texts/{node}/text_features.npz",
-        prompt=RESULTS / "texts/{node}/prompt.json",
-        sharpness=RESULTS / "texts/{node}/sharpness.csv",
-        sidecar=RESULTS / "texts/{node}/text_features.json",
-    log:
-        LOGS / "texts/{node}.log",
-    benchmark:
-        BENCHMARKS / "texts/{node}.tsv"
-    threads: COMPUTE.threads
-    params:
-        stamp=stamp_of("texts"),
-        entry=settings_of("texts"),
-        lineage=lineage_of("texts"),
-        reads=unseen(lambda wildcards: features_of(wildcards).stamp),
-        model=unseen(lambda wildcards: GRAPH.node("texts", wildcards.node).parents[0].settings),
-        dataset=unseen(DATASET.model_dump()),
-        split=unseen(SPLITS.prompts),
-        compute=unseen(COMPUTE.model_dump()),
-    script:
-        "../scripts/texts.py"
+    rule:
+        name:
+            name
+        input:
+            fresh(products_of(nodes)),
+            images=images_of(SPLITS.prompts),
+            features=files(read_of(nodes)),
+            sidecars=sidecars(read_of(nodes)),
+        output:
+            image_features=outputs_of(nodes, "features", 0),
+            features=outputs_of(nodes, "texts", 0),
+            prompt=outputs_of(nodes, "texts", 1),
+            sharpness=outputs_of(nodes, "texts", 2),
+            sidecars=[product.sidecar for node in nodes for product in PLAN.products(node)],
+        log:
+            LOGS / f"texts/{folder_of(name)}.log",
+        benchmark:
+            BENCHMARKS / f"texts/{folder_of(name)}.tsv"
+        threads: COMPUTE.threads
+        resources:
+            gpu=GPU,
+        params:
+            stamp=PLAN.pass_stamp(PLAN.ranking),
+            wanted=unseen([PLAN.ranked(node) for node in nodes]),
+            others=unseen(names_of(read_of(nodes))),
+            reads=stamps(read_of(nodes)),
+            dataset=unseen(DATASET.model_dump()),
+            split=unseen(SPLITS.prompts),
+            compute=unseen(COMPUTE.model_dump()),
+        script:
+            "../scripts/texts.py"

@@ -1,28 +1,34 @@
-"""Write the maps of a shard of images: every cam and affinity of a pass."""
+"""Write the maps of a shard of images: every cam and affinity of some passes."""
 
 from clip_wsss.runs.jobs import Made, here, job
 
-p, read, made, v = snakemake.params, snakemake.input, snakemake.output, snakemake.params.variants
-inputs = {"lists": list(read.images), "texts": list(read.texts)}
-both = zip(made.sidecars, made.maps, v["stamps"], strict=True)
-makes = [Made(s, stamp, {"maps": f}, inputs, p.compute["device"]) for s, f, stamp in both]
-reads = [(read.sidecar[0], p.reads, ["features"])] if p.reads else []
+p, read, made = snakemake.params, snakemake.input, snakemake.output
+texts, both, makes, jobs = iter(read.texts), zip(made.sidecars, made.maps, strict=True), [], []
+for one in p.passes:
+    own, out = [next(texts)] if one["ranked"] else [], {}
+    inputs = {"lists": list(read.images), "texts": own}
+    for node, stamp in zip(one["nodes"], one["stamps"], strict=True):
+        sidecar, out[node] = next(both)
+        makes.append(Made(sidecar, stamp, {"maps": out[node]}, inputs, p.compute["device"]))
+    jobs.append((one, own, out))
+reads = [(*pair, ["features"]) for pair in zip(read.sidecars, p.reads, strict=True)]
 with job(snakemake.log[0], p.compute["threads"], reads, makes):
     from clip_wsss.cams.passes import CamVariant, read_text_features, write_pass
     from clip_wsss.core.shards import shard_ids
     from clip_wsss.data.datasets import open_dataset
     from clip_wsss.models.clip import load_for
+    from clip_wsss.models.tower import open_tower
     from clip_wsss.prompts.texts import encode
 
-    data, clip = (
-        open_dataset(here(p.dataset, read.images)),
-        load_for(p.cam, p.cam["model"], p.compute["device"]),
-    )
+    data = open_dataset(here(p.dataset, read.images))
     ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
-    texts = {
-        name: encode(clip, **one) if one else read_text_features(read.texts[0], clip)
-        for name, one in v["texts"].items()
-    }
-    cams = {name: CamVariant(**one) for name, one in v["cams"].items()}
-    out = dict(zip(v["nodes"], made.maps, strict=True))
-    write_pass(data, ids, clip, texts, cams, out, p.compute["batch"], p.dataset["on_bad_image"])
+    for one, own, out in jobs:
+        clip = load_for(one["cam"], one["cam"]["model"], p.compute["device"])
+        features = {
+            name: encode(clip, **text) if text else read_text_features(own[0], clip)
+            for name, text in one["texts"].items()
+        }
+        cams = {name: CamVariant(**cam) for name, cam in one["cams"].items()}
+        towers = {name: open_tower(own, p.compute["device"]) for name, own in one["towers"].items()}
+        batch, on_bad_image = p.compute["batch"], p.dataset["on_bad_image"]
+        write_pass(data, ids, clip, features, cams, out, batch, on_bad_image, towers)

@@ -14,4 +14,5 @@ with job(snakemake.log[0], 1, reads, [outputs]) as work:
 
         data = open_dataset(here(p.dataset, read.images))
         ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
-        write_masks(data, ids, p.entry, read.maps, made.masks, snakemake.threads)
+        device = p.compute["device"]
+        write_masks(data, ids, p.entry, read.maps, made.masks, snakemake.threads, device)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from clip_wsss.acquire.download import require_space
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import decode_text
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
 
@@ -88,7 +89,7 @@ def _of_zip(archive: zipfile.ZipFile) -> Iterator[Member]:
 
 
 def _of_tar(archive: tarfile.TarFile, title: str) -> Iterator[Member]:
-    for info in tqdm(archive, desc=f"index of {title}", unit=" files"):
+    for info in tqdm(archive, desc=f"index of {title}", unit="file", disable=None):
         if info.isfile():
             yield Member(
                 PurePosixPath(info.name),
@@ -111,6 +112,36 @@ def in_folder(members: Mapping[str, Member], *folder: str) -> dict[str, Member]:
         for member in members.values()
         if member.name.parts[-1 - len(folder) : -1] == folder
     }
+
+
+def folder_of(members: Mapping[str, Member], *parts: str, source: Path) -> PurePosixPath:
+    """The folder below which files lie at `parts`; of several, that of VOC2012.
+
+    Raises:
+        InputError: there is no such folder, or more than one.
+    """
+    found = {
+        PurePosixPath(*item.name.parts[: -len(parts)])
+        for item in members.values()
+        if item.name.parts[-len(parts) :] == parts
+    }
+    found = {one for one in found if "VOC2012" in one.parts} or found
+    if len(found) != 1:
+        raise InputError(
+            f"{source}: holds {len(found)} files called {'/'.join(parts)}, not one; is it the right"
+            " archive or folder?"
+        )
+    return found.pop()
+
+
+def below(members: Mapping[str, Member], folder: PurePosixPath) -> dict[str, Member]:
+    """The members below a folder."""
+    return {key: item for key, item in members.items() if item.name.is_relative_to(folder)}
+
+
+def listed(member: Member, source: Path) -> list[str]:
+    """The words of a list. Raises InputError if it is no text."""
+    return decode_text(member.read(), f"{source}, {member.name}").split()
 
 
 def one(members: Mapping[str, Member], *parts: str, source: Path) -> Member:
@@ -137,7 +168,7 @@ def save_all(items: list[tuple[Member, Path]], reuse: bool, what: str) -> None:
     if missing:
         needed = sum(member.size for member, _ in missing if member.file is None)
         require_space(folders[0], needed, what)
-    for member, target in tqdm(items, desc=what, unit=" files"):
+    for member, target in tqdm(items, desc=what, unit="file", disable=None):
         member.save(target, reuse)
 
 

@@ -1,17 +1,12 @@
-"""COCO 2014 as a VOC-format data set: semantic masks drawn from the instances."""
+"""COCO 2014 (or 2017) as a VOC-format data set: semantic masks drawn from the instances."""
 
 import csv
-import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from pycocotools import mask as rle
 from tqdm import tqdm
 
 from clip_wsss.acquire.archives import (
@@ -26,109 +21,11 @@ from clip_wsss.acquire.registry import check_split
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import write_label
 from clip_wsss.core.processes import process_context
-from clip_wsss.data.datasets import IGNORE
+from clip_wsss.data.coco import Picture, rasterise, read_pictures
 from clip_wsss.data.vocabulary import read_vocabulary
 
 SPLITS = ("train", "val")
 CHUNK = 64  # images that one process takes at a time
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One annotated object: 0-based class, whether it is a crowd, polygons or RLE, its id."""
-
-    label: int
-    crowd: bool
-    region: Any
-    id: int
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image of COCO and its objects."""
-
-    file: str
-    height: int
-    width: int
-    instances: tuple[Instance, ...]
-
-    @property
-    def id(self) -> str:
-        """The file name without its suffix."""
-        return Path(self.file).stem
-
-
-def decode(region: Any, height: int, width: int) -> np.ndarray:
-    """An instance's region as (H, W) bool: a list of polygons, or an RLE, compressed or not.
-
-    Polygons of fewer than three points cover nothing.
-    """
-    if isinstance(region, Mapping):
-        if isinstance(region["counts"], list):
-            region = rle.frPyObjects(region, height, width)
-        return rle.decode(region).astype(bool)
-    polygons = [polygon for polygon in region if len(polygon) >= 6]
-    if not polygons:
-        return np.zeros((height, width), dtype=bool)
-    return rle.decode(rle.merge(rle.frPyObjects(polygons, height, width))).astype(bool)
-
-
-def rasterise(picture: Picture) -> np.ndarray:
-    """The semantic mask of an image, (H, W) uint8: 0 background, 1..C classes, 255 ignored.
-
-    Crowds are 255 and lie below every instance; of two instances that overlap, the one that covers
-    fewer pixels lies above, and of two equal ones that with the lower id.
-    """
-    mask = np.zeros((picture.height, picture.width), dtype=np.uint8)
-    layers = []
-    for instance in picture.instances:
-        region = decode(instance.region, picture.height, picture.width)
-        if instance.crowd:
-            mask[region] = IGNORE
-        else:
-            layers.append((-int(region.sum()), -instance.id, instance.label, region))
-    for _, _, label, region in sorted(layers, key=lambda layer: layer[:2]):
-        mask[region] = label + 1
-    return mask
-
-
-def read_pictures(content: bytes, classes: Sequence[str], source: str) -> list[Picture]:
-    """The images that hold at least one object, in the order of their ids.
-
-    `content` is an instances JSON; the class of an object is the place of its category's name in
-    `classes`.
-
-    Raises:
-        InputError: not such a JSON, or a category that the vocabulary lacks.
-    """
-    try:
-        data = json.loads(content, object_hook=_compact)
-        images, annotations = data["images"], data["annotations"]
-        names = {item["id"]: item["name"] for item in data["categories"]}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{source}: not a COCO instances file ({error}); replace it") from None
-    if strange := [name for name in names.values() if name not in classes]:
-        raise InputError(f"{source}: category `{strange[0]}` is missing in dataset.vocabulary")
-    index = {key: classes.index(name) for key, name in names.items()}
-    objects: dict[int, list[Instance]] = {}
-    for item in annotations:
-        instance = Instance(
-            index[item["category_id"]], bool(item["iscrowd"]), item["segmentation"], item["id"]
-        )
-        objects.setdefault(item["image_id"], []).append(instance)
-    pictures = [
-        Picture(item["file_name"], item["height"], item["width"], tuple(objects[item["id"]]))
-        for item in images
-        if item["id"] in objects
-    ]
-    return sorted(pictures, key=lambda picture: picture.id)
-
-
-def _compact(item: dict) -> dict:
-    """Polygons as arrays while the JSON is read: lists of floats would take gigabytes."""
-    if isinstance(item.get("segmentation"), list):
-        item["segmentation"] = [np.array(polygon) for polygon in item["segmentation"]]
-    return item
 
 
 def build(
@@ -165,6 +62,8 @@ def build(
         source = read_receipt(receipts["coco2014-annotations"])
         with open_members(source) as members:
             name = f"instances_{split}2014.json"
+            if all(member.name.name != name for member in members.values()):
+                name = f"instances_{split}2017.json"  # the same images, shared out otherwise
             content = one(members, name, source=source).read()
         pictures = read_pictures(content, classes, f"{source}, {name}")
         del content
@@ -205,7 +104,7 @@ def _write_pictures(
         ProcessPoolExecutor(
             workers, mp_context=process_context(), initializer=_open, initargs=(source,)
         ) as pool,
-        tqdm(desc=source.name, total=len(pictures), unit=" images") as bar,
+        tqdm(desc=source.name, total=len(pictures), unit="image", disable=None) as bar,
     ):
         starts = range(0, len(pictures), CHUNK)
         chunks = [(pictures[start : start + CHUNK], root, reuse) for start in starts]

@@ -171,6 +171,8 @@ def _transfer(url: str, part: Path, source: Source) -> None:
         if start and (start != have or about.get("total") not in (None, total)):
             part.unlink(missing_ok=True)
             raise ConnectionError("the server has another file; starting again")
+        if total is not None and source.size is not None and total > source.size:
+            raise _FailedError(f"has {total} bytes, not the {source.size} of the registry")
         length = total or source.size
         require_space(part.parent, (length or 0) - (start or 0), source.file)
         tag = response.headers.get("ETag", "")
@@ -179,11 +181,19 @@ def _transfer(url: str, part: Path, source: Source) -> None:
         with (
             part.open("ab" if start else "wb") as file,
             tqdm(
-                desc=source.file, total=length, initial=start or 0, unit="B", unit_scale=True
+                desc=source.file,
+                total=length,
+                initial=start or 0,
+                unit="B",
+                unit_scale=True,
+                disable=None,
             ) as bar,
         ):
             while chunk := response.read1(CHUNK):
                 _write(file, chunk)
+                if length is not None and file.tell() > length:  # one without a length may not end
+                    part.unlink()
+                    raise _FailedError(f"sends more than the {length} bytes that it should have")
                 bar.update(len(chunk))
     if total is not None and _length(part) < total:
         raise ConnectionError(f"the connection ended after {_length(part)} of {total} bytes")
@@ -207,7 +217,9 @@ def _checksum_fits(path: Path, md5: str | None) -> bool:
     size = path.stat().st_size
     with (
         path.open("rb") as file,
-        tqdm(desc=f"md5 of {path.name}", total=size, unit="B", unit_scale=True) as bar,
+        tqdm(
+            desc=f"md5 of {path.name}", total=size, unit="B", unit_scale=True, disable=None
+        ) as bar,
     ):
         while chunk := file.read(CHUNK):
             checksum.update(chunk)

@@ -11,6 +11,7 @@ import yaml
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
 
 KEYS = ("title", "url", "mirrors", "size", "md5", "licence", "citation")
 
@@ -93,7 +94,7 @@ def digest(ids: Sequence[str]) -> str:
 
 def _read(path: str | os.PathLike) -> dict:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(find(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such registry; set sources.registry") from None
     for name, entry in content["sources"].items():

@@ -2,19 +2,24 @@
 
 from collections.abc import Iterable
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import scipy.io
+import scipy.sparse
 from tqdm import tqdm
 
-from clip_wsss.acquire.archives import in_folder, one, open_members
+from clip_wsss.acquire.archives import in_folder, listed, open_members
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import write_label
+
+CLASSES = np.arange(21)  # values of a mask, the background first
 
 
 def read_mask(content: bytes) -> np.ndarray:
     """GTcls.Segmentation of a MATLAB file, (H, W) uint8: 0 background, 1..20 classes, no border.
+
+    It may be of any numeric type, or sparse.
 
     Raises:
         ValueError: the file holds no such thing.
@@ -26,9 +31,12 @@ def read_mask(content: bytes) -> np.ndarray:
         mask = variables["GTcls"].Segmentation
     except Exception as error:  # scipy raises whatever its parser stumbles over
         raise ValueError(f"no GTcls.Segmentation ({error})") from None
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise ValueError("GTcls.Segmentation is no matrix of uint8")
-    return mask
+    mask = np.asarray(mask.toarray() if scipy.sparse.issparse(mask) else mask)
+    if mask.ndim != 2 or mask.dtype.kind not in "biuf":
+        raise ValueError(f"GTcls.Segmentation must be a matrix of numbers; got {mask.dtype}")
+    if not np.isin(mask, CLASSES).all():
+        raise ValueError("GTcls.Segmentation must hold the numbers 0 to 20 only")
+    return mask.astype(np.uint8)
 
 
 def write_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) -> list[str]:
@@ -47,13 +55,25 @@ def write_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) ->
     folder.mkdir(parents=True, exist_ok=True)
     with open_members(source) as members:
         masks = in_folder(members, "cls")
-        lists = [one(members, "dataset", f"{name}.txt", source=source) for name in ("train", "val")]
-        ids = [name for item in lists for name in item.read().decode().split()]
+        # The archive has them in benchmark_RELEASE/dataset, torchvision in a folder of one's own.
+        places = {
+            str(item.name.parents[1]) for item in members.values() if item.name.parent.name == "cls"
+        }
+        if len(places) != 1:
+            raise InputError(
+                f"{source}: holds {len(places)} folders called cls, not one; is it the right "
+                "archive or folder?"
+            )
+        ids = []
+        for name in (str(PurePosixPath(*places, f"{split}.txt")) for split in ("train", "val")):
+            if name not in members:
+                raise InputError(f"{source}: has no {name} beside cls; get the whole archive")
+            ids += listed(members[name], source)
         wanted = {name for name in ids if name not in skip}
         if missing := wanted - set(masks):
             raise InputError(f"{source}: has no cls/{min(missing)}.mat; get the whole archive")
         # In the order of the archive, since a tgz can only be read forwards.
-        for name, member in tqdm(masks.items(), desc="SBD masks", unit=" files"):
+        for name, member in tqdm(masks.items(), desc="SBD masks", unit="file", disable=None):
             target = folder / f"{name}.png"
             if name not in wanted or (reuse and target.exists()):
                 continue

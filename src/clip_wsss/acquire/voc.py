@@ -7,7 +7,10 @@ from pathlib import Path
 from clip_wsss.acquire import sbd
 from clip_wsss.acquire.archives import (
     Member,
+    below,
+    folder_of,
     in_folder,
+    listed,
     one,
     open_members,
     same_sources,
@@ -17,7 +20,7 @@ from clip_wsss.acquire.archives import (
 from clip_wsss.acquire.download import read_receipt
 from clip_wsss.acquire.registry import check_split
 from clip_wsss.core.errors import InputError
-from clip_wsss.data.annotations import IMAGE_SUFFIXES
+from clip_wsss.data.lists import IMAGE_SUFFIXES
 
 MASKS = "SegmentationClassAug"  # VOC's own masks where they exist, else SBD's
 
@@ -41,7 +44,9 @@ def build(
     root = Path(root)
     reuse = same_sources(root, receipts)
     source = read_receipt(receipts["voc2012"])
-    with open_members(source) as members:
+    with open_members(source) as everything:
+        place = folder_of(everything, "ImageSets", "Segmentation", "train.txt", source=source)
+        members = below(everything, place)  # there may be other years beside it
         splits = {name: _split(members, name, source) for name in ("train", "val")}
         for name, ids in splits.items():
             check_split(ids, name, "voc12", settings)
@@ -66,7 +71,7 @@ def build(
 
 def _split(members: Mapping[str, Member], name: str, source: Path) -> list[str]:
     member = one(members, "ImageSets", "Segmentation", f"{name}.txt", source=source)
-    return sorted(member.read().decode().split())
+    return sorted(listed(member, source))
 
 
 def _find(
@@ -107,14 +112,14 @@ def build_test(
     reuse = same_sources(root, receipts, "test")
     source = read_receipt(receipts["voc2012-test"])
     with open_members(source) as members:
-        listed = in_folder(members, "ImageSets", "Segmentation")
+        lists = in_folder(members, "ImageSets", "Segmentation")
         images = {
             item.name.stem: item
             for item in members.values()
             if item.name.suffix.lower() in IMAGE_SUFFIXES
             and "Segmentation" not in item.name.parent.name
         }
-        ids = sorted(listed["test"].read().decode().split() if "test" in listed else images)
+        ids = sorted(listed(lists["test"], source) if "test" in lists else images)
         if not ids:
             raise InputError(f"{source}: holds no images; name the folder of VOC's test images")
         if missing := [name for name in ids if name not in images]:

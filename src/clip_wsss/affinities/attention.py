@@ -10,10 +10,33 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from clip_wsss.affinities.caa import box_mask, sinkhorn
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def sinkhorn(attention: Tensor, rounds: int) -> Tensor:
+    """Symmetric affinity of attention maps (paper, equations 5 and 6; docs/parity.md, fact 10).
+
+    Args:
+        attention: (N, N), the mean map.
+        rounds: of dividing by the column sums, then by the row sums.
+
+    Returns:
+        (N, N), (D + D^T) / 2. A row or column without attention, all of which goes to CLS, stays 0.
+    """
+    rows = attention.new_ones(len(attention))
+    columns = attention.new_ones(len(attention))
+    for _ in range(rounds):  # what D's rows and columns are multiplied by, not D itself
+        columns = columns / _or_one((rows @ attention) * columns)
+        rows = rows / _or_one((attention @ columns) * rows)
+    affinity = rows[:, None] * attention
+    affinity *= columns
+    return (affinity + affinity.T).div_(2)
+
+
+def _or_one(sums: Tensor) -> Tensor:
+    """Sums, with 1 for those of nothing: 0 divided by it stays 0."""
+    return sums.where(sums > 0, sums.new_ones(()))
 
 
 def mean_attention(attention: Tensor) -> Tensor:
@@ -62,8 +85,8 @@ def propagate(cam: Tensor, attention: Tensor, masks: np.ndarray, rounds: int, po
     Args:
         cam: (K, gh, gw) float32 in [0, 1].
         attention: (N, N), one map; N = gh * gw.
-        masks: (K, gh, gw) uint8 from `box_masks`.
-        rounds: of the normalisation, see `clip_wsss.affinities.caa.sinkhorn`.
+        masks: (K, gh, gw) uint8, or anything else that multiplies the CAMs.
+        rounds: of the normalisation, see `sinkhorn`.
         power: how often the affinity is applied.
 
     Returns:
@@ -76,8 +99,3 @@ def propagate(cam: Tensor, attention: Tensor, masks: np.ndarray, rounds: int, po
     for _ in range(power):  # A^t x, without the N x N x N product
         refined = affinity @ refined
     return refined.T.reshape(cam.shape)
-
-
-def box_masks(cam: Tensor, threshold: float, edge: str) -> np.ndarray:
-    """`clip_wsss.affinities.caa.box_mask` of each of (K, gh, gw) CAMs: the same shape, uint8."""
-    return np.stack([box_mask(own, threshold, edge) for own in cam.cpu().numpy()])

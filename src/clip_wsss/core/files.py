@@ -5,10 +5,74 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from clip_wsss.core.errors import InputError
+
+_KINDS = {  # what lies where a file should, and would block or fail late
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+def check_file(path: str | os.PathLike, missing: str) -> None:
+    """Look whether a path is a regular file, or a link to one, without opening it.
+
+    Args:
+        path: of the file.
+        missing: what the error says after the path if nothing is there.
+
+    Raises:
+        InputError: it is missing, a folder, pipe, socket or device, or not accessible.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise InputError(f"{path}: {missing}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason}); replace it") from None
+    for is_kind, name in _KINDS.items():
+        if is_kind(mode):
+            raise InputError(f"{path}: is {name}, not a file; replace it")
+
+
+def read_bytes(path: str | os.PathLike, missing: str) -> bytes:
+    """Bytes of a regular file. Raises InputError as `check_file`, or if it cannot be read."""
+    check_file(path, missing)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); replace it") from None
+
+
+def read_text(path: str | os.PathLike, missing: str) -> str:
+    """Text of a file in UTF-8, with or without a byte order mark; every line ends in a newline.
+
+    Raises:
+        InputError: as `read_bytes`, or another encoding.
+    """
+    return decode_text(read_bytes(path, missing), str(path))
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """Take a text from its bytes; else like `read_text`, with `where` in the message."""
+    try:
+        text = data.decode("utf-8-sig")  # -sig: Excel writes a byte order mark
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data
+        known = "UTF-16, not UTF-8" if utf16 else "not UTF-8"
+        raise InputError(f"{where}: is {known}; save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 @contextmanager

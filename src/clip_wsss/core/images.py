@@ -7,14 +7,24 @@ the same array gives the same bytes.
 import hashlib
 import io
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import check_file, read_bytes
 
+Colour = tuple[int, int, int]
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
+COLOURS = ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+MODES = ("1", "L", "LA", "P", "PA", *COLOURS, *GREY16)  # what becomes 8-bit RGB
+ORIENTATION, BITS, PHOTOMETRIC = ExifTags.Base.Orientation, 258, 262  # tags of EXIF and TIFF
+BIT_DEPTH = "bits of a stored value"  # key of Image.info
 WHITE = {"L": 255, "I;16": 65535}  # in the two modes of a grey PNG
 
 
@@ -35,21 +45,117 @@ def voc_palette() -> np.ndarray:
     return palette
 
 
-def read_rgb(path: str | os.PathLike) -> np.ndarray:
-    """Read an image whole, (H, W, 3) uint8 RGB, as stored (an EXIF orientation is not applied).
+@contextmanager
+def open_image(path: str | os.PathLike, stored: bool = False) -> Iterator[Image.Image]:
+    """Open an image of one picture whose pixels lie as they are shown; only its header is read.
+
+    Args:
+        path: a JPEG, PNG, BMP, WebP, TIFF or GIF, whatever it is called.
+        stored: take the pixels as stored where an EXIF orientation says otherwise.
 
     Raises:
-        InputError: it is missing, truncated or no image.
+        InputError: it is missing, no such image, has several pictures, an EXIF orientation or a
+            mode without a conversion to RGB (docs/datasets.md has the table).
     """
+    check_file(path, "no such image; add it or take it out of the list")
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image; add it or take it out of the list") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Named formats only: others run programs (EPS) or read far more than pictures.
+        with Image.open(path, formats=FORMATS) as image:
+            _check_picture(image, str(path), stored)
+            if reason := _unusable(image):
+                raise InputError(f"{path}: {reason}; save it as 8-bit RGB or grey")
+            yield image
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        known = "JPEG, PNG, BMP, WebP, TIFF, GIF"
         raise InputError(
-            f"{path}: not a whole image ({error}); replace it or take it out of the list"
+            f"{path}: not an image of a known format ({known}); replace it or take it out of the "
+            "list"
         ) from None
+    except Exception as error:  # Pillow raises whatever its parsers stumble over
+        raise InputError(
+            f"{path}: not a whole image ({_reason(error)}); replace it or take it out of the list"
+        ) from None
+
+
+def read_rgb(path: str | os.PathLike, stored: bool = False) -> np.ndarray:
+    """Read an image whole, (H, W, 3) uint8 RGB; transparency lies on white.
+
+    Raises:
+        InputError: it is truncated, or as for `open_image`.
+    """
+    with open_image(path, stored) as image:
+        image.load()
+        if image.format == "PNG":  # whose EXIF may lie behind the pixels
+            _check_orientation(image, str(path), stored)
+        return _rgb(image)
+
+
+def image_size(path: str | os.PathLike, stored: bool = False) -> tuple[int, int]:
+    """Height and width of an image. Raises InputError as `open_image`."""
+    with open_image(path, stored) as image:
+        return image.height, image.width
+
+
+def _check_picture(image: Image.Image, path: str, stored: bool) -> None:
+    if image.format != "PNG" or "exif" in image.info:  # else Pillow would decode it to look
+        _check_orientation(image, path, stored)
+    # An MPO is a camera's JPEG with a preview behind the picture.
+    if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
+        raise InputError(
+            f"{path}: holds {frames} pictures ({image.format}); save the one that is meant as a "
+            "file of its own"
+        )
+
+
+def _check_orientation(image: Image.Image, path: str, stored: bool) -> None:
+    if stored and image.format != "TIFF":  # Pillow turns those by itself
+        return
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a damaged block says nothing, and the pixels may be whole
+        return
+    if orientation in range(2, 9):
+        raise InputError(
+            f"{path}: EXIF orientation {orientation}, so viewers turn what is stored; rotate the "
+            "pixels and remove the tag (for example `mogrify -auto-orient`), or set "
+            "dataset.orientation to stored if masks and XML fit the pixels as stored"
+        )
+
+
+def _unusable(image: Image.Image) -> str | None:
+    """Why an image has no defined conversion to 8-bit RGB; None where it has one."""
+    mode, tags = image.mode, getattr(image, "tag_v2", {})
+    if mode == "F":
+        return "floating point, whose white is not defined"
+    if mode == "I":
+        return "32-bit or signed grey, whose white is not defined"
+    if mode in GREY16 and (tags.get(BITS, (16,)) != (16,) or tags.get(PHOTOMETRIC, 1) != 1):
+        return "grey whose white is not 65535"
+    if mode in GREY16 and image.has_transparency_data:
+        return "16-bit grey with a transparent value"
+    return None if mode in MODES else f"mode {mode} has no conversion to RGB here"
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode in GREY16:
+        grey = np.asarray(image).astype(np.uint32)
+        grey = ((grey * 2 + 257) // 514).astype(np.uint8)  # 65535 is white: / 257, rounded
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        if rgba.getextrema()[3][0] < 255:
+            white = Image.new("RGBA", image.size, "white")
+            return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+        image = rgba
+    return np.asarray(image.convert("RGB"))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose text names the buffer
+        return "no image format that is known"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def write_label(path: str | os.PathLike, label: np.ndarray) -> None:
@@ -69,28 +175,87 @@ def encode_grey(values: np.ndarray) -> bytes:
     return _png(Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8)))
 
 
-def read_label(path: str | os.PathLike) -> np.ndarray:
+def read_label(path: str | os.PathLike, colours: Mapping[Colour, int] | None = None) -> np.ndarray:
     """Read a label mask, (H, W) uint8: the indices of a palette PNG, or the values of a grey one.
 
+    Args:
+        path: a PNG.
+        colours: colour -> value. With it a palette must not give an index the colour of another
+            value, and an RGB PNG is read by its colours.
+
     Raises:
-        InputError: it is missing, truncated, or a colour image.
+        InputError: it is missing, truncated, no PNG, or of other colours.
     """
-    return decode_label(_read(path, "mask"), str(path))
+    image = _decode(read_bytes(path, "no such mask; add it"), str(path), "mask")
+    if image.format != "PNG":
+        raise InputError(
+            f"{path}: a {image.format}; a mask must be a PNG, since others lose values or mix "
+            "them; save it as a palette or 8-bit grey PNG"
+        )
+    _check_picture(image, str(path), stored=False)
+    if colours is not None and image.mode in ("RGB", "RGBA"):
+        return _by_colour(image, str(path), colours)
+    label = _label(image, str(path))
+    if colours is not None and image.mode == "P":
+        _check_palette(image, label, str(path), colours)
+    return label
 
 
 def decode_label(data: bytes, where: str) -> np.ndarray:
-    """Take a label mask from the bytes of an image file; else like `read_label`.
+    """Take a label mask from the bytes of a palette or grey PNG; else like `read_label`.
 
     Raises:
         InputError: they are truncated, no image, or a colour image; `where` names them.
     """
-    image = _decode(data, where, "mask")
+    return _label(_decode(data, where, "mask"), where)
+
+
+def _label(image: Image.Image, where: str) -> np.ndarray:
     if image.mode not in ("P", "L"):
         raise InputError(
             f"{where}: a mask must be a palette or an 8-bit grey PNG, not {image.mode}; "
             "store the class of each pixel"
         )
+    if image.mode == "L" and image.info[BIT_DEPTH] != 8:  # Pillow spreads 2 and 4 bits over 0..255
+        raise InputError(
+            f"{where}: a grey PNG of {image.info[BIT_DEPTH]} bits; save the mask with 8"
+        )
     return np.array(image)
+
+
+def _check_palette(
+    image: Image.Image, label: np.ndarray, path: str, colours: Mapping[Colour, int]
+) -> None:
+    palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    used = np.flatnonzero(np.bincount(label.ravel(), minlength=len(palette))[: len(palette)])
+    if (palette[used] == used[:, None]).all():
+        return  # a grey ramp says nothing
+    for value in used.tolist():
+        colour = tuple(palette[value].tolist())
+        if colours.get(colour, value) != value:
+            raise InputError(
+                f"{path}: its palette gives {value} the colour {colour}, which is that of "
+                f"{colours[colour]} in the vocabulary; correct the palette or the values, or save "
+                "the mask as a grey PNG"
+            )
+
+
+def _by_colour(image: Image.Image, path: str, colours: Mapping[Colour, int]) -> np.ndarray:
+    pixels = np.asarray(image).astype(np.uint32)
+    if pixels.shape[2] == 4 and (pixels[..., 3] != 255).any():
+        raise InputError(f"{path}: a mask with transparency; store the class of each pixel")
+    packed = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    found, place = np.unique(packed, return_inverse=True)
+    values = []
+    for number in found.tolist():
+        colour = (number >> 16, number >> 8 & 255, number & 255)
+        if colour not in colours:
+            raise InputError(
+                f"{path}: holds the colour {colour}, which no class of the vocabulary has; correct "
+                "the mask, or list the colours in the vocabulary under `colours`"
+            )
+        values.append(colours[colour])
+    return np.array(values, dtype=np.uint8)[place].reshape(packed.shape)
 
 
 def read_fraction(path: str | os.PathLike) -> np.ndarray:
@@ -99,7 +264,7 @@ def read_fraction(path: str | os.PathLike) -> np.ndarray:
     Raises:
         InputError: it is missing, truncated, or of another kind.
     """
-    image = _decode(_read(path, "confidence map"), str(path), "confidence map")
+    image = _decode(read_bytes(path, "no such confidence map; add it"), str(path), "confidence map")
     if image.mode not in WHITE:
         raise InputError(
             f"{path}: a confidence map must be a grey PNG of 8 or 16 bits, not {image.mode}; "
@@ -114,23 +279,17 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: str | os.PathLike, what: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such {what}; add it") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); replace it") from None
-
-
 def _decode(data: bytes, where: str, what: str) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        bits = getattr(image.tile[0], "args", None) if image.tile else None
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        known = not isinstance(error, UnidentifiedImageError)  # whose text names the buffer
-        reason = error if known else "no image format that is known"
-        raise InputError(f"{where}: not a whole {what} ({reason}); replace the file") from None
+    except Exception as error:  # Pillow raises whatever its parsers stumble over
+        raise InputError(
+            f"{where}: not a whole {what} ({_reason(error)}); replace the file"
+        ) from None
+    raw = bits if isinstance(bits, str) else ""
+    image.info[BIT_DEPTH] = int(raw[2:]) if raw in ("L;2", "L;4") else 8
     return image
 
 

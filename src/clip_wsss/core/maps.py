@@ -11,11 +11,15 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from clip_wsss.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -25,7 +29,7 @@ class ImageMaps:
     Attributes:
         id: of the image.
         size: (H, W) of the image.
-        keys: (K,) int64, 0-based classes in label order.
+        keys: (K,) int64, 0-based classes in label order; K is 0 for an image without a class.
         maps: (K, gh, gw) float32 in [0, 1].
     """
 
@@ -69,7 +73,7 @@ def read_maps(path: Path) -> list[ImageMaps]:
     Raises:
         InputError: the file is missing or no shard of maps.
     """
-    shard = _load_shard(path)
+    shard = _load_shard(path, "ids", "sizes", "grids", "classes", "keys", "maps")
     images, key, value = [], 0, 0
     for id_, size, (gh, gw), count in zip(
         shard["ids"], shard["sizes"], shard["grids"], shard["classes"], strict=True
@@ -89,8 +93,21 @@ def read_maps(path: Path) -> list[ImageMaps]:
 
 def read_skipped(path: Path) -> dict[str, str]:
     """Images of a shard that were left out: id -> reason. Raises InputError as `read_maps`."""
-    shard = _load_shard(path)
+    shard = _load_shard(path, "skipped", "reasons")
     return dict(zip(shard["skipped"].tolist(), shard["reasons"].tolist(), strict=True))
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """x - min, then x / (1e-7 + max), each map by itself (docs/parity.md, facts 7 and 12).
+
+    Args:
+        maps: (..., gh, gw).
+
+    Returns:
+        The same shape and precision, in [0, 1]; a constant map becomes zero.
+    """
+    maps = maps - maps.amin(dim=(-2, -1), keepdim=True)
+    return maps / (1e-7 + maps.amax(dim=(-2, -1), keepdim=True))
 
 
 def upsample_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -104,35 +121,47 @@ def upsample_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         (K, H, W) float16.
     """
     height, width = size
-    full = [cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in maps]
-    return np.stack(full).astype(np.float16)
+    full = np.empty((len(maps), height, width), np.float16)
+    for slot, map_ in zip(full, maps, strict=True):
+        slot[:] = cv2.resize(map_, (width, height), interpolation=cv2.INTER_LINEAR)
+    return full
 
 
 def background_scores(maps: np.ndarray, power: float) -> np.ndarray:
-    """(1 - max)^p, in float16 throughout (docs/parity.md, fact 14): (K, H, W) -> (H, W)."""
+    """(1 - max)^p, in float16 throughout (docs/parity.md, fact 14): (K, H, W) -> (H, W).
+
+    Without a map it is 1 all over.
+    """
+    if not len(maps):
+        return np.ones(maps.shape[1:], np.float16)
     return np.power(1 - maps.max(axis=0), np.float16(power))
 
 
-def load_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz, nothing unpickled. Raises InputError where it cannot be read."""
+def load_npz(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Arrays of an npz, nothing unpickled: those with some names, or all.
+
+    Raises:
+        InputError: it cannot be read.
+        KeyError: it has no array of a name.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            return {name: file[name] for name in names or file.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not an npz that can be read ({error})") from None
 
 
-def _load_shard(path: Path) -> dict[str, np.ndarray]:
-    shard = load_npz(path)
-    wanted = {"ids", "sizes", "grids", "classes", "keys", "maps", "skipped", "reasons"}
-    if not wanted <= shard.keys():
-        raise InputError(f"{path}: is not a shard of maps; delete it and run again")
-    return shard
+def _load_shard(path: Path, *names: str) -> dict[str, np.ndarray]:
+    try:
+        return load_npz(path, names)
+    except KeyError:
+        raise InputError(f"{path}: is not a shard of maps; delete it and run again") from None
 
 
 def _flat(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
     if not arrays:
         return np.zeros(0, dtype=dtype)
-    return np.concatenate([np.ravel(array) for array in arrays]).astype(dtype)
+    flat = [np.ravel(array) for array in arrays]
+    return np.concatenate(flat, dtype=dtype, casting="same_kind")

@@ -1,9 +1,16 @@
-"""How a job starts worker processes that need no torch."""
+"""How a job starts other processes, none of which outlives it.
+
+python -m clip_wsss.core.processes <process id of the parent> <module> <arguments>
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import runpy
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +27,23 @@ def process_context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("fork" if "fork" in methods else "spawn")
 
 
-def _one_thread() -> None:
+def end_with_parent(parent: int) -> None:
+    """End this process within a second of its parent, however that ends (kill -9 too).
+
+    Args:
+        parent: its process id as it knows itself: it may have ended before this call.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _begin(parent: int) -> None:
+    end_with_parent(parent)
     cv2.setNumThreads(0)
     if torch := sys.modules.get("torch"):  # its pool of threads does not survive a fork
         torch.set_num_threads(1)
@@ -33,9 +56,19 @@ def parallel_map(workers: int) -> Iterator:
         yield map
         return
     pool: Executor
-    with ProcessPoolExecutor(workers, process_context(), _one_thread) as pool:
+    with ProcessPoolExecutor(workers, process_context(), _begin, (os.getpid(),)) as pool:
         try:
             yield pool.map
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _main() -> None:
+    end_with_parent(int(sys.argv[1]))
+    sys.argv = sys.argv[2:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()

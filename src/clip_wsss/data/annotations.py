@@ -1,62 +1,177 @@
-"""Image-level labels on disk: VOC's XML files, and CSVs."""
+"""Image-level labels on disk: VOC's XML files, CSVs, arrays of dictionaries, COCO's JSON."""
 
 import csv
 import io
 import os
 import xml.etree.ElementTree as ET
-from pathlib import Path
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import check_file, decode_text, read_bytes
+from clip_wsss.data.coco import Picture, read_pictures
+from clip_wsss.data.lists import image_id
+from clip_wsss.data.pickles import read_dictionary
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+NAMES = ("image", "filename", "file", "id", "name")  # of the first column of a one-hot table
 
 
-def read_labels_csv(path: str | os.PathLike) -> dict[str, list[str]]:
+def read_labels(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, list[str]]:
+    """Image-level labels: image id -> class names in the order of the file.
+
+    Args:
+        path: a CSV (`read_labels_csv`); an .npy with a dictionary of one-hot vectors, such as
+            cls_labels.npy; or an instances .json in COCO's format.
+        classes: of the vocabulary.
+
+    Raises:
+        InputError: the file is missing or none of these.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npy":
+        return _read_one_hot(Path(path), classes)
+    if suffix == ".json":
+        return {
+            name: [classes[label] for label in sorted({one.label for one in picture.instances})]
+            for name, picture in pictures(path, classes).items()
+        }
+    return read_labels_csv(path, classes)
+
+
+def pictures(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, Picture]:
+    """The images of a COCO JSON by id, those without an object too; read once by a process.
+
+    Raises:
+        InputError: the file is missing or cannot be used.
+    """
+    check_file(path, "no such JSON; correct dataset.labels or dataset.masks")
+    state = os.stat(path)
+    return _pictures(str(path), tuple(classes), state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _pictures(path: str, classes: tuple[str, ...], *state: int) -> dict[str, Picture]:
+    data = read_bytes(path, "no such JSON")
+    return {one.id: one for one in read_pictures(data, classes, path, empty=True)}
+
+
+def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dict[str, list[str]]:
     """Image-level labels: image id -> class names in the order of the file.
 
     Columns `image` (a file name or an id) and `labels` (names with `;` between them), or
-    `image` and `label` with one row for each pair.
+    `image` and `label` with one row for each pair, or one after the image's for every class with
+    0 or 1.
 
     Raises:
-        InputError: no such file, no UTF-8, other columns, or an image with two rows of `labels`.
+        InputError: no such file, no UTF-8, other columns, a row with more or fewer values than
+            columns, an image with two rows of `labels`, or two images of one id.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such CSV; set dataset.labels to one with the columns image and labels"
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # -sig: Excel writes a BOM
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8; save it as a CSV in UTF-8") from None
-    found: dict[str, list[str]] = {}
-    reader = csv.DictReader(io.StringIO(text))
-    columns = set(reader.fieldnames or ())
-    if "image" not in columns or not columns & {"labels", "label"}:
+    missing = "no such CSV; set dataset.labels to one with the columns image and labels"
+    text = decode_text(read_bytes(path, missing), str(path))
+    header, rows = _table(path, text)
+    one_hot = bool(classes) and header[0].lower() in NAMES and set(classes) & set(header[1:])
+    many = "labels" in header
+    if one_hot:
+        if set(header[1:]) != set(classes):
+            odd = min(set(header[1:]) ^ set(classes))
+            what = (
+                "lacks a column for the class" if odd in classes else "has a column for no class,"
+            )
+            raise InputError(f"{path}: {what} {odd}; give each class of the vocabulary one column")
+        name_column = header[0]
+    elif "image" in header and {"labels", "label"} & set(header):
+        name_column = "image"
+    else:
         raise InputError(
             f"{path}: needs the columns image and labels (names with ; between them), "
-            "or image and label"
+            "or image and label, or image and one for each class, separated by commas"
         )
-    many = "labels" in columns
-    for row in reader:
-        name = Path((row["image"] or "").strip())
-        stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
-        if many and stem in found:
-            raise InputError(f"{path}: has two rows for {stem}; put all its labels into one")
-        labels = (row["labels"] or "").split(";") if many else [row["label"] or ""]
-        found.setdefault(stem, []).extend(filter(None, map(str.strip, labels)))
+    found: dict[str, list[str]] = {}
+    given: dict[str, str] = {}  # id -> what the first row calls it
+    for line, row in rows:
+        whole = row[name_column].strip()
+        name = image_id(PureWindowsPath(whole).name)
+        if not name:
+            raise InputError(f"{path}, line {line}: names no image; write its file name or id")
+        if given.setdefault(name, image_id(whole)) != image_id(whole):
+            raise InputError(
+                f"{path}, line {line}: {whole} has the id `{name}`, and so has an image in another "
+                "folder; rename one"
+            )
+        if (many or one_hot) and name in found:
+            raise InputError(f"{path}: has two rows for {name}; put all its labels into one")
+        if one_hot:
+            labels = [key for key in header[1:] if _is_one(row[key], f"{path}, line {line}, {key}")]
+        else:
+            labels = row["labels"].split(";") if many else [row["label"]]
+        found.setdefault(name, []).extend(filter(None, map(str.strip, labels)))
+    return found
+
+
+def _table(path: Path, text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Header and rows of a CSV, each row with its line."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] = []
+    rows = []
+    try:
+        for values in reader:
+            if not any(map(str.strip, values)):
+                continue
+            if not header:
+                header = list(map(str.strip, values))
+                if len(set(header)) < len(header):
+                    raise InputError(f"{path}: has two columns of one name; rename one")
+                continue
+            if len(values) != len(header):
+                raise InputError(
+                    f"{path}, line {reader.line_num}: has {len(values)} values, but there are "
+                    f"{len(header)} columns; put text that holds commas into quotes"
+                )
+            rows.append((reader.line_num, dict(zip(header, values, strict=True))))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}); correct it") from None
+    return header or [""], rows
+
+
+def _is_one(text: str, where: str) -> bool:
+    if text.strip() not in ("0", "1", "0.0", "1.0"):
+        raise InputError(f"{where}: must be 0 or 1; got `{text}`")
+    return float(text) == 1
+
+
+def _read_one_hot(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key, vector in read_dictionary(path).items():
+        if not isinstance(key, str | int):
+            raise InputError(f"{path}: a key must be an image id; got {key!r}")
+        text = str(key)
+        # Some of the field write VOC's ids as numbers: 2007000032 is 2007_000032.
+        number = text.isdecimal() and len(text) == 10 and text[:2] == "20"
+        name = f"{text[:4]}_{text[4:]}" if number else image_id(text)
+        values = np.asarray(vector) if isinstance(vector, np.ndarray | list | tuple) else None
+        if values is None or values.shape != (len(classes),) or values.dtype.kind not in "biuf":
+            raise InputError(
+                f"{path}: the labels of {text} must be a vector of {len(classes)} numbers, one for "
+                "each class of the vocabulary; correct the file or dataset.vocabulary"
+            )
+        if not np.isin(values, (0, 1)).all():
+            raise InputError(f"{path}: the labels of {text} must be 0 or 1; correct the file")
+        if name in found:
+            raise InputError(f"{path}: has two entries for {name}; keep one")
+        found[name] = [classes[place] for place in np.flatnonzero(values)]
     return found
 
 
 def read_xml(path: Path) -> ET.Element:
     """Root of an annotation. Raises InputError if it is missing or no XML."""
+    data = read_bytes(path, "no such file; add it, or set dataset.labels to a file of labels")
     try:
-        return ET.parse(path).getroot()
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; add it, or set dataset.labels to a CSV of labels"
-        ) from None
-    except ET.ParseError as error:
+        return ET.fromstring(data)
+    except (ET.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{path}: not XML ({error}); replace the file") from None
 
 

@@ -31,7 +31,7 @@ def choose(dataset: Dataset, split: str, count: int) -> list[str]:
             pool,
             key=lambda name: (
                 abs(len(pool[name]) - wanted),
-                max(shown[label] for label in pool[name]),
+                max((shown[label] for label in pool[name]), default=0),
                 sum(shown[label] for label in pool[name]),
             ),
         )

@@ -7,18 +7,18 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import read_label, read_rgb
-from clip_wsss.data.annotations import IMAGE_SUFFIXES, read_labels_csv, read_xml, xml_size
-from clip_wsss.data.vocabulary import Vocabulary, duplicates, read_vocabulary
+from clip_wsss.core.images import image_size, read_fraction, read_label, read_rgb
+from clip_wsss.data.annotations import pictures, read_labels, read_xml, xml_size
+from clip_wsss.data.coco import rasterise
+from clip_wsss.data.lists import IMAGE_SUFFIXES, read_ids
+from clip_wsss.data.vocabulary import IGNORE, Vocabulary, duplicates, read_vocabulary
 
-IGNORE = 255  # ignore index of ground truth: borders, crowds
 ALL = "all"  # the split that holds every image of the folder, where no such list exists
 
 
@@ -44,6 +44,7 @@ class Dataset:
 
     settings: dict = field(repr=False)
     vocabulary: Vocabulary = field(repr=False)
+    _copied: bool = field(default=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -74,45 +75,41 @@ class Dataset:
         """Ids of a split in the order of its list; those of `all` are sorted.
 
         Raises:
-            InputError: the list is missing or empty, names an image twice, or holds paths.
+            InputError: the list is missing or empty, names an image twice, or holds what is no id
+                (`clip_wsss.data.lists`).
         """
         path = self.split_file(split)
         if path is None:
-            found = set(self._files) | (set() if self._xml_labels else set(self._csv))
+            found = set(self._files) | (set() if self._xml_labels else set(self._labels))
             if not found:
                 raise InputError(f"{self.image_folder}: holds no images; set dataset.root")
             return sorted(found)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
+        if not path.exists():
             if not self.root.is_dir():
-                raise InputError(f"{self.root}: no such folder; set dataset.root") from None
+                raise InputError(f"{self.root}: no such folder; set dataset.root")
             there = sorted(file.stem for file in path.parent.glob("*.txt"))
             raise InputError(
                 f"{path}: no such list of images; set dataset.splits to lists that exist "
                 f"(there: {', '.join(there) or 'none'})"
-            ) from None
-        ids = [line.strip() for line in lines if line.strip()]
+            )
+        folder = self.image_folder
+        known = (lambda: self._files) if folder.is_dir() else tuple
+        ids = read_ids(path, folder.name, known, self._index)
         if not ids:
             raise InputError(f"{path}: the list is empty; write one image id a line")
         if twice := duplicates(ids):
-            raise InputError(f"{path}: lists {_some(twice)} more than once; keep one line of each")
-        if paths := [name for name in ids if "/" in name or "\\" in name]:
-            raise InputError(
-                f"{path}: holds paths such as {paths[0]}; write image ids (the file name without "
-                "folder and suffix), one a line"
-            )
+            raise InputError(f"{path}: lists {some(twice)} more than once; keep one line of each")
         return ids
 
     def check_lists(self) -> None:
-        """Read the lists and the CSV of the user's own data, which no rule makes.
+        """Read the lists and the labels of the user's own data, which no rule makes.
 
         Raises:
             InputError: one of them is missing or cannot be used.
         """
         if self._own:
             if not self._xml_labels:
-                read_labels_csv(self.settings["labels"])
+                self._labels  # noqa: B018 - read, and kept
             for split in sorted(set(self.settings["splits"].values()) - {None}):
                 self.ids(split)
 
@@ -120,8 +117,8 @@ class Dataset:
         """Path of an image. Raises InputError if it is missing."""
         if name not in self._files:
             raise InputError(
-                f"{self.image_folder / name}.jpg: no such image; add the file or take its line out"
-                " of the list"
+                f"{self.image_folder / name}: no such image ({', '.join(IMAGE_SUFFIXES)}); add the "
+                "file or take its line out of the list"
             )
         return self.image_folder / self._files[name]
 
@@ -129,10 +126,11 @@ class Dataset:
         """The image, (H, W, 3) uint8 RGB.
 
         Raises:
-            InputError: it is missing, truncated, or of another size than its XML says.
+            InputError: it is missing or cannot be used (`clip_wsss.core.images.read_rgb`), or of
+                another size than its XML says.
         """
         self.size(name)
-        return read_rgb(self.image_path(name))
+        return read_rgb(self.image_path(name), self._stored)
 
     def size(self, name: str) -> tuple[int, int]:
         """Height and width of an image; with `size: xml` they must be those of its XML.
@@ -140,14 +138,10 @@ class Dataset:
         An image without XML (a test image) has nothing to disagree with.
 
         Raises:
-            InputError: the image is missing or no image, or its XML gives another size.
+            InputError: the image is missing or cannot be used, or its XML gives another size.
         """
         path = self.image_path(name)
-        try:
-            with Image.open(path) as image:  # reads the header only
-                width, height = image.size
-        except (OSError, SyntaxError):
-            raise InputError(f"{path}: not an image that can be read; replace the file") from None
+        height, width = image_size(path, self._stored)
         xml = self.root / "Annotations" / f"{name}.xml"
         if self.settings["size"] == "xml" and xml.exists():
             stated = xml_size(read_xml(xml), xml)
@@ -162,26 +156,34 @@ class Dataset:
         """Classes of an image, 0-based, in order of first appearance, duplicates dropped.
 
         The order is that of the objects in the XML, since it breaks ties (docs/parity.md,
-        fact 5), or of the CSV.
+        fact 5), or of the file of labels. With `negatives: background` there may be none.
 
         Raises:
-            InputError: no XML or no row, no objects, or a class that the vocabulary lacks.
+            InputError: no XML or no row, no class, or a class that the vocabulary lacks.
         """
+        negatives = self.settings.get("negatives", "refuse") == "background"
         if self._xml_labels:
             source = self.root / "Annotations" / f"{name}.xml"
             # Direct children only: VOC's person objects hold <part> elements with names too.
             found = [
                 item.findtext("name", "").strip() for item in read_xml(source).findall("object")
             ]
-            where, remedy = str(source), "add one, or take the image out of the list"
-            if not found:
-                raise InputError(f"{where}: has no objects, so the image has no class; {remedy}")
+            where = str(source)
+            if not found and not negatives:
+                raise InputError(
+                    f"{where}: has no objects, so the image has no class; add one, take the image "
+                    "out of the list, or set dataset.negatives to background"
+                )
         else:
             where = f"{self.settings['labels']}, image {name}"
-            found = self._csv.get(name)
-            if not found:
-                what = "has no row" if found is None else "has no labels"
-                raise InputError(f"{where}: {what}; add its labels, or leave the image out")
+            found = self._labels.get(name)
+            if found is None:
+                raise InputError(f"{where}: has no row; add its labels, or leave the image out")
+            if not found and not negatives:
+                raise InputError(
+                    f"{where}: has no labels; add them, leave the image out, or set "
+                    "dataset.negatives to background"
+                )
         if unknown := [label for label in found if label not in self._index]:
             raise InputError(
                 f"{where}: unknown class `{unknown[0]}`; correct it, or add the class to "
@@ -192,7 +194,11 @@ class Dataset:
     def mask_path(self, name: str) -> Path | None:
         """Path of the ground truth of an image; None where the data set has none."""
         folder = self.settings["masks"]
-        return None if folder is None else self.root / folder / f"{name}.png"
+        if folder is None:
+            return None
+        return (
+            self.root / folder if folder.endswith(".json") else self.root / folder / f"{name}.png"
+        )
 
     def mask(self, name: str) -> np.ndarray | None:
         """Ground truth, (H, W) uint8: 0 background, 1..C classes, 255 ignored; None without masks.
@@ -203,22 +209,52 @@ class Dataset:
         path = self.mask_path(name)
         if path is None:
             return None
+        if path.suffix == ".json":
+            drawn = pictures(path, self.vocabulary.classes)
+            if name not in drawn:
+                raise InputError(f"{path}: has no image {name}; add it, or leave the image out")
+            return self._checked(rasterise(drawn[name]), f"{path}, image {name}", self.size(name))
         if not path.exists():
             raise InputError(
                 f"{path}: no such mask; add it, or set dataset.masks to the folder that has it"
             )
-        mask = read_label(path)
-        size = self.size(name)
-        if mask.shape != size:
-            raise InputError(
-                f"{path}: is {mask.shape[1]} x {mask.shape[0]}, but its image is "
-                f"{size[1]} x {size[0]} (width x height); replace the mask"
-            )
+        mask = read_label(path, self.vocabulary.colours)
+        return self._checked(mask, str(path), self.size(name))
+
+    def imported_mask(
+        self, name: str, folder: Path, confidences: Path | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The mask of an image that other code made, and its confidences.
+
+        Args:
+            name: of the image.
+            folder: holds <name>.png.
+            confidences: holds <name>.png, grey with 8 or 16 bits, white for 1; None: none.
+
+        Returns:
+            (H, W) uint8 as `mask`, and (H, W) float32 in [0, 1] or None.
+
+        Raises:
+            InputError: a file is missing or of another size than the image, or the mask has other
+                values.
+        """
+        size, path = self.size(name), Path(folder) / f"{name}.png"
+        label = self._checked(read_label(path, self.vocabulary.colours), str(path), size)
+        if confidences is None:
+            return label, None
+        path = Path(confidences) / f"{name}.png"
+        values = read_fraction(path)
+        _check_size(values, str(path), size)
+        return label, values
+
+    def _checked(self, mask: np.ndarray, where: str, size: tuple[int, int]) -> np.ndarray:
+        """A mask whose size and values are right."""
+        _check_size(mask, where, size)
         count = len(self.vocabulary.classes)
         values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
         if strange := [int(value) for value in values if count < value < IGNORE]:
             raise InputError(
-                f"{path}: holds the value {strange[0]}, but the vocabulary has {count} classes "
+                f"{where}: holds the value {strange[0]}, but the vocabulary has {count} classes "
                 f"(0 to {count}, and {IGNORE} for ignored); correct the mask or the vocabulary"
             )
         return mask
@@ -258,6 +294,16 @@ class Dataset:
     def _xml_labels(self) -> bool:
         return self.settings["labels"] == "xml"
 
+    @property
+    def _stored(self) -> bool:
+        """Whether pixels are taken as stored; those of the public data sets fit their masks so."""
+        return not self._own or self.settings.get("orientation") == "stored"
+
+    def __reduce__(self) -> tuple:
+        # Without what was read: a copy goes to a worker process with each piece of work, and the
+        # process keeps what the first of them reads.
+        return Dataset, (self.settings, self.vocabulary, True)
+
     @cached_property
     def _index(self) -> dict[str, int]:
         return {label: index for index, label in enumerate(self.vocabulary.classes)}
@@ -265,23 +311,42 @@ class Dataset:
     @cached_property
     def _files(self) -> dict[str, str]:
         """Image id -> file name."""
-        folder, files = self.image_folder, {}
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder of images; set dataset.root")
-        for file in sorted(entry.name for entry in os.scandir(folder)):
-            stem, suffix = os.path.splitext(file)
-            if suffix.lower() in IMAGE_SUFFIXES:
-                if stem in files:
-                    raise InputError(
-                        f"{folder / file}: {files[stem]} has the same id `{stem}`; rename one"
-                    )
-                files[stem] = file
-        return files
+        if not self.image_folder.is_dir():
+            raise InputError(f"{self.image_folder}: no such folder of images; set dataset.root")
+        return (_scan if self._copied else _scan.__wrapped__)(self.image_folder)
 
     @cached_property
-    def _csv(self) -> dict[str, list[str]]:
-        return read_labels_csv(self.settings["labels"])
+    def _labels(self) -> dict[str, list[str]]:
+        read = _read_labels if self._copied else read_labels
+        return read(self.settings["labels"], self.vocabulary.classes)
 
 
-def _some(names: list[str]) -> str:
+@cache
+def _scan(folder: Path) -> dict[str, str]:
+    """Image id -> file name."""
+    files: dict[str, str] = {}
+    for file in sorted(entry.name for entry in os.scandir(folder)):
+        stem, suffix = os.path.splitext(file)
+        if suffix.lower() in IMAGE_SUFFIXES:
+            if stem in files:
+                raise InputError(
+                    f"{folder / file}: {files[stem]} has the same id `{stem}`; rename one"
+                )
+            files[stem] = file
+    return files
+
+
+_read_labels = cache(read_labels)
+
+
+def _check_size(values: np.ndarray, where: str, size: tuple[int, int]) -> None:
+    if values.shape != size:
+        raise InputError(
+            f"{where}: is {values.shape[1]} x {values.shape[0]}, but its image is "
+            f"{size[1]} x {size[0]} (width x height); make it at the image's size"
+        )
+
+
+def some(names: list[str]) -> str:
+    """The first three of some names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -3,11 +3,16 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import Colour, voc_palette
 from clip_wsss.core.plain import read_yaml
+
+IGNORE = 255  # ignore index of ground truth: borders, crowds
+# Names of what is no class: as one of the classes they would shift the others by one.
+NO_CLASSES = {"background", "bg", "void", "unlabeled", "unlabelled", "ignore", "ignored"}
 
 
 @dataclass(frozen=True)
@@ -19,12 +24,14 @@ class Vocabulary:
         names: list name -> {class: text}, complete and in class order.
         backgrounds: list name -> background words.
         path: the file it was read from, for messages.
+        colours: colour -> value of the masks: the background, the classes, and 255.
     """
 
     classes: tuple[str, ...]
     names: dict[str, dict[str, str]]
     backgrounds: dict[str, tuple[str, ...]]
     path: str = ""
+    colours: Mapping[Colour, int] = field(default_factory=dict)
 
     def texts(self, name: str) -> dict[str, str]:
         """What every class is called in the list `name`. Raises InputError if there is none."""
@@ -43,22 +50,33 @@ def _entry(lists: Mapping, name: str, group: str, path: str):
 
 
 def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
-    """Read a vocabulary: classes in the order of their ids, renames, background words.
+    """Read a vocabulary: classes in the order of their ids, renames, background words, colours.
 
-    The lists `plain` (no renames) and `none` (no background words) need not be written.
+    The lists `plain` (no renames) and `none` (no background words) need not be written, nor
+    `colours` (class, `background` or `ignored` -> [red, green, blue]), which are VOC's.
 
     Raises:
         InputError: the file is missing, malformed, or renames a class that it does not have.
     """
-    path = Path(path)
     content = read_yaml(path)
-    if not isinstance(content, dict) or set(content) != {"classes", "names", "backgrounds"}:
-        raise InputError(f"{path}: needs exactly the keys classes, names and backgrounds")
+    keys = {"classes", "names", "backgrounds"}
+    if not isinstance(content, dict) or not keys <= set(content) <= keys | {"colours"}:
+        raise InputError(
+            f"{path}: needs exactly the keys classes, names and backgrounds, and if wanted colours"
+        )
     classes = content["classes"]
     if not _is_words(classes) or not 1 <= len(classes) < 255:
         raise InputError(f"{path}: classes must be a list of 1 to 254 names, all of them text")
     if twice := duplicates(classes):
         raise InputError(f"{path}: classes lists {', '.join(twice)} more than once; keep one")
+    for name in classes:
+        if name != name.strip():
+            raise InputError(f"{path}: classes: `{name}` has spaces around it; remove them")
+        if name.strip("_ ").casefold() in NO_CLASSES:
+            raise InputError(
+                f"{path}: classes lists `{name}`; remove it: 0 is the background and 255 what is "
+                "ignored, and the first class has the value 1"
+            )
     names = {"plain": {key: key for key in classes}}
     for group in ("names", "backgrounds"):
         if not isinstance(content[group] or {}, dict):
@@ -77,7 +95,31 @@ def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
         if not _is_words(words):
             raise InputError(f"{path}: backgrounds.{name} must be a list of words")
         backgrounds[name] = tuple(words)
-    return Vocabulary(tuple(classes), names, backgrounds, str(path))
+    colours = _colours(content.get("colours") or {}, classes, path)
+    return Vocabulary(tuple(classes), names, backgrounds, str(path), colours)
+
+
+def _colours(given, classes: list[str], path: Path) -> dict[Colour, int]:
+    """Colour -> value of a mask: those that are given, else VOC's."""
+    values = {"background": 0, **{name: place for place, name in enumerate(classes, 1)}}
+    values["ignored"] = IGNORE
+    if not isinstance(given, dict) or not set(given) <= set(values):
+        raise InputError(
+            f"{path}: colours must map classes, background or ignored to [red, green, blue]"
+        )
+    found: dict[Colour, int] = {}
+    for name, value in values.items():
+        colour = given.get(name, voc_palette()[value].tolist())
+        if not (
+            isinstance(colour, list)
+            and len(colour) == 3
+            and all(type(part) is int and 0 <= part <= 255 for part in colour)
+        ):
+            raise InputError(f"{path}: colours.{name}: must be three numbers from 0 to 255")
+        if tuple(colour) in found:
+            raise InputError(f"{path}: colours.{name}: is the colour of another class, too")
+        found[tuple(colour)] = value
+    return found
 
 
 def _is_words(value) -> bool:

@@ -42,7 +42,7 @@ def build(root: Path, settings: Mapping) -> None:
     lists.mkdir(parents=True, exist_ok=True)
     for split in ("train", "val"):
         names = []
-        for index in tqdm(range(settings[split]), desc=f"demo {split}", leave=False):
+        for index in tqdm(range(settings[split]), desc=f"demo {split}", unit="image", disable=None):
             names.append(f"demo_{split}_{index + 1:04d}")
             _write(root, names[-1], scene_of(split, settings["seed"], index))
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), newline="\n")

@@ -15,6 +15,7 @@ import numpy as np
 import open_clip
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.resources import find
 from clip_wsss.data.datasets import Vocabulary
 from clip_wsss.demo.scenes import CLASSES
 from clip_wsss.demo.textures import WORDS
@@ -93,7 +94,7 @@ def read_lexicon(templates: Path, vocabulary: Vocabulary) -> Lexicon:
     """
     if vocabulary.classes != CLASSES:
         raise InputError(f"{vocabulary.path}: the demo needs the 20 classes of PASCAL VOC in order")
-    lines = Path(templates).read_text(encoding="utf-8").splitlines()
+    lines = find(templates).read_text(encoding="utf-8").splitlines()
     sentences = tuple(line for line in lines if line.strip() and not line.startswith("#"))
     objects = [
         (name, *(texts[name] for texts in vocabulary.names.values()), *_SYNONYMS.get(name, ()))

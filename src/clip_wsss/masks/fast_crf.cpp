@@ -14,6 +14,10 @@
 #include <new>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace {
 
 using std::size_t;
@@ -44,6 +48,7 @@ template <class V> inline void store(float* p, V v) { std::memcpy(p, &v, sizeof 
 // -ffp-contract=off both compute the same bytes.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
     __GNUC__ >= 12
+#define HAS_WIDER
 #define WIDER __attribute__((target_clones("default", "arch=x86-64-v4")))
 #else
 #define WIDER
@@ -392,22 +397,6 @@ template <int K> inline void softmax(float (*y)[BLOCK], float (*d)[BLOCK]) {
   }
 }
 
-// The same for one pixel of many labels; takes the last one's logit, returns its probability.
-inline float softmax(Four* y, float last, Four* d, int packs) {
-  Four high = Four{} + last, sum{};
-  for (int k = 0; k < packs; ++k) high = y[k] > high ? y[k] : high;
-  const float top = std::max(std::max(high[0], high[1]), std::max(high[2], high[3]));
-  for (int k = 0; k < packs; ++k) sum += y[k] = exponential(y[k] - top);
-  last = exponential(Four{} + (last - top))[0];
-  const float inverse = 1 / (((sum[0] + sum[1]) + (sum[2] + sum[3])) + last);
-  last *= inverse;
-  for (int k = 0; k < packs; ++k) {
-    y[k] *= inverse;
-    d[k] = y[k] - last;
-  }
-  return last;
-}
-
 // Slice, softmax and the next splat are one pass over the pixels. `few`: up to K + 1 labels.
 template <int K>
 WIDER void infer_few(const Lattice& gaussian, const Lattice& bilateral, const float* unary, int labels,
@@ -453,44 +442,283 @@ WIDER void infer_few(const Lattice& gaussian, const Lattice& bilateral, const fl
   }
 }
 
-WIDER void infer_many(const Lattice& gaussian, const Lattice& bilateral, const float* unary, int labels,
-                int iterations, float gaussian_compat, float bilateral_compat, float* out) {
-  const size_t n = gaussian.pixels;
-  const int packs = (labels + 2) / 4, size = 4 * packs;
-  const float* last = unary + (labels - 1) * n;
-  auto logits = make<float>(n * size);
-  for (size_t first = 0; first < n; first += 4 * BLOCK)
-    for (int c = 0; c < size; ++c)
-      for (size_t p = first; p < std::min(n, first + 4 * BLOCK); ++p)
-        logits[p * size + c] = c < labels - 1 ? -unary[c * n + p] : NOWHERE;
-  std::vector<float> g(size_t(gaussian.points + 1) * size), next_g(g.size());
-  std::vector<float> b(size_t(bilateral.points + 1) * size), next_b(b.size());
-  std::vector<Four> y(packs), d(packs);
-  float* const row = reinterpret_cast<float*>(y.data());
-  for (int iteration = 0;; ++iteration) {
-    std::fill(next_g.begin(), next_g.end(), 0.f);
-    std::fill(next_b.begin(), next_b.end(), 0.f);
-    for (size_t p = 0; p < n; ++p) {
-      std::memcpy(row, &logits[p * size], size * sizeof(float));
-      if (iteration) {
-        slice<4, 3>(gaussian, p, g.data(), gaussian_compat, row, packs);
-        slice<4, 6>(bilateral, p, b.data(), bilateral_compat, row, packs);
+// Many labels lie in blocks of 4, 8 or 16, each with tables of its own: a row of 16 is a cache line, so
+// that slice and splat read the indices of a pixel once a block and blur touches every line once.
+// L: floats in a register; every version computes the same bytes.
+
+#define INLINE __attribute__((always_inline)) inline
+constexpr size_t PAGE = size_t(1) << 21;
+constexpr size_t AHEAD = 8;  // rows that the blur fetches in advance
+
+template <int L> struct Register {
+  typedef float type __attribute__((vector_size(4 * L)));
+  typedef i32 ints __attribute__((vector_size(4 * L)));
+};
+
+struct FreePages {
+  void operator()(float* p) const { ::operator delete[](p, std::align_val_t(PAGE)); }
+};
+using Pages = std::unique_ptr<float[], FreePages>;
+
+Pages make_pages(size_t floats) {  // not zeroed
+  const size_t bytes = (floats * sizeof(float) + PAGE - 1) / PAGE * PAGE;
+  Pages pages(static_cast<float*>(::operator new[](bytes, std::align_val_t(PAGE))));
+#if defined(__linux__)
+  madvise(pages.get(), bytes, MADV_HUGEPAGE);  // fewer page faults and misses of the TLB
+#endif
+  return pages;
+}
+
+struct Block {
+  int width, offset;           // labels, and the first one
+  float *table[2], *next[2];   // Gaussian, bilateral
+  i32 known[2];                // rows of `next` from here on were not yet met
+};
+
+template <int L, int W> INLINE void blur_rows(const Lattice& lattice, float* table) {
+  constexpr int R = L < W ? L : W, K = W / R;
+  using V = typename Register<R>::type;
+  for (const std::vector<i32>& chain : lattice.chain) {
+    float* at = table + size_t(lattice.points) * W;
+    V before[K], here[K];
+    for (int k = 0; k < K; ++k) before[k] = here[k] = V{};
+    for (size_t i = 0; i < chain.size(); ++i) {
+      const float half = chain[i] < 0 ? 0.f : 0.5f;
+      float* const row = table + size_t(chain[i] & POINT) * W;
+      if (i + AHEAD < chain.size())
+        __builtin_prefetch(table + size_t(chain[i + AHEAD] & POINT) * W, 1);
+      for (int k = 0; k < K; ++k) {
+        V next;
+        std::memcpy(&next, row + k * R, sizeof next);
+        const V sum = here[k] + before[k] + half * next;
+        std::memcpy(at + k * R, &sum, sizeof sum);
+        before[k] = half * here[k];
+        here[k] = next;
       }
-      const float q = softmax(y.data(), -last[p], d.data(), packs);
+      at = row;
+    }
+    for (int k = 0; k < K; ++k) {
+      const V sum = here[k] + before[k];
+      std::memcpy(at + k * R, &sum, sizeof sum);
+    }
+  }
+}
+
+template <int L, int W, int AXES>
+INLINE void slice_rows(const Lattice& lattice, size_t first, int lanes, const float* table,
+                       float compat, float* y, int stride) {
+  constexpr int R = L < W ? L : W, K = W / R;
+  using V = typename Register<R>::type;
+  const i32* vertex = &lattice.vertex[first * AXES];
+  const float* weight = &lattice.weight[first * AXES];
+  for (int l = 0; l < lanes; ++l, y += stride, vertex += AXES, weight += AXES) {
+    V sum[K];
+    for (int k = 0; k < K; ++k) std::memcpy(&sum[k], y + k * R, sizeof sum[k]);
+    for (int r = 0; r < AXES; ++r) {
+      const float w = compat * weight[r], *row = table + size_t(vertex[r]) * W;
+      for (int k = 0; k < K; ++k) {
+        V v;
+        std::memcpy(&v, row + k * R, sizeof v);
+        sum[k] += w * v;
+      }
+    }
+    for (int k = 0; k < K; ++k) std::memcpy(y + k * R, &sum[k], sizeof sum[k]);
+  }
+}
+
+// Rows get their zeros where they are first met, still in the cache: points have that order.
+template <int L, int W, int AXES>
+INLINE void splat_rows(const Lattice& lattice, size_t first, int lanes, float* table, i32& known,
+                       const float* q, const float* last, int stride) {
+  constexpr int R = L < W ? L : W, K = W / R;
+  using V = typename Register<R>::type;
+  const i32* vertex = &lattice.vertex[first * AXES];
+  const float* weight = &lattice.weight[first * AXES];
+  i32 met = known;
+  for (int i = 0; i < lanes * AXES; ++i) met = vertex[i] < met ? met : vertex[i] + 1;
+  std::memset(table + size_t(known) * W, 0, size_t(met - known) * W * sizeof(float));
+  known = met;
+  for (int l = 0; l < lanes; ++l, q += stride, last += stride, vertex += AXES, weight += AXES) {
+    V x[K];
+    for (int k = 0; k < K; ++k) {
+      std::memcpy(&x[k], q + k * R, sizeof x[k]);
+      x[k] -= *last;
+    }
+    for (int r = 0; r < AXES; ++r) {
+      float* const row = table + size_t(vertex[r]) * W;
+      for (int k = 0; k < K; ++k) {
+        V v;
+        std::memcpy(&v, row + k * R, sizeof v);
+        v += weight[r] * x[k];
+        std::memcpy(row + k * R, &v, sizeof v);
+      }
+    }
+  }
+}
+
+// As the one above for four.
+template <int L> INLINE typename Register<L>::type exponentials(typename Register<L>::type x) {
+  using V = typename Register<L>::type;
+  using I = typename Register<L>::ints;
+  x = x < -50.f ? V{} - 50.f : x;
+  const V n = (x * 1.44269504f + ROUND) - ROUND;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  V p = r * (1 / 5040.f) + 1 / 720.f;
+  p = p * r + 1 / 120.f;
+  p = p * r + 1 / 24.f;
+  p = p * r + 1 / 6.f;
+  p = p * r + 0.5f;
+  p = p * r * r + r + 1.f;
+  const I power = (__builtin_convertvector(n, I) + 127) << 23;
+  V scale;
+  std::memcpy(&scale, &power, sizeof scale);
+  return p * scale;
+}
+
+// A row of logits, a multiple of 16, becomes probabilities. Sixteen partial sums for every L.
+template <int L> INLINE void softmax_row(float* y, int size) {
+  using V = typename Register<L>::type;
+  constexpr int K = 16 / L;
+  V v, part[K];
+  float lane[16];
+  for (int k = 0; k < K; ++k) std::memcpy(&part[k], y + k * L, sizeof v);
+  for (int i = 16; i < size; i += 16)
+    for (int k = 0; k < K; ++k) {
+      std::memcpy(&v, y + i + k * L, sizeof v);
+      part[k] = v > part[k] ? v : part[k];
+    }
+  for (int k = 0; k < K; ++k) std::memcpy(lane + k * L, &part[k], sizeof v);
+  for (int half = 8; half; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] = std::max(lane[i], lane[i + half]);
+  const float top = lane[0];
+  for (int k = 0; k < K; ++k) part[k] = V{};
+  for (int i = 0; i < size; i += 16)
+    for (int k = 0; k < K; ++k) {
+      std::memcpy(&v, y + i + k * L, sizeof v);
+      v = exponentials<L>(v - top);
+      part[k] += v;
+      std::memcpy(y + i + k * L, &v, sizeof v);
+    }
+  for (int k = 0; k < K; ++k) std::memcpy(lane + k * L, &part[k], sizeof v);
+  for (int half = 8; half; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  const float inverse = 1 / lane[0];
+  for (int i = 0; i < size; i += L) {
+    std::memcpy(&v, y + i, sizeof v);
+    v *= inverse;
+    std::memcpy(y + i, &v, sizeof v);
+  }
+}
+
+#define BY_WIDTH(CALL)        \
+  switch (block.width) {      \
+    case 4: CALL(4); break;   \
+    case 8: CALL(8); break;   \
+    default: CALL(16); break; \
+  }
+#define SLICE(W)                                                                                   \
+  slice_rows<L, W, 3>(gaussian, first, lanes, block.table[0], gaussian_compat, to, stride);        \
+  slice_rows<L, W, 6>(bilateral, first, lanes, block.table[1], bilateral_compat, to, stride)
+#define SPLAT(W)                                                                                   \
+  splat_rows<L, W, 3>(gaussian, first, lanes, block.next[0], block.known[0], q, y + size, stride); \
+  splat_rows<L, W, 6>(bilateral, first, lanes, block.next[1], block.known[1], q, y + size, stride)
+#define BLUR(W)                                \
+  blur_rows<L, W>(gaussian, block.table[0]);   \
+  blur_rows<L, W>(bilateral, block.table[1])
+
+template <int L>
+INLINE void infer_blocks(const Lattice& gaussian, const Lattice& bilateral, const float* unary,
+                         int labels, int iterations, float gaussian_compat, float bilateral_compat,
+                         float* out) {
+  const size_t n = gaussian.pixels;
+  const Lattice* const lattice[2] = {&gaussian, &bilateral};
+  std::vector<Block> blocks;
+  int size = 0;  // columns of the labels but the last, with those that fill up blocks
+  while (size < labels - 1) {
+    const int left = labels - 1 - size, width = left > 8 ? 16 : left > 4 ? 8 : 4;
+    blocks.push_back({width, size, {}, {}, {}});
+    size += width;
+  }
+  const int columns = size + 1, stride = (columns + 15) / 16 * 16;  // the last label: column `size`
+
+  const size_t rows = 2 * (size_t(gaussian.points) + bilateral.points + 2);
+  const Pages pages = make_pages(rows * size), logits = make_pages(n * columns);
+  float* place = pages.get();
+  for (Block& block : blocks)
+    for (int i = 0; i < 2; ++i)
+      for (float** table : {&block.table[i], &block.next[i]}) {
+        *table = place;
+        place += size_t(lattice[i]->points + 1) * block.width;
+      }
+  for (size_t first = 0; first < n; first += 4 * BLOCK)
+    for (int c = 0; c < columns; ++c) {
+      const float* from = c < labels - 1 ? unary + c * n
+                          : c == size    ? unary + (labels - 1) * n
+                                         : nullptr;
+      for (size_t p = first; p < std::min(n, first + 4 * BLOCK); ++p)
+        logits[p * columns + c] = from ? -from[p] : NOWHERE;
+    }
+
+  const auto tile = make<float>(BLOCK * stride);
+  float* const y = tile.get();
+  std::fill(y, y + BLOCK * stride, NOWHERE);
+  for (int iteration = 0;; ++iteration) {
+    for (size_t first = 0; first < n; first += BLOCK) {
+      const int lanes = int(std::min<size_t>(BLOCK, n - first));
+      for (int l = 0; l < lanes; ++l) {
+        std::memcpy(y + l * stride, &logits[(first + l) * columns], columns * sizeof(float));
+        std::fill(y + l * stride + columns, y + (l + 1) * stride, NOWHERE);
+      }
+      if (iteration)
+        for (const Block& block : blocks) {
+          float* const to = y + block.offset;
+          BY_WIDTH(SLICE)
+        }
+      for (int l = 0; l < lanes; ++l) softmax_row<L>(y + l * stride, stride);
       if (iteration == iterations) {
-        for (int c = 0; c < labels - 1; ++c) out[c * n + p] = y[c / 4][c % 4];
-        out[(labels - 1) * n + p] = q;
+        for (int c = 0; c < labels; ++c)
+          for (int l = 0; l < lanes; ++l)
+            out[c * n + first + l] = y[l * stride + (c < labels - 1 ? c : size)];
         continue;
       }
-      splat<4, 3>(gaussian, p, next_g.data(), reinterpret_cast<float*>(d.data()), packs);
-      splat<4, 6>(bilateral, p, next_b.data(), reinterpret_cast<float*>(d.data()), packs);
+      for (Block& block : blocks) {
+        const float* const q = y + block.offset;
+        BY_WIDTH(SPLAT)
+      }
     }
     if (iteration == iterations) return;
-    g.swap(next_g);
-    b.swap(next_b);
-    blur<4, true>(gaussian, g.data(), packs);
-    blur<4, true>(bilateral, b.data(), packs);
+    for (Block& block : blocks) {
+      for (int i = 0; i < 2; ++i) {  // the features that fill up may have points of their own
+        const size_t met = size_t(block.known[i]) * block.width;
+        std::fill(block.next[i] + met, block.next[i] + size_t(lattice[i]->points) * block.width, 0.f);
+        block.known[i] = 0;
+        std::swap(block.table[i], block.next[i]);
+      }
+      BY_WIDTH(BLUR)
+    }
   }
+}
+
+#define INFER                                                                                    \
+  (const Lattice& gaussian, const Lattice& bilateral, const float* unary, int labels,            \
+   int iterations, float gaussian_compat, float bilateral_compat, float* out)
+#define BLOCKS(L)                                                                                \
+  infer_blocks<L>(gaussian, bilateral, unary, labels, iterations, gaussian_compat,               \
+                  bilateral_compat, out)
+
+// Not clones as above: the width of a vector is a constant of the source.
+void infer_many INFER { BLOCKS(4); }
+#if defined(HAS_WIDER)
+__attribute__((target("avx2"))) void infer_many_avx2 INFER { BLOCKS(8); }
+__attribute__((target("arch=x86-64-v4"))) void infer_many_avx512 INFER { BLOCKS(16); }
+#endif
+
+decltype(&infer_many) widest() {
+#if defined(HAS_WIDER)
+  if (__builtin_cpu_supports("x86-64-v4")) return infer_many_avx512;
+  if (__builtin_cpu_supports("avx2")) return infer_many_avx2;
+#endif
+  return infer_many;
 }
 
 }  // namespace
@@ -529,7 +757,7 @@ API int crf_infer(const void* gaussian, const void* bilateral, const float* unar
   const auto infer = labels == 2   ? infer_few<1>
                      : labels == 3 ? infer_few<2>
                      : labels <= 5 ? infer_few<4>
-                                   : infer_many;
+                                   : widest();
   try {
     infer(g, b, unary, labels, iterations, gaussian_compat * alpha(g), bilateral_compat * alpha(b), out);
     return DONE;

@@ -24,127 +24,115 @@ class Lattice:
     Args:
         features: (N, d) float32, divided by the standard deviations.
         group: (N,) int64, from 0; features of different groups share no point.
-        count: only the first so many features are filtered; the others only make points.
+        real: (N,) float32, 1 for a feature that is filtered, 0 for one that only makes points.
 
     Raises:
         OverflowError: the keys do not fit 63 bits.
     """
 
-    def __init__(self, features: torch.Tensor, group: torch.Tensor, count: int) -> None:
+    def __init__(self, features: torch.Tensor, group: torch.Tensor, real: torch.Tensor) -> None:
         d = features.shape[1]
-        keys, weights = self._simplices(features, group)
-        points, vertex = torch.unique(keys, return_inverse=True)  # sorted
+        keys, weights = self._simplices(features.T.contiguous(), group)  # (d + 1, N) each
+        weights = weights * real
+        # One sort says which keys are one point, and which pixels a point sums, in their order.
+        flat = keys.T.flatten()
+        ordered, order = torch.sort(flat, stable=True)
+        new = torch.ones_like(ordered, dtype=torch.bool)
+        torch.ne(ordered[1:], ordered[:-1], out=new[1:])
+        points = ordered[new]
         self.size, self.alpha = len(points), 1 / (1 + 2.0**-d)
-        self.neighbours = []  # for each axis (2, M): the points before and after, M where missing
-        for step in self.steps:
-            pair = []
-            for wanted in (points - step, points + step):
-                at = torch.searchsorted(points, wanted).clamp_(max=self.size - 1)
-                pair.append(torch.where(points[at] == wanted, at, self.size))
-            self.neighbours.append(torch.stack(pair))
+        self.vertex = torch.empty_like(order)
+        self.vertex[order] = new.cumsum(0) - 1
+        self.vertex = self.vertex.unflatten(0, (-1, d + 1)).T.contiguous()  # (d + 1, N)
+        self.weights = weights[..., None]  # (d + 1, N, 1)
+        starts = torch.cat([new.nonzero()[:, 0], order.new_tensor([len(order)])])
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            self.slicing = self._matrix(vertex[:count], weights[:count])
-            self.splatting = self._transposed(vertex[:count], weights[:count])
-        ones = torch.ones(count, 1, dtype=features.dtype, device=features.device)
-        self.norm = 1 / torch.sqrt(self._filter(ones) + 1e-20)  # (count, 1)
+            warnings.filterwarnings("ignore", message="Sparse")
+            self.splatting = torch.sparse_csr_tensor(
+                starts,
+                order // (d + 1),
+                weights.T.flatten()[order],
+                (self.size, len(features)),
+                check_invariants=False,
+            )
+        steps = torch.tensor(self.steps, device=points.device)
+        wanted = points + steps[:, None]  # (d + 1, M), sorted row by row
+        after = torch.searchsorted(points, wanted).clamp_(max=self.size - 1)
+        after = torch.where(points[after] == wanted, after, self.size)
+        # Whoever lies after a point has that point before it; M where there is none.
+        before = torch.full((d + 1, self.size + 1), self.size, device=points.device)
+        here = torch.arange(self.size, device=points.device).expand_as(after)
+        before.scatter_(1, after, here)
+        self.neighbours = list(zip(before[:, :-1], after, strict=True))
+        self.norm = 1 / torch.sqrt(self._filter(real[:, None]) + 1e-20)  # (N, 1)
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """Filter (count, C) with the symmetric normalisation."""
+        """Filter (N, C) with the symmetric normalisation."""
         return self.norm * self._filter(self.norm * values)
 
     def _filter(self, values: torch.Tensor) -> torch.Tensor:
-        nothing = values.new_zeros(1, values.shape[1])
-        lattice = torch.cat([self.splatting @ values, nothing])  # (M + 1, C)
+        lattice = values.new_zeros(self.size + 1, values.shape[1])  # the last point is nobody's
+        lattice[:-1] = self.splatting @ values
         for before, after in self.neighbours:
-            lattice[:-1] += 0.5 * (lattice[before] + lattice[after])
-        return self.alpha * (self.slicing @ lattice[:-1])
+            lattice[:-1] += (lattice[before] + lattice[after]).mul_(0.5)
+        return (lattice[self.vertex] * self.weights).sum(0).mul_(self.alpha)
 
     def _simplices(
         self, features: torch.Tensor, group: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Packed keys (N, d + 1) int64 of every feature's simplex, and barycentric weights."""
-        d = features.shape[1]
+        """Packed keys (d + 1, N) int64 of every feature's simplex, and barycentric weights."""
+        d = len(features)
         deviation = np.float32(math.sqrt(2 / 3) * (d + 1))
         scale = [
             float(np.float32(1 / math.sqrt((i + 1) * (i + 2)) * float(deviation))) for i in range(d)
         ]
         # pydensecrf's order of float operations: the simplex of a pixel may hang on the last bit.
-        later = torch.zeros_like(features[:, 0])
+        later = torch.zeros_like(features[0])
         elevated = [later] * (d + 1)
         for j in range(d, 0, -1):
-            scaled = features[:, j - 1] * scale[j - 1]
+            scaled = features[j - 1] * scale[j - 1]
             elevated[j] = later - float(j) * scaled
             later = later + scaled
         elevated[0] = later
-        elevated = torch.stack(elevated, dim=1)  # (N, d + 1)
+        elevated = torch.stack(elevated)  # (d + 1, N)
         inverse = float(np.float32(1) / np.float32(d + 1))
         rounded = torch.round(elevated * inverse)  # half to even
         nearest = rounded * (d + 1)
         rest = elevated - nearest
-        less = rest[:, :, None] < rest[:, None, :]
-        earlier = torch.ones(d + 1, d + 1, dtype=torch.bool, device=features.device).triu(1)
-        # Of i < j, i ranks after j if its rest is less, else j after i: ties too are ranked.
-        rank = (less & earlier).sum(2) + (~less & earlier).sum(1)
-        rank = rank + rounded.sum(1, keepdim=True).long()
+        rank = rounded.sum(0).long().repeat(d + 1, 1)
+        for i in range(d):
+            less = rest[i] < rest[i + 1 :]  # ties too are ranked: of i < j, i comes first then
+            rank[i] += less.sum(0)
+            rank[i + 1 :] += ~less
         wrap = (d + 1) * ((rank < 0).long() - (rank > d).long())
         rank, nearest = rank + wrap, nearest + wrap
         inside = (elevated - nearest) * inverse
-        ordered = torch.empty_like(inside).scatter_(1, rank, inside)  # by rank
-        axis = torch.empty_like(rank).scatter_(
-            1, rank, torch.arange(d + 1, device=rank.device).expand_as(rank)
-        )
-        first = ordered[:, d] + (1 - ordered[:, 0])
-        weights = torch.cat([first[:, None], (ordered[:, :-1] - ordered[:, 1:]).flip(1)], dim=1)
+        ordered = torch.empty_like(inside).scatter_(0, rank, inside)  # by rank
+        axes = torch.arange(d + 1, device=rank.device)[:, None].expand_as(rank)
+        axis = torch.empty_like(rank).scatter_(0, rank, axes)
+        first = ordered[d] + (1 - ordered[0])
+        weights = torch.cat([first[None], (ordered[:-1] - ordered[1:]).flip(0)])
 
-        low = nearest[:, :d].amin(0) - 3 * (d + 1)
-        high = nearest[:, :d].amax(0) + 3 * (d + 1)
-        ends = torch.stack([low, high]).long().tolist()
+        low = nearest[:d].amin(1) - 3 * (d + 1)
+        high = nearest[:d].amax(1) + 3 * (d + 1)
+        *ends, groups = torch.cat([low, high, group.max()[None].float()]).long().tolist()
         bits, fields = 0, []
-        for smallest, largest in zip(*ends, strict=True):
+        for smallest, largest in zip(ends[:d], ends[d:], strict=True):
             if smallest < -LIMIT or largest > LIMIT:
                 raise OverflowError
             fields.append(bits)
             bits += (largest - smallest).bit_length()
-        groups = int(group.max()) + 1
-        if bits + groups.bit_length() > 63:
+        if bits + (groups + 1).bit_length() > 63:
             raise OverflowError
         ones = sum(1 << field for field in fields)
         self.steps = [ones - ((d + 1) << field) for field in fields] + [ones]
-        shift = torch.tensor(fields, device=features.device)
-        key = ((nearest[:, :d].long() - low.long()) << shift).sum(1) + (group << bits)
-        moves = torch.tensor(self.steps, device=features.device)[axis.flip(1)[:, :d]]
-        return torch.cat([key[:, None], key[:, None] + moves.cumsum(1)], dim=1), weights
-
-    def _matrix(self, vertex: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """(count, M) CSR."""
-        count, axes = vertex.shape
-        rows = torch.arange(0, count * axes + 1, axes, device=vertex.device)
-        order = vertex.argsort(dim=1)
-        return torch.sparse_csr_tensor(
-            rows,
-            vertex.gather(1, order).flatten(),
-            weights.gather(1, order).flatten(),
-            (count, self.size),
-            check_invariants=False,
-        )
-
-    def _transposed(self, vertex: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """(M, count) CSR: every point sums its pixels in their order, so no atomic additions."""
-        count, axes = vertex.shape
-        flat = vertex.flatten()
-        order = flat.argsort(stable=True)
-        rows = torch.searchsorted(flat[order], torch.arange(self.size + 1, device=vertex.device))
-        return torch.sparse_csr_tensor(
-            rows,
-            order // axes,
-            weights.flatten()[order],
-            (self.size, count),
-            check_invariants=False,
-        )
+        shift = torch.tensor(fields, device=features.device)[:, None]
+        key = ((nearest[:d] - low[:, None]).long() << shift).sum(0) + (group << bits)
+        moves = torch.tensor(self.steps, device=features.device)[axis.flip(0)[:d]]
+        return torch.cat([key[None], key + moves.cumsum(0)]), weights
 
 
-def fast(
+def torch_crf(
     unaries: list[np.ndarray],
     images: list[np.ndarray],
     *,
@@ -190,7 +178,7 @@ def fast(
     except OverflowError:
         if len(images) > 1:  # one image at a time: most of them can do without pydensecrf
             return [
-                fast(
+                torch_crf(
                     [unary],
                     [rgb],
                     iterations=iterations,
@@ -221,35 +209,35 @@ def _infer(
 ) -> list[np.ndarray]:
     pixels = [rgb.shape[0] * rgb.shape[1] for rgb in images]
     labels = max(len(unary) for unary in unaries)
-    logits = np.full((sum(pixels), labels), -np.inf, np.float32)  # no label beyond an image's own
-    group, last_group, features, start = [], [], [], 0
-    for number, (unary, rgb) in enumerate(zip(unaries, images, strict=True)):
-        count = pixels[number]
-        logits[start : start + count, : len(unary)] = -unary.T
-        start += count
-        y, x = np.divmod(np.arange(count, dtype=np.int32), np.int32(rgb.shape[1]))
-        features.append(np.concatenate([np.stack([x, y], axis=1), rgb.reshape(-1, 3)], axis=1))
-        group.append(np.full(count, number))
-        # pydensecrf fills up to four pixels with zero features, and their points carry blur.
-        last_group.append(np.full(-count % 4, number))
-    group = np.concatenate(group + last_group)
-    features.append(np.zeros((len(group) - start, 5), np.int32))
-    features = np.concatenate(features).astype(np.float32)
-    # Divided here: on CUDA torch multiplies with the reciprocal, which differs in the last bit.
-    place = features[:, :2] / np.float32(gaussian_sxy)
-    both = [
-        features[:, :2] / np.float32(bilateral_sxy),
-        features[:, 2:] / np.float32(bilateral_srgb),
-    ]
-    group = torch.from_numpy(group).to(device)
-    gaussian = Lattice(torch.from_numpy(place).to(device), group, start)
-    bilateral = Lattice(torch.from_numpy(np.concatenate(both, axis=1)).to(device), group, start)
-    logits = torch.from_numpy(logits).to(device)
+    # pydensecrf fills up to four pixels with zero features, and their points carry blur.
+    rows = [count + -count % 4 for count in pixels]
+    group = torch.repeat_interleave(
+        torch.arange(len(rows), device=device), torch.tensor(rows, device=device)
+    )
+    # No label beyond an image's own; nothing of this is done on the host.
+    logits = torch.full((sum(rows), labels), -torch.inf, device=device)
+    features = torch.zeros(sum(rows), 5, device=device)
+    real = torch.zeros(sum(rows), device=device)
+    for start, unary, rgb in zip(np.cumsum([0, *rows]).tolist(), unaries, images, strict=False):
+        height, width = rgb.shape[:2]
+        part = slice(start, start + height * width)
+        logits[part, : len(unary)] = -torch.from_numpy(unary).to(device).T
+        place = torch.cartesian_prod(
+            torch.arange(height, device=device), torch.arange(width, device=device)
+        )
+        features[part, :2] = place.flip(1).float()
+        features[part, 2:] = torch.tensor(rgb).to(device).reshape(-1, 3).float()
+        real[part] = 1
+    logits[real == 0] = 0
+    # By a tensor: with a number CUDA multiplies by its reciprocal, which differs in the last bit.
+    spread = [bilateral_sxy, bilateral_sxy, *[bilateral_srgb] * 3]
+    gaussian = Lattice(features[:, :2] / features.new_tensor([gaussian_sxy] * 2), group, real)
+    bilateral = Lattice(features / features.new_tensor(spread), group, real)
     q = logits.softmax(dim=1)
     for _ in range(iterations):
         q = (logits + gaussian_compat * gaussian(q) + bilateral_compat * bilateral(q)).softmax(1)
-    return [
-        np.ascontiguousarray(part[:, : len(unary)].T).reshape(len(unary), *rgb.shape[:2])
-        for part, unary, rgb in zip(q.cpu().split(pixels), unaries, images, strict=True)
-        for part in [part.numpy()]
-    ]
+    found = []
+    for start, unary, rgb in zip(np.cumsum([0, *rows]).tolist(), unaries, images, strict=False):
+        part = q[start : start + rgb.shape[0] * rgb.shape[1], : len(unary)].T.contiguous()
+        found.append(part.reshape(len(unary), *rgb.shape[:2]).cpu().numpy())
+    return found

@@ -5,56 +5,96 @@ Every source writes an archive of kind masks (`clip_wsss.core.archives`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from clip_wsss.core.archives import MASKS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.confidence import EDGES, encode
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import read_fraction, read_label
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
+from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.core.registry import lookup
-from clip_wsss.data.datasets import IGNORE
-from clip_wsss.masks.refine import MASK_REFINEMENTS
+from clip_wsss.core.progress import over_images
+from clip_wsss.masks.context import MaskContext
 
 if TYPE_CHECKING:
     from clip_wsss.data.datasets import Dataset
 
+BATCH, AHEAD = 8, 3  # images at once on a GPU, and how many such parts wait and are written
 CERTAIN = len(EDGES) - 1  # the code of a confidence of 1
 
 
 def labels_and_confidence(
-    maps: np.ndarray, keys: np.ndarray, rgb: np.ndarray, entry: dict
+    maps: np.ndarray, keys: np.ndarray, rgb: np.ndarray, entry: dict, id_: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Label and confidence of every pixel of an image.
 
     Args:
         maps: (K, gh, gw) float32 in [0, 1].
-        keys: (K,) 0-based classes.
+        keys: (K,) 0-based classes; without any the image is background at a confidence of 1.
         rgb: (H, W, 3) uint8.
         entry: of the group `masks`: refinement, background_power, and settings under the
             refinement's name.
+        id_: of the image.
 
     Returns:
         (H, W) uint8, 0 background, key + 1 for a class, and (H, W) float32 in [0, 1]: the
         largest probability, or without a refinement the largest of [background, maps].
     """
-    refine = lookup(MASK_REFINEMENTS, entry["refinement"], "refinement")
-    full = upsample_maps(maps, rgb.shape[:2])
-    scores = np.concatenate([background_scores(full, entry["background_power"])[None], full])
-    refined = refine(scores, rgb, entry.get(entry["refinement"]) or {})
-    values = np.concatenate([[0], np.asarray(keys) + 1]).astype(np.uint8)
-    return values[refined.argmax(axis=0)], refined.max(axis=0)  # a tie goes to the background
+    context = mask_context(maps, keys, rgb, entry, id_)
+    return decided(_refined(entry, context), context, entry)
+
+
+def mask_context(
+    maps: np.ndarray, keys: np.ndarray, rgb: np.ndarray, entry: dict, id_: str, device: str = "cpu"
+) -> MaskContext:
+    """What a mask refinement gets of an image; see `labels_and_confidence`.
+
+    An image without any class has a background of 1 alone, which nothing refines.
+    """
+    scores = np.ones((1, *rgb.shape[:2]), np.float16)
+    if len(keys):
+        full = upsample_maps(maps, rgb.shape[:2])
+        scores = np.concatenate([background_scores(full, entry["background_power"])[None], full])
+    return MaskContext(scores, rgb, [int(key) for key in keys], id_, maps, device)
+
+
+def decided(
+    refined: np.ndarray, context: MaskContext, entry: dict
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label and confidence from refined scores (1 + K, H, W); a tie goes to the background."""
+    check_scores(refined, context.scores, entry["refinement"])
+    values = np.concatenate([[0], np.asarray(context.keys, int) + 1]).astype(np.uint8)
+    return values[refined.argmax(axis=0)], refined.max(axis=0)
+
+
+def check_scores(refined: np.ndarray, scores: np.ndarray, name: str) -> None:
+    """Refuse what a mask refinement of one's own should not return.
+
+    Raises:
+        InputError: another shape or kind of numbers than that of the scores.
+    """
+    if not isinstance(refined, np.ndarray) or refined.shape != scores.shape:
+        got = getattr(refined, "shape", type(refined).__name__)
+        raise InputError(f"refinement {name}: must return {scores.shape} scores; got {got}")
+    if refined.dtype.kind != "f":
+        raise InputError(f"refinement {name}: must return floats; got {refined.dtype}")
 
 
 def write_masks(
-    dataset: Dataset, ids: Sequence[str], entry: dict, maps: Sequence[Path], out: Path, workers: int
+    dataset: Dataset,
+    ids: Sequence[str],
+    entry: dict,
+    maps: Sequence[Path],
+    out: Path,
+    workers: int,
+    device: str = "cpu",
 ) -> None:
     """Write the masks of a shard from whatever source an entry names.
 
@@ -65,13 +105,14 @@ def write_masks(
         maps: the one shard of maps; none for the other sources.
         out: the archive.
         workers: processes; they change nothing but the time.
+        device: cpu, cuda or auto, of a refinement that uses torch.
 
     Raises:
         InputError: see the function of each source.
     """
     bad = dataset.settings["on_bad_image"]
     if entry["source"] == "maps":
-        write_shard(dataset, maps[0], entry, out, workers, ids)
+        write_shard(dataset, maps[0], entry, out, workers, ids, device)
     elif entry["source"] == "ground-truth":
         write_ground_truth(dataset, ids, out, bad, workers)
     else:
@@ -85,6 +126,7 @@ def write_shard(
     out: Path,
     workers: int = 1,
     ids: Sequence[str] | None = None,
+    device: str = "cpu",
 ) -> None:
     """Write the pseudo masks of a shard of maps.
 
@@ -101,7 +143,7 @@ def write_shard(
         InputError: maps of other images, an unknown refinement, an image that has changed, or a
             confidence that is not a number.
     """
-    lookup(MASK_REFINEMENTS, entry["refinement"], "refinement")
+    refine = method("refinement", entry["refinement"])
     skipped = [EncodedImage(id_, skipped=why) for id_, why in read_skipped(maps).items()]
     images = read_maps(maps)
     found = {image.id for image in images} | {image.id for image in skipped}
@@ -110,7 +152,19 @@ def write_shard(
             f"{maps}: holds other images than the list, such as {min(found ^ set(ids))}; delete it "
             "and run again"
         )
-    _write(out, partial(_from_maps, dataset, entry), images, workers, skipped)
+    # Images without a class have nothing to refine; they and the skipped ones come last.
+    bare = map(partial(_background, dataset), [image for image in images if not len(image.keys)])
+    images, rest = [image for image in images if len(image.keys)], chain(bare, skipped)
+    own, batch = refine.read(entry.get(refine.short)), getattr(refine.function, "batch", None)
+    if batch is not None and refine.function.batches(own):
+        from clip_wsss.core.devices import torch_device
+
+        refine_all = partial(batch, settings=own)
+        made = _in_batches(dataset, entry, images, refine_all, str(torch_device(device)), workers)
+        progress = over_images(made, len(images), f"masks {Path(out).stem}")
+        write_archive(out, MASKS, (image for part in (progress, rest) for image in part))
+        return
+    _write(out, partial(_from_maps, dataset, entry), images, workers, rest)
 
 
 def write_ground_truth(
@@ -176,35 +230,84 @@ def _write(
     make: Callable[..., EncodedImage],
     images: Sequence,
     workers: int,
-    skipped: Sequence[EncodedImage] = (),
+    rest: Iterable[EncodedImage] = (),
 ) -> None:
-    """Write an archive of what `make` makes of every image, in several processes."""
+    """Write an archive of what `make` makes of every image, in several processes, and the rest."""
     with parallel_map(min(workers, len(images))) as mapped:
-        progress = tqdm(
-            mapped(make, images),
-            total=len(images),
-            desc=f"masks {Path(out).stem}",
-            unit="image",
-            disable=None,
-        )
-        write_archive(out, MASKS, (image for part in (progress, skipped) for image in part))
+        progress = over_images(mapped(make, images), len(images), f"masks {Path(out).stem}")
+        write_archive(out, MASKS, (image for part in (progress, rest) for image in part))
 
 
-def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps) -> EncodedImage:
+def _in_batches(
+    dataset: Dataset,
+    entry: dict,
+    images: Sequence[ImageMaps],
+    refine: Callable[[Sequence[MaskContext]], list[np.ndarray]],
+    device: str,
+    workers: int,
+) -> Iterator[EncodedImage]:
+    """Masks by a refinement that takes several images at once: threads read ahead and encode."""
+    parts = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+    with ThreadPoolExecutor(max(2, workers)) as pool:
+        read = partial(_context, dataset, entry, device=device)
+        waiting = [pool.map(read, part) for part in parts[:AHEAD]]
+        done: list[Iterator[EncodedImage]] = []
+        for number in range(len(parts)):
+            if number + AHEAD < len(parts):
+                waiting.append(pool.map(read, parts[number + AHEAD]))
+            contexts = list(waiting.pop(0))
+            with_classes = [one for one in contexts if one.keys]
+            found = iter(refine(with_classes) if with_classes else ())
+            refined = [next(found) if c.keys else _refined(entry, c) for c in contexts]
+            done.append(pool.map(partial(_encoded, entry), contexts, refined))
+            if len(done) > AHEAD:
+                yield from done.pop(0)
+        for rest in done:
+            yield from rest
+
+
+def _read(dataset: Dataset, image: ImageMaps) -> np.ndarray:
+    """The image, of the size that it had when its maps were made."""
     rgb = dataset.image(image.id)
     if rgb.shape[:2] != image.size:
         raise InputError(
             f"{image.id}: is {rgb.shape[:2]} now and was {image.size} when its CAM was made; "
             "make the CAMs again"
         )
-    label, confidence = labels_and_confidence(image.maps, image.keys, rgb, entry)
+    return rgb
+
+
+def _background(dataset: Dataset, image: ImageMaps) -> EncodedImage:
+    size = _read(dataset, image).shape[:2]
+    return encode_image(image.id, np.zeros(size, np.uint8), np.full(size, CERTAIN, np.uint8))
+
+
+def _context(dataset: Dataset, entry: dict, image: ImageMaps, device: str = "cpu") -> MaskContext:
+    rgb = _read(dataset, image)
+    return mask_context(image.maps, image.keys, rgb, entry, image.id, device)
+
+
+def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps) -> EncodedImage:
+    context = _context(dataset, entry, image)
+    return _encoded(entry, context, _refined(entry, context))
+
+
+def _refined(entry: dict, context: MaskContext) -> np.ndarray:
+    if not context.keys:
+        return context.scores.astype(np.float32)
+    refine = method("refinement", entry["refinement"])
+    return refine.bound(entry.get(refine.short))(context)
+
+
+def _encoded(entry: dict, context: MaskContext, refined: np.ndarray) -> EncodedImage:
+    label, confidence = decided(refined, context, entry)
     try:
         codes = encode(confidence)
     except ValueError as error:
         raise InputError(
-            f"{image.id}: {error} after the refinement {entry['refinement']}; change its settings"
+            f"{context.id}: {error} after the refinement {entry['refinement']}; change its settings"
         ) from None
-    return encode_image(image.id, label, codes)
+    return encode_image(context.id, label, codes)
 
 
 def _or_skipped(make: Callable[..., EncodedImage], on_bad_image: str, *args) -> EncodedImage:
@@ -226,28 +329,7 @@ def _from_truth(dataset: Dataset, id_: str) -> EncodedImage:
 def _from_files(
     dataset: Dataset, folder: Path, confidence_folder: Path | None, id_: str
 ) -> EncodedImage:
-    size, path = dataset.image(id_).shape[:2], Path(folder) / f"{id_}.png"
-    label = read_label(path)
-    _check_size(path, label, size)
-    classes = len(dataset.vocabulary.classes)
-    if (strange := label[(label > classes) & (label != IGNORE)]).size:
-        raise InputError(
-            f"{path}: holds the value {strange[0]}; labels must be 0 for the background, 1 to "
-            f"{classes} for the classes or {IGNORE} for unlabelled; change the mask or the "
-            "vocabulary"
-        )
-    codes = np.full(size, CERTAIN, np.uint8)
-    if confidence_folder is not None:
-        path = Path(confidence_folder) / f"{id_}.png"
-        confidence = read_fraction(path)
-        _check_size(path, confidence, size)
-        codes = encode(confidence)
+    size = dataset.image(id_).shape[:2]  # whole, else a training would find out
+    label, confidence = dataset.imported_mask(id_, folder, confidence_folder)
+    codes = np.full(size, CERTAIN, np.uint8) if confidence is None else encode(confidence)
     return encode_image(id_, label, codes)
-
-
-def _check_size(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
-    if values.shape != size:
-        raise InputError(
-            f"{path}: is {values.shape[1]} x {values.shape[0]}, but its image is {size[1]} x "
-            f"{size[0]} (width x height); make it at the image's size"
-        )

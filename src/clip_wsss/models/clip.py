@@ -8,8 +8,9 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from clip_wsss.core.devices import take_free_gpu
+from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.resources import find
 from clip_wsss.models.frozen_clip import FrozenClip
 from clip_wsss.models.weights import (
     Weights,
@@ -50,7 +51,7 @@ def load_clip(
         InputError: an unknown name, a file that does not fit, a tower without patch tokens, a
             precision that the device lacks, or weights that are neither here nor to be had.
     """
-    device = _device(device)
+    device = torch_device(device)
     if precision not in PRECISIONS:
         raise InputError(f"precision: must be one of {', '.join(PRECISIONS)}; got {precision}")
     if precision == "float16" and device.type != "cuda":
@@ -87,8 +88,10 @@ def load_for(entry: dict, model: dict, device: str | torch.device = "cpu") -> Fr
     """Load the CLIP of a cam entry: a `models` entry at the precision that the CAMs want.
 
     Raises:
-        InputError: as `load_clip`.
+        InputError: as `load_clip`; a tower without texts.
     """
+    if model.get("library", "open_clip") != "open_clip":
+        raise InputError(f"cam.model: a tower of {model['library']} has no texts; name a CLIP")
     return load_clip(
         model,
         precision=entry["precision"],
@@ -97,33 +100,23 @@ def load_for(entry: dict, model: dict, device: str | torch.device = "cpu") -> Fr
     )
 
 
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: cuda is asked for, but this machine has none; set cpu or auto")
-    if device.type == "cuda" and device.index is None:
-        take_free_gpu()
-    return device
-
-
 def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
     """Config, preprocessing, name of the architecture and weights of a `models` entry."""
     architecture, source = model.get("architecture"), str(model["weights"])
-    local = Path(source).is_file() or Path(source).suffix in (".pt", ".pth", ".bin", ".safetensors")
+    file = find(source)
+    local = file.is_file() or file.suffix in (".pt", ".pth", ".bin", ".safetensors")
     if local:
-        weights, tag = read_weights(Path(source)), {}
+        weights, tag = read_weights(file), {}
     elif architecture is None:
         raise InputError(f"models: weights {source} are no file here, so `architecture` is needed")
     else:
         weights, tag = None, _known_tag(architecture, source)
     if architecture is None and weights.kind == "safetensors":
-        architecture = _config_beside(Path(source))
+        architecture = _config_beside(file)
     if architecture is None:
         config, name = infer_architecture(weights), f"inferred from {source}"
-    elif Path(architecture).suffix == ".json" or Path(architecture).is_file():
-        config, name = read_architecture(Path(architecture)), str(architecture)
+    elif Path(architecture).suffix == ".json" or find(architecture).is_file():
+        config, name = read_architecture(find(architecture)), str(architecture)
     else:
         config, name = open_clip.get_model_config(str(architecture)), str(architecture)
         if config is None:

@@ -5,14 +5,20 @@ and with the attention maps that an affinity needs; `last_block` and `image_feat
 differentiable rest, which GradCAM goes back through (docs/parity.md, facts 6, 7 and 9).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from clip_wsss.models.tower import Passed
 
 TEXT_BATCH = 256  # texts in one forward pass
 SLOPE = 1.702  # of QuickGELU's sigmoid
@@ -25,6 +31,9 @@ class FrozenClip:
         patch: (height, width) of a patch in pixels.
         layers: number of blocks of the vision tower.
         heads: attention heads of a block.
+        width: D, of the tokens.
+        prefix: 1, CLS.
+        embedding: E, of the features that images and texts share.
         logit_scale: float, exp of the stored one.
         device: where the tensors live.
         dtype: of the vision tower's activations.
@@ -45,6 +54,8 @@ class FrozenClip:
         self.patch = tuple(self.visual.patch_size)
         self.layers = len(self.visual.transformer.resblocks)
         self.heads = self.visual.transformer.resblocks[-1].attn.num_heads
+        self.width, self.embedding = self.visual.proj.shape
+        self.prefix = 1
         self.device = self.visual.proj.device
         self.logit_scale = float(network.logit_scale.detach().exp())
         self.mean, self.std = (np.array(values, dtype=np.float32) for values in statistics)
@@ -53,16 +64,17 @@ class FrozenClip:
         """Patches (gh, gw) of an image of size (H, W): each side rounded up by itself."""
         return math.ceil(size[0] / self.patch[0]), math.ceil(size[1] / self.patch[1])
 
-    def preprocess(self, rgb: np.ndarray) -> Tensor:
-        """An image at its own size (docs/parity.md, fact 2).
+    def preprocess(self, rgb: np.ndarray, scale: float = 1.0) -> Tensor:
+        """An image at its own size (docs/parity.md, fact 2), or at a multiple of it.
 
         Args:
             rgb: (H, W, 3) uint8.
+            scale: of the sides, before they are rounded up to whole patches.
 
         Returns:
             (3, H', W') float32 on the CPU; sides are whole numbers of patches.
         """
-        gh, gw = self.grid(rgb.shape[:2])
+        gh, gw = self.grid((rgb.shape[0] * scale, rgb.shape[1] * scale))
         size = (gw * self.patch[1], gh * self.patch[0])
         resized = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
         scaled = (resized.astype(np.float32) / np.float32(255) - self.mean) / self.std
@@ -102,8 +114,13 @@ class FrozenClip:
     def patch_features(self, batch: Tensor) -> Tensor:
         """The image feature that GradCAM scores: (B, 3, H', W') -> (B, E) float32, normalised."""
         x, _ = self.trunk(batch, 0)
-        tokens, _ = self.last_block(x, self.visual.transformer.resblocks[-1].ln_1(x), False)
-        return self.image_features(tokens.float())
+        return self.image_features(self.last_block(x, self.normed(x)).float())
+
+    @torch.no_grad()
+    def patches(self, x: Tensor) -> Tensor:
+        """Patch features (B, N, E) float32, normalised, from what enters the last block."""
+        tokens = self.last_block(x, self.normed(x)).float()[:, 1:]
+        return F.normalize(self.visual.ln_post(tokens) @ self.visual.proj.float(), dim=-1)
 
     @torch.no_grad()
     def encode_texts(self, texts: list[list[str]]) -> Tensor:
@@ -150,7 +167,12 @@ class FrozenClip:
             renormalised; the last of them is left for the last block's own.
         """
         streams, attention = self._before_last(batch, maps, by_head, last_only=True)
-        return streams[0], attention
+        return streams[-1], attention
+
+    @torch.no_grad()
+    def passed(self, batch: Tensor, held: int, by_head: int) -> tuple[list[Tensor], Tensor]:
+        """See `clip_wsss.models.tower.Tower`."""
+        return self._before_last(batch, held, by_head, last_only=False)
 
     @torch.no_grad()
     def streams(self, batch: Tensor, maps: int) -> tuple[list[Tensor], Tensor]:
@@ -163,17 +185,18 @@ class FrozenClip:
         Returns:
             (B, 1 + N, D) after each block but the last, and the attention maps of `trunk`.
         """
-        return self._before_last(batch, maps, maps, last_only=False)
+        streams, attention = self._before_last(batch, maps, maps, last_only=False)
+        return streams[1:], attention
 
     def _before_last(
         self, batch: Tensor, maps: int, by_head: int, last_only: bool
     ) -> tuple[list[Tensor], Tensor]:
-        """The streams after the blocks but the last (or of these the last alone), and the maps."""
+        """What enters each block (or the last alone), and the maps."""
         x = self._embed(batch.to(self.device))
         count = min(maps, self.layers)
         N = x.shape[1] - 1
         attention = torch.empty(len(x), count, N, N, device=self.device)
-        streams: list[Tensor] = []
+        streams = [x]
         for index, block in enumerate(self.visual.transformer.resblocks[:-1]):
             slot = index - (self.layers - count)
             own = index >= self.layers - by_head
@@ -182,23 +205,38 @@ class FrozenClip:
                 attention[:, slot] = weights[:, 1:, 1:]
             x = self._rest(block, x, y)
             streams = [x] if last_only else [*streams, x]
-        return streams or [x], attention
+        return streams, attention
 
-    def last_block(self, x: Tensor, a: Tensor, need_map: bool) -> tuple[Tensor, Tensor | None]:
+    def normed(self, x: Tensor) -> Tensor:
+        """The last block's ln_1 of what enters it: (B, 1 + N, D)."""
+        return self.visual.transformer.resblocks[-1].ln_1(x)
+
+    def last_block(self, x: Tensor, a: Tensor) -> Tensor:
         """The last block from its ln_1's output on.
 
         Args:
             x: (B, 1 + N, D), the residual stream from `trunk`.
-            a: (B, 1 + N, D), ln_1(x); gradients flow back to it.
-            need_map: whether the attention map is wanted.
+            a: (B, 1 + N, D), `normed(x)`; gradients flow back to it.
 
         Returns:
-            Output tokens (B, 1 + N, D), and the map (B, N, N) float32 as in `trunk` or None.
+            Output tokens (B, 1 + N, D).
         """
         block = self.visual.transformer.resblocks[-1]
-        y, weights = self._attend(block, a, need_map)
-        tokens = self._rest(block, x, y)
-        return tokens, None if weights is None else weights[:, 1:, 1:]
+        return self._rest(block, x, self._attend(block, a, False)[0])
+
+    def through_last_block(self, x: Tensor, need_map: bool) -> Passed:
+        """See `clip_wsss.models.tower.Clip`."""
+        from clip_wsss.models.last_block import through_last_block
+
+        return through_last_block(self, x, need_map)
+
+    @torch.no_grad()
+    def attention(self, block: int, x: Tensor, kind: str = "qk") -> Tensor:
+        """See `clip_wsss.models.tower.Tower`."""
+        own = self.visual.transformer.resblocks[block]
+        q, k, v = packed_heads(own.attn, own.ln_1(x))
+        one, other = {"qk": (q, k), "qq": (q, q), "kk": (k, k), "vv": (v, v)}[kind]
+        return mean_map(one, other)[:, 1:, 1:]
 
     def image_features(self, tokens: Tensor) -> Tensor:
         """Mean over the patches, projected (docs/parity.md, fact 6).
@@ -262,8 +300,6 @@ class FrozenClip:
         attn, maps = block.attn, None
         custom = not isinstance(attn, nn.MultiheadAttention)  # open_clip's own Attention
         q, k, v = packed_heads(attn, a)
-        if custom:
-            q, k = attn.ln_q(q), attn.ln_k(k)
         if need_map or by_head:
             with torch.no_grad():
                 y, maps = attend_head_by_head(q, k, v, need_map)
@@ -286,7 +322,23 @@ def packed_heads(attn: nn.Module, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of ln_1's output: (B, L, D) -> three (B, heads, L, d)."""
     packed = F.linear(a, attn.in_proj_weight, attn.in_proj_bias)
     q, k, v = packed.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    if not isinstance(attn, nn.MultiheadAttention):  # open_clip's own Attention
+        q, k = attn.ln_q(q), attn.ln_k(k)
     return q, k, v
+
+
+def mean_map(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) of (B, heads, L, d) tensors, averaged: (B, L, L) float32.
+
+    The same sums in the same order as `attend_head_by_head`.
+    """
+    B, heads, L, d = q.shape
+    q, maps = q * d**-0.5, torch.zeros(B, L, L, device=q.device)
+    for part in range(B) if q.device.type == "cpu" else [slice(None)]:
+        for head in range(heads):
+            scores = q[part, head] @ k[part, head].transpose(-1, -2)
+            maps[part] += scores.softmax(dim=-1).float()
+    return maps.div_(heads)
 
 
 def attend_head_by_head(

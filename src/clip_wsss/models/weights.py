@@ -140,8 +140,8 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
     """Copy a state dict into a model, every tensor of it and nothing else.
 
     Raises:
-        InputError: a tensor is missing, left over or of another shape; one line names the
-            first and counts the rest.
+        InputError: a tensor is missing, left over, of another shape, or holds NaN or infinity, of
+            which every map would be zero; one line names the first and counts the rest.
     """
     state = dict(weights.state)
     wanted = model.state_dict()
@@ -155,10 +155,16 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
     ]
     problems += [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} has no place" for name in state if name not in wanted]
+    broken = [name for name, value in state.items() if not value.isfinite().all()]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(
             f"{weights.source}: does not fit the architecture {architecture}: {problems[0]}{more}"
+        )
+    if broken:
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        raise InputError(
+            f"{weights.source}: {broken[0]} holds NaN or infinity{more}; get the file again"
         )
     model.load_state_dict(state)
 

@@ -13,12 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.resources import find
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from clip_wsss.data.datasets import Dataset
-    from clip_wsss.models.frozen_clip import FrozenClip
+    from clip_wsss.models.tower import Clip
 
 SPREADS = ("variance", "deviation")
 SCORES = ("cls", "patches")
@@ -54,7 +55,7 @@ def sharpness(scores: np.ndarray, present: np.ndarray, spread: str = "variance")
 
 
 def write_image_features(
-    dataset: Dataset, split: str, clip: FrozenClip, out: Path, batch: int = 16
+    dataset: Dataset, split: str, clip: Clip, out: Path, batch: int = 16
 ) -> None:
     """Write CLIP's features of the images that rank the templates.
 
@@ -73,7 +74,9 @@ def write_image_features(
     progress = tqdm(total=len(ids), desc="image features", unit="image", disable=None)
     for id_ in ids:
         try:
-            dataset.labels(id_)
+            if not dataset.labels(id_):
+                skipped[id_] = "has no class, so it ranks nothing"
+                continue
             groups.setdefault(clip.grid(dataset.size(id_)), []).append(id_)
         except InputError as error:
             _skip(dataset, id_, error, skipped)
@@ -106,7 +109,7 @@ def write_image_features(
 
 
 def encode(
-    clip: FrozenClip, templates: Sequence[str], names: Sequence[str], words: Sequence[str]
+    clip: Clip, templates: Sequence[str], names: Sequence[str], words: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Text features of the classes and of the background words, averaged over the templates.
 
@@ -132,7 +135,7 @@ def encode(
 
 def write_texts(
     entry: dict,
-    clip: FrozenClip,
+    clip: Clip,
     dataset: Dataset,
     split: str,
     image_features: Path,
@@ -181,7 +184,7 @@ def read_templates(path: Path) -> list[str]:
         InputError: the file is missing or empty, or a template has not exactly one {}.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = find(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         raise InputError(f"templates: there is no file {path}") from None
     except UnicodeDecodeError:
@@ -193,7 +196,7 @@ def read_templates(path: Path) -> list[str]:
 def _rank(
     entry: dict,
     names: list[str],
-    clip: FrozenClip,
+    clip: Clip,
     dataset: Dataset,
     split: str,
     image_features: Path,

@@ -42,12 +42,12 @@ def heat_overlay(rgb: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
     Args:
         rgb: (H, W, 3) uint8.
-        maps: (K, gh, gw) float32 in [0, 1], on the grid.
+        maps: (K, gh, gw) float32 in [0, 1], on the grid; K may be 0.
 
     Returns:
         (H, W, 3) uint8.
     """
-    heat = upsample_maps(maps, rgb.shape[:2]).max(axis=0).astype(np.float32)
+    heat = upsample_maps(maps, rgb.shape[:2]).max(axis=0, initial=0).astype(np.float32)
     colours = colour_table(HEAT)[np.rint(heat * 255).astype(np.uint8)]
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[:, :, None].astype(np.float32)
     mixed = (1 - _HEAT_WEIGHT) * grey + _HEAT_WEIGHT * colours

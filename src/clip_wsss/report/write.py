@@ -19,6 +19,7 @@ from clip_wsss.core.archives import Archives
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
 from clip_wsss.core.maps import read_skipped
+from clip_wsss.data.check import shortened
 from clip_wsss.data.datasets import Dataset
 from clip_wsss.report import panels
 from clip_wsss.report import tables as report_tables
@@ -100,11 +101,19 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         "rankings": rankings(results),
         "cost": _cost(results),
         "skipped": _skipped(results),
+        "warnings": _warnings(results),
         "provenance": _facts(
             {**provenance, "seeds": _seeds(results), "time_of_all_jobs": _time(results)}
         ),
         "root": f"{results.root.parent.name}/{results.root.name}",
-        "files": [{"run": run.name, "paths": _paths(results, run)} for run in runs],
+        "files": [
+            {
+                "run": run.name,
+                "paths": _paths(results, run),
+                "weights": {n: m.origin for n, m in results.graph.models(run).items()},
+            }
+            for run in runs
+        ],
         "data": Markup(json.dumps(data, ensure_ascii=False).replace("</", "<\\/")),
         "css": Markup(_asset("report.css")),
         "js": Markup(_asset("report.js")),
@@ -256,6 +265,13 @@ def _skipped(results: Results) -> list[str]:
             for shard in made.maps:
                 found.update(read_skipped(shard))
     return sorted(found)
+
+
+def _warnings(results: Results) -> list[str]:
+    """What the check of the data found odd."""
+    path = results.root / "data/check.json"
+    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return shortened(report.get("warnings", []))
 
 
 def _seeds(results: Results) -> str:

@@ -6,11 +6,25 @@ import copy
 from pathlib import Path
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.methods import add_plugins, methods_of, models_of
 from clip_wsss.core.plain import read_yaml
+from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
 from clip_wsss.data.vocabulary import Vocabulary, read_vocabulary
-from clip_wsss.runs.settings import Config, Segmentation, Settings, Texts, unknown, validated
+from clip_wsss.runs.settings import (
+    ENTRIES,
+    Affinity,
+    Cam,
+    Config,
+    Segmentation,
+    Settings,
+    Texts,
+    check_part,
+    validated,
+    validated_entry,
+)
 
-GROUPS = ("texts", "cam", "affinity", "masks", "segmentation", "inference")
+GROUPS = tuple(ENTRIES)
 
 
 def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict:
@@ -25,7 +39,8 @@ def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict
         line: the files that led here.
 
     Raises:
-        InputError: a parent that is missing or not a config, or a cycle.
+        InputError: a parent that is missing or not a config, a cycle, or what is wrong with the
+            settings after a merge, named by the file that brings it in.
     """
     parents = content.get("inherits", [])
     if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
@@ -37,16 +52,19 @@ def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict
         parent = read_yaml(name)
         if not isinstance(parent, dict):
             raise InputError(f"{name}: must be a mapping of settings")
-        merged = _merge(merged, with_parents(parent, name, (*line, name)))
+        merged = merge(merged, with_parents(parent, name, (*line, name)))
     own = {key: value for key, value in content.items() if key != "inherits"}
-    return _merge(merged, own)
+    merged = merge(merged, own)
+    check_part(merged, source)
+    return merged
 
 
-def _merge(under: dict, over: dict) -> dict:
+def merge(under: dict, over: dict) -> dict:
+    """One mapping over another, key by key; everything that is no mapping is replaced."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else copy.deepcopy(value)
+        merged[key] = merge(merged[key], value) if both else copy.deepcopy(value)
     return merged
 
 
@@ -57,15 +75,30 @@ def load_config(content: dict, source: str = "config") -> Config:
         InputError: one line: an unknown key, a wrong value, an entry that names a missing file,
             list or model.
     """
-    config = validated(Config, with_parents(dict(content), source), source)
+    _find_plugins(source)
+    merged = with_parents(dict(content), source)
+    for group in GROUPS:
+        if isinstance(merged.get(group), dict):
+            merged[group] = {
+                name: validated_entry(group, one, f"{source}: {group}.{name}")
+                for name, one in merged[group].items()
+            }
+    config = validated(Config, merged, source)
     published = config.evaluation.published
-    if published is not None and not Path(published).is_file():
+    if published is not None and not find(published).is_file():
         raise InputError(f"{source}: evaluation.published: there is no file {published}")
     vocabulary = read_vocabulary(config.dataset.vocabulary)
     for group in GROUPS:
         for name, entry in getattr(config, group).items():
             check_entry(config, entry, f"{source}: {group}.{name}", vocabulary)
     return config
+
+
+def _find_plugins(source: str) -> None:
+    """Let methods be found beside the config and in the working directory."""
+    for folder in (Path(source.partition(", ")[0]).parent, Path()):
+        if folder.is_dir():
+            add_plugins(folder)
 
 
 def read_config(path: str | Path) -> Config:
@@ -84,9 +117,13 @@ def check_entry(
     Raises:
         InputError: one line that begins with `where` and names the key.
     """
-    model = getattr(entry, "model", None)
-    if model is not None and model not in config.models:
-        raise InputError(f"{where}.model: {unknown('model', model, config.models)}")
+    for key, model in models_of(entry).items():
+        if model not in config.models:
+            raise InputError(f"{where}.{key}: {unknown('model', model, config.models)}")
+        if not isinstance(entry, Cam | Affinity):
+            raise InputError(f"{where}.{key}: only a cam or an affinity gets a tower; leave it out")
+    if isinstance(entry, Cam) and config.models[entry.model].library != "open_clip":
+        raise InputError(f"{where}.model: `{entry.model}` has no texts; name a CLIP of open_clip")
     if isinstance(entry, Texts):
         vocabulary = vocabulary or read_vocabulary(config.dataset.vocabulary)
         for key, lists in (("names", vocabulary.names), ("background", vocabulary.backgrounds)):
@@ -94,14 +131,16 @@ def check_entry(
                 problem = unknown("list", getattr(entry, key), lists)
                 raise InputError(f"{where}.{key}: {problem} ({vocabulary.path})")
         _check_templates(entry, where)
-    if isinstance(entry, Segmentation) and not Path(entry.segmentor).is_file():
+    if not isinstance(entry, Segmentation) or methods_of(entry, "segmentor"):
+        return
+    if not find(entry.segmentor).is_file():
         raise InputError(f"{where}.segmentor: there is no file {entry.segmentor}")
 
 
 def _check_templates(entry: Texts, where: str) -> None:
     """Check the template of a texts entry: `sharpest` and numbers need a list, others their {}."""
     if entry.template == "sharpest" or isinstance(entry.template, int):
-        if not Path(entry.templates).is_file():
+        if not find(entry.templates).is_file():
             raise InputError(f"{where}.templates: there is no file {entry.templates}")
         return
     for template in [entry.template] if isinstance(entry.template, str) else entry.template:

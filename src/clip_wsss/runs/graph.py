@@ -8,26 +8,38 @@ bytes (scoring, workers, the device) is in no key.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.plain import read_segmentor_file
+from clip_wsss.core.methods import methods_of, models_of
 from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
+from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.core.shards import shard_names
-from clip_wsss.data.annotations import IMAGE_SUFFIXES
 from clip_wsss.data.datasets import open_dataset
+from clip_wsss.data.lists import IMAGE_SUFFIXES
 from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.prompts.texts import read_templates
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.online import resolved
-from clip_wsss.runs.settings import Cam, Config, Masks, Model, Segmentation, Settings, Texts
+from clip_wsss.runs.settings import (
+    Affinity,
+    Cam,
+    Config,
+    Masks,
+    Model,
+    Segmentation,
+    Settings,
+    Texts,
+)
 from clip_wsss.runs.table import Run, RunSettings, run_settings
 
 LABEL = 60  # letters of a label, at most
@@ -45,6 +57,8 @@ class Node:
         identity: the settings that decide its bytes, without those at their default.
         parents: the nodes that it is made from.
         settings: everything that its job needs to know.
+        methods: the functions that its settings name, whose code its bytes depend on.
+        towers: entries of `models` that its methods ask for, by name.
     """
 
     stage: str
@@ -53,6 +67,8 @@ class Node:
     parents: tuple[Node, ...] = field(repr=False, compare=False)
     settings: dict[str, Any] = field(repr=False, compare=False)
     key: str = ""  # SHA-256 of stage, identity and the keys of the parents
+    methods: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    towers: dict[str, dict] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -199,6 +215,12 @@ class Graph:
         path = self.paths[run.name]
         return path.get("affinity") or path.get("cam")
 
+    def models(self, run: Run) -> dict[str, Model]:
+        """The entries of `models` that the maps of a run are made with, by name."""
+        used = (self.settings[run.name].cam, self.settings[run.name].affinity)
+        names = {name for one in used if one is not None for name in models_of(one).values()}
+        return {name: self.config.models[name] for name in sorted(names)}
+
     def seeds(self, node: Node) -> list[int]:
         """Seeds of a training or of its predictions, of all runs together."""
         found = {
@@ -282,7 +304,9 @@ class Graph:
         identity: dict[str, Any] = {
             "classes": list(self.vocabulary.classes),
             "labels": "xml" if dataset.labels == "xml" else "csv",
-            **dataset.model_dump(include={"size", "on_bad_image"}, exclude_defaults=True),
+            **dataset.model_dump(
+                include={"size", "on_bad_image", "orientation", "negatives"}, exclude_defaults=True
+            ),
         }
         if split is not None and dataset.source in ("folder", "images"):
             ids = "\n".join(open_dataset(dataset.model_dump()).ids(split))
@@ -299,7 +323,7 @@ class Graph:
             path["texts"] = self._texts(settings.texts, model)
             path["cam"] = self._cam(settings.cam, model, path["texts"])
         if settings.affinity is not None:
-            path["affinity"] = _plain("affinity", settings.affinity, (path["cam"],), "method")
+            path["affinity"] = self._affinity(settings.affinity, path["cam"])
         if settings.masks is not None:
             path["masks"] = self._masks(settings.masks, path.get("affinity") or path.get("cam"))
         if settings.segmentation is not None:
@@ -307,7 +331,9 @@ class Graph:
         if settings.inference is not None:
             entry = settings.inference
             parents = (path["segmentation"],)
-            path["inference"] = _plain("inference", entry, parents, "refinement", entry.used())
+            node = _plain("inference", entry, parents, "refinement")
+            methods = (*node.methods, *segmentor_of(settings.segmentation))
+            path["inference"] = replace(node, methods=methods)
         return path
 
     def _model(self, model: Model) -> Node:
@@ -358,19 +384,53 @@ class Graph:
         return _node("texts", label, identity, parents, settings)
 
     def _cam(self, cam: Cam, model: Node, texts: Node) -> Node:
-        own = cam.model_dump(exclude={"model"}, exclude_defaults=True)
-        identity = {**own, "target": cam.target, "model": model.identity}
-        label = "+".join([model.label, cam.target, *_flat(own, ("target",))])
+        own, shown, towers = self._with_towers(cam)
+        # GradCAM goes by its target alone, which is always said.
+        chosen = "target" if cam.method == "gradcam" else "method"
+        identity = {**own, chosen: getattr(cam, chosen), "model": model.identity}
+        label = "+".join([model.label, _short(identity[chosen]), *_flat(shown, (chosen,))])
         settings = {**cam.model_dump(), "model": model.settings}
-        return _node("cam", label, identity, (texts, self.images), settings)
+        node = _node("cam", label, identity, (texts, self.images), settings)
+        return replace(node, methods=_code(cam, towers), towers=towers)
+
+    def _affinity(self, affinity: Affinity, cam: Node) -> Node:
+        own, shown, towers = self._with_towers(affinity)
+        label = "+".join([_short(affinity.method), *_flat(shown, ("method",))])
+        identity = {**own, "method": affinity.method}
+        node = _node("affinity", label, identity, (cam,), affinity.model_dump())
+        return replace(node, methods=(*_code(affinity, towers), *cam.methods), towers=towers)
+
+    def _with_towers(self, entry: Cam | Affinity) -> tuple[dict, dict, dict[str, dict]]:
+        """Settings that are not at their defaults, with what the towers that they name hold.
+
+        Returns:
+            The settings for the key, with the contents of the towers, not their names; those for
+            the label, with what the towers are; and the entries of `models`, by name.
+        """
+        is_cam = isinstance(entry, Cam)
+        own = entry.model_dump(exclude={"model"} if is_cam else None, exclude_defaults=True)
+        shown, towers = copy.deepcopy(own), {}
+        for key, name in models_of(entry).items():
+            if is_cam and key == "model":
+                continue
+            model = self.config.models[name]
+            towers[name] = model.model_dump()
+            made = self._model(model)
+            *parents, last = key.split(".")
+            for place, value in ((own, made.identity), (shown, made.label)):
+                for parent in parents:
+                    place = place.setdefault(parent, {})
+                place[last] = value
+        return own, shown, towers
 
     def _masks(self, masks: Masks, maps: Node | None) -> Node:
         identity, label = masks.used(), masks.refinement
         if masks.source == "maps" and maps is not None:
             identity["refinement"] = masks.refinement
-            label = "argmax" if masks.refinement == "none" else masks.refinement
+            label = "argmax" if masks.refinement == "none" else _short(masks.refinement)
             label = "+".join([label, *_flat(identity, ("refinement",))])
-            return _node("masks", label, identity, (maps,), masks.model_dump())
+            made = _node("masks", label, identity, (maps,), masks.model_dump())
+            return replace(made, methods=tuple(one.target for one in methods_of(masks)))
         label = masks.source
         if masks.source == "ground-truth":
             identity["masks"] = self.config.dataset.masks
@@ -381,24 +441,48 @@ class Graph:
         return _node("masks", label, identity, (self.images,), masks.model_dump())
 
     def _segmentation(self, entry: Segmentation, masks: Node) -> Node:
-        segmentor = read_segmentor_file(entry.segmentor)
-        head = segmentor["model"].get("decode_head") or {}
+        built = segmentor_of(entry)
+        segmentor = {} if built else read_segmentor_file(entry.segmentor)
+        head = segmentor.get("model", {}).get("decode_head") or {}
         own = entry.model_dump(exclude={"segmentor", "init"}, exclude_defaults=True)
         own.pop("mu", None)
         if entry.threshold != entry.model_copy(update={"mu": None}).threshold:
             own["mu"] = entry.threshold
         init = entry.init or segmentor.get("init")
+        settings = {**entry.model_dump(), "mu": entry.threshold}
+        if (clip := self._segmentor_clip(segmentor, entry.segmentor)) is not None:
+            settings["clip"] = clip.model_dump()
+            segmentor["model"]["backbone"]["model"] = model_identity(clip)
         rest = {key: value for key, value in segmentor.items() if key != "init"}
-        identity = {**own, "loss": entry.loss, "segmentor": _contents(rest)}
+        shape = entry.segmentor if built else _contents(rest)
+        identity = {**own, "loss": entry.loss, "segmentor": shape}
         if init not in (None, "random"):
             identity["init"] = _file(init)
         online = ["online"] if entry.labels == "online" else []
+        if self.config.dataset.train_negatives:
+            if online:
+                raise InputError(
+                    "dataset.train_negatives: labels: online needs images with a class; set it to "
+                    "false"
+                )
+            identity["train_negatives"] = True
         extra = _flat(own, ("loss", "iterations", "labels"))
-        label = "+".join([str(head.get("type", "segmentor")), entry.loss, *online, *extra])
-        settings = {**entry.model_dump(), "mu": entry.threshold}
+        kind = _short(entry.segmentor) if built else str(head.get("type", "segmentor"))
+        label = "+".join([kind, _short(entry.loss), *online, *extra])
         if online:
             settings["online"] = self._online(entry, masks)
-        return _node("segmentation", label, identity, (masks,), settings)
+        kinds = ("loss", "segmentor", *(["labels"] if online else []))
+        methods = tuple(one.target for one in methods_of(entry, *kinds))
+        node = _node("segmentation", label, identity, (masks,), settings)
+        return replace(node, methods=methods)
+
+    def _segmentor_clip(self, segmentor: dict[str, Any], path: str) -> Model | None:
+        """The entry of `models` that the backbone of a segmentor names, if it names one."""
+        name = (segmentor.get("model", {}).get("backbone") or {}).get("model")
+        if name is not None and name not in self.config.models:
+            message = unknown("entry of models", str(name), self.config.models)
+            raise InputError(f"{path}: model.backbone.model: {message}")
+        return None if name is None else self.config.models[name]
 
     def _online(self, entry: Segmentation, masks: Node) -> dict[str, Any]:
         """What an online training takes from the cells of its row; masks are none of its inputs."""
@@ -408,7 +492,10 @@ class Graph:
             "clip": {**cam.settings["model"], **trunk},
             "texts": None if _is_ranked(texts) else texts_of(texts),
             "split": self.config.dataset.splits.pseudo,
-            **resolved(entry.online, cam.settings, affinity.settings, masks.settings),
+            **resolved(
+                entry.online,
+                {"cam": cam.settings, "affinity": affinity.settings, "masks": masks.settings},
+            ),
         }
 
 
@@ -426,15 +513,32 @@ def ranked_texts(node: Node) -> Node | None:
     return texts if texts is not None and _is_ranked(texts) else None
 
 
-def _plain(
-    stage: str, entry: Settings, parents: Sequence[Node], method: str, used: dict | None = None
-) -> Node:
+def _plain(stage: str, entry: Settings, parents: Sequence[Node], method: str) -> Node:
     """A node whose settings need no resolving."""
-    own = entry.model_dump(exclude_defaults=True) if used is None else used
+    own = entry.model_dump(exclude_defaults=True)
     chosen = getattr(entry, method)
-    label = "+".join([*([chosen] if chosen != "none" else []), *_flat(own, (method,))])
+    label = "+".join([*([_short(chosen)] if chosen != "none" else []), *_flat(own, (method,))])
     identity = {**own, method: chosen}
-    return _node(stage, label or "plain", identity, parents, entry.model_dump())
+    node = _node(stage, label or "plain", identity, parents, entry.model_dump())
+    return replace(node, methods=tuple(one.target for one in methods_of(entry)))
+
+
+def _code(entry: Settings, towers: dict[str, dict]) -> tuple[str, ...]:
+    """The functions whose code the maps of an entry depend on."""
+    methods = [one.target for one in methods_of(entry)]
+    if any(one["library"] == "timm" for one in towers.values()):
+        methods.append("clip_wsss.models.timm_tower:load_timm")
+    return tuple(methods)
+
+
+def _short(name: str) -> str:
+    """The name of a method without its module."""
+    return name.rpartition(":")[2]
+
+
+def segmentor_of(entry: Segmentation | None) -> tuple[str, ...]:
+    """The function that builds a segmentor, where it is no file."""
+    return () if entry is None else tuple(one.target for one in methods_of(entry, "segmentor"))
 
 
 def _flat(settings: dict, leave_out: Sequence[str] = (), prefix: str = "") -> list[str]:
@@ -475,16 +579,16 @@ def _templates(texts: Texts) -> list[str]:
 
 def model_identity(model: Model) -> dict[str, Any]:
     """What decides the features of a model: contents of files, names of what is downloaded."""
-    identity = model.model_dump(exclude_defaults=True)
+    identity = model.model_dump(exclude_defaults=True, exclude={"license", "source"})
     identity["weights"] = _file(model.weights)
-    if model.architecture is not None and Path(model.architecture).is_file():
+    if model.architecture is not None and find(model.architecture).is_file():
         identity["architecture"] = _read_json(model.architecture)
     return identity
 
 
 def _read_json(path: str) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(find(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"models.architecture: {path}: must be JSON ({error})") from None
 
@@ -503,7 +607,7 @@ def _contents(value: Any) -> Any:
 
 def _file(name: str) -> str:
     """Digest of a local file; what is not one (a tag, an address) stays as it is."""
-    path = Path(name)
+    path = find(name)
     if not path.is_file():
         return name
     state = path.stat()

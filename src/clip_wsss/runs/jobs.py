@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, failed
 from clip_wsss.runs import sidecar
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -58,11 +57,17 @@ class Work:
 
     Attributes:
         started: in seconds since the epoch.
-        needed: False where outputs that Snakemake leaves in place are what they would become.
+        missing: the sidecars of what is to be made; of a job whose outputs Snakemake leaves in
+            place, not those that are what they would become.
     """
 
     started: float
-    needed: bool
+    missing: frozenset[Path]
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to be made."""
+        return bool(self.missing)
 
 
 def prefix_of(path: str | Path, relative: str | Path) -> Path:
@@ -87,12 +92,12 @@ def here(dataset: dict, images: Sequence[str]) -> dict:
         images: the inputs of a job that reads images (`Plan.images_of`).
     """
     found = dict(dataset)
-    root = Path(dataset["root"])
+    root, labels = Path(dataset["root"]), Path(dataset["labels"])
     for path in images:
         folder = Path(path).parent
         if folder.parts[-len(root.parts) - 2 :] == (*root.parts, "ImageSets", "Segmentation"):
             found["root"] = str(folder.parents[1])
-        elif Path(path).suffix == ".csv":
+        elif Path(path).parts[-len(labels.parts) :] == labels.parts:
             found["labels"] = str(path)
     return found
 
@@ -111,11 +116,11 @@ def job(
     comes from the config and not from the cores, since it decides the last bits of a sum.
 
     Before the body the files that it reads are checked against their sidecars, and these against
-    the plan. After it the sidecars of what it made are written; a body that finds `needed` False
-    must leave everything as it is.
+    the plan. After it the sidecars of what it made are written; a body must leave what is not
+    `missing` as it is.
 
-    An `InputError` ends the process with status 1 and its one line, on the terminal and in the
-    log; any other exception leaves its traceback in the log and passes on.
+    An `InputError` ends the process with status 1 and its one line, on the terminal (with the path
+    of the log) and in the log; any other exception leaves its traceback in the log and passes on.
 
     Args:
         log: the job's log.
@@ -139,17 +144,16 @@ def job(
         started = time.time()
         for path, stamp, *names in reads:
             sidecar.check(Path(path), stamp, *names)
-        needed = not makes or not all(made.current() for made in makes)
-        yield Work(started, needed)
-        if needed:
-            for made in makes:
-                made.record()
-        else:
+        missing = [made for made in makes if not made.current()]
+        yield Work(started, frozenset(Path(made.sidecar) for made in missing))
+        for made in missing:
+            made.record()
+            logging.info("made %s", made.sidecar)
+        if makes and not missing:
             logging.info("inputs, settings and code are what they were: nothing was computed")
     except InputError as error:
         logging.error("%s", error)
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(failed(error, log)) from None
     except Exception:
         logging.exception("the job failed")
         raise

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
+from clip_wsss.core.resources import find
+from clip_wsss.data.check import Use
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.config import GROUPS, load_config
-from clip_wsss.runs.fingerprint import code_fingerprint
+from clip_wsss.runs.fingerprint import code_fingerprint, function_fingerprint
 from clip_wsss.runs.graph import (
     Graph,
     Node,
@@ -32,6 +34,7 @@ from clip_wsss.runs.graph import (
 )
 from clip_wsss.runs.settings import Config
 from clip_wsss.runs.sidecar import COMPARED, combined, read_sidecar
+from clip_wsss.runs.stages import MAP_STAGES
 from clip_wsss.runs.table import read_runs
 
 _IMAGES = ("numpy", "pillow", "opencv-python-headless")
@@ -44,6 +47,7 @@ _ONLINE = (
 # The modules that decide the bytes of a job (with all that they import), and the libraries.
 CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": (("demo.build",), _IMAGES),
+    "check": (("data.check",), _IMAGES),
     "features": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
     "texts": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
     "maps": (
@@ -68,7 +72,7 @@ CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 # The scripts of a kind of job, where they are not called like it.
-SCRIPTS = {"data": ("demo_data",), "score": ("score_maps", "score_labels")}
+SCRIPTS = {"data": ("demo_data",), "features": ("texts",)}
 
 # What `clip_wsss.tables.write` writes: each table of runs in these layouts, and one each of these.
 LAYOUTS = ("csv", "md", "tex")
@@ -142,7 +146,11 @@ class Plan:
             numerics = {}
         if is_online(node) or any(map(is_online, node.parents)):
             job = f"{job}-online"
-        return {"stage": node.stage, "key": node.key, "code": self.code(job), "numerics": numerics}
+        code = self.code(job)
+        if node.methods:  # whose code counts for those alone that name them
+            lines = [code, *sorted({function_fingerprint(one) for one in node.methods})]
+            code = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return {"stage": node.stage, "key": node.key, "code": code, "numerics": numerics}
 
     def score_stamp(self, stage: str, node: Node, seed: int | None = None) -> dict[str, Any]:
         """The stamp of a measurement."""
@@ -151,7 +159,7 @@ class Plan:
             "split": splits.val if stage == "segmentation" else splits.score,
             "truth": self.config.dataset.masks,
         }
-        if stage in ("initial", "refined"):
+        if stage in MAP_STAGES:
             numerics["powers"] = self.powers(node)
             numerics["sweep"] = sorted(self.config.evaluation.powers)
         if seed is not None:
@@ -160,16 +168,18 @@ class Plan:
 
     def pass_stamp(self, one: Pass) -> dict[str, Any]:
         """What all maps of a pass share: the code and what changes the last bits."""
-        stamp = self.stamp(one.nodes[0])
-        return {"code": stamp["code"], "numerics": stamp["numerics"]}
+        return {"code": self.code("maps"), "numerics": self.stamp(one.nodes[0])["numerics"]}
+
+    def predictions_stamp(self, split: str) -> dict[str, Any]:
+        """What all predictions of a split share."""
+        compute, splits = self.config.compute, self.config.dataset.splits
+        shown = {"shown": self.shown} if split == "val" else {}
+        numerics = {"threads": compute.threads, "split": getattr(splits, split), **shown}
+        return {"code": self.code("inference"), "numerics": numerics}
 
     def inference_stamp(self, node: Node, split: str) -> dict[str, Any]:
         """The stamp of predictions; those of the images that are shown lie beside `val`."""
-        stamp = self.stamp(node)
-        numerics = {**stamp["numerics"], "split": getattr(self.config.dataset.splits, split)}
-        if split == "val":
-            numerics["shown"] = self.shown
-        return {**stamp, "numerics": numerics}
+        return self.stamp(node) | {"numerics": self.predictions_stamp(split)["numerics"]}
 
     @cached_property
     def tables_product(self) -> Product:
@@ -189,7 +199,7 @@ class Plan:
             "runs": runs,
             "settings": settings,
             "config": self.config.model_dump(exclude={"compute", "sources", "demo"}),
-            "published": None if published is None else sha256(published),
+            "published": None if published is None else sha256(find(published)),
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         stamp = {"stage": "tables", "key": key, "code": self.code("tables"), "numerics": {}}
@@ -330,17 +340,36 @@ class Plan:
         return [self.training(node, seed) for node in nodes for seed in self.graph.seeds(node)]
 
     @cached_property
-    def scores(self) -> list[Product]:
-        """All measurements."""
+    def measured(self) -> list[tuple[str, Node, int | None]]:
+        """What is measured: stage, node and seed, in the order of the files."""
         found = {}
         groups = {"initial": "cam", "refined": "affinity", "mask": "masks"}
         for run in self.graph.runs:
             for stage in self.graph.scores(run):
                 node = self.graph.paths[run.name][groups.get(stage, "inference")]
                 for seed in run.seeds if stage == "segmentation" else (None,):
-                    product = self.score(stage, node, seed)
-                    found[product.sidecar] = product
-        return [found[path] for path in sorted(found)]
+                    found[self.graph.score(stage, node, seed)] = (stage, node, seed)
+        return [found[folder] for folder in sorted(found)]
+
+    @cached_property
+    def scores(self) -> list[Product]:
+        """All measurements."""
+        return [self.score(*one) for one in self.measured]
+
+    def measurement(self, stage: str, node: Node, seed: int | None) -> dict[str, Any]:
+        """What the job that measures this is asked for, beside the files."""
+        product = self.score(stage, node, seed)
+        maps = stage in MAP_STAGES
+        return {
+            "stage": stage,
+            "seed": seed,
+            "precision": self.precision(node),
+            "powers": self.powers(node) if maps else [],
+            "sweep": self.config.evaluation.powers if maps else None,
+            "lineage": node.lineage(),
+            "stamp": product.stamp | {"settings": node.lineage()},
+            "reads": [one.stamp for one in product.inputs["read"]],
+        }
 
     @property
     def lineages(self) -> dict[Path, dict[str, Any]]:
@@ -355,21 +384,67 @@ class Plan:
         runs = [folder / f"{name}.{kind}" for name in self.graph.tables for kind in LAYOUTS]
         return [*runs, *(folder / name for name in TABLES), *self.lineages]
 
+    @cached_property
+    def ranking(self) -> Pass:
+        """The features that rank templates and the ranked texts, which one job can make."""
+        texts = [one for one in self.graph.nodes("texts") if one.parents[0].stage == "features"]
+        return Pass("ranked", None, (*self.graph.nodes("features"), *texts))
+
+    def ranked(self, node: Node) -> dict[str, Any]:
+        """What the job that makes features or ranked texts is asked for, beside the files."""
+        features = node.parents[0] if node.stage == "texts" else node
+        return {
+            "name": node.name,
+            "ranked_by": features.name if node.stage == "texts" else None,
+            "model": features.settings,
+            "entry": node.settings,
+            "stamp": self.stamp(node) | {"settings": node.lineage()},
+        }
+
+    def products(self, node: Node) -> list[Product]:
+        """The files of features, texts, maps or masks."""
+        if node.stage == "features":
+            return [self.features(node)]
+        if node.stage == "texts":
+            return [self.texts(node)]
+        return [self.shard(node, shard) for shard in self.graph.shards]
+
     @property
     def texts_files(self) -> list[Product]:
         """Ranked texts, and the features that ranked them."""
-        ranked = [one for one in self.graph.nodes("texts") if one.parents[0].stage == "features"]
-        return [self.features(one) for one in self.graph.nodes("features")] + [
-            self.texts(one) for one in ranked
-        ]
+        return [product for node in self.ranking.nodes for product in self.products(node)]
 
     @cached_property
     def val(self) -> list[Product]:
         """The predictions of the validation split."""
         if self.config.dataset.splits.val is None:
             return []
+        return [self.predictions(node, seed, "val") for node, seed in self.predicted]
+
+    @cached_property
+    def predicted(self) -> list[tuple[Node, int]]:
+        """All predictions: the node and the seed of the training."""
         nodes = self.graph.nodes("inference")
-        return [self.predictions(n, seed, "val") for n in nodes for seed in self.graph.seeds(n)]
+        return [(node, seed) for node in nodes for seed in self.graph.seeds(node)]
+
+    @cached_property
+    def shares_of_inference(self) -> list[list[tuple[Node, int]]]:
+        """What each job of inference predicts; a new row moves none of the others."""
+        shares: list[list[tuple[Node, int]]] = [[] for _ in range(self.config.compute.predictors)]
+        for node, seed in self.predicted if self.val else []:
+            training = int(node.parents[0].key[:8], 16) + seed
+            shares[training % len(shares)].append((node, seed))
+        return shares
+
+    def prediction(self, node: Node, seed: int, split: str) -> dict[str, Any]:
+        """What the job that predicts a split is asked for, beside the files."""
+        product = self.predictions(node, seed, split)
+        return {
+            "segmentor": node.parents[0].settings,
+            "entry": node.settings,
+            "stamp": product.stamp | {"settings": node.lineage()},
+            "reads": self.training(node.parents[0], seed).stamp,
+        }
 
     @cached_property
     def demo_folders(self) -> list[Path]:
@@ -397,7 +472,41 @@ class Plan:
         listed = self.dataset.split_file(split)  # None: every image of a folder
         found = [] if listed is None else [listed]
         found += [] if dataset.labels == "xml" else [Path(dataset.labels)]
+        if dataset.masks is not None and dataset.masks.endswith(".json"):
+            found.append(Path(dataset.root) / dataset.masks)
         return found + (self.demo_folders if dataset.source == "demo" else [])
+
+    @cached_property
+    def uses(self) -> dict[str, Use]:
+        """What the runs need of the images of every split, for the check before the first job."""
+        dataset, splits = self.config.dataset, self.config.dataset.splits
+        masks = [node.settings for node in self.graph.nodes("masks")]
+        truth = any(one["source"] == "ground-truth" for one in masks)
+        imports = {
+            (one["folder"], one["confidences"]) for one in masks if one["source"] == "import"
+        }
+        given = dataset.masks is not None
+        found: dict[str, Use] = {}
+        for split, labels, needed, others in (
+            (splits.prompts, True, False, ()),
+            (splits.pseudo, True, truth, sorted(imports, key=str)),
+            (splits.score, True, given, ()),
+            (splits.val, False, given, ()),
+            (splits.test, False, False, ()),
+        ):
+            if split is not None:
+                old = found.get(split, Use())
+                found[split] = Use(
+                    old.labels or labels, old.masks or needed, (*old.imports, *others)
+                )
+        return found
+
+    @property
+    def check_stamp(self) -> dict[str, Any]:
+        """What the check depends on besides its files."""
+        dataset = self.config.dataset.model_dump(exclude={"splits", "train_negatives"})
+        uses = {split: asdict(use) for split, use in self.uses.items()}
+        return {"code": self.code("check"), "dataset": dataset, "uses": uses}
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -421,8 +530,11 @@ class Plan:
         """What a pass is asked for, in words that its script understands.
 
         Returns:
+            cam: settings that all cams of the pass share;
+            ranked: whether its texts are those of a file;
             texts: by name, a template list with names and words, or None for those of a file;
-            cams: by name, texts, target and affinities (by name, settings);
+            cams: by name, texts, settings and affinities (by name, settings);
+            towers: entries of `models` that methods ask for;
             lineages and stamps: of the nodes wanted, by name.
         """
         texts, cams = {}, {}
@@ -432,16 +544,24 @@ class Plan:
             texts[source.name] = None if one.texts is not None else texts_of(source)
             wanted = cams.setdefault(
                 cam.name,
-                {"texts": source.name, "target": cam.settings["target"], "affinities": {}},
+                {"texts": source.name, "cam": cam.settings, "affinities": {}},
             )
             if node.stage == "affinity":
                 wanted["affinities"][node.name] = node.settings
         return {
+            "cam": one.cam,
+            "ranked": one.texts is not None,
             "texts": texts,
             "cams": cams,
+            "towers": {name: one for node in nodes for name, one in node.towers.items()},
             "nodes": [node.name for node in nodes],
             "stamps": [self.stamp(node) | {"settings": node.lineage()} for node in nodes],
         }
+
+    def wanted(self, product: Product) -> bool:
+        """Whether a job has to make it: something of it is missing, or it is stale."""
+        there = all((self.store / path).exists() for path in (product.sidecar, *product.files))
+        return not there or self.stale(product)
 
     def stale(self, product: Product) -> bool:
         """Whether other settings, other code or other inputs have made what is there."""
@@ -486,7 +606,7 @@ class Plan:
         return _read(path, path.stat().st_mtime_ns)
 
     def current(self, one: Pass) -> list[Node]:
-        """The nodes of a pass of which every shard is there and was made as planned."""
+        """The nodes of a pass of which every file is there and was made as planned."""
         return [
             node
             for node in one.nodes
@@ -494,7 +614,7 @@ class Plan:
                 (self.store / product.files[0]).is_file()
                 and (self.store / product.sidecar).is_file()
                 and not self.stale(product)
-                for product in (self.shard(node, shard) for shard in self.graph.shards)
+                for product in self.products(node)
             )
         ]
 

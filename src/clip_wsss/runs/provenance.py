@@ -17,6 +17,7 @@ from typing import Any
 
 import clip_wsss
 from clip_wsss.core.files import sha256, write_text
+from clip_wsss.core.resources import checkout
 from clip_wsss.runs.settings import Config
 
 PACKAGES = (
@@ -61,7 +62,7 @@ def write_provenance(
     now = datetime.now(UTC)
     values = portable(settings, root)
     record = {
-        **commit(root),
+        **commit(),
         "config": {"sha256": _hash(values), "values": values},
         "inputs": hash_inputs(inputs, root),
         "versions": versions(),
@@ -76,7 +77,7 @@ def write_provenance(
 def summary(config: Config, root: Path = Path()) -> dict[str, Any]:
     """Return what a report says of its own making: commit, config, versions, device and time."""
     return {
-        **commit(root),
+        **commit(),
         "config_sha256": _hash(portable(config.model_dump(), root)),
         "versions": versions(),
         "device": device_name(config.compute.device),
@@ -84,11 +85,17 @@ def summary(config: Config, root: Path = Path()) -> dict[str, Any]:
     }
 
 
-def commit(root: Path = Path()) -> dict[str, Any]:
+def commit(root: Path | None = None) -> dict[str, Any]:
     """Return {"commit": hash, "changed": whether tracked files differ from it}; None without git.
 
     Untracked files do not count as a change.
+
+    Args:
+        root: a folder of the repository; None: the suite's own, which a package has none of.
     """
+    root = checkout() if root is None else root
+    if root is None:
+        return {"commit": None, "changed": None}
     head = _git(root, "rev-parse", "HEAD")
     state = _git(root, "status", "--porcelain", "--untracked-files=no")
     return {"commit": head, "changed": None if state is None else bool(state)}

@@ -1,20 +1,22 @@
 """Typed settings: what a config may say, with defaults, ranges and descriptions.
 
-A field at its default is left out of a stage's key (`graph.py`). So a new field with a default
-moves no folder, and a default is never changed: another one gets a new name.
+The settings of a method stand with the method (`clip_wsss.core.methods`); an entry has those of the
+methods that it names, and no others. A field at its default is left out of a stage's key
+(`graph.py`). So a new field with a default moves no folder, and a default is never changed: another
+one gets a new name.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from clip_wsss.core.confidence import check_mu
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.methods import Names, Settings, with_methods
 from clip_wsss.core.registry import unknown
-from clip_wsss.masks.par import ParSettings
 from clip_wsss.runs.online import OnlineSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
@@ -23,12 +25,6 @@ Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class Settings(BaseModel):
-    """A part of the config; unknown keys, NaN and infinities are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)
@@ -53,53 +49,84 @@ class Dataset(Settings):
     )
     root: Text = Field(description="holds JPEGImages, Annotations, SegmentationClass, ImageSets")
     vocabulary: Text = Field(description="file of classes, renames, background words")
-    labels: Text = Field("xml", description="image-level labels: xml, or the path of a CSV")
+    labels: Text = Field(
+        "xml", description="image-level labels: xml, or the path of a .csv, .npy or COCO .json"
+    )
     size: Literal["xml", "image"] = Field("xml", description="what states the size of an image")
-    masks: Text | None = Field(None, description="folder of the ground truth below root")
+    masks: Text | None = Field(
+        None, description="folder of the ground truth, or COCO .json, below root"
+    )
     splits: Splits
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a bad image does")
+    orientation: Literal["refuse", "stored"] = Field(
+        "refuse", description="of an image with an EXIF orientation: none, or its pixels as stored"
+    )
+    negatives: Literal["refuse", "background"] = Field(
+        "refuse", description="images without a class: refused, or background all over"
+    )
+    train_negatives: bool = Field(False, description="whether a training sees them")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.train_negatives and self.negatives == "refuse":
+            raise ValueError("train_negatives: needs negatives: background; got refuse")
+        return self
 
 
 class Demo(Settings):
     """The scenes that `source: demo` renders."""
 
-    seed: Seed
-    train: Count
-    val: Count
+    seed: Seed = Field(description="of the scenes")
+    train: Count = Field(description="images")
+    val: Count = Field(description="images")
 
 
 class Replacement(Settings):
     """Another place of one archive."""
 
-    path: Text | None = None
-    url: Text | None = None
-    mirrors: list[Text] | None = None
-    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+    path: Text | None = Field(None, description="an archive, or its unpacked folder")
+    url: Text | None = Field(None, description="of the same file")
+    mirrors: list[Text] | None = Field(None, description="tried where url fails")
+    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = Field(
+        None, description="of another file"
+    )
 
 
 class Sources(Settings):
     """What is downloaded."""
 
-    registry: Text
-    verify_splits: bool = True
-    replace: dict[str, Replacement] = {}
+    registry: Text = Field(description="file of addresses, mirrors, checksums and licences")
+    verify_splits: bool = Field(True, description="the lists of ids must be the official ones")
+    replace: dict[str, Replacement] = Field(
+        {}, description="local copies or other addresses, by the registry's names (datasets.md)"
+    )
 
 
 class Runs(Settings):
     """Tables of runs."""
 
-    tables: list[Text] = Field(min_length=1)
-    sweeps: list[dict[str, Any]] = []
+    tables: list[Text] = Field(min_length=1, description="one row a run, tab separated")
+    sweeps: list[dict[str, Any]] = Field([], description="more rows from one line (ablation.md)")
 
 
 class Model(Settings):
-    """A frozen CLIP."""
+    """A frozen tower: a CLIP, or a ViT without texts, whose attention an affinity may use."""
 
-    architecture: Text | None = Field(None, description="open_clip name or path of a JSON")
-    weights: Text = Field(description="open_clip tag or a local file")
+    library: Literal["open_clip", "timm"] = Field("open_clip", description="whose network it is")
+    architecture: Text | None = Field(
+        None, description="name in the library, or of open_clip the path of a JSON"
+    )
+    weights: Text = Field(description="the library's tag, or a local file")
     round_weights: Literal["none", "float16"] = Field(
         "none", description="float16: matrices pass through it, as OpenAI's did"
     )
+    license: Text | None = Field(None, description="of the weights; shown beside the figures")
+    source: Text | None = Field(None, description="where the weights come from; likewise")
+
+    @property
+    def origin(self) -> str:
+        """Licence and source of the weights, in words."""
+        return f"licence {self.license or 'unknown'}, source {self.source or 'unknown'}"
 
 
 class Texts(Settings):
@@ -127,66 +154,30 @@ class PositionEmbedding(Settings):
 class Cam(Settings):
     """Initial maps."""
 
-    model: Name = Field(description="an entry of `models`")
+    model: Annotated[Name, Names("model")] = Field(description="an entry of `models`")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the tower; float16 needs CUDA"
     )
     position_embedding: PositionEmbedding = PositionEmbedding()
-    target: Literal["softmax", "logit"] = Field(
-        "softmax", description="what GradCAM differentiates"
+    method: Annotated[str, Names("cam", "here")] = Field(
+        "gradcam", description="how maps are made; its settings stand beside it"
     )
 
 
 class Affinity(Settings):
     """Refinement of the maps on the grid."""
 
-    method: Literal["caa"] = "caa"
-    layers: Count = Field(8, description="attention maps averaged: the last n")
-    sinkhorn: Annotated[int, Field(ge=0)] = Field(
-        3, description="rounds of column, then row normalisation"
+    method: Annotated[str, Names("affinity", "here")] = Field(
+        "caa", description="how maps are refined; its settings stand beside it"
     )
-    power: Count = Field(2, description="t of equation 7")
-    threshold: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.4, description="lambda: boxes around what is above this share of the maximum"
-    )
-    box_edge: Literal["full", "clamp"] = Field(
-        "full", description="clamp: never the last row and column, as in the public code"
-    )
-
-
-class Crf(Settings):
-    """Dense CRF."""
-
-    backend: Literal["pydensecrf", "fast"] = Field(
-        "pydensecrf", description="the reference, or the same labels several times as fast"
-    )
-    image: Literal["rgb", "wrapped-bgr"] = Field(
-        "rgb", description="what it sees; wrapped-bgr as in the public code"
-    )
-    iterations: Count = 10
-    gaussian_sxy: Positive = 1.0
-    gaussian_compat: Positive = 3.0
-    bilateral_sxy: Positive = 67.0
-    bilateral_srgb: Positive = 3.0
-    bilateral_compat: Positive = 4.0
 
 
 class Refined(Settings):
-    """Settings of what refines full-resolution scores by the image."""
+    """What refines full-resolution scores by the image."""
 
-    refinement: Literal["none", "crf", "par"] = "none"
-    crf: Crf = Crf()
-    par: ParSettings = ParSettings()
-
-    @property
-    def others(self) -> set[str]:
-        """The methods that are not chosen; the settings of each have its name."""
-        return set(get_args(type(self).model_fields["refinement"].annotation)) - {self.refinement}
-
-    def used(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, without those of other methods."""
-        found = self.model_dump(exclude_defaults=True)
-        return {key: value for key, value in found.items() if key not in self.others}
+    refinement: Annotated[str, Names("refinement")] = Field(
+        "none", description="a mask refinement; its settings stand below its name"
+    )
 
 
 class Masks(Refined):
@@ -215,15 +206,19 @@ class Masks(Refined):
         return self
 
     def used(self) -> dict[str, Any]:
-        """See Refined; what only scores is left out too."""
-        return {key: value for key, value in super().used().items() if key != "scoring"}
+        """The fields that differ from their defaults and decide bytes."""
+        return self.model_dump(exclude_defaults=True, exclude={"scoring"})
 
 
 class Segmentation(Settings):
     """A training."""
 
-    segmentor: Text = Field(description="file with the model, its schedule and pipelines")
-    loss: Literal["confidence-guided", "cross-entropy", "balanced"] = "confidence-guided"
+    segmentor: Annotated[Text, Names("segmentor")] = Field(
+        description="file with the model, its schedule and pipelines, or package.module:function"
+    )
+    loss: Annotated[str, Names("loss")] = Field(
+        "confidence-guided", description="of the pixels; its settings stand below its name"
+    )
     mu: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
         description="a pixel counts from this confidence on; 0.95, but 0 for cross-entropy and "
@@ -239,7 +234,7 @@ class Segmentation(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.labels == "masks" and self.online != OnlineSettings():
+        if self.labels == "masks" and self.online.model_dump(exclude_defaults=True):
             raise ValueError("online: belongs to labels: online")
         if self.labels == "online" and self.mu:
             raise ValueError(
@@ -291,12 +286,13 @@ class Evaluation(Settings):
 class Compute(Settings):
     """The machine."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is")
     threads: Count = Field(1, description="of torch in one job: they change the last bits")
-    workers: Count = Field(1, description="processes of a CRF job: only its time")
+    workers: Count = Field(1, description="processes of a CRF or a scoring job: only its time")
     batch: Count = Field(16, description="images of equal grid in one forward pass")
     shards: Annotated[int, Field(ge=1, le=9999)] = Field(1, description="jobs of a stage")
     gpus: Count = Field(1, description="processes of one training")
+    predictors: Count = Field(1, description="jobs of inference, which share the trainings out")
 
 
 class Config(Settings):
@@ -308,11 +304,11 @@ class Config(Settings):
     runs: Runs
     models: dict[Name, Model] = {}
     texts: dict[Name, Texts] = {}
-    cam: dict[Name, Cam] = {}
-    affinity: dict[Name, Affinity] = {}
-    masks: dict[Name, Masks] = {}
-    segmentation: dict[Name, Segmentation] = {}
-    inference: dict[Name, Inference] = {}
+    cam: dict[Name, SerializeAsAny[Cam]] = {}
+    affinity: dict[Name, SerializeAsAny[Affinity]] = {}
+    masks: dict[Name, SerializeAsAny[Masks]] = {}
+    segmentation: dict[Name, SerializeAsAny[Segmentation]] = {}
+    inference: dict[Name, SerializeAsAny[Inference]] = {}
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
 
@@ -335,8 +331,60 @@ ENTRIES: dict[str, type[Settings]] = {
 }
 
 
-def validated(kind: type[S], content: Any, source: str) -> S:
+def validated_entry(group: str, content: Any, source: str) -> Settings:
+    """Check an entry of a group, with the settings of the methods that it names.
+
+    Args:
+        group: of `ENTRIES`.
+        content: of the entry; a part that is null and no setting is as if it were not there, so
+            that a config can take out what its parent says of a method that it replaces.
+        source: for messages.
+
+    Raises:
+        InputError: as `validated`, or a method that is not there or does not fit its kind.
+    """
+    return validated(*_of_methods(group, content, source), source, ".")
+
+
+def _of_methods(group: str, content: Any, source: str) -> tuple[type[Settings], Any]:
+    """The class of an entry by the methods that it names, and what of its content counts."""
+    if not isinstance(content, dict):
+        return ENTRIES[group], content
+    try:
+        kind = with_methods(ENTRIES[group], content)
+    except InputError as error:
+        raise InputError(f"{source}.{error}") from None
+    return kind, {k: v for k, v in content.items() if v is not None or k in kind.model_fields}
+
+
+def check_part(content: dict, source: str) -> None:
+    """Check what a part of a config says; what is missing may still come from another file.
+
+    Raises:
+        InputError: as `validated`.
+    """
+    rest = dict(content)
+    for group in ENTRIES:
+        entries = rest.get(group)
+        if isinstance(entries, dict):
+            del rest[group]
+            for name, one in entries.items():
+                where = f"{source}: {group}.{name}"
+                validated(*_of_methods(group, one, where), where, ".", part=True)
+    validated(Config, rest, source, part=True)
+
+
+def validated(
+    kind: type[S], content: Any, source: str, joint: str = ": ", part: bool = False
+) -> S | None:
     """Check `content` and fill in the defaults.
+
+    Args:
+        kind: of the settings.
+        content: as read.
+        source: for messages.
+        joint: between it and the key.
+        part: whether more may come, so that what is missing is no error; returns None then.
 
     Raises:
         InputError: one line, "<source>: <key>: <what is wrong>".
@@ -344,9 +392,17 @@ def validated(kind: type[S], content: Any, source: str) -> S:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        message = _message(kind, error.errors()[0])
+        errors = [
+            one
+            for one in error.errors()
+            if not part or one["type"] not in ("missing", "value_error")
+        ]
+        if not errors:
+            return None
+        message = _message(kind, errors[0])
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-        raise InputError(f"{source}: {line}") from None
+        joint = joint if errors[0]["loc"] else ": "
+        raise InputError(f"{source}{joint}{line}") from None
 
 
 _KINDS = {

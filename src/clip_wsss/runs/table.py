@@ -17,8 +17,13 @@ from typing import Any
 import yaml
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.plain import read_segmentor_file
-from clip_wsss.runs.config import GROUPS, check_entry
+from clip_wsss.core.methods import KINDS, method, methods_of, with_methods
+from clip_wsss.core.pickles import look_into
+from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
+from clip_wsss.core.segmentors import read_segmentor_file
+from clip_wsss.runs.config import GROUPS, check_entry, merge
+from clip_wsss.runs.online import resolved
 from clip_wsss.runs.settings import (
     ENTRIES,
     Cam,
@@ -28,8 +33,8 @@ from clip_wsss.runs.settings import (
     Segmentation,
     Settings,
     Texts,
-    unknown,
     validated,
+    validated_entry,
 )
 from clip_wsss.runs.settings import Affinity as AffinitySettings
 
@@ -37,7 +42,7 @@ COLUMNS = ("name", "base", *GROUPS, "seed", "note")
 # Other tables of a results folder, which a runs table's would overwrite (docs/results.md).
 RESERVED = ("confidence", "config", "cost", "figures", "headline", "index", "per_class", "sweeps")
 DEFAULT_INFERENCE = "default"  # the entry that a table without the column means
-_CELL = re.compile(r"[A-Za-z0-9_.+-]+(,[A-Za-z0-9_.]+=[A-Za-z0-9_.+/~-]+)*")
+_CELL = re.compile(r"[A-Za-z0-9_.+-]+(,[A-Za-z0-9_.-]+=[A-Za-z0-9_.:+/~-]+)*")
 _EMPTY = ("", "-")
 
 
@@ -89,6 +94,7 @@ def resolve(config: Config, group: str, cell: str) -> Settings:
     # What an entry does not say stays unsaid, so that a change of one field may move the default
     # of another.
     content = entries[name].model_dump(exclude_unset=True)
+    said: dict[str, Any] = {}
     seen: set[str] = set()
     for change in changes:
         key, text = change.split("=", 1)
@@ -96,13 +102,24 @@ def resolve(config: Config, group: str, cell: str) -> Settings:
             raise InputError(f"{group}: `{cell}`: {key} stands twice; keep one")
         seen.add(key)
         *parents, last = key.split(".")
-        place = content
+        place = said
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise InputError(f"{group}: `{cell}`: {key}: {parent} holds no settings")
         place[last] = _value(text, f"{group}: `{cell}`: {key}")
-    return validated(ENTRIES[group], content, f"{group} `{cell}`")
+    return validated_entry(group, _changed(content, said, group), f"{group} `{cell}`")
+
+
+def _changed(content: dict, said: dict, group: str) -> dict:
+    """An entry with a cell's changes; settings of a method that they replace are left out."""
+    merged = merge(content, said)
+    try:
+        before, after = (with_methods(ENTRIES[group], one) for one in (content, merged))
+    except InputError:  # which the caller says, with the cell
+        return merged
+    gone = before.model_fields.keys() - after.model_fields.keys() - said.keys()
+    return {key: value for key, value in merged.items() if key not in gone}
 
 
 def _value(text: str, where: str) -> Any:
@@ -204,41 +221,54 @@ def _check_stages(config: Config, run: Run, where: str) -> None:
     if run.segmentation and not run.masks:
         raise InputError(f"{where}: segmentation needs masks; name an entry")
     if settings.segmentation and settings.segmentation.labels == "online":
-        _check_online(run, settings.masks, where)
+        _check_online(run, settings, where)
     if not run.cam and not run.masks:
         raise InputError(f"{where}: has no stage; name texts and cam, or masks")
 
 
-def _check_online(run: Run, masks: Masks | None, where: str) -> None:
+def _check_online(run: Run, settings: RunSettings, where: str) -> None:
     """Refuse a row whose cells do not say how its labels are made online."""
     what = f"{where}: segmentation `{run.segmentation}` makes labels online (labels: online)"
+    masks = settings.masks
     missing = [group for group in ("texts", "cam", "affinity") if not run.cell(group)]
     if missing or masks is None or masks.source != "maps":
         needed = ", ".join(missing) or "masks with source: maps"
         raise InputError(f"{what} and takes how from the other cells; name {needed}")
-    if masks.refinement not in ("none", "par"):
-        raise InputError(
-            f"{what}; refinement of masks `{run.masks}` must be one of none, par; got "
-            f"{masks.refinement}"
-        )
+    maker = method("labels", settings.segmentation.online.method)
+    for field in maker.fields:
+        group, key = KINDS["labels"].elsewhere.get(field, ("", ""))
+        if group in ("cam", "affinity") and key not in type(getattr(settings, group)).model_fields:
+            raise InputError(
+                f"{what} by {maker.name}, which takes `{key}` from {group}; "
+                f"`{run.cell(group)}` has no such setting, so name another entry or maker"
+            )
+    row = {group: getattr(settings, group).model_dump() for group in ("cam", "affinity", "masks")}
+    labels = resolved(settings.segmentation.online, row)["labels"]
+    if maker.settings is not None:
+        own = {key: value for key, value in labels.items() if key != "method"}
+        validated(with_methods(maker.settings, own), own, what, "; ")
 
 
 def _check_training(config: Config, entry: Segmentation, where: str) -> None:
     """Refuse what would stop a training after hours of CAMs."""
     if entry.precision == "amp" and config.compute.device == "cpu":
         raise InputError(f"{where}: precision: amp needs CUDA; set it to float32")
-    init = entry.init or read_segmentor_file(entry.segmentor).get("init") or "random"
+    built = methods_of(entry, "segmentor")
+    init = entry.init or (None if built else read_segmentor_file(entry.segmentor).get("init"))
+    init = init or "random"
     if init == "required":
         raise InputError(
             f"{where}: init: {entry.segmentor} starts from weights that the run must name; set "
             "init to a file or an address with its checksum"
         )
-    if init != "random" and "://" not in init and not Path(init).is_file():
+    if init != "random" and "://" not in init and not find(init).is_file():
         raise InputError(f"{where}: init: there is no file {init}; get it, or set init to random")
+    if find(init).is_file():
+        look_into(find(init))
 
 
 def _read_table(path: Path) -> list[Run]:
-    if not path.is_file():
+    if not find(path).is_file():
         raise InputError(f"runs.tables: there is no file {path}")
     if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", path.stem):
         raise InputError(
@@ -250,7 +280,7 @@ def _read_table(path: Path) -> list[Run]:
             f"runs.tables: {path}: another table is called {path.stem}.csv; rename the file"
         )
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = find(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
     rows = [

@@ -26,6 +26,10 @@ class Calibration:
         cell = codes[counted] * np.uint8(2) + correct[counted]  # 139 at most
         self._pixels += np.bincount(cell, minlength=self._pixels.size).reshape(-1, 2)
 
+    def merge(self, other: "Calibration") -> None:
+        """Add what another one has counted."""
+        self._pixels += other._pixels
+
     def table(self) -> pd.DataFrame:
         """Return lower (edge of the bin), confidence (mean in it), pixels, correct.
 

@@ -8,7 +8,7 @@ from typing import Any
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.graph import Graph, Node
 from clip_wsss.runs.provenance import portable
-from clip_wsss.runs.settings import Cam, Masks, Refined, Segmentation, Settings, Texts
+from clip_wsss.runs.settings import Cam, Masks, Segmentation, Settings, Texts
 from clip_wsss.runs.table import Run
 
 Entries = dict[str, dict[str, Any] | None]
@@ -85,11 +85,9 @@ def _used(graph: Graph, settings: Settings, node: Node) -> dict[str, Any]:
         used = {"template": template, **{k: v for k, v in used.items() if k != "template"}}
     if isinstance(settings, Cam):
         used["model"] = graph.config.models[settings.model].model_dump()
-    if isinstance(settings, Refined):
-        used = {key: value for key, value in used.items() if key not in settings.others}
     if isinstance(settings, Masks):
         used = {key: used[key] for key in ("source", *used)}
-        makes = {"maps": {"refinement", settings.refinement, "background_power"},
+        makes = {"maps": {"refinement", settings.refinement.rpartition(":")[2], "background_power"},
                  "import": {"folder", "confidences"}}.get(settings.source, set())  # fmt: skip
         makes = {"source", *makes}
         used = {key: value for key, value in used.items() if key in makes}

@@ -6,8 +6,10 @@ docs/results.md describes both. Nothing here needs torch.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from clip_wsss.core.archives import Archives
+from clip_wsss.core.archives import Archive
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import ImageMaps, read_maps, read_skipped, upsample_maps
+from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.datasets import IGNORE, Dataset
+from clip_wsss.runs.stages import MAP_STAGES
 from clip_wsss.score.calibration import Calibration
 from clip_wsss.score.confusion import (
     Sparse,
@@ -31,156 +35,233 @@ from clip_wsss.score.confusion import (
 )
 
 
-def evaluate_maps(
-    dataset: Dataset,
-    ids: Sequence[str],
-    shards: Sequence[Path],
-    powers: Sequence[float],
-    out_json: Path,
-    out_parquet: Path,
-    meta: dict,
-    sweep: Sequence[float] | None = None,
-) -> dict:
-    """Score maps at every background power; write the counts and what follows from them.
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured, and where it goes.
+
+    Attributes:
+        stage: initial or refined, of maps; mask or segmentation, of labels: 0..C or 255,
+            unlabelled, which is a miss of the true class and a false alarm of none.
+        read: the maps, or the archives of labels, a file a shard; images of
+            other splits are passed over.
+        json: what follows from the counts. Of maps: powers (power -> mIoU), iou (power -> class ->
+            IoU), oracle (power and mIoU of the best), zero_maps (how many maps of the scored
+            images are zero all over); of labels: miou, iou (class -> IoU), unlabelled (share of
+            the counted pixels that are predicted 255).
+        counts: Parquet of id, truth, prediction, for maps power, and pixels.
+        precision: of the network, for the JSON.
+        seed: of the training, for the JSON.
+        powers: the background powers that maps are counted at.
+        sweep: those of the powers that the oracle chooses among; None: all of them.
+        confidence: Parquet of the calibration of the confidences in archives, see `Calibration`;
+            unlabelled pixels are not in it. None: there are no confidences.
+    """
+
+    stage: str
+    read: Sequence[Path]
+    json: Path
+    counts: Path
+    precision: str
+    seed: int | None = None
+    powers: Sequence[float] = ()
+    sweep: Sequence[float] | None = None
+    confidence: Path | None = None
+
+    @property
+    def counted(self) -> tuple[float, ...]:
+        """The different powers, ascending."""
+        return tuple(sorted({float(power) for power in self.powers}))
+
+
+def measure(
+    dataset: Dataset, split: str, measurements: Sequence[Measurement], workers: int = 1
+) -> list[dict]:
+    """Score maps or labels of one split; write the counts and what follows from them.
+
+    The ground truth of an image is read once for all measurements.
 
     Args:
         dataset: gives the ground truth and the classes.
-        ids: the images to score; their order is that of the Parquet.
-        shards: the maps that hold them (others in the shards are passed over).
-        powers: the background powers that are counted.
-        out_json: the measurement: powers (power -> mIoU), iou (power -> class -> IoU), oracle
-            (power and mIoU of the best), zero_maps (how many maps of the scored images are zero
-            all over), and what `meta` and the data set say.
-        out_parquet: its counts: id, truth, prediction, power, pixels.
-        meta: stage (initial or refined), split and precision, and if wanted seed.
-        sweep: those of the powers that the oracle chooses among; None: all of them.
+        split: the images to score; their order is that of the counts.
+        measurements: of the same shards.
+        workers: processes; they change nothing but the time.
 
     Returns:
-        What the JSON holds.
+        What the JSON files hold.
 
     Raises:
         InputError: an image is in no shard or its ground truth cannot be used (with
-            `on_bad_image: skip` it is left out and listed), no image is left, or no power.
+            `on_bad_image: skip` it is left out and listed); a file cannot be used; no image is
+            left; no power.
     """
-    stage = meta["stage"]
-    if not powers:
-        raise InputError("evaluation.powers: must list a background power or more; got none")
-    counted = tuple(sorted({float(power) for power in powers}))
-    classes = len(dataset.vocabulary.classes) + 1
-    wanted, found, reasons, zero_maps = set(ids), {}, {}, 0
-    progress = tqdm(total=len(wanted), desc=f"score {stage}", unit="image", disable=None)
-    skipped = _Skipped(dataset)
-    for path in shards:
-        reasons |= read_skipped(path)
-        for image in read_maps(path):
-            if image.id not in wanted:
-                continue
-            progress.update()
-            with skipped.bad(image.id):
-                grid = _maps(image, path)
-                truth = _truth(dataset, image.id, image.size)
-                full = upsample_maps(grid, image.size)
-                keys = [int(key) for key in image.keys]
-                counts = count_sweep(truth, full, keys, counted, classes)
-                found[image.id] = _columns(counts, counted)
-                zero_maps += int((grid == 0).all(axis=(1, 2)).sum())
-    progress.close()
+    for one in measurements:
+        if one.stage in MAP_STAGES and not one.powers:
+            raise InputError("evaluation.powers: must list a background power or more; got none")
+    ids = dataset.ids(split)
+    shards = list(zip(*(one.read for one in measurements), strict=True))
+    shares = -(-workers // max(len(shards), 1))  # of a shard, where there are more workers
+    parts = [(files, ids[share::shares]) for files in shards for share in range(shares)]
+    with parallel_map(min(workers, len(parts))) as mapped:
+        counted = mapped(partial(_count, dataset, measurements), parts)
+        progress = tqdm(counted, total=len(parts), desc=f"score {split}", disable=None)
+        found = list(zip(*progress, strict=True))
+    return [_write(dataset, split, ids, *one) for one in zip(measurements, found, strict=True)]
+
+
+def _count(
+    dataset: Dataset, measurements: Sequence[Measurement], part: tuple[Sequence[Path], list[str]]
+) -> list["_Counts"]:
+    """Count images of a shard, a file of it for each measurement."""
+    files, ids = part
+    counts = [
+        (_MapCounts if one.stage in MAP_STAGES else _LabelCounts)(dataset, one, path)
+        for one, path in zip(measurements, files, strict=True)
+    ]
     for name in ids:
-        if name not in found and name not in skipped:
-            with skipped.bad(name):
-                raise InputError(
-                    reasons.get(name)
-                    or f"{name}: is to be scored, but no CAM was made of it; the split `score` "
-                    "must be a part of the split `pseudo`"
-                )
-    kept = [name for name in ids if name in found]
-    counts = _counts([(name, found[name]) for name in kept])
-    result = _result(dataset, meta, kept, skipped)
-    scores = {power: _scores(dataset, counts[counts["power"] == power]) for power in counted}
-    mious = {power: mean for power, (mean, _) in scores.items()}
-    tried = powers if sweep is None else sweep
-    best = max(map(float, tried), key=lambda power: -1 if mious[power] is None else mious[power])
-    result["powers"] = {power_key(power): mean for power, mean in mious.items()}
-    result["iou"] = {power_key(power): values for power, (_, values) in scores.items()}
-    result["oracle"] = {"power": best, "miou": mious[best]}
-    result["zero_maps"] = zero_maps
-    _write_parquet(out_parquet, counts)
-    _write_json(out_json, result)
-    return result
+        truth = cache(partial(_truth, dataset, name))
+        for one in counts:
+            if name in one:
+                one.add(name, truth)
+    for one in counts:
+        one.close()
+    return counts
 
 
-def evaluate_labels(
+class _Counts:
+    """What was counted of a shard."""
+
+    def __init__(self, dataset: Dataset, measurement: Measurement, path: Path):
+        self.path, self.measurement = Path(path), measurement
+        self.classes = len(dataset.vocabulary.classes) + 1
+        self.skipped = _Skipped(dataset)
+        self.images: dict[str, dict[str, np.ndarray]] = {}
+        self.zero_maps, self.calibration = 0, Calibration()
+        self.left_out: dict[str, str] = {}  # in the shard itself
+
+
+class _MapCounts(_Counts):
+    def __init__(self, dataset: Dataset, measurement: Measurement, path: Path):
+        super().__init__(dataset, measurement, path)
+        self.left_out = read_skipped(path)
+        self._maps = {image.id: image for image in read_maps(path)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._maps
+
+    def add(self, name: str, truth: Callable[[], np.ndarray]) -> None:
+        """Count an image, or note why it cannot be counted."""
+        image, powers = self._maps[name], self.measurement.counted
+        with self.skipped.bad(name):
+            grid = _maps(image, self.path)
+            mask = _fitting(truth(), name, image.size)
+            full = upsample_maps(grid, image.size)
+            keys = [int(key) for key in image.keys]
+            counts = count_sweep(mask, full, keys, powers, self.classes)
+            self.images[name] = _columns(counts, powers)
+            self.zero_maps += int((grid == 0).all(axis=(1, 2)).sum())
+
+    def close(self) -> None:
+        """Forget the maps: what was counted goes from process to process."""
+        self._maps = {}
+
+
+class _LabelCounts(_Counts):
+    def __init__(self, dataset: Dataset, measurement: Measurement, path: Path):
+        super().__init__(dataset, measurement, path)
+        self._archive: Archive | None = Archive(path)
+        self.left_out, self._ids = self._archive.skipped, set(self._archive.ids)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._ids
+
+    def add(self, name: str, truth: Callable[[], np.ndarray]) -> None:
+        """Count an image, or note why it cannot be counted."""
+        # A damaged archive stops the job even where a bad image may be left out.
+        label = self._archive.label(name)
+        if (strange := label[(label >= self.classes) & (label != IGNORE)]).size:
+            raise InputError(
+                f"{self.path}: {name} holds the value {strange[0]}, but there are "
+                f"{self.classes - 1} classes; labels go from 0 to {self.classes - 1}, or are "
+                f"{IGNORE}"
+            )
+        codes = None if self.measurement.confidence is None else self._archive.codes(name)
+        with self.skipped.bad(name):
+            mask = _fitting(truth(), name, label.shape)
+            self.images[name] = _columns([count_label(mask, label, self.classes)])
+            if codes is not None:
+                counted = (mask != IGNORE) & (label != IGNORE)
+                self.calibration.add(codes, label == mask, counted)
+
+    def close(self) -> None:
+        """Close the archive: what was counted goes from process to process."""
+        self._archive = None
+
+
+def _write(
     dataset: Dataset,
     split: str,
-    archives: Sequence[Path],
-    stage: str,
-    out_json: Path,
-    out_parquet: Path,
-    meta: dict,
-    out_confidence: Path | None = None,
+    ids: Sequence[str],
+    one: Measurement,
+    parts: Sequence[_Counts],
 ) -> dict:
-    """Score labels: pseudo masks or a segmentor's predictions.
-
-    Args:
-        dataset: gives the ground truth and the classes.
-        split: the images to score.
-        archives: hold their labels, 0..C or 255, unlabelled: a miss of the true class and a false
-            alarm of none. Other images in them are passed over.
-        stage: `mask` or `segmentation`.
-        out_json: the measurement: miou, iou (class -> IoU), unlabelled (share of the counted
-            pixels that are predicted 255), and what `meta` and the data set say.
-        out_parquet: its counts: id, truth, prediction, pixels.
-        meta: precision, and if wanted seed.
-        out_confidence: Parquet of the calibration of the archives' confidences, see
-            `Calibration`; unlabelled pixels are not in it.
-
-    Returns:
-        What the JSON holds.
-
-    Raises:
-        InputError: an image has no labels, or its ground truth cannot be used (with
-            `on_bad_image: skip` the image is left out and listed); an archive cannot be used; no
-            image is left.
-    """
-    ids, labels = dataset.ids(split), Archives(archives)
-    classes = len(dataset.vocabulary.classes) + 1
-    calibration = Calibration()
-    rows: list[tuple[str, dict[str, np.ndarray]]] = []
-    skipped = _Skipped(dataset)
-    for name in tqdm(ids, desc=f"score {stage}", unit="image", disable=None):
-        with skipped.bad(name):
-            if name not in labels:
+    """Write what was counted for one measurement, and what follows from it."""
+    skipped, images, left_out, zero_maps = _Skipped(dataset), {}, {}, 0
+    calibration, paths = Calibration(), {}
+    for part in parts:
+        for name in (*part.images, *part.skipped.reasons):
+            if name in paths:
                 raise InputError(
-                    labels.skipped.get(name)
-                    or f"{name}: is to be scored, but {', '.join(map(str, archives))} hold no "
-                    "label of it; make them again"
+                    f"{part.path}: names {name}, and so does {paths[name]}; delete the one that is "
+                    "out of date"
                 )
-        if name in skipped:
-            continue
-        # A damaged archive stops the job even where a bad image may be left out.
-        label = labels[name].label(name)
-        if (strange := label[(label >= classes) & (label != IGNORE)]).size:
-            raise InputError(
-                f"{labels[name].path}: {name} holds the value {strange[0]}, but there are "
-                f"{classes - 1} classes; labels go from 0 to {classes - 1}, or are {IGNORE}"
-            )
-        codes = None if out_confidence is None else labels[name].codes(name)
-        with skipped.bad(name):
-            truth = _truth(dataset, name, label.shape)
-            rows.append((name, _columns([count_label(truth, label, classes)])))
-            if codes is not None:
-                calibration.add(codes, label == truth, (truth != IGNORE) & (label != IGNORE))
-    counts = _counts(rows)
-    kept = [name for name, _ in rows]
-    result = _result(dataset, {**meta, "stage": stage, "split": split}, kept, skipped)
-    result["miou"], result["iou"] = _scores(dataset, counts)
-    unlabelled = counts["pixels"][counts["prediction"] == IGNORE].sum()
-    result["unlabelled"] = float(unlabelled / max(counts["pixels"].sum(), 1))
-    if out_confidence is not None:
-        _write_parquet(out_confidence, calibration.table())
-    _write_parquet(out_parquet, counts)
-    _write_json(out_json, result)
+            paths[name] = part.path
+        images |= part.images
+        skipped.reasons |= part.skipped.reasons
+        left_out |= part.left_out
+        zero_maps += part.zero_maps
+        calibration.merge(part.calibration)
+    for name in ids:
+        if name not in images and name not in skipped:
+            with skipped.bad(name):
+                raise InputError(left_out.get(name) or _nothing_of(name, one))
+    kept = [name for name in ids if name in images]
+    counts = _table([(name, images[name]) for name in kept])
+    result = _result(dataset, split, one, kept, skipped)
+    if one.stage in MAP_STAGES:
+        result |= _follows_of_maps(dataset, one, counts) | {"zero_maps": zero_maps}
+    else:
+        result["miou"], result["iou"] = _scores(dataset, counts)
+        unlabelled = counts["pixels"][counts["prediction"] == IGNORE].sum()
+        result["unlabelled"] = float(unlabelled / max(counts["pixels"].sum(), 1))
+    if one.confidence is not None:
+        _write_parquet(one.confidence, calibration.table())
+    _write_parquet(one.counts, counts)
+    _write_json(one.json, result)
     return result
+
+
+def _nothing_of(name: str, one: Measurement) -> str:
+    if one.stage in MAP_STAGES:
+        return (
+            f"{name}: is to be scored, but no CAM was made of it; the split `score` must be a part "
+            "of the split `pseudo`"
+        )
+    return (
+        f"{name}: is to be scored, but {', '.join(map(str, one.read))} hold no label of it; make "
+        "them again"
+    )
+
+
+def _follows_of_maps(dataset: Dataset, one: Measurement, counts: pd.DataFrame) -> dict:
+    scores = {power: _scores(dataset, counts[counts["power"] == power]) for power in one.counted}
+    mious = {power: mean for power, (mean, _) in scores.items()}
+    tried = one.powers if one.sweep is None else one.sweep
+    best = max(map(float, tried), key=lambda power: -1 if mious[power] is None else mious[power])
+    return {
+        "powers": {power_key(power): mean for power, mean in mious.items()},
+        "iou": {power_key(power): values for power, (_, values) in scores.items()},
+        "oracle": {"power": best, "miou": mious[best]},
+    }
 
 
 def power_key(power: float) -> str:
@@ -216,10 +297,14 @@ def _maps(image: ImageMaps, path: Path) -> np.ndarray:
     return maps + np.float32(0)  # -0 becomes 0: the sweep compares bits
 
 
-def _truth(dataset: Dataset, name: str, size: tuple[int, int]) -> np.ndarray:
+def _truth(dataset: Dataset, name: str) -> np.ndarray:
     truth = dataset.mask(name)
     if truth is None:
         raise InputError("dataset.masks: null, so nothing can be scored; set splits.score to null")
+    return truth
+
+
+def _fitting(truth: np.ndarray, name: str, size: tuple[int, int]) -> np.ndarray:
     if truth.shape != tuple(size):
         raise InputError(
             f"{name}: the ground truth is {truth.shape[1]} x {truth.shape[0]}, what is scored is "
@@ -239,7 +324,7 @@ def _columns(
     return columns | {"pixels": pixels.astype(np.int32)}
 
 
-def _counts(images: Sequence[tuple[str, dict[str, np.ndarray]]]) -> pd.DataFrame:
+def _table(images: Sequence[tuple[str, dict[str, np.ndarray]]]) -> pd.DataFrame:
     """Put the counts of images below one another."""
     if not images:
         return pd.DataFrame({"id": [], "truth": [], "prediction": [], "power": [], "pixels": []})
@@ -249,18 +334,20 @@ def _counts(images: Sequence[tuple[str, dict[str, np.ndarray]]]) -> pd.DataFrame
     return pd.DataFrame({"id": np.repeat(names, lengths), **together})
 
 
-def _result(dataset: Dataset, meta: dict, ids: Sequence[str], skipped: _Skipped) -> dict:
+def _result(
+    dataset: Dataset, split: str, one: Measurement, ids: Sequence[str], skipped: _Skipped
+) -> dict:
     """What the JSON of every measurement begins with."""
     if not ids:
         reason = next(iter(skipped.reasons.values()), "the split is empty")
-        raise InputError(f"stage {meta['stage']}: no image is left to score; the first: {reason}")
+        raise InputError(f"stage {one.stage}: no image is left to score; the first: {reason}")
     return {
-        "stage": meta["stage"],
+        "stage": one.stage,
         "dataset": dataset.name,
-        "split": meta["split"],
+        "split": split,
         "images": len(ids),
-        "seed": meta.get("seed"),
-        "precision": meta["precision"],
+        "seed": one.seed,
+        "precision": one.precision,
         "skipped": sorted(skipped.reasons),
     }
 

@@ -1,43 +1,25 @@
-"""Losses over the batches of all ranks, and the affinity loss of single-stage systems."""
+"""The affinity loss of single-stage systems, and their pixel loss, over the batch of all ranks."""
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_gather, get_rank, get_world_size
 from torch import Tensor
 
+from clip_wsss.losses.pixels import Pixels
 from clip_wsss.segmentation.losses import IGNORE, PixelLoss
-
-
-def gather_batch(own: Tensor) -> Tensor:
-    """The batches of all ranks, rank by rank; only the own one carries a gradient."""
-    parts = all_gather(own.detach())
-    parts[get_rank()] = own
-    return torch.cat(parts)
-
-
-def of_all_ranks(value: Tensor) -> Tensor:
-    """A loss of gathered batches, with the gradient that the mean over the ranks needs.
-
-    Each rank's gradient is that of its own share; times the number of ranks, their mean is the
-    gradient of the whole.
-    """
-    return value + (get_world_size() - 1) * (value - value.detach())
+from clip_wsss.segmentation.ranks import gather_batch, with_gradient
 
 
 def pixel_loss(loss: PixelLoss, logits: Tensor, label: Tensor) -> Tensor:
-    """A loss of the registry LOSSES over the pixels of all ranks, each with full confidence.
-
-    So several processes give the gradient of one, also where the loss counts pixels.
+    """A loss of the pixels of all ranks, each with full confidence.
 
     Args:
         loss: how it averages.
         logits: (B, C, H, W) of this rank.
         label: (B, H, W) int64, 255 ignored.
     """
-    pixels = F.cross_entropy(logits.float(), label, reduction="none", ignore_index=IGNORE)
-    labels = gather_batch(label)
-    value = loss.average(gather_batch(pixels), labels, labels != IGNORE)
-    return of_all_ranks(loss.loss_weight * value)
+    losses = F.cross_entropy(logits.float(), label, reduction="none", ignore_index=IGNORE)
+    counts = label != IGNORE
+    return loss.of(Pixels(losses, label, counts, logits, torch.ones_like(losses)))
 
 
 def radius_mask(grid: tuple[int, int], radius: int) -> Tensor:
@@ -78,4 +60,4 @@ def affinity_loss(affinity: Tensor, label: Tensor) -> Tensor:
     same, other = label == 1, label == 0
     value = torch.where(same, 1 - affinity, 0).sum() / (same.sum() + 1)
     value = value + torch.where(other, affinity, 0).sum() / (other.sum() + 1)
-    return of_all_ranks(value / 2)
+    return with_gradient(value / 2, value / 2)

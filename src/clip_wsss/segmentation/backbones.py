@@ -19,21 +19,19 @@ class FrozenCLIPBackbone(BaseModule):
     checkpoint, which therefore holds the decoder only and needs the same CLIP file again.
 
     Args:
-        architecture: of CLIP, as in the config's `models`.
-        weights: of CLIP, likewise.
+        model: CLIP, an entry of the config's `models`; the segmentor's file says its name, in the
+            place of which `build_model` puts the entry.
         blocks: whose outputs are wanted, counted from 0; negative ones from the end.
         position_embedding: as in the config's `cam` entries.
     """
 
     def __init__(
         self,
-        architecture: str | None,
-        weights: str,
+        model: dict,
         blocks: tuple[int, ...] = (-1,),
         position_embedding: dict | None = None,
     ):
         super().__init__()
-        model = {"architecture": architecture, "weights": weights}
         clip = load_clip(model, position_embedding=position_embedding, device=get_device())
         self._frozen = (clip,)  # a tuple hides it from parameters() and state_dict()
         self.blocks = blocks

@@ -4,6 +4,7 @@ Sample number k of a run is the same whatever the number of workers and wherever
 interrupted: its image and its random crop follow from the seed and k alone.
 """
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +15,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS
 from mmseg.datasets import BaseSegDataset
+from mmseg.datasets.transforms import RandomCrop
 from mmseg.registry import DATASETS, TRANSFORMS
 from torch.utils.data import Sampler
 
@@ -64,8 +66,13 @@ class PseudoMaskDataset(BaseSegDataset):
         super().__init__(metainfo={"classes": classes}, pipeline=pipeline, serialize_data=False)
 
     def load_data_list(self) -> list[dict]:
-        """One entry an image, in the order of the archives."""
-        return [{"id": name} for name in self.masks]
+        """One entry an image, in the order of the archives; those without a class if asked."""
+        settings, names = self.images.settings, list(self.masks)
+        if settings.get("negatives") == "background" and not settings["train_negatives"]:
+            names = [name for name in names if self.images.labels(name)]
+        if not names:
+            raise InputError("dataset.train_negatives: false, and no image has a class; set it")
+        return [{"id": name} for name in names]
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._epoch is None or self._epoch[0] != epoch:
@@ -111,26 +118,39 @@ class PseudoMaskDataset(BaseSegDataset):
 
 @DATA_SAMPLERS.register_module()
 class CountingSampler(Sampler):
-    """Sample numbers without end: rank, rank + world size, ...; `PseudoMaskDataset` makes of them.
+    """Sample numbers without end; `PseudoMaskDataset` makes samples of them.
 
     Args:
         dataset: what is sampled.
+        whole: size of the batches that each rank has for itself, every so many; 0: ranks share
+            each batch, rank, rank + ranks, ....
         seed: not used: the data set holds it.
     """
 
-    def __init__(self, dataset, seed: int | None = None):
-        self.size = len(dataset)
+    def __init__(self, dataset, whole: int = 0, seed: int | None = None):
+        self.size, self.whole = len(dataset), whole
         self.start = 0  # samples of this rank that were used before
 
     def __iter__(self) -> Iterator[int]:
-        rank, world = get_dist_info()
-        number = rank + self.start * world
-        while True:
-            yield number
-            number += world
+        rank, ranks = get_dist_info()
+        for own in itertools.count(self.start):
+            if self.whole:
+                batch, place = divmod(own, self.whole)
+                yield (batch * ranks + rank) * self.whole + place
+            else:
+                yield own * ranks + rank
 
     def __len__(self) -> int:
         return self.size
+
+
+@TRANSFORMS.register_module(name="RandomCrop", force=True)
+class LabelCrop(RandomCrop):
+    """MMSegmentation's RandomCrop, whose `cat_max_ratio` looks at the labels of a packed map."""
+
+    def crop_bbox(self, results: dict) -> tuple[int, int, int, int]:
+        """The place of the crop: top, bottom, left, right."""
+        return super().crop_bbox({**results, "gt_seg_map": results["gt_seg_map"] & 0xFF})
 
 
 @TRANSFORMS.register_module()
@@ -157,7 +177,7 @@ class RandomScale(BaseTransform):
         return results
 
 
-def seed_iteration(seed: int, iteration: int, rank: int) -> None:
-    """Seed torch for one iteration (dropout and the like)."""
-    state = np.random.SeedSequence((seed, iteration, rank)).generate_state(1, np.uint64)
+def seed_batch(seed: int, number: int) -> None:
+    """Seed torch for one batch of a training (dropout and the like)."""
+    state = np.random.SeedSequence((seed, number, 0)).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0]))

@@ -1,11 +1,13 @@
 """MMEngine hooks and loop: what makes a training resumable, reproducible and watchable."""
 
 import itertools
+import logging
 import math
 import os
 from pathlib import Path
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import IterBasedTrainLoop
@@ -13,7 +15,11 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.segmentation.data import seed_iteration
+from clip_wsss.segmentation.data import seed_batch
+from clip_wsss.segmentation.losses import PixelLoss
+from clip_wsss.segmentation.ranks import batch_number
+
+log_ = logging.getLogger(__name__)
 
 
 @LOOPS.register_module()
@@ -40,7 +46,7 @@ class SeedHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """See Hook."""
-        seed_iteration(self.seed, runner.iter, runner.rank)
+        seed_batch(self.seed, batch_number(runner.iter))
 
 
 @HOOKS.register_module()
@@ -59,10 +65,10 @@ class PlainCheckpointHook(Hook):
 
 @HOOKS.register_module()
 class LogHook(Hook):
-    """A CSV with a row an update (iteration, loss, lr), and a progress bar.
+    """A CSV with a row an update (iteration, loss, lr, pixels), and a progress bar.
 
-    The rows after the checkpoint that a run resumes from are dropped, so that the file ends like
-    that of an unbroken run.
+    The rows lie in every checkpoint, so that a run that resumes writes the file of an unbroken one
+    whatever has become of it. `pixels` are those that counted in the losses of all heads.
 
     Args:
         path: of the CSV.
@@ -71,45 +77,89 @@ class LogHook(Hook):
 
     def __init__(self, path: str, accumulate: int = 1):
         self.path, self.accumulate = Path(path), accumulate
+        self.rows: list[str] = []
         self.losses: list[float] = []
+        self.pixels, self.counted, self.empty = 0, 0, 0  # of an update; of all; updates without
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """See Hook."""
+        checkpoint["meta"]["log"] = list(self.rows)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """See Hook."""
+        self.rows = list(checkpoint["meta"]["log"])
+        pixels = [int(row.rpartition(",")[2]) for row in self.rows]
+        self.counted, self.empty = sum(pixels), pixels.count(0)
 
     def before_train(self, runner) -> None:
         """See Hook."""
         if runner.rank:
             return
-        done = runner.iter // self.accumulate
-        lines = self.path.read_text().splitlines()[: done + 1] if done else ["iteration,loss,lr"]
+        lines = ["iteration,loss,lr,pixels", *self.rows]
         self.path.write_text("".join(f"{line}\n" for line in lines))
         self.file = self.path.open("a")
         total = runner.max_iters // self.accumulate
+        done = len(self.rows)
         self.bar = tqdm(total=total, initial=done, desc="training", unit="update", disable=None)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """See Hook."""
         update = runner.iter // self.accumulate + 1
-        self.losses.append(outputs["loss"].item())
-        if not math.isfinite(self.losses[-1]):
+        loss, pixels = self._of_all_ranks(runner, outputs["loss"])
+        self.losses.append(loss)
+        self.pixels += pixels
+        if not math.isfinite(loss):
             raise InputError(
-                f"segmentation: the loss is {self.losses[-1]} in update {update}; take loss: "
+                f"segmentation: the loss is {loss} in update {update}; take loss: "
                 "balanced, or a smaller lr in the segmentor's file"
             )
         if len(self.losses) < self.accumulate:
             return
         loss = sum(self.losses) / self.accumulate
+        rate = runner.optim_wrapper.param_groups[0]["lr"]
+        self.rows.append(f"{update},{loss:.6g},{rate:.6g},{self.pixels}")
+        self.counted += self.pixels
+        self.empty += not self.pixels
         self.losses.clear()
+        self.pixels = 0
+        self._check_counted(runner, update)
         if runner.rank:
             return
-        rate = runner.optim_wrapper.param_groups[0]["lr"]
-        self.file.write(f"{update},{loss:.6g},{rate:.6g}\n")
+        self.file.write(f"{self.rows[-1]}\n")
         self.file.flush()
         self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self.bar.update()
 
     def after_train(self, runner) -> None:
         """See Hook."""
-        if not runner.rank:
-            self.file.close()
-            self.bar.close()
+        if runner.rank:
+            return
+        self.file.close()
+        self.bar.close()
+        if self.empty:
+            log_.warning("no pixel counted in %d of %d updates", self.empty, len(self.rows))
+
+    def _of_all_ranks(self, runner, loss: torch.Tensor) -> tuple[float, int]:
+        """The mean loss of this iteration, and the sum of the pixels that counted."""
+        parts = [part for part in runner.model.modules() if isinstance(part, PixelLoss)]
+        pixels = sum(part.pixels for part in parts)
+        for part in parts:
+            part.pixels = 0
+        pixels = torch.as_tensor(pixels, dtype=torch.float64, device=loss.device)
+        both = torch.stack([loss.detach().double(), pixels])
+        all_reduce(both)
+        return both[0].item() / runner.world_size, int(both[1])
+
+    def _check_counted(self, runner, update: int) -> None:
+        """Stop where no pixel has counted although every image was seen, or at the end."""
+        loader = runner.train_dataloader
+        seen = update * self.accumulate * loader.batch_size * runner.world_size
+        whole = update * self.accumulate == runner.max_iters
+        if not self.counted and (whole or seen >= len(loader.dataset)):
+            raise InputError(
+                f"segmentation: no pixel of the masks has counted in {update} updates, so that "
+                "nothing was learnt; lower mu, or look at the masks' confidences and labels"
+            )
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

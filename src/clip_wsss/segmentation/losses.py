@@ -4,10 +4,8 @@ A decode head hands a loss only logits, label, weight and ignore index, and its 
 only a label map. So label and confidence travel as the two parts of one integer map: whatever
 resizes, crops, flips or pads the labels does the same to the confidences. `ConfidenceSampler`,
 in the place of a head's pixel sampler, takes the map apart again: the confidence becomes the
-weight. A new loss is a subclass of `PixelLoss` in the registry LOSSES.
+weight. The losses themselves are methods (`clip_wsss.losses`).
 """
-
-from abc import abstractmethod
 
 import numpy as np
 import torch
@@ -16,13 +14,12 @@ from mmseg.registry import MODELS, TASK_UTILS
 from mmseg.structures.sampler import BasePixelSampler
 from torch import Tensor, nn
 
+from clip_wsss.core import methods
 from clip_wsss.core.confidence import EDGES, check_mu
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.registry import unknown
+from clip_wsss.losses.pixels import Pixels
 
 IGNORE = 255
-
-LOSSES: dict[str, type["PixelLoss"]] = {}  # name in the config -> class
 
 
 def pack(label: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -63,30 +60,42 @@ class ConfidenceSampler(BasePixelSampler):
         return confidence
 
 
+@MODELS.register_module()
 class PixelLoss(nn.Module):
-    """Cross entropy of the pixels whose confidence is at least mu, averaged by a subclass.
+    """A loss of `clip_wsss.losses`, or of one's own, as MMSegmentation's heads call it.
 
     Args:
+        method: the loss's name in the config.
+        settings: of the method.
         mu: threshold on the confidence, an edge of its codes.
         loss_weight: factor, as in MMSegmentation.
         loss_name: key in the log; it must begin with `loss_` to be minimised.
     """
 
-    def __init__(self, mu: float = 0.0, loss_weight: float = 1.0, loss_name: str = "loss_seg"):
+    def __init__(
+        self,
+        method: str,
+        settings: dict | None = None,
+        mu: float = 0.0,
+        loss_weight: float = 1.0,
+        loss_name: str = "loss_seg",
+    ):
         super().__init__()
         check_mu(mu, "segmentation.mu")
+        if method == "cross-entropy" and mu != 0:
+            raise InputError(
+                f"segmentation.mu: {mu} does nothing with loss: cross-entropy, which counts all "
+                "pixels; set mu to 0, or loss to confidence-guided"
+            )
         mu = float(np.float32(mu))  # the edge itself: both sides of >= are then exact
         self.mu, self.loss_weight, self.loss_name = mu, loss_weight, loss_name
+        self._loss = methods.method("loss", method).bound(settings)
+        self.pixels: Tensor | int = 0  # of this rank that counted, since `LogHook` looked
 
-    @abstractmethod
-    def average(self, losses: Tensor, label: Tensor, counts: Tensor) -> Tensor:
-        """Average the losses of the pixels that count; 0, still in the graph, if none does.
-
-        Args:
-            losses: (N, H, W) float32 cross entropy.
-            label: (N, H, W) int64.
-            counts: (N, H, W) bool, never true where the label is ignored.
-        """
+    def of(self, pixels: Pixels) -> Tensor:
+        """The loss of a batch; the module's `pixels` go up by those that count."""
+        self.pixels = self.pixels + pixels.counts.sum()
+        return self.loss_weight * self._loss(pixels)
 
     def forward(
         self,
@@ -108,71 +117,24 @@ class PixelLoss(nn.Module):
             A scalar.
         """
         losses = F.cross_entropy(cls_score, label, reduction="none", ignore_index=ignore_index)
-        counts = label != ignore_index
-        if weight is not None:
-            counts &= weight >= self.mu
-        return self.loss_weight * self.average(losses, label, counts)
+        weight = torch.ones_like(losses) if weight is None else weight
+        counts = (label != ignore_index) & (weight >= self.mu)
+        return self.of(Pixels(losses, label, counts, cls_score, weight))
 
 
-def _register(name: str):
-    def add(loss: type[PixelLoss]) -> type[PixelLoss]:
-        LOSSES[name] = MODELS.register_module()(loss)
-        return loss
-
-    return add
-
-
-def _mean(losses: Tensor, counts: Tensor) -> Tensor:
-    # `where`, not a product: an infinite loss of a pixel that does not count must not make NaN.
-    return torch.where(counts, losses, 0).sum() / counts.sum().clamp(min=1)
-
-
-@_register("confidence-guided")
-class ConfidenceGuidedLoss(PixelLoss):
-    """The paper's confidence-guided loss: the mean over the pixels that count."""
-
-    def average(self, losses: Tensor, label: Tensor, counts: Tensor) -> Tensor:
-        """See PixelLoss."""
-        return _mean(losses, counts)
-
-
-@_register("cross-entropy")
-class AllPixelsLoss(PixelLoss):
-    """The mean over all labelled pixels, whatever their confidence: mu must be 0."""
-
-    def __init__(self, mu: float = 0.0, **kwargs):
-        super().__init__(mu, **kwargs)
-        if mu != 0:
-            raise InputError(
-                f"segmentation.mu: {mu} does nothing with loss: cross-entropy, which counts all "
-                "pixels; set mu to 0, or loss to confidence-guided"
-            )
-
-    def average(self, losses: Tensor, label: Tensor, counts: Tensor) -> Tensor:
-        """See PixelLoss."""
-        return _mean(losses, counts)
-
-
-@_register("balanced")
-class BalancedLoss(PixelLoss):
-    """Half the mean over foreground pixels and half the mean over background pixels that count.
-
-    Some trainings from ImageNet weights became NaN with the plain mean.
-    """
-
-    def average(self, losses: Tensor, label: Tensor, counts: Tensor) -> Tensor:
-        """See PixelLoss."""
-        foreground = label > 0
-        return (_mean(losses, counts & foreground) + _mean(losses, counts & ~foreground)) / 2
-
-
-def loss_config(name: str, mu: float, loss_weight: float = 1.0) -> dict:
+def loss_config(
+    name: str, mu: float, loss_weight: float = 1.0, settings: dict | None = None
+) -> dict:
     """What MMSegmentation builds the loss of a run from.
 
     Raises:
         InputError: an unknown loss, or a mu that is not an edge of the codes, or without effect.
     """
-    if name not in LOSSES:
-        raise InputError(f"segmentation.loss: {unknown('loss', name, LOSSES)}")
-    LOSSES[name](mu=mu)  # says now what is wrong with mu
-    return {"type": LOSSES[name].__name__, "mu": mu, "loss_weight": loss_weight}
+    PixelLoss(name, settings, mu)  # says now what is wrong
+    return {
+        "type": "PixelLoss",
+        "method": name,
+        "settings": settings,
+        "mu": mu,
+        "loss_weight": loss_weight,
+    }

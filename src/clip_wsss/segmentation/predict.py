@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from clip_wsss.core.archives import PREDICTIONS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.core.registry import lookup
+from clip_wsss.core.progress import over_images
 from clip_wsss.data.datasets import Dataset, open_dataset
-from clip_wsss.masks.refine import MASK_REFINEMENTS
+from clip_wsss.masks.context import MaskContext
+from clip_wsss.masks.write import check_scores
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor, use_device
 from clip_wsss.segmentation.views import fit_long_side, mean_logits
 from clip_wsss.segmentation.weights import read_state
@@ -48,7 +49,7 @@ class Predictor:
         self.long_side = inference.get("long_side")
         self.logits = inference.get("average") == "logits"
         model = build_model(
-            read_segmentor(entry["segmentor"]), entry, len(classes), entry["segmentor"]
+            read_segmentor(entry["segmentor"], entry), entry, len(classes), entry["segmentor"]
         )
         load_checkpoint(model, checkpoint, classes, entry["segmentor"])
         self.model = model.eval().to(self.device)
@@ -86,6 +87,8 @@ class Predictor:
         return (total / len(views))[0].cpu().numpy()
 
     def _logits(self, view: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.model.decode_head, torch.nn.ModuleList):  # each head sees the last one's
+            return self.model.encode_decode(view, [{"img_shape": view.shape[2:]}])
         return self.model(view, mode="tensor")
 
 
@@ -150,9 +153,9 @@ def predict(
     torch.set_num_threads(threads)
     dataset = open_dataset(dataset_settings)
     classes = ["background", *dataset.vocabulary.classes]
-    refine = lookup(MASK_REFINEMENTS, inference["refinement"], "inference.refinement")
+    method("refinement", inference["refinement"])  # said before the first image
     refined = inference["refinement"] != "none"
-    refine = partial(refine, settings=inference.get(inference["refinement"]) or {})
+    refine = partial(_refined, inference)
     predictor = Predictor(entry, inference, checkpoint, classes, device)
 
     def images(mapped: Callable) -> Iterator[EncodedImage]:
@@ -162,16 +165,22 @@ def predict(
             maps = map(predictor.probabilities, read.values())
             if refined:
                 halves = [probabilities.astype(np.float16) for probabilities in maps]
-                maps = mapped(refine, halves, read.values())
+                maps = mapped(refine, read, halves, read.values())
             labels = (x.argmax(axis=0).astype(np.uint8) for x in maps)
             yield from map(encode_image, read, labels)
             yield from (EncodedImage(name, skipped=why) for name, why in skipped.items())
 
     with parallel_map(workers if refined else 1) as mapped:
-        progress = tqdm(
-            images(mapped), total=len(ids), desc="predicting", unit="image", disable=None
-        )
-        write_archive(out, PREDICTIONS, progress)
+        write_archive(out, PREDICTIONS, over_images(images(mapped), len(ids), "predicting"))
+
+
+def _refined(inference: dict, id_: str, scores: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """The scores of an image after the mask refinement of an entry of `inference`."""
+    refine = method("refinement", inference["refinement"])
+    context = MaskContext(scores, rgb, range(len(scores) - 1), id_)
+    refined = refine.bound(inference.get(refine.short))(context)
+    check_scores(refined, scores, inference["refinement"])
+    return refined
 
 
 def _read(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -11,20 +12,34 @@ import torch
 from mmengine import Config
 from mmengine.device import utils as device_utils
 from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
+from torch import nn
 
 from clip_wsss.core.devices import take_free_gpu
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import sha256
-from clip_wsss.core.plain import read_segmentor_file
-from clip_wsss.core.registry import lookup
+from clip_wsss.core.methods import is_method, method
+from clip_wsss.core.segmentors import checked, read_segmentor_file
 from clip_wsss.segmentation.losses import loss_config
 
 
-def read_segmentor(path: str | Path) -> Config:
-    """Read the YAML of a segmentor. Raises InputError as `read_segmentor_file`."""
-    return Config(read_segmentor_file(path))
+def read_segmentor(name: str | Path, entry: dict | None = None) -> Config:
+    """A segmentor, from its file or from the function that builds it.
+
+    Args:
+        name: the file, or `package.module:function`.
+        entry: of the config's group `segmentation`, with the function's settings.
+
+    Raises:
+        InputError: as `clip_wsss.core.plain.read_segmentor_file`.
+    """
+    if not is_method("segmentor", str(name)):
+        return Config(read_segmentor_file(name))
+    built = method("segmentor", name)
+    return Config(checked(built.bound((entry or {}).get(built.short))(), name, False))
 
 
 def build_model(
@@ -34,21 +49,26 @@ def build_model(
 
     Args:
         segmentor: from `read_segmentor`.
-        entry: of the config's group `segmentation`.
+        entry: of the config's group `segmentation`, with the `clip` that its backbone names, if
+            it names one (`clip_wsss.runs.graph`).
         classes: foreground classes and background.
         path: the segmentor's file, for messages.
         texts: npz of text features, where labels are made online and the model is to be trained.
 
     Raises:
-        InputError: a loss that is unknown or has a wrong mu, a model that cannot be built.
+        InputError: a loss that is unknown or has a wrong mu, a model that cannot be built, or one
+            with a head that has a loss of its own.
     """
     model = segmentor.model.to_dict()
     if entry.get("labels") == "online":
         model |= _online(model, entry["online"], path) | {"texts": texts}
-    heads = model.get("auxiliary_head") or []
-    for head in [model["decode_head"], *(heads if isinstance(heads, list) else [heads])]:
-        loss_weight = (head.pop("loss_decode", None) or {}).get("loss_weight", 1.0)
-        head["loss_decode"] = loss_config(entry["loss"], entry["mu"], loss_weight)
+    if entry.get("clip") is not None:
+        model["backbone"]["model"] = entry["clip"]
+    own = entry.get(method("loss", entry["loss"]).short)
+    for head in (*_several(model["decode_head"]), *_several(model.get("auxiliary_head") or [])):
+        losses = _several(head.pop("loss_decode", None) or {})
+        loss_weight = losses[0].get("loss_weight", 1.0)
+        head["loss_decode"] = loss_config(entry["loss"], entry["mu"], loss_weight, own)
         head["sampler"] = {"type": "ConfidenceSampler"}
         head["num_classes"] = classes
         head["ignore_index"] = 255
@@ -57,12 +77,37 @@ def build_model(
     try:
         with warnings.catch_warnings():  # MMSegmentation's heads use its own deprecated builders
             warnings.filterwarnings("ignore", message="``build_")
-            return MODELS.build({"train_cfg": {}, "test_cfg": {"mode": "whole"}, **model})
+            built = MODELS.build({"train_cfg": {}, "test_cfg": {"mode": "whole"}, **model})
     except InputError:
         raise
     except Exception as error:  # MMSegmentation asserts, and raises what it likes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: the model cannot be built ({reason})") from None
+    _check_heads(built, path)
+    return revert_sync_batchnorm(built)  # `train` synchronises where processes share a batch
+
+
+def _several(value: dict | Sequence[dict]) -> list[dict]:
+    """A list of what may be one."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _check_heads(model: nn.Module, path: str) -> None:
+    """Refuse heads of MMSegmentation that take labels and losses their own way.
+
+    Their labels would still be packed (`clip_wsss.segmentation.losses.pack`).
+    """
+    for name, head in model.named_modules():
+        if not isinstance(head, BaseDecodeHead):
+            continue
+        for part in ("loss", "loss_by_feat"):
+            owner = next(kind for kind in type(head).__mro__ if part in vars(kind))
+            foreign = owner.__module__.startswith("mmseg.")
+            if foreign and owner not in (BaseDecodeHead, BaseCascadeDecodeHead):
+                raise InputError(
+                    f"{path}: model.{name}: {type(head).__name__} has a loss of its own, which "
+                    "knows no confidences; take a head without one"
+                )
 
 
 def online_module(name: str) -> ModuleType:
@@ -75,30 +120,18 @@ def online_module(name: str) -> ModuleType:
 
 
 def _online(model: dict, row: dict, path: str) -> dict:
-    """What the cells of a row say of a model that makes its labels itself.
-
-    A labeller takes those settings of the row that it has; its own come from the segmentor's file.
-    """
-    own = {"type": "weclip", **(model.get("labels") or {})}
+    """What the cells of a row say of a model that makes its labels itself."""
     for module in ("data", "segmentor"):
         online_module(module)  # registers what the file names
-    makers = online_module("labels").LABEL_MAKERS
-    kind, _ = lookup(makers, own["type"], f"{path}: model.labels.type")
-    taken = {key: value for key, value in row["labels"].items() if key in kind.model_fields}
-    said = {"backbone": row["clip"], "settings": row["settings"], "labels": {**taken, **own}}
-    twice = [key for key in ("backbone", "settings") if key in model]
-    twice += [f"labels.{key}" for key in taken if key in own]
-    if twice:
+    said = {"backbone": row["clip"], "settings": row["settings"], "labels": row["labels"]}
+    if twice := [key for key in said if key in model]:
         raise InputError(f"{path}: model.{twice[0]}: follows from the row; leave it out")
     return said
 
 
 def digest(segmentor: Config) -> str:
-    """SHA-256 of a segmentor's settings and of the local weight file that its backbone names."""
+    """SHA-256 of a segmentor's settings."""
     text = json.dumps(segmentor.to_dict(), sort_keys=True)
-    weights = (segmentor.model.get("backbone") or {}).get("weights")
-    if weights is not None and Path(weights).is_file():
-        text += sha256(weights)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

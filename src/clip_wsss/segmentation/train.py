@@ -5,6 +5,7 @@ byte for byte, also if the training was killed and started again in between. Wha
 kill lies in a work folder; the finished checkpoint and log are moved to their places at the end.
 """
 
+import copy
 import io
 import json
 import logging
@@ -14,18 +15,28 @@ import subprocess
 import sys
 import uuid
 import warnings
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import torch
 from mmengine.dist import is_main_process
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
+from mmseg.registry import TRANSFORMS
 
+from clip_wsss.core.devices import take_free_gpus
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256
+from clip_wsss.core.processes import end_with_parent
+from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.segmentation.data import read_masks
-from clip_wsss.segmentation.hooks import latest_checkpoint
+from clip_wsss.segmentation.hooks import LogHook, latest_checkpoint
 from clip_wsss.segmentation.losses import loss_config
+from clip_wsss.segmentation.ranks import have_whole_batches, share_dropout
 from clip_wsss.segmentation.segmentor import (
     build_model,
     digest,
@@ -58,27 +69,30 @@ def train(
 
     Args:
         entry: of the config's group `segmentation`: segmentor, loss, mu, iterations (updates of
-            the weights), precision, init; with `labels: online` its `online` is what
-            `clip_wsss.runs.graph` has made of all cells of the row: clip, texts, split, settings,
-            labels.
+            the weights), precision, init, and the `clip` of a backbone that names one; with
+            `labels: online` its `online` is what `clip_wsss.runs.graph` has made of all cells of
+            the row: clip, texts, split, settings, labels.
         dataset_settings: the config's `dataset`.
         archives: paths of the pseudo masks (`core.archives`); none for labels made online.
         seed: decides the initial weights, the order and the augmentation.
         work_dir: keeps checkpoints of an unfinished training; what it holds of other settings is
             set aside as <work_dir>.old; it is gone after the training.
         checkpoint: the trained weights, for `predict`: torch's format, `state_dict` (float32,
-            without those of a frozen backbone) and `meta` (JSON text).
-        log: CSV with iteration, loss, lr, a row an update.
+            without those of a frozen backbone) and `meta` (JSON text: classes, entry, seed, and how
+            many updates had no pixel that counts).
+        log: CSV with iteration, loss, lr and pixels that counted, a row an update.
         threads: of torch; they decide the last bits.
         device: auto, cpu or cuda.
         gpus: processes that share each update's samples, by MMEngine's launcher; on the CPU too.
+            They train as one does, within float noise (`clip_wsss.segmentation.ranks`).
         texts: of labels made online: npz of ranked texts; None: those of the entry are encoded.
 
     Raises:
-        InputError: settings, masks or initial weights that cannot be used.
+        InputError: settings, masks or initial weights that cannot be used; a loss that is not
+            finite; no pixel that counts, in an update after all images were seen or at the end.
     """
     device = use_device(device)
-    segmentor = read_segmentor(entry["segmentor"])
+    segmentor = read_segmentor(entry["segmentor"], entry)
     loss_config(entry["loss"], entry["mu"])
     if entry["precision"] == "amp" and device != "cuda":
         raise InputError("segmentation.precision: amp needs CUDA; set it to float32 on the CPU")
@@ -99,9 +113,9 @@ def train(
         "device": device,
         "init": None if init is None else str(init),
         **({"texts": None if texts is None else str(texts)} if online else {}),
-        **_split(segmentor, gpus),
+        **_split(segmentor, gpus, online),
     }
-    files = [*archives, *filter(None, [init, texts]), *(_clip_files(entry) if online else [])]
+    files = [*archives, *filter(None, [init, texts]), *_clip_files(entry)]
     contents = [digest(segmentor), *map(sha256, files)]
     work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
     if online and texts is None:
@@ -111,7 +125,7 @@ def train(
     if gpus == 1:
         _fit(settings, work_dir, resume)
     else:
-        _spawn(work_dir, resume, gpus)
+        _spawn(work_dir, resume, gpus, device)
     # Copied, so that a call that is killed here can do the same again.
     for made, wanted in ((CHECKPOINT, checkpoint), (LOG, log)):
         Path(wanted).parent.mkdir(parents=True, exist_ok=True)
@@ -120,26 +134,30 @@ def train(
     shutil.rmtree(work_dir)
 
 
-def _split(segmentor, gpus: int) -> dict:
-    """Share an update's samples between processes: the accumulation first, then the batch."""
+def _split(segmentor, gpus: int, online: bool) -> dict:
+    """Share an update's samples between processes: those of each batch, or else whole batches."""
     batch = segmentor.train_dataloader.batch_size
     accumulate = segmentor.optim_wrapper.get("accumulative_counts", 1)
-    if accumulate % gpus == 0:
-        accumulate //= gpus
-    elif (batch * accumulate) % gpus == 0:
-        batch, accumulate = batch * accumulate // gpus, 1
-    else:
+    whole = batch % gpus != 0
+    if whole and (accumulate % gpus or online):
+        also = "" if online else f", or of accumulative_counts, {accumulate}"
         raise InputError(
-            f"compute.gpus: {gpus} processes cannot share the {batch * accumulate} samples of an "
-            "update evenly; choose a divisor"
+            f"compute.gpus: {gpus} processes cannot share an update of this segmentor evenly; "
+            f"choose a divisor of batch_size, {batch}{also}"
         )
-    return {"gpus": gpus, "batch": batch, "accumulate": accumulate}
+    if whole:
+        accumulate //= gpus
+    else:
+        batch //= gpus
+    return {"gpus": gpus, "batch": batch, "accumulate": accumulate, "whole_batches": whole}
 
 
-def _clip_files(entry: dict) -> list[str]:
-    """The local files of the CLIP that labels are made with."""
-    names = (entry["online"]["clip"].get(key) for key in ("architecture", "weights"))
-    return [name for name in names if name is not None and Path(name).is_file()]
+def _clip_files(entry: dict) -> list[Path]:
+    """The local files of the CLIP that the backbone is, or that labels are made with."""
+    clip = (entry["online"] if entry.get("labels") == "online" else entry).get("clip") or {}
+    names = (clip.get(key) for key in ("architecture", "weights"))
+    files = [find(name) for name in names if name is not None]
+    return [file for file in files if file.is_file()]
 
 
 def _samples(settings: dict) -> dict:
@@ -167,12 +185,14 @@ def _prepare(work_dir: Path, settings: dict) -> Path:
     return work_dir
 
 
-def _spawn(work_dir: Path, resume: Path | None, gpus: int) -> None:
+def _spawn(work_dir: Path, resume: Path | None, gpus: int, device: str) -> None:
     """Run `_fit` in several processes with torchrun, and pass its InputError on."""
     (work_dir / ERROR).unlink(missing_ok=True)
-    command = ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    arguments = ["-m", "clip_wsss.segmentation.train", str(work_dir), str(resume or "")]
-    done = subprocess.run([sys.executable, "-m", *command, *arguments], check=False)
+    command = [sys.executable, "-m", "clip_wsss.core.processes", str(os.getpid())]
+    command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    command += ["-m", "clip_wsss.segmentation.train", str(work_dir), str(resume or "")]
+    cuda = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": take_free_gpus(gpus)}
+    done = subprocess.run(command, check=False, env=os.environ | cuda)
     if (work_dir / ERROR).exists():
         raise InputError((work_dir / ERROR).read_text(encoding="utf-8"))
     done.check_returncode()
@@ -184,7 +204,7 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
     cpu = use_device(settings["device"]) == "cpu"
     distributed = settings["gpus"] > 1
     torch.set_num_threads(settings["threads"])
-    segmentor = read_segmentor(entry["segmentor"])
+    segmentor = read_segmentor(entry["segmentor"], entry)
     classes = ["background", *open_dataset(settings["dataset"]).vocabulary.classes]
     torch.manual_seed(seed)
     texts = settings.get("texts") or work_dir / TEXTS
@@ -192,10 +212,17 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
     model.init_weights()
     if settings["init"] is not None:
         load_initial(model, Path(settings["init"]))
+    whole = settings["whole_batches"]
+    have_whole_batches(whole)
+    if distributed and not whole:
+        share_dropout(model)
 
     iterations = entry["iterations"] * accumulate
-    workers = 0 if cpu else segmentor.train_dataloader.get("num_workers", 0)
     amp = {"type": "AmpOptimWrapper"} if entry["precision"] == "amp" else {}
+    optim_wrapper = {**segmentor.optim_wrapper, **amp, "accumulative_counts": accumulate}
+    schedulers = _schedulers(segmentor, iterations, accumulate, whole, entry["segmentor"])
+    _try_parts(model, segmentor.train_pipeline, optim_wrapper, schedulers, entry["segmentor"])
+    workers = 0 if cpu else segmentor.train_dataloader.get("num_workers", 0)
     interval = segmentor.checkpoint_interval * accumulate
     runner = Runner(
         model=model,
@@ -205,18 +232,15 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
                 **_samples(settings),
                 "pipeline": [*segmentor.train_pipeline, {"type": "PackSegInputs"}],
             },
-            "sampler": {"type": "CountingSampler"},
+            "sampler": {"type": "CountingSampler", "whole": settings["batch"] if whole else 0},
             "batch_size": settings["batch"],
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": not cpu,
         },
         train_cfg={"type": "ResumableLoop", "max_iters": iterations},
-        optim_wrapper={**segmentor.optim_wrapper, **amp, "accumulative_counts": accumulate},
-        param_scheduler=[
-            {"end": iterations, "accumulate": accumulate, **scheduler}
-            for scheduler in segmentor.param_scheduler
-        ],
+        optim_wrapper=optim_wrapper,
+        param_scheduler=schedulers,
         default_hooks={
             "checkpoint": {
                 "type": "CheckpointHook",
@@ -240,7 +264,7 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
         default_scope="mmseg",
         experiment_name=uuid.uuid4().hex,  # MMEngine shares state between runs of one name
         cfg={
-            "sync_bn": None if cpu else "torch",
+            "sync_bn": None if cpu or whole else "torch",
             "model_wrapper_cfg": {"device_ids": None} if cpu and distributed else None,
         },
     )
@@ -254,6 +278,48 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
         _save(runner, classes, settings, work_dir / CHECKPOINT)
 
 
+def _schedulers(segmentor, iterations: int, accumulate: int, whole: bool, path: str) -> list[dict]:
+    """The schedulers of a segmentor, each to the end of the run where it says no other end."""
+    found = []
+    for place, scheduler in enumerate(segmentor.param_scheduler):
+        where, kind = f"{path}: param_scheduler.{place}", PARAM_SCHEDULERS.get(scheduler.type)
+        if kind is None:
+            known = PARAM_SCHEDULERS.module_dict
+            raise InputError(f"{where}: {unknown('scheduler', scheduler.type, known)}")
+        if "accumulate" in signature(kind).parameters:
+            own = {"accumulate": accumulate}
+        elif whole:
+            raise InputError(
+                f"{where}: {scheduler.type} counts batches, which the processes of compute.gpus "
+                "divide; set gpus to 1 or to a divisor of batch_size, or take SteppedPolyLR"
+            )
+        else:
+            own = {"by_epoch": False}
+        found.append({"end": iterations, **own, **scheduler})
+    return found
+
+
+def _try_parts(model, pipeline: list, optim_wrapper: dict, schedulers: list, path: str) -> None:
+    """Build what the runner builds later, so that a wrong part is one line that names it."""
+
+    def made(where: str, build: Callable, *args, **kwargs):
+        try:
+            return build(*args, **kwargs)
+        except Exception as error:  # MMEngine's registries pass on whatever a class raises
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{path}: {where}: cannot be built ({reason})") from None
+
+    for place, step in enumerate(pipeline):
+        made(f"train_pipeline.{place}", TRANSFORMS.build, step)
+    if OPTIMIZERS.get(name := optim_wrapper["optimizer"]["type"]) is None:
+        message = unknown("optimizer", name, OPTIMIZERS.module_dict)
+        raise InputError(f"{path}: optim_wrapper.optimizer: {message}")
+    optimizer = made("optim_wrapper", build_optim_wrapper, model, copy.deepcopy(optim_wrapper))
+    given = {"optimizer": optimizer}
+    for place, one in enumerate(schedulers):
+        made(f"param_scheduler.{place}", PARAM_SCHEDULERS.build, one, default_args=given)
+
+
 def _last_line(error: InputError) -> str:
     """The message; a worker of torch's loader puts its traceback before it."""
     name = f"{InputError.__module__}.{InputError.__name__}: "
@@ -263,7 +329,9 @@ def _last_line(error: InputError) -> str:
 def _save(runner: Runner, classes: list[str], settings: dict, path: Path) -> None:
     """Write the final checkpoint; the same weights and settings give the same bytes."""
     model = getattr(runner.model, "module", runner.model)
+    log = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
     meta = {"classes": classes, "entry": settings["entry"], "seed": settings["seed"]}
+    meta["updates_without_pixels"] = log.empty
     content = {
         "state_dict": {key: value.cpu() for key, value in model.state_dict().items()},
         "meta": json.dumps(meta, sort_keys=True),
@@ -277,6 +345,7 @@ def _save(runner: Runner, classes: list[str], settings: dict, path: Path) -> Non
 
 def _main(work_dir: Path, resume: Path | None) -> None:
     """One process of several (torchrun)."""
+    end_with_parent(os.getppid())
     settings = json.loads((work_dir / SETTINGS).read_text(encoding="utf-8"))
     if settings["device"] == "cpu":
         torch.distributed.init_process_group("gloo")  # MMEngine's launcher wants CUDA

@@ -2,14 +2,19 @@
 
 import hashlib
 import re
+import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
 import torchvision
+from mmengine.runner.checkpoint import get_external_models
 from torch import Tensor, nn
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.pickles import Stored, look_into, state_dict
+from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
 
 RANDOM = "random"  # none
 REQUIRED = "required"  # in a segmentor's file: the run must say
@@ -20,8 +25,9 @@ def fetch(init: str | None) -> Path | None:
 
     Args:
         init: a file; `https://...#sha256=<hex>`, with at least the first 8 digits of the
-            checksum; `torchvision://ResNet101_Weights.IMAGENET1K_V1` or another of torchvision's
-            weights; `random` or None for none.
+            checksum, if the file's name does not end with them as torchvision's and OpenMMLab's do;
+            `torchvision://ResNet101_Weights.IMAGENET1K_V1` or another of torchvision's weights;
+            `open-mmlab://resnet50_v1c`; `random` or None for none.
 
     Returns:
         The file, in torch's hub cache if it was downloaded; None if there are no weights.
@@ -37,19 +43,29 @@ def fetch(init: str | None) -> Path | None:
             "comment in the segmentor's file); set init to the file or address, or to random"
         )
     address, _, checksum = init.partition("#sha256=")
-    if init.startswith("torchvision://"):
+    if init.startswith("open-mmlab://"):
+        name, known = init.removeprefix("open-mmlab://"), get_external_models()
+        if name not in known:
+            raise InputError(f"init: {init}: {unknown('name of OpenMMLab', name, known)}")
+        address = known[name]
+    elif init.startswith("torchvision://"):
+        name = init.removeprefix("torchvision://")
         try:
-            address = torchvision.models.get_weight(init.removeprefix("torchvision://")).url
-        except ValueError:
+            if "." in name:
+                address = torchvision.models.get_weight(name).url
+            else:  # MMEngine's way to say it
+                address = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+        except (ValueError, AttributeError):
             raise InputError(
                 f"init: {init}: torchvision has no such weights; an example is "
                 "torchvision://ResNet101_Weights.IMAGENET1K_V1"
             ) from None
-        checksum = re.search(r"-([0-9a-f]{8,})\.", address)[1]
     elif "://" not in init:
-        if not Path(init).is_file():
+        if not find(init).is_file():
             raise InputError(f"init: there is no file {init}; get it, or set init to random")
-        return Path(init)
+        return find(init)
+    if not checksum and (found := re.search(r"-([0-9a-f]{8,})\.\w+$", address)):
+        checksum = found[1]  # PyTorch's and OpenMMLab's files have it in their names
     if not re.fullmatch(r"[0-9a-f]{8,64}", checksum):
         raise InputError(
             f"init: {init}: an address needs its checksum; append #sha256= and the digits"
@@ -105,13 +121,17 @@ def load_initial(model: nn.Module, path: Path) -> None:
                     f"{tuple(state[name].shape)}, {tuple(value.shape)} is needed"
                 )
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    for name, value in fitting.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"init: {path}: {name} holds NaN or infinity; get the file again")
     model.load_state_dict(fitting, strict=False)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, which may be wrapped in `state_dict`.
+    """The tensors of a checkpoint, which may lie below `state_dict` or `model`.
 
-    Nothing but tensors and plain values is unpickled.
+    Nothing that the file names is called: what is neither a tensor nor a plain value (the log
+    buffers of MMEngine's checkpoints) is left out.
 
     Raises:
         InputError: the file is missing, damaged, or holds anything else.
@@ -119,15 +139,53 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch each have their own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: not a checkpoint that can be read ({reason[0]})") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path}: holds no state dict")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+        return state_dict(torch.load(path, map_location="cpu", weights_only=True), path, Tensor)
+    except InputError:
+        raise
+    except Exception:  # pickle, zip and torch each have their own
+        stored = look_into(path)  # says what is wrong with a file that cannot be read at all
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path}: holds other objects beside tensors, in the format of PyTorch before 1.6; "
+            "save its state_dict with a newer one"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _loaded(archive, stored)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: not a checkpoint that can be read ({reason})") from None
+
+
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+def _loaded(archive: zipfile.ZipFile, stored: dict[str, Stored]) -> dict[str, Tensor]:
+    """The values of tensors that were looked into; torch itself loads none beside other objects."""
+    files = {Path(name).name: name for name in archive.namelist() if "/data/" in f"/{name}"}
+    order = next((name for name in archive.namelist() if Path(name).name == "byteorder"), None)
+    if order is not None and archive.read(order) != b"little":
+        raise ValueError("its bytes are in the order of another machine")
+    storages, found = {}, {}
+    for name, one in stored.items():
+        if one.key not in storages:
+            data, kind = bytearray(archive.read(files[one.key])), _STORAGES[one.kind]
+            storages[one.key] = (
+                torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)
+            )
+        found[name] = storages[one.key].as_strided(one.shape, one.stride, one.offset)
+    return found
 
 
 _UNITS = {"reduce": 1, "conv3x3": 2, "increase": 3}

@@ -1,4 +1,7 @@
-"""What every stage took: seconds an image and peak memory, from Snakemake's benchmark files.
+"""What every stage took, from Snakemake's benchmark files and the logs of the jobs.
+
+`seconds` and the memory are of whole jobs. Seconds an image are without the start of the processes
+where their logs have them (`clip_wsss.core.progress`), and of whole jobs elsewhere.
 
 No two runs take the same time, so this is a table of its own beside those of figures.
 """
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from clip_wsss.core.progress import seconds_an_image
 from clip_wsss.core.shards import shard_pattern
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.plan import Plan
@@ -31,15 +35,23 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
     dataset, splits = open_dataset(config.dataset.model_dump()), config.dataset.splits.model_dump()
     numbers = {key: len(dataset.ids(split)) for key, split in splits.items() if split is not None}
     device = device_name(config.compute.device)
+    benchmarks = plan.root / "benchmarks"
     lines, seen = [], set()
     for run in plan.graph.runs:
         for stage, split, folder, pattern in _places(plan, run):
-            files = sorted((plan.root / "benchmarks").glob(f"{glob.escape(folder)}{pattern}"))
+            files = sorted(benchmarks.glob(f"{glob.escape(folder)}{pattern}"))
             if (stage, folder) in seen or not files:
                 continue  # without a file it was made before, or elsewhere
             seen.add((stage, folder))
             jobs = pd.concat([_read(file) for file in files])
             images, seconds = numbers.get(split), jobs["s"].sum()
+            logs = [
+                plan.root / "logs" / file.relative_to(benchmarks).with_suffix(".log")
+                for file in files
+            ]
+            pace = seconds_an_image(logs)
+            if pace is None and images:
+                pace = seconds / images
             lines.append(
                 {
                     "stage": stage,
@@ -48,7 +60,7 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
                     "jobs": len(jobs),
                     "images": images,
                     "seconds": round(seconds, 1),
-                    "seconds_an_image": round(seconds / images, 4) if images else None,
+                    "seconds_an_image": None if pace is None else round(pace, 4),
                     "peak_memory_mb": jobs["max_rss"].max(),
                     "device": device,
                 }
@@ -65,30 +77,28 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
 def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:
     """Yield stage, split of its images, folder and file pattern of the benchmarks of a run.
 
-    A pass is one line, with its name; what was added to it later ran as another one.
+    What one job does for several runs (ranked texts, the passes of the maps, inference, scores) is
+    one line; what was added later ran as another job.
     """
     graph, path = plan.graph, plan.graph.paths[run.name]
     shards = f"/{shard_pattern(plan.config.compute.shards)}.tsv"
-    if "texts" in path:
-        features = path["texts"].parent("features")
-        if features is not None:
-            yield "features", "prompts", features.folder, ".tsv"
-        yield "texts", None, path["texts"].folder, ".tsv"
-    for name, one in graph.passes.items():
-        if path.get("cam") in one.nodes:
-            made = (plan.root / "benchmarks/maps").glob(f"{name}-*")
-            for folder in sorted(made):
-                yield "maps", "pseudo", f"maps/{folder.name}", shards
+    if path.get("texts") in plan.ranking.nodes:
+        yield "texts", "prompts", "texts", "/*.tsv"
+    passes = [name for name, one in graph.passes.items() if path.get("cam") in one.nodes]
+    for folder in sorted((plan.root / "benchmarks/maps").glob("*")):
+        if folder.name.partition("-")[0] in ["new", *passes] and passes:
+            yield "maps", "pseudo", f"maps/{folder.name}", shards
     if "masks" in path:
         yield "masks", "pseudo", path["masks"].folder, shards
-    for stage, split in (("segmentation", None), ("inference", "val")):
-        if stage in path:
-            for seed in run.seeds:
-                yield stage, split, graph.training(path[stage], seed), ".tsv"
-    for stage, files in graph.scores(run).items():
-        split = "val" if stage == "segmentation" else "score"
-        for file in files:
-            yield "score", split, str(Path(file).parent), ".tsv"
+    if "segmentation" in path:
+        for seed in run.seeds:
+            yield "segmentation", None, graph.training(path["segmentation"], seed), ".tsv"
+    if "inference" in path:
+        yield "inference", "val", "inference", "-*.tsv"
+    for stage in graph.scores(run):
+        predicted = stage == "segmentation"
+        name = "score_predictions" if predicted else "score"
+        yield "score", "val" if predicted else "score", name, ".tsv"
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """A table of runs as CSV, Markdown and LaTeX."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -24,13 +25,16 @@ _NOTES = (
 )
 
 
-def write_layouts(frame: pd.DataFrame, stem: Path, dataset: str) -> None:
+def write_layouts(
+    frame: pd.DataFrame, stem: Path, dataset: str, more_notes: Sequence[str] = ()
+) -> None:
     """Write `<stem>.csv` with every column, and `<stem>.md` and `.tex` to be read.
 
     Args:
         frame: lines of a table of runs, in the columns that docs/results.md describes.
         stem: path without suffix.
         dataset: named in the captions.
+        more_notes: below the table, after those that say what its figures are.
     """
     frame.to_csv(f"{stem}.csv", index=False, lineterminator="\n")
     head, lines = _readable(frame)
@@ -39,6 +43,7 @@ def write_layouts(frame: pd.DataFrame, stem: Path, dataset: str) -> None:
         "full supervision": frame["segmentation_of_full"].notna().any(),
     }
     notes = [note for note in _NOTES if all(shown[word] for word in shown if word in note)]
+    notes += dict.fromkeys(more_notes)
     title = f"{stem.name}: {dataset}"
     Path(f"{stem}.md").write_text(_markdown(title, head, lines, notes), encoding="utf-8")
     Path(f"{stem}.tex").write_text(_latex(title, head, lines, notes), encoding="utf-8")

@@ -155,7 +155,9 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
         own = {name: row for name, row in rows.items() if row.run.table == table}
         lines = [_line(row, rows, own, published) for row in own.values()]
         frame = pd.DataFrame(lines + _quoted_lines(published), columns=_columns())
-        write_layouts(frame, out_dir / table, plan.config.dataset.name)
+        weights = [plan.graph.models(row.run) for row in own.values()]
+        notes = [f"Weights of {n}: {m.origin}." for one in weights for n, m in one.items()]
+        write_layouts(frame, out_dir / table, plan.config.dataset.name, notes)
     _write_csv(_figures(rows), out_dir / "figures.csv")
     per_class = _per_class(rows)
     _write_csv(per_class, out_dir / "per_class.csv")
@@ -173,7 +175,7 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     folders = pd.DataFrame(described(plan.graph), columns=["run", "stage", "folder"])
     _write_csv(folders, out_dir / "index.csv")
     # Where and by how many processes it ran changes no table.
-    resolved = plan.config.model_dump(exclude={"compute": {"device", "workers"}})
+    resolved = plan.config.model_dump(exclude={"compute": {"device", "workers", "predictors"}})
     write_text(out_dir / "config.yaml", _yaml(resolved))
     for file, lineage in plan.lineages.items():
         write_text(file, _yaml(lineage))

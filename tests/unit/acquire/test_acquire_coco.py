@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from pycocotools import mask as rle
 from stand_ins import HEIGHT, WIDTH, coco_object, square, write_archive
 
 from clip_wsss.acquire import coco
-from clip_wsss.acquire.coco import Instance, Picture, decode, rasterise, read_pictures
 from clip_wsss.acquire.download import acquire
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_label
+from clip_wsss.data.coco import Instance, Picture, decode, rasterise, read_pictures
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.vocabulary import read_vocabulary
 
@@ -160,6 +161,32 @@ def test_coco_in_voc_layout(tmp_path, kind):
     )
     assert dataset.check("train", need_masks=True) == dataset.check("val", need_masks=True) == []
     assert dataset.labels(train[0]) == [0, 16]
+
+
+def test_coco_2017_has_another_layout(tmp_path):
+    def renamed(text):
+        text = text.replace("COCO_train2014_", "").replace("COCO_val2014_", "")
+        return text.replace("train2014", "train2017").replace("val2014", "val2017")
+
+    made = Coco(tmp_path, "")
+    for source, files in made.files.items():
+        made.files[source] = {
+            renamed(name): renamed(data.decode()).encode() if name.endswith("json") else data
+            for name, data in files.items()
+        }
+    made.build()
+    lists = made.root / "ImageSets" / "Segmentation"
+    assert (lists / "train.txt").read_text().split() == [
+        "000000000009",
+        "000000000025",
+        "000000000030",
+    ]
+    assert (lists / "val.txt").read_text().split() == ["000000000042"]
+    assert len(list((made.root / "JPEGImages").iterdir())) == 4
+    made.files["coco2014-annotations"] = {"readme.txt": b""}
+    shutil.rmtree(tmp_path / "coco2014-annotations")
+    with pytest.raises(InputError, match=r"holds 0 files called instances_train2017\.json"):
+        made.build()
 
 
 def test_interrupted_build_keeps_what_is_done(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from clip_wsss.acquire import download
 from clip_wsss.acquire.download import acquire, fetch, read_receipt
-from clip_wsss.acquire.registry import Source, check_split, find_source
+from clip_wsss.acquire.registry import Source, check_split, digest, find_source
 from clip_wsss.core.errors import InputError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -248,8 +249,33 @@ def test_split_check():
         check_split(["a", "b"], "val", "voc12", settings())
     with pytest.raises(InputError, match="split val"):  # the right number is not enough
         check_split([str(n) for n in range(1449)], "val", "voc12", settings())
-    check_split([str(n) for n in range(1456)], "test", "voc12", settings())  # no hash known
+    with pytest.raises(InputError, match="split test"):
+        check_split([str(n) for n in range(1456)], "test", "voc12", settings())
     check_split(["a"], "val", "voc12", settings() | {"verify_splits": False})
+
+
+def test_digest_of_the_test_list_is_compared(monkeypatch):
+    ids = ["2008_000002", "2008_000001"]
+    text = "2008_000001\n2008_000002\n"  # sorted, one a line
+    assert digest(ids) == hashlib.sha256(text.encode()).hexdigest()
+    known = "5e8fe0c14b2e6633fb2e3a0f5db65fb6b8f5217b574478bb21127a48fd33010f"
+    monkeypatch.setattr("clip_wsss.acquire.registry.digest", lambda ids: known)
+    check_split([str(n) for n in range(1456)], "test", "voc12", settings())
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_more_bytes_than_the_registry_knows_stop_the_download(data, tmp_path, said):
+    data.lengths = said
+    given = replace(source(f"{data.url}/data.bin"), size=100_000)
+    with pytest.raises(InputError, match=r"thing: cannot be downloaded .*100000") as error:
+        fetch(given, tmp_path / "into")
+    assert "\n" not in str(error.value)
+    assert ("has 300000 bytes" in str(error.value)) == said
+    assert not (tmp_path / "into/data.bin.part").exists()
+    assert len(data.requests) == 1, "another try would bring the same"
+    data.lengths = False  # the right number is no reason to stop
+    path = fetch(replace(given, size=len(CONTENT)), tmp_path / "into")
+    assert path.read_bytes() == CONTENT
 
 
 def test_receipt(data, tmp_path):

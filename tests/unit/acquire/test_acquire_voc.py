@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.sparse
 import stand_ins
 from PIL import Image
 from stand_ins import CAT, DOG, TRAIN_AUG, box, mat, write_archive
@@ -151,7 +152,7 @@ def test_lists_that_are_not_the_official_ones_are_refused(made):
             r"holds 0 files called ImageSets/Segmentation/val\.txt",
         ),
         ("sbd", "cls/2008_000010.mat", r"has no cls/2008_000010\.mat"),
-        ("sbd", "dataset/train.txt", r"holds 0 files called dataset/train\.txt"),
+        ("sbd", "dataset/train.txt", r"has no benchmark_RELEASE/dataset/train\.txt beside cls"),
     ],
 )
 def test_incomplete_sources(made, source, gone, message):
@@ -170,8 +171,106 @@ def test_mask_that_is_no_mask(made):
 def test_mat_file_gives_its_segmentation():
     mask = np.random.default_rng(0).integers(0, 21, (7, 5), dtype=np.uint8)
     assert np.array_equal(read_mask(mat(mask)), mask)
-    with pytest.raises(ValueError, match="no matrix of uint8"):
-        read_mask(mat(mask.astype(float)))
+
+
+@pytest.mark.parametrize(
+    "kind", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", "logical", "sparse"]
+)
+def test_mat_files_of_every_kind_of_number(kind):
+    mask = np.random.default_rng(0).integers(0, 21, (7, 5), dtype=np.uint8)
+    if kind == "sparse":
+        given = scipy.sparse.csc_matrix(mask.astype(float))
+    elif kind == "logical":
+        given = mask = mask > 10
+    else:
+        given = mask.astype(kind)
+    found = read_mask(mat(given))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, mask)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.full((3, 3), 1.5), "must hold the numbers 0 to 20 only"),
+        (np.full((3, 3), 21, np.uint8), "must hold the numbers 0 to 20 only"),
+        (np.full((3, 3), -1, np.int8), "must hold the numbers 0 to 20 only"),
+        (np.full((3, 3), np.nan), "must hold the numbers 0 to 20 only"),
+        (np.zeros((3, 3, 3), np.uint8), "must be a matrix of numbers"),
+        (np.zeros((3, 3), complex), "must be a matrix of numbers; got complex128"),
+        (np.array([["a", "b"], ["c", "d"]], dtype=object), "must be a matrix of numbers"),
+    ],
+)
+def test_mat_files_of_something_else(given, message):
+    with pytest.raises(ValueError, match=message):
+        read_mask(mat(given))
+
+
+def relaid(files, change):
+    return {change(name): content for name, content in files.items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name: name.removeprefix(
+            "benchmark_RELEASE/dataset/"
+        ),  # torchvision, `dataset` itself
+        lambda name: name.removeprefix("benchmark_RELEASE/"),
+        lambda name: f"sbd/{name}",
+    ],
+)
+def test_sbd_as_others_unpack_it(made, change):
+    made.files["sbd"] = relaid(made.files["sbd"], change)
+    made.suffixes["sbd"] = ""
+    made.build()
+    assert made.ids("train_aug") == TRAIN_AUG
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name: name.removeprefix("VOCdevkit/VOC2012/"),
+        lambda name: f"TrainVal/{name}",
+        lambda name: name.replace("VOCdevkit/VOC2012", "VOC2012_train_val/VOC2012_train_val"),
+    ],
+)
+def test_voc_as_others_unpack_it(made, change):
+    made.files["voc2012"] = relaid(made.files["voc2012"], change)
+    made.suffixes["voc2012"] = ""
+    made.build()
+    assert made.ids("train_aug") == TRAIN_AUG
+
+
+def test_another_year_beside_it(made):
+    other = relaid(made.files["voc2012"], lambda name: name.replace("VOC2012", "VOC2007"))
+    made.files["voc2012"] |= dict.fromkeys(other, b"of another year")
+    made.build()
+    image = made.root / "JPEGImages" / "2008_000010.jpg"
+    assert (
+        image.read_bytes() == made.files["voc2012"]["VOCdevkit/VOC2012/JPEGImages/2008_000010.jpg"]
+    )
+    made.files["voc2012"] = relaid(
+        made.files["voc2012"], lambda name: name.replace("VOC2012", "VOC2008")
+    )
+    made.suffixes["voc2012"] = ".zip"
+    with pytest.raises(InputError, match=r"holds 2 files called ImageSets/Segmentation/train\.txt"):
+        made.build()
+
+
+def test_two_copies_of_sbd_are_refused(made):
+    files = made.files["sbd"]
+    made.files["sbd"] = files | relaid(files, lambda name: f"copy/{name}")
+    with pytest.raises(InputError, match="holds 2 folders called cls, not one"):
+        made.build()
+
+
+def test_a_list_that_is_no_text(made):
+    made.files["sbd"]["benchmark_RELEASE/dataset/val.txt"] = "ä".encode("latin-1")
+    with pytest.raises(
+        InputError, match=r"sbd\.tgz, benchmark_RELEASE/dataset/val.txt: is not UTF"
+    ):
+        made.build()
 
 
 def test_test_images_come_from_a_local_folder(made):

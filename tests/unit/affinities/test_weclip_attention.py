@@ -1,25 +1,30 @@
 """Combination of attention maps and propagation: known answers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
 from clip_wsss.affinities.attention import (
-    box_masks,
     kept_layers,
     mean_attention,
     propagate,
     selected_attention,
 )
-from clip_wsss.affinities.caa import caa
+from clip_wsss.affinities.box_rule import box_masks
+from clip_wsss.affinities.caa import CaaSettings, caa
+from clip_wsss.cams.context import Look, MapContext
 
 
 def test_the_mean_and_its_propagation_are_caa():
     random = torch.Generator().manual_seed(0)
     attention = torch.rand(3, 12, 12, generator=random)
     cam = torch.rand(2, 3, 4, generator=random)
-    settings = {"sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "full"}
+    tower = SimpleNamespace(layers=3)
+    looked = Look(tower, torch.zeros(3, 48, 64), (3, 4), [], attention, complete=True)
+    context = MapContext("x", np.zeros((48, 64, 3), np.uint8), [0, 1], None, None, looked, cam)
     ours = propagate(cam, mean_attention(attention), box_masks(cam, 0.4, "full"), 3, 2)
-    torch.testing.assert_close(ours, caa(cam, attention, settings), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ours, caa(context, CaaSettings()), atol=1e-6, rtol=1e-5)
 
 
 def test_signed_and_absolute_distances_keep_other_maps():

@@ -11,13 +11,15 @@ from gradcam_twin import Twin, refined, scaled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clip_wsss.affinities.caa import AFFINITIES, caa
-from clip_wsss.cams import gradcam
-from clip_wsss.cams.gradcam import WantedCam, class_maps, fitting_batch
-from clip_wsss.cams.passes import TARGETS, CamVariant, compute_pass, read_text_features, write_pass
+from clip_wsss.cams import backward, context
+from clip_wsss.cams.backward import PassImage, WantedCam, class_maps, fitting_batch
+from clip_wsss.cams.gradcam import GradCamSettings, gradcam
+from clip_wsss.cams.passes import CamVariant, compute_pass, read_text_features, write_pass
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import read_maps, read_skipped
+from clip_wsss.core.methods import method, registered
 
+TARGETS = sorted(registered("target"))
 CAA = {
     "method": "caa",
     "layers": 2,
@@ -26,6 +28,9 @@ CAA = {
     "threshold": 0.4,
     "box_edge": "clamp",
 }
+
+
+SOFTMAX = {"method": "gradcam", "target": "softmax"}
 
 
 def directions(generator, count, width=24):
@@ -40,10 +45,24 @@ def photographs(generator, count, grid, patch=4, spare=(0, 0)):
 
 def fast(clip, images, foreground, background, target="softmax", caa_settings=CAA):
     """For each image its initial and its refined maps."""
-    wanted = {"cam": WantedCam("own", TARGETS[target], {"caa": (caa, caa_settings)})}
+    wanted = {"cam": wanted_cam("own", target, {"caa": caa_settings})}
     batch = torch.stack([clip.preprocess(rgb) for rgb in images])
-    found = class_maps(clip, batch, {"own": foreground}, {"own": background}, wanted)
+    texts, members = one_vocabulary(images, foreground)
+    found = class_maps(clip, batch, members, {"own": (texts, background)}, wanted)
     return [(maps["cam"], maps["caa"]) for maps in found]
+
+
+def wanted_cam(texts, target, affinities):
+    """What a pass makes of settings."""
+    made = {name: method("affinity", one["method"]).bound(one) for name, one in affinities.items()}
+    return WantedCam(texts, None, method("target", target).function, made)
+
+
+def one_vocabulary(images, foreground):
+    """Features of all classes of all images, and the images with keys into them."""
+    ends = np.cumsum([0, *map(len, foreground)])
+    members = [PassImage(str(i), rgb, range(ends[i], ends[i + 1])) for i, rgb in enumerate(images)]
+    return torch.cat(list(foreground)), members
 
 
 grids = st.one_of(
@@ -63,7 +82,7 @@ grids = st.one_of(
     final_ln_after_pool=st.booleans(),
     counts=st.lists(st.integers(1, 3), min_size=1, max_size=3),
     words=st.integers(0, 3),
-    target=st.sampled_from(sorted(TARGETS)),
+    target=st.sampled_from(TARGETS),
     edge=st.sampled_from(["clamp", "full"]),
     maps=st.integers(1, 4),
     power=st.integers(1, 3),
@@ -136,7 +155,7 @@ def test_batch_does_not_matter(clip):
         torch.testing.assert_close(together[index][1], after, atol=5e-5, rtol=0)
 
 
-@pytest.mark.parametrize("target", sorted(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("logit_scale", [3.0, 12.0, 200.0])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_saturated_scores_stay_finite(tmp_path, target, logit_scale, precision):
@@ -184,25 +203,42 @@ def test_bfloat16_resembles_float32(tmp_path):
 def test_one_forward_pass_serves_all_classes_and_variants(clip, monkeypatch):
     """The last block runs once for every number of classes, the trunk once."""
     calls = []
-    for owner, part in ((type(clip), "trunk"), (gradcam, "through_last_block")):
+    for owner, part in ((type(clip), "passed"), (type(clip), "through_last_block")):
         own = getattr(owner, part)
         monkeypatch.setattr(
             owner, part, lambda *a, own=own, part=part: calls.append(part) or own(*a)
         )
     generator = torch.Generator().manual_seed(0)
-    images = torch.stack([clip.preprocess(i) for i in photographs(generator, 3, (3, 3))])
-    foreground = {name: [directions(generator, k) for k in (3, 1, 3)] for name in "ab"}
-    background = {name: directions(generator, 2) for name in "ab"}
+    images = photographs(generator, 3, (3, 3))
+    batch = torch.stack([clip.preprocess(image) for image in images])
+    members = [
+        PassImage(*own) for own in zip("xyz", images, ([0, 1, 2], [1], [2, 1, 0]), strict=True)
+    ]
+    texts = {name: (directions(generator, 3), directions(generator, 2)) for name in "ab"}
     wanted = {
-        f"{texts} {target}": WantedCam(
-            texts, function, {f"{texts} {target} {n}": (caa, CAA | {"layers": n}) for n in (1, 3)}
+        f"{name} {target}": wanted_cam(
+            name, target, {f"{name} {target} {n}": CAA | {"layers": n} for n in (1, 3)}
         )
-        for texts in "ab"
-        for target, function in TARGETS.items()
+        for name in "ab"
+        for target in TARGETS
     }
-    for maps in class_maps(clip, images, foreground, background, wanted):
+    for maps in class_maps(clip, batch, members, texts, wanted):
         assert len(maps) == len(wanted) * 3
-    assert calls == ["trunk", "through_last_block", "through_last_block"]
+    assert calls == ["passed", "through_last_block", "through_last_block"]
+
+
+def test_gradcam_of_one_image_is_that_of_the_batch(clip):
+    generator = torch.Generator().manual_seed(4)
+    images = photographs(generator, 2, (4, 5))
+    foreground = [directions(generator, 2), directions(generator, 2)]
+    background = directions(generator, 3)
+    batch = torch.stack([clip.preprocess(image) for image in images])
+    together = fast(clip, images, foreground, background)
+    looks = context.look(clip, batch, 0)
+    for image, own, looked, (initial, _) in zip(images, foreground, looks, together, strict=True):
+        one = context.MapContext("x", image, [0, 1], own, background, looked)
+        alone = context.initial(gradcam(one, GradCamSettings()))
+        torch.testing.assert_close(alone, initial, atol=1e-5, rtol=0)
 
 
 def test_large_images_come_in_smaller_batches(clip):
@@ -240,7 +276,7 @@ def job(clip):
     }
     labels = {"d": [2, 0], "a": [1], "c": [0], "b": [2, 1, 0], "e": [0, 1], "f": [1]}
     texts = {"own": (directions(generator, 3), directions(generator, 2))}
-    cams = {"cam": CamVariant("own", "softmax", {"caa": CAA})}
+    cams = {"cam": CamVariant("own", SOFTMAX, {"caa": CAA})}
     return TinyDataset(images, labels), names, clip, texts, cams
 
 
@@ -273,7 +309,7 @@ def test_only_wanted_outputs_are_written(job, tmp_path):
     write_pass(*job, outputs(tmp_path / "both", "cam", "caa"))
     write_pass(*job, outputs(tmp_path / "refined", "caa"))
     *rest, cams = job
-    alone = {name: CamVariant(cam.texts, cam.target) for name, cam in cams.items()}
+    alone = {name: CamVariant(cam.texts, cam.cam) for name, cam in cams.items()}
     write_pass(*rest, alone, outputs(tmp_path / "initial", "cam"))
     for folder, name in (("initial", "cam"), ("refined", "caa")):
         assert [file.name for file in (tmp_path / folder).iterdir()] == [f"{name}.npz"]
@@ -285,8 +321,9 @@ def test_only_wanted_outputs_are_written(job, tmp_path):
 @pytest.mark.parametrize("room", [107_000, 1 << 29])
 def test_a_variant_has_the_same_bytes_in_any_company(job, tmp_path, monkeypatch, usual, room):
     """Whoever else is in the pass, and whether or not the models are deeper than usual."""
-    monkeypatch.setattr(gradcam, "USUAL_LAYERS", usual)
-    monkeypatch.setitem(gradcam.BATCH_BYTES, "cpu", room)
+    for module in (backward, context):
+        monkeypatch.setattr(module, "HELD", usual)
+    monkeypatch.setitem(backward.BATCH_BYTES, "cpu", room)
     *rest, clip, texts, _ = job
     generator = torch.Generator().manual_seed(9)
     texts = texts | {
@@ -296,7 +333,7 @@ def test_a_variant_has_the_same_bytes_in_any_company(job, tmp_path, monkeypatch,
     together = {
         f"{name}-{target}": CamVariant(
             name,
-            target,
+            SOFTMAX | {"target": target},
             {
                 f"{name}-{target}-1": CAA | {"layers": 1},
                 f"{name}-{target}-2": CAA | {"power": 3},
@@ -310,7 +347,7 @@ def test_a_variant_has_the_same_bytes_in_any_company(job, tmp_path, monkeypatch,
     seen = set()
     for name, cam in together.items():
         for affinities in ({}, *({key: own} for key, own in cam.affinities.items())):
-            alone = {name: CamVariant(cam.texts, cam.target, affinities)}
+            alone = {name: CamVariant(cam.texts, cam.cam, affinities)}
             own_texts = {cam.texts: texts[cam.texts]}
             for id_, maps in compute_pass(*rest, clip, own_texts, alone):
                 for key, image in maps.items():
@@ -329,29 +366,44 @@ def test_empty_shard(job, tmp_path):
 def test_bad_image_fails_or_is_listed(job, tmp_path):
     dataset = job[0]
     dataset.bad = {"a": "a.jpg: truncated"}
-    dataset.classes["b"] = []
     paths = outputs(tmp_path, "cam", "caa")
-    with pytest.raises(InputError, match=r"b: has no class"):
+    with pytest.raises(InputError, match=r"a\.jpg: truncated"):
         write_pass(*job, paths)
     assert not any(path.exists() for path in paths.values())
     write_pass(*job, paths, on_bad_image="skip")
     for path in paths.values():
-        assert [image.id for image in read_maps(path)] == ["d", "c", "e", "f"]
+        assert [image.id for image in read_maps(path)] == ["d", "c", "b", "e", "f"]
         skipped = read_skipped(path)
-        assert list(skipped) == ["a", "b"]
-        assert skipped["a"] == "a.jpg: truncated"
+        assert skipped == {"a": "a.jpg: truncated"}
+
+
+def test_an_image_without_a_class_has_no_map(job, tmp_path):
+    dataset, paths = job[0], outputs(tmp_path / "all", "cam", "caa")
+    write_pass(*job, paths)
+    dataset.classes["b"] = []
+    fewer = outputs(tmp_path / "fewer", "cam", "caa")
+    write_pass(*job, fewer)
+    for name, path in fewer.items():
+        for image, before in zip(read_maps(path), read_maps(paths[name]), strict=True):
+            assert (image.id, image.size) == (before.id, before.size)
+            if image.id == "b":
+                assert image.keys.shape == (0,)
+                assert image.maps.shape == (0, *before.maps.shape[1:])
+            else:
+                np.testing.assert_allclose(image.maps, before.maps, atol=5e-5)
 
 
 @pytest.mark.parametrize(
     ("target", "method", "message"),
     [
-        ("sigmoid", "caa", "target: sigmoid is unknown; known are logit, softmax"),
-        ("softmax", "random-walk", "affinity: random-walk is unknown; known are caa"),
+        ("sigmoid", "caa", "must be one of logit, softmax, or .* got sigmoid"),
+        ("softmax", "random-walk", "must be one of caa, or .* got random-walk"),
     ],
 )
 def test_unknown_names_are_refused(job, tmp_path, target, method, message):
     *rest, _ = job
-    cams = {"cam": CamVariant("own", target, {"refined": CAA | {"method": method}})}
+    cam = SOFTMAX | {"target": target}
+    cams = {"cam": CamVariant("own", cam, {"refined": CAA | {"method": method}})}
     with pytest.raises(InputError, match=message):
         write_pass(*rest, cams, outputs(tmp_path, "cam", "refined"))
 
@@ -368,19 +420,29 @@ def test_text_features_are_read_for_their_model(clip, tmp_path):
     np.savez(other, foreground=np.zeros((3, 7), np.float32), background=np.zeros((2, 7)))
     with pytest.raises(InputError, match="width 7, the model's is 24"):
         read_text_features(other, clip)
+    background = torch.full_like(foreground, torch.inf)
+    np.savez(other, foreground=foreground, background=background)
+    with pytest.raises(
+        InputError, match=r"other\.npz: features hold NaN or infinity; make the texts"
+    ):
+        read_text_features(other, clip)
 
 
 def test_a_new_target_and_affinity_are_one_function_each(job, tmp_path, monkeypatch):
-    def margin(logits, position, classes):
-        return logits[:, position] - logits[:, classes:].logsumexp(dim=-1)
-
-    def blur(cam, attention, settings):
-        return cam.mean(dim=(1, 2), keepdim=True).expand_as(cam) + settings["amount"] * cam
-
-    monkeypatch.setitem(TARGETS, "margin", margin)
-    monkeypatch.setitem(AFFINITIES, "blur", blur)
+    (tmp_path / "own.py").write_text(
+        "import clip_wsss\n"
+        "class Amount(clip_wsss.Settings):\n"
+        "    amount: float = 1.0\n"
+        "def margin(logits, position, classes):\n"
+        "    return logits[:, position] - logits[:, classes:].logsumexp(dim=-1)\n"
+        "def blur(context, settings: Amount):\n"
+        "    maps = context.maps\n"
+        "    return maps.mean(dim=(1, 2), keepdim=True).expand_as(maps) + settings.amount * maps\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     *rest, _ = job
-    cams = {"cam": CamVariant("own", "margin", {"blurred": {"method": "blur", "amount": 0.5}})}
+    cam = SOFTMAX | {"target": "own:margin"}
+    cams = {"cam": CamVariant("own", cam, {"blurred": {"method": "own:blur", "amount": 0.5}})}
     paths = outputs(tmp_path, "cam", "blurred")
     write_pass(*rest, cams, paths)
     for initial, blurred in zip(*(read_maps(path) for path in paths.values()), strict=True):

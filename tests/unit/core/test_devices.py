@@ -5,22 +5,27 @@ import pytest
 
 from clip_wsss.core import devices
 
-HOLD = "from clip_wsss.core.devices import free_gpu; print(free_gpu(2), flush=True); input()"
+HOLD = (
+    "from clip_wsss.core.devices import free_gpus; print(*free_gpus({}, {}), flush=True); input()"
+)
+NAMES = ["6f1c", "MIG-02", "aa/b"]
 
 
 @pytest.fixture
 def jobs(monkeypatch, tmp_path):
-    """Start processes that each take a GPU of two, and end them after the test."""
+    """Start processes that each take GPUs, and end them after the test."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     started = []
 
-    def start() -> tuple[subprocess.Popen, int]:
+    def start(names: list[str], number: int = 1) -> tuple[subprocess.Popen, list[str]]:
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLD.format(names, number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         started.append(process)
-        return process, int(process.stdout.readline())
+        return process, [names[int(index)] for index in process.stdout.readline().split()]
 
     yield start
     for process in started:
@@ -29,15 +34,35 @@ def jobs(monkeypatch, tmp_path):
 
 
 def test_jobs_take_different_gpus_and_give_them_back(jobs):
-    first, taken = jobs()
-    assert taken == 0
-    assert jobs()[1] == 1
+    first, taken = jobs(NAMES)
+    assert taken == ["6f1c"]
+    assert jobs(NAMES, 2)[1] == ["MIG-02", "aa/b"]
+    assert jobs(NAMES, 2)[1] == ["6f1c", "MIG-02"]  # all are held: shared
     first.kill()
     first.wait()
-    assert jobs()[1] == 0
+    assert jobs(NAMES)[1] == ["6f1c"]
 
 
-def test_a_job_keeps_its_gpu(monkeypatch, tmp_path):
+def test_two_allocations_of_one_machine_have_names_in_common_and_no_numbers(jobs):
+    """Each sees its own GPUs from 0."""
+    assert jobs(["a", "b"])[1] == ["a"]
+    assert jobs(["c"])[1] == ["c"]
+    assert jobs(["b", "a"])[1] == ["b"]
+    assert jobs(["a", "d"])[1] == ["d"]
+
+
+def test_a_job_keeps_its_gpu_and_takes_more_beside_it(monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "_held", {})
     monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert devices.free_gpu(2) == devices.free_gpu(2) == 0
+    assert devices.free_gpus(NAMES, 1) == devices.free_gpus(NAMES, 1) == [0]
+    assert devices.free_gpus(NAMES, 2) == [0, 1]
+    assert devices.free_gpus(NAMES, 1) == [0]
+    monkeypatch.setattr(devices, "gpu_names", lambda: NAMES)
+    assert devices.take_free_gpus(2) == "GPU-6f1c,MIG-02"
+
+
+def test_parts_of_a_gpu_have_names_of_their_own():
+    """PyTorch may state the UUID of the GPU for each of its parts; the variable names the part."""
+    assert devices._names(["MIG-1", " MIG-2"], ["u", "u"]) == ["MIG-1", "MIG-2"]
+    assert devices._names(["0", "1"], ["u", "v"]) == ["u", "v"]
+    assert devices._names([""], ["u"]) == ["u"]

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import yaml
@@ -102,7 +104,7 @@ def test_other_image_files_and_colours(folder):
 def test_missing_image(folder):
     folder.split("train", "a", "gone")
     (line,) = folder.open().check("train")
-    assert line.startswith(f"{folder.root}/JPEGImages/gone.jpg: no such image")
+    assert line.startswith(f"{folder.root}/JPEGImages/gone: no such image (.jpg, .jpeg, ")
 
 
 def test_truncated_jpeg(folder):
@@ -136,7 +138,7 @@ def test_annotations_without_usable_labels(folder, content, message):
 def test_missing_annotation(folder):
     (folder.root / "Annotations/a.xml").unlink()
     dataset = folder.open()
-    with pytest.raises(InputError, match=r"a\.xml: no such file; .*labels to a CSV"):
+    with pytest.raises(InputError, match=r"a\.xml: no such file; .*labels to a file"):
         dataset.labels("a")
     assert dataset.image("a").shape == (HEIGHT, WIDTH, 3)  # a test image has none
 
@@ -173,11 +175,15 @@ def test_lists_that_cannot_be_used(folder):
         dataset.ids("val")
     folder.split("empty")
     folder.split("twice", "a", "b", "a")
-    folder.split("paths", "/JPEGImages/a.jpg /SegmentationClassAug/a.png")
+    folder.split("paths", "/JPEGImages/a.jpg /SegmentationClassAug/b.png")
+    folder.split("again", "a.jpg", "JPEGImages/a.jpg")
+    folder.split("none", "a -1", "# b")
     for split, message in (
         ("empty", r"empty\.txt: the list is empty"),
         ("twice", r"twice\.txt: lists a more than once"),
-        ("paths", r"paths\.txt: holds paths such as /JPEG"),
+        ("paths", r"paths\.txt, line 1: holds paths that are not those of an image and its mask"),
+        ("again", r"again\.txt: lists a more than once"),
+        ("none", r"none\.txt: the list is empty"),
     ):
         with pytest.raises(InputError, match=message):
             dataset.ids(split)
@@ -289,6 +295,75 @@ def test_csv_forms(tmp_path):
         read_labels_csv(path)
     with pytest.raises(InputError, match="no such CSV"):
         read_labels_csv(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("name", ["background", "__background__", "Background", "bg", "void"])
+def test_what_is_no_class_is_refused_as_one(tmp_path, name):
+    path = tmp_path / "words.yaml"
+    path.write_text(yaml.safe_dump({"classes": [name, "dog"], "names": {}, "backgrounds": {}}))
+    with pytest.raises(
+        InputError, match=f"classes lists `{name}`; remove it: 0 is the back"
+    ) as error:
+        read_vocabulary(path)
+    assert one_line(error).startswith(str(path))
+
+
+def test_colours_of_a_vocabulary(tmp_path):
+    path = tmp_path / "words.yaml"
+    words = {"classes": ["cat", "dog"], "names": {}, "backgrounds": {}}
+
+    def read(colours):
+        path.write_text(yaml.safe_dump(words | {"colours": colours}))
+        return read_vocabulary(path).colours
+
+    own = {"cat": [1, 2, 3], "ignored": [255, 255, 255]}
+    assert read(own) == {(0, 0, 0): 0, (1, 2, 3): 1, (0, 128, 0): 2, (255, 255, 255): 255}
+    for colours, message in (
+        ({"cow": [1, 2, 3]}, "colours must map classes, background or ignored"),
+        ({"cat": [1, 2]}, r"colours\.cat: must be three numbers from 0 to 255"),
+        ({"cat": [1, 2, 256]}, r"colours\.cat: must be three numbers"),
+        ({"cat": [0, 0, 0]}, r"colours\.cat: is the colour of another class, too"),
+        ([1], "colours must map"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read(colours)
+
+
+def test_what_a_worker_process_gets_is_small_and_the_same(folder):
+    dataset = folder.open()
+    size = len(pickle.dumps(dataset))
+    assert dataset.labels("a") == pickle.loads(pickle.dumps(dataset)).labels("a")
+    assert dataset.ids("all") == pickle.loads(pickle.dumps(dataset)).ids("all") == ["a", "b"]
+    assert len(pickle.dumps(dataset)) == size, "without what it has read"
+
+
+def test_tiffs_are_images(folder):
+    (folder.root / "JPEGImages/b.jpg").unlink()
+    Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3)).save(folder.root / "JPEGImages/b.TIF")
+    assert folder.open().image("b")[0, 0].tolist() == [1, 2, 3]
+
+
+def test_an_exif_orientation_is_said_before_the_size(folder):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder.root / "JPEGImages/a.jpg", exif=exif)
+    dataset = folder.open()
+    for read in (dataset.image, dataset.size, dataset.mask):
+        with pytest.raises(InputError, match=r"a\.jpg: EXIF orientation 6"):
+            read("a")
+    for settings in ({"orientation": "stored"}, {"source": "voc12"}):  # VOC's masks fit its pixels
+        dataset = folder.open(**settings)
+        assert dataset.image("a").shape[:2] == dataset.mask("a").shape == (HEIGHT, WIDTH)
+
+
+def test_images_without_a_class(folder, images, tmp_path):
+    folder.write("Annotations/a.xml", xml())
+    assert folder.open(negatives="background").labels("a") == []
+    (tmp_path / "labels.csv").write_text("image,labels\none,\ntwo,cat\n")
+    dataset = open_dataset(images | {"negatives": "background"})
+    assert dataset.labels("one") == []
+    with pytest.raises(InputError, match="three: has no row"):
+        dataset.labels("three")
 
 
 def test_vocabulary():

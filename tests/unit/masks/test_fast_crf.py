@@ -8,7 +8,7 @@ import pytest
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_rgb
 from clip_wsss.masks import fast_crf, torch_crf
-from clip_wsss.masks.refine import crf_image
+from clip_wsss.masks.refinements.crf import crf_image
 
 PHOTOGRAPHS = sorted(
     (Path(__file__).parents[2] / "fixtures/parity/VOC2012/JPEGImages").glob("*.jpg")
@@ -68,10 +68,20 @@ def test_photographs(path, labels):
     assert_equal(fast(unary, rgb), exact(unary, rgb))
 
 
-@pytest.mark.parametrize("labels", [5, 6, 8, 21, 81])
+# One more than a register, than two, than a cache line, and than each with a block behind it.
+@pytest.mark.parametrize("labels", [5, 6, 9, 10, 17, 18, 21, 22, 26, 81])
 def test_many_labels(labels):
     rgb = read_rgb(PHOTOGRAPHS[0])[:120, :150]
     unary = blocky_unary(labels, rgb.shape[:2], labels)
+    assert_equal(fast(unary, rgb), exact(unary, rgb))
+
+
+@pytest.mark.parametrize("labels", [21, 81])
+def test_predictions_of_a_segmentor(labels):
+    """Most probabilities next to nothing, and two labels present."""
+    rgb = read_rgb(PHOTOGRAPHS[1])
+    unary = blocky_unary(labels, rgb.shape[:2], labels, sharpness=1.0)
+    unary[[3, labels - 1]] -= 12 * (blocky_unary(2, rgb.shape[:2], 0) < 0.7)
     assert_equal(fast(unary, rgb), exact(unary, rgb))
 
 
@@ -82,7 +92,7 @@ def test_wrapped_bgr():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 9), (7, 1), (2, 3), (5, 4), (63, 131)])
-@pytest.mark.parametrize("labels", [2, 3, 7])
+@pytest.mark.parametrize("labels", [2, 3, 7, 21, 81])
 def test_any_size_of_noise(shape, labels):
     rng = np.random.default_rng(sum(shape))
     rgb = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -91,16 +101,17 @@ def test_any_size_of_noise(shape, labels):
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
-def test_flat_images(value):
+@pytest.mark.parametrize("labels", [2, 21, 81])
+def test_flat_images(value, labels):
     rgb = np.full((50, 70, 3), value, np.uint8)
-    unary = blocky_unary(2, rgb.shape[:2], value)
+    unary = blocky_unary(labels, rgb.shape[:2], value)
     assert_equal(fast(unary, rgb), exact(unary, rgb))
 
 
 def test_saturated_unaries():
     rgb = read_rgb(PHOTOGRAPHS[2])[:60, :110]
     rng = np.random.default_rng(0)
-    for labels, high in ((2, 11.5), (3, 11.5), (3, 1e6), (7, 1e6)):
+    for labels, high in ((2, 11.5), (3, 11.5), (3, 1e6), (7, 1e6), (21, 11.5), (81, 1e6)):
         unary = np.where(rng.random((labels, 60 * 110)) < 0.5, 0, high).astype(np.float32)
         unary[rng.integers(0, labels, 60 * 110), np.arange(60 * 110)] = 0  # one is possible
         assert_equal(fast(unary, rgb), exact(unary, rgb))
@@ -132,7 +143,7 @@ def test_one_label_is_certain():
 
 def test_equal_bytes_whatever_came_before():
     rgb = read_rgb(PHOTOGRAPHS[4])
-    for labels in (2, 3, 6):
+    for labels in (2, 3, 6, 21, 81):
         unary = blocky_unary(labels, rgb.shape[:2], 5)
         once = fast(unary, rgb)
         fast(unary[:, :100], rgb[:10, :10])
@@ -189,7 +200,7 @@ def test_falls_back_and_says_so(monkeypatch, change, reason):
 def test_bad_input_is_one_line(unary, rgb):
     for function in (
         lambda: fast_crf.fast(unary, rgb, **SETTINGS),
-        lambda: torch_crf.fast([unary], [rgb], **SETTINGS),
+        lambda: torch_crf.torch_crf([unary], [rgb], **SETTINGS),
     ):
         with pytest.raises(InputError, match=r"must be .*; got") as error:
             function()
@@ -201,13 +212,22 @@ def test_torch_in_a_batch_equals_fast():
     images.append(np.full((1, 5, 3), 200, np.uint8))
     unaries = [
         blocky_unary(labels, rgb.shape[:2], labels)
-        for labels, rgb in zip((2, 3, 4, 2, 21, 3, 2), images, strict=True)
+        for labels, rgb in zip((2, 3, 4, 81, 21, 3, 2), images, strict=True)
     ]
     reasons = []
-    found = torch_crf.fast(unaries, images, **SETTINGS, fallbacks=reasons)
+    found = torch_crf.torch_crf(unaries, images, **SETTINGS, fallbacks=reasons)
     assert reasons == []
     for probabilities, unary, rgb in zip(found, unaries, images, strict=True):
         assert probabilities.dtype == np.float32
+        assert_equal(probabilities, fast(unary, rgb))
+
+
+def test_torch_of_saturated_unaries_equals_fast():
+    rng = np.random.default_rng(1)
+    images = [read_rgb(path)[:60, :80] for path in PHOTOGRAPHS[:2]]
+    unaries = [np.where(rng.random((21, 4800)) < 0.5, 0, 1e6).astype(np.float32) for _ in images]
+    found = torch_crf.torch_crf(unaries, images, **SETTINGS)
+    for probabilities, unary, rgb in zip(found, unaries, images, strict=True):
         assert_equal(probabilities, fast(unary, rgb))
 
 
@@ -215,7 +235,7 @@ def test_torch_on_whole_photographs_equals_fast():
     images = [read_rgb(path) for path in PHOTOGRAPHS]
     unaries = [blocky_unary(3, rgb.shape[:2], i) for i, rgb in enumerate(images)]
     for probabilities, unary, rgb in zip(
-        torch_crf.fast(unaries, images, **SETTINGS), unaries, images, strict=True
+        torch_crf.torch_crf(unaries, images, **SETTINGS), unaries, images, strict=True
     ):
         assert_equal(probabilities, fast(unary, rgb))
 
@@ -226,12 +246,12 @@ def test_torch_falls_back_for_the_image_that_needs_it():
     bad = good.copy()
     bad[1, 7] = np.inf
     reasons = []
-    found = torch_crf.fast([good, bad], [rgb, rgb], **SETTINGS, fallbacks=reasons)
+    found = torch_crf.torch_crf([good, bad], [rgb, rgb], **SETTINGS, fallbacks=reasons)
     assert reasons == [fast_crf.NOT_FINITE]
     assert_equal(found[0], exact(good, rgb))
     np.testing.assert_array_equal(found[1], exact(bad, rgb))
     settings, reasons = SETTINGS | {"bilateral_srgb": 0.02}, []
-    torch_crf.fast([good, good], [rgb, rgb], **settings, fallbacks=reasons)
+    torch_crf.torch_crf([good, good], [rgb, rgb], **settings, fallbacks=reasons)
     assert reasons == [fast_crf.KEYS_DO_NOT_FIT] * 2
 
 

@@ -11,8 +11,8 @@ from clip_wsss.core.confidence import decode, encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import encode_grey, write_bytes, write_label
 from clip_wsss.core.maps import ImageMaps, background_scores, upsample_maps, write_maps
+from clip_wsss.core.methods import registered
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.masks.refine import MASK_REFINEMENTS
 from clip_wsss.masks.write import (
     labels_and_confidence,
     write_ground_truth,
@@ -51,6 +51,22 @@ def test_background_stays_in_float16(power):
     assert background.dtype == np.float16
     half = (np.float16(1) - maps[0]).astype(np.float32)
     np.testing.assert_array_equal(background, (half**power).astype(np.float16))
+
+
+@pytest.mark.parametrize("refinement", [*registered("refinement")])
+def test_an_image_without_a_class_is_background_for_certain(dataset, tmp_path, refinement):
+    empty = ImageMaps("a", SIZE, np.zeros(0, np.int64), np.zeros((0, 4, 5), np.float32))
+    write_maps(tmp_path / "maps.npz", [empty])
+    write_shard(
+        dataset, tmp_path / "maps.npz", PLAIN | {"refinement": refinement}, tmp_path / "m.zip"
+    )
+    archive = Archive(tmp_path / "m.zip")
+    assert archive.label("a").shape == SIZE
+    assert not archive.label("a").any()
+    assert (archive.confidence("a") == 1).all()
+    full = upsample_maps(empty.maps, SIZE)
+    assert (full.shape, full.dtype) == ((0, *SIZE), np.float16)
+    assert (background_scores(full, 3) == np.ones(SIZE)).all()
 
 
 def test_ties_go_to_the_background_and_to_the_first_class():
@@ -122,7 +138,7 @@ def test_shard_of_masks(shard, tmp_path, refinement):
 
 def test_unknown_refinement_is_refused(shard, tmp_path):
     dataset, _, maps = shard
-    with pytest.raises(InputError, match="refinement: snake is unknown; known are crf, none"):
+    with pytest.raises(InputError, match=r"must be one of crf, none, par, or .* got snake"):
         write_shard(dataset, maps, PLAIN | {"refinement": "snake"}, tmp_path / "m.zip")
 
 
@@ -135,17 +151,28 @@ def test_changed_image_is_refused(shard, tmp_path):
 
 
 def test_a_new_refinement_is_one_function(shard, tmp_path, monkeypatch):
-    def sharpen(scores, rgb, settings):
-        return scores.astype(np.float32) ** settings["power"]
-
-    monkeypatch.setitem(MASK_REFINEMENTS, "sharpen", sharpen)
+    (tmp_path / "sharp.py").write_text(
+        "import clip_wsss\n"
+        "class Power(clip_wsss.Settings):\n"
+        "    power: float = 1.0\n"
+        "def sharpen(context, settings: Power):\n"
+        "    return context.scores.astype('float32') ** settings.power\n"
+        "def broken(context):\n"
+        "    return context.scores[0].astype('float32') * float('nan')\n"
+        "def empty(context):\n"
+        "    return context.scores.astype('float32') * float('nan')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     dataset, _, maps = shard
-    entry = PLAIN | {"refinement": "sharpen", "sharpen": {"power": 2}}
+    entry = PLAIN | {"refinement": "sharp:sharpen", "sharpen": {"power": 2.0}}
     write_shard(dataset, maps, entry, tmp_path / "m.zip")
     assert len(Archive(tmp_path / "m.zip").ids) == 3
-    entry["sharpen"]["power"] = np.nan
-    with pytest.raises(InputError, match=r"c: a confidence is NaN .* refinement sharpen; change"):
-        write_shard(dataset, maps, entry, tmp_path / "m.zip")
+    for name, line in (
+        ("empty", r"c: a confidence is NaN .* refinement sharp:empty; change"),
+        ("broken", r"refinement sharp:broken: must return \(3, .* scores; got \("),
+    ):
+        with pytest.raises(InputError, match=line):
+            write_shard(dataset, maps, PLAIN | {"refinement": f"sharp:{name}"}, tmp_path / "m.zip")
 
 
 def test_the_ground_truth_is_certain(dataset, tmp_path):
@@ -215,7 +242,11 @@ BREAKS = [
     ("labels", None, r"labels/a\.png: no such mask"),
     ("labels", b"text", r"labels/a\.png: not a whole mask"),
     ("labels", encode_grey(np.zeros((20, 31))), r"labels/a\.png: is 31 x 20, but its image is 30"),
-    ("labels", encode_grey(np.full(SIZE, 3)), r"labels/a\.png: holds the value 3; labels must be"),
+    (
+        "labels",
+        encode_grey(np.full(SIZE, 3)),
+        r"labels/a\.png: holds the value 3, but the vocabulary has 2",
+    ),
     ("confidences", None, r"confidences/a\.png: no such confidence map"),
     ("confidences", encode_grey(np.zeros((2, 2))), r"confidences/a\.png: is 2 x 2"),
 ]
@@ -259,3 +290,17 @@ def test_parallel_map_keeps_the_order():
     for workers in (1, 3):
         with parallel_map(workers) as mapped:
             assert list(mapped(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_masks_in_batches_are_those_of_single_images(shard, tmp_path, monkeypatch, size):
+    monkeypatch.setattr("clip_wsss.masks.write.BATCH", size)
+    dataset, _, maps = shard
+    own = {"iterations": 3, "backend": "torch"}
+    write_shard(dataset, maps, PLAIN | {"refinement": "crf", "crf": own}, tmp_path / "torch.zip")
+    own = own | {"backend": "fast"}
+    write_shard(dataset, maps, PLAIN | {"refinement": "crf", "crf": own}, tmp_path / "fast.zip")
+    found, wanted = Archive(tmp_path / "torch.zip"), Archive(tmp_path / "fast.zip")
+    assert found.ids == wanted.ids
+    for name in found.ids:
+        np.testing.assert_array_equal(found.label(name), wanted.label(name))

@@ -8,28 +8,27 @@ from gradcam_twin import boxed, refined
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_wsss.affinities import caa as affinity
+from clip_wsss.affinities.attention import propagate, sinkhorn
+from clip_wsss.affinities.box_rule import box_mask, box_masks, boxes
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.registry import lookup
-from clip_wsss.masks import refine
-from clip_wsss.masks.par import ParSettings, par
-from clip_wsss.runs.settings import Masks, validated
+from clip_wsss.core.maps import min_max
+from clip_wsss.core.methods import method
+from clip_wsss.masks.context import MaskContext
+from clip_wsss.masks.refinements.crf import CrfSettings, crf, crf_image
+from clip_wsss.masks.refinements.none import none
+from clip_wsss.masks.refinements.par import ParSettings, par
+from clip_wsss.runs.settings import validated_entry
 
-CRF = {
-    "backend": "pydensecrf",
-    "image": "rgb",
-    "iterations": 10,
-    "gaussian_sxy": 1,
-    "gaussian_compat": 3,
-    "bilateral_sxy": 67,
-    "bilateral_srgb": 3,
-    "bilateral_compat": 4,
-}
+
+def caa(cam, attention, rounds=3, power=2, threshold=0.4, edge="full"):
+    """The formula of CAA, on the mean of some attention maps."""
+    masks = box_masks(cam, threshold, edge)
+    return propagate(cam, attention.double().mean(dim=0), masks, rounds, power)
 
 
 def test_min_max_scales_each_map_by_itself():
     maps = torch.tensor([[[1.0, 3.0]], [[2.0, 2.0]]])
-    scaled = affinity.min_max(maps)
+    scaled = min_max(maps)
     torch.testing.assert_close(scaled, torch.tensor([[[0, 2 / (2 + 1e-7)]], [[0, 0]]]))
 
 
@@ -37,17 +36,16 @@ def test_sinkhorn_divides_columns_first():
     attention = torch.tensor([[1.0, 3.0], [1.0, 1.0]])
     columns_then_rows = torch.tensor([[0.4, 0.6], [2 / 3, 1 / 3]])
     expected = (columns_then_rows + columns_then_rows.T) / 2
-    torch.testing.assert_close(affinity.sinkhorn(attention, 1), expected)
-    torch.testing.assert_close(affinity.sinkhorn(attention, 0), (attention + attention.T) / 2)
+    torch.testing.assert_close(sinkhorn(attention, 1), expected)
+    torch.testing.assert_close(sinkhorn(attention, 0), (attention + attention.T) / 2)
 
 
 def test_patches_that_attend_to_cls_only_stay_finite():
     attention = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.0, 0.2, 0.8]])
-    spread = affinity.sinkhorn(attention, 3)
+    spread = sinkhorn(attention, 3)
     assert torch.isfinite(spread).all()
     assert not spread[0].any()
-    options = {"sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "full"}
-    assert torch.isfinite(affinity.caa(torch.ones(1, 1, 3), attention[None], options)).all()
+    assert torch.isfinite(caa(torch.ones(1, 1, 3), attention[None])).all()
 
 
 def test_boxes_of_two_components_and_a_hole():
@@ -55,26 +53,26 @@ def test_boxes_of_two_components_and_a_hole():
     cam[0:3, 0:3] = 1
     cam[1, 1] = 0  # a hole: the contour around it has the box of the ring
     cam[5, 7] = 0.5
-    full = affinity.boxes(cam, 0.4, "full")
+    full = boxes(cam, 0.4, "full")
     assert full.tolist() == [[0, 0, 3, 3], [7, 5, 8, 6]]
-    clamped = affinity.boxes(cam, 0.4, "clamp")
+    clamped = boxes(cam, 0.4, "clamp")
     assert clamped.tolist() == [[0, 0, 3, 3], [7, 5, 7, 5]]
-    assert not affinity.box_mask(cam, 0.4, "clamp")[5, 7]
-    assert affinity.box_mask(cam, 0.4, "full")[5, 7]
-    assert affinity.box_mask(cam, 0.5, "full").sum() == 9  # 0.5 is 127 of 255: not above int(127.5)
+    assert not box_mask(cam, 0.4, "clamp")[5, 7]
+    assert box_mask(cam, 0.4, "full")[5, 7]
+    assert box_mask(cam, 0.5, "full").sum() == 9  # 0.5 is 127 of 255: not above int(127.5)
 
 
 def test_components_touch_at_corners():
     cam = np.eye(3, dtype=np.float32)
-    assert affinity.boxes(cam, 0.4, "full").tolist() == [[0, 0, 3, 3]]
+    assert boxes(cam, 0.4, "full").tolist() == [[0, 0, 3, 3]]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (4, 19)])
 def test_zero_cam_has_one_empty_box(shape):
     zero = np.zeros(shape, np.float32)
     for edge in ("clamp", "full"):
-        assert affinity.boxes(zero, 0.4, edge).tolist() == [[0, 0, 0, 0]]
-        assert not affinity.box_mask(zero, 0.4, edge).any()
+        assert boxes(zero, 0.4, edge).tolist() == [[0, 0, 0, 0]]
+        assert not box_mask(zero, 0.4, edge).any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -86,18 +84,15 @@ def test_zero_cam_has_one_empty_box(shape):
 )
 def test_box_mask_equals_its_twin(seed, shape, threshold, edge):
     cam = np.random.default_rng(seed).random(shape, dtype=np.float32) ** 3
-    np.testing.assert_array_equal(
-        affinity.box_mask(cam, threshold, edge), boxed(cam, threshold, edge)
-    )
+    np.testing.assert_array_equal(box_mask(cam, threshold, edge), boxed(cam, threshold, edge))
 
 
 def test_caa_spreads_along_the_affinity():
     """Patch 0 is above the threshold; patch 2, which attends to it, gets its share."""
     attention = torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])[None]
     cam = torch.tensor([[[1.0, 0.2, 0.0]]])
-    options = {"sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "full"}
-    np.testing.assert_allclose(affinity.caa(cam, attention, options), [[[0.5, 0.0, 0.5]]])
-    clamped = affinity.caa(cam, attention, options | {"box_edge": "clamp"})
+    np.testing.assert_allclose(caa(cam, attention), [[[0.5, 0.0, 0.5]]])
+    clamped = caa(cam, attention, edge="clamp")
     assert not clamped.any()  # a grid of one row has no row that the clamp keeps
 
 
@@ -106,8 +101,7 @@ def test_caa_of_nearly_even_attention_keeps_its_digits():
     generator = torch.Generator().manual_seed(0)
     attention = 1 / 300 + 1e-8 * torch.rand(8, 300, 300, generator=generator, dtype=torch.float64)
     cam = torch.rand(1, 15, 20, generator=generator)
-    options = {"sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "full"}
-    fast = affinity.min_max(affinity.caa(cam, attention.float(), options))[0]
+    fast = min_max(caa(cam, attention.float()))[0]
     stored = [torch.nn.functional.pad(own, (1, 0, 1, 0)) for own in attention.float()]
     np.testing.assert_allclose(
         fast, refined(cam[0].numpy(), stored, 8, 3, 0.4, "full", 2), atol=1e-5
@@ -117,8 +111,8 @@ def test_caa_of_nearly_even_attention_keeps_its_digits():
 def test_wrapped_image():
     rgb = np.array([[[130, 116, 0], [255, 255, 255]]], np.uint8)
     # B: 0 - 104.008 -> -104 -> 152; G: 116 - 116.669 -> -0.669 -> 0; R: 130 - 122.675 -> 7
-    assert refine.crf_image(rgb, "wrapped-bgr").tolist() == [[[152, 0, 7], [150, 138, 132]]]
-    assert refine.crf_image(rgb, "rgb").tolist() == rgb.tolist()
+    assert crf_image(rgb, "wrapped-bgr").tolist() == [[[152, 0, 7], [150, 138, 132]]]
+    assert crf_image(rgb, "rgb").tolist() == rgb.tolist()
 
 
 def test_crf_follows_the_edge_of_the_image():
@@ -128,7 +122,7 @@ def test_crf_follows_the_edge_of_the_image():
     scores[1] = 0.2
     scores[1, :, 12:] = 0.9  # two columns short of the edge
     scores[0] = 1 - scores[1]
-    probabilities = refine.crf(scores, rgb, CRF)
+    probabilities = crf(MaskContext(scores, rgb), CrfSettings())
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
     label = probabilities.argmax(axis=0)
@@ -139,19 +133,19 @@ def test_crf_follows_the_edge_of_the_image():
 def test_crf_survives_zeros_and_ones():
     scores = np.zeros((3, 7, 5), np.float16)
     scores[0] = 1
-    probabilities = refine.crf(scores, np.zeros((7, 5, 3), np.uint8), CRF)
+    probabilities = crf(MaskContext(scores, np.zeros((7, 5, 3), np.uint8)), CrfSettings())
     assert np.isfinite(probabilities).all()
     assert not probabilities.argmax(axis=0).any()
 
 
 def test_no_refinement_keeps_scores():
     scores = np.random.default_rng(0).random((3, 4, 5)).astype(np.float16)
-    np.testing.assert_array_equal(refine.no_refinement(scores, None, {}), scores)
+    np.testing.assert_array_equal(none(MaskContext(scores, np.zeros((4, 5, 3), np.uint8))), scores)
 
 
-def test_lookup_lists_what_is_known():
-    with pytest.raises(InputError, match="refinement: crf2 is unknown; known are crf, none"):
-        lookup(refine.MASK_REFINEMENTS, "crf2", "refinement")
+def test_an_unknown_refinement_is_refused_with_those_that_are_known():
+    with pytest.raises(InputError, match=r"must be one of crf, none, par, or .* got crf2"):
+        method("refinement", "crf2")
 
 
 def test_the_fast_backend_gives_the_labels_of_the_reference(caplog):
@@ -159,7 +153,8 @@ def test_the_fast_backend_gives_the_labels_of_the_reference(caplog):
     rgb = cv2.GaussianBlur(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8), (0, 0), 3)
     scores = cv2.GaussianBlur(rng.random((60, 80, 3), dtype=np.float32), (0, 0), 5)
     scores = scores.transpose(2, 0, 1).astype(np.float16)
-    found = [refine.crf(scores, rgb, {**CRF, "backend": name}) for name in ("pydensecrf", "fast")]
+    context = MaskContext(scores, rgb)
+    found = [crf(context, CrfSettings(backend=name)) for name in ("pydensecrf", "fast")]
     assert (found[0].argmax(axis=0) == found[1].argmax(axis=0)).mean() >= 0.9999
     np.testing.assert_allclose(found[0], found[1], atol=1e-3)
     assert not caplog.records
@@ -170,24 +165,27 @@ def test_a_fallback_is_said(monkeypatch, caplog):
         fallbacks.append("no reason")
         return np.zeros((len(unary), *rgb.shape[:2]), np.float32)
 
-    monkeypatch.setattr("clip_wsss.masks.refine.fast", fallback)
+    monkeypatch.setattr("clip_wsss.masks.refinements.crf.fast", fallback)
     rgb = np.zeros((4, 6, 3), np.uint8)
-    refine.crf(np.full((2, 4, 6), 0.5, np.float16), rgb, {**CRF, "backend": "fast"})
-    assert "pydensecrf did an image of 6 x 4: no reason" in caplog.text
+    crf(MaskContext(np.full((2, 4, 6), 0.5, np.float16), rgb), CrfSettings(backend="fast"))
+    assert "pydensecrf did one of 6 x 4: no reason" in caplog.text
 
 
 def test_par_is_a_mask_refinement():
     rgb = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
     scores = np.random.default_rng(1).random((3, 20, 24)).astype(np.float16)
-    own = ParSettings(iterations=3).model_dump()
-    found = lookup(refine.MASK_REFINEMENTS, "par", "refinement")(scores, rgb, own)
-    np.testing.assert_array_equal(found, par(scores, rgb, own))
+    own, context = ParSettings(iterations=3), MaskContext(scores, rgb)
+    found = method("refinement", "par").bound({"iterations": 3})(context)
+    np.testing.assert_array_equal(found, par(context, own))
     assert found.shape == scores.shape
     assert found.dtype == np.float32
 
 
-def test_settings_of_other_methods_are_not_used():
-    entry = {"par": {"iterations": 3}, "crf": {"iterations": 4}, "background_power": 2.0}
-    for method, kept in (("none", set()), ("crf", {"crf"}), ("par", {"par"})):
-        used = validated(Masks, entry | {"refinement": method}, "masks").used()
-        assert used.keys() - {"refinement", "background_power"} == kept
+def test_settings_of_other_methods_are_refused():
+    entry = {"par": {"iterations": 3}, "background_power": 2.0, "refinement": "par"}
+    used = validated_entry("masks", entry, "masks").used()
+    assert used == entry
+    with pytest.raises(InputError, match="crf: unknown key `crf`"):
+        validated_entry("masks", entry | {"crf": {"iterations": 4}}, "masks")
+    without = validated_entry("masks", entry | {"crf": None}, "masks")
+    assert without.used() == used, "null takes out what a parent says"

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from weclip_cases import needs_fixtures, tensor, unfolded_par
 
-from clip_wsss.masks.par import ParSettings, par, spread
+from clip_wsss.masks.context import MaskContext
+from clip_wsss.masks.refinements.par import ParSettings, par, spread
 
 
 @needs_fixtures
@@ -50,7 +51,7 @@ def test_a_map_follows_the_edge_of_the_image():
     right = np.zeros((40, 40), np.float16)
     right[:, 16:] = 0.8  # four columns too far
     scores = np.stack([1 - right, right])
-    refined = par(scores, rgb, {"iterations": 10})
+    refined = par(MaskContext(scores, rgb), ParSettings(iterations=10))
     assert refined.dtype == np.float32
     assert refined.shape == (2, 40, 40)
     assert refined.min() >= 0
@@ -63,7 +64,8 @@ def test_a_map_follows_the_edge_of_the_image():
 def test_no_iteration_gives_the_scores():
     scores = np.random.default_rng(0).random((3, 5, 6)).astype(np.float16)
     rgb = np.zeros((5, 6, 3), np.uint8)
-    np.testing.assert_array_equal(par(scores, rgb, {"iterations": 0}), scores.astype(np.float32))
+    unchanged = par(MaskContext(scores, rgb), ParSettings(iterations=0))
+    np.testing.assert_array_equal(unchanged, scores.astype(np.float32))
 
 
 def test_settings_are_checked():

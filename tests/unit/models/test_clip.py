@@ -155,6 +155,16 @@ class TestRefusals:
             match = "visual.head has no place"
         refused(write_model(tmp_path, texts_config(), state), match)
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    def test_one_value_that_is_not_finite(self, tmp_path, state, value):
+        """It would make every map zero, without a word."""
+        state = {name: tensor.clone() for name, tensor in state.items()}
+        state["visual.transformer.resblocks.0.mlp.c_fc.weight"][3, 4] = value
+        files = write_model(tmp_path, texts_config(), state)
+        refused(
+            files, r"model\.pt: visual\.transformer\.resblocks\.0\.mlp\.c_fc\.weight holds NaN or"
+        )
+
     def test_openai_format_with_gelu(self, tmp_path, state):
         config = texts_config() | {"quick_gelu": False}
         files = write_model(tmp_path, config, state)
@@ -339,8 +349,8 @@ class TestTower:
         expected = clip.network.encode_image(batch, normalize=True)
         torch.testing.assert_close(clip.cls_features(batch), expected, atol=1e-5, rtol=1e-5)
         x, maps = clip.trunk(batch, 9)
-        block = clip.visual.transformer.resblocks[-1]
-        tokens, maps[:, -1] = clip.last_block(x, block.ln_1(x), True)
+        tokens = clip.last_block(x, clip.normed(x))
+        maps[:, -1] = clip.attention(-1, x)
         patches = (size // clip.patch[0]) ** 2
         assert maps.shape == (2, 3, patches, patches)
         assert maps.min() >= 0

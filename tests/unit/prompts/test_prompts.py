@@ -154,6 +154,17 @@ def test_bad_images_of_the_ranking(clip, tmp_path):
     assert prompt["chosen_by"] == "sharpness"
 
 
+def test_an_image_without_a_class_ranks_nothing(clip, tmp_path):
+    dataset = Photographs()
+    dataset.classes["i1"] = []
+    write_image_features(dataset, "train", clip, tmp_path / "f.npz")
+    with np.load(tmp_path / "f.npz") as file:
+        assert file["ids"].tolist() == ["i0", "i2", "i3", "i4"]
+        assert file["reasons"].tolist() == ["has no class, so it ranks nothing"]
+    _, prompt, _ = run(clip, tmp_path, entry(), dataset, tmp_path / "f.npz")
+    assert prompt["chosen_by"] == "sharpness"
+
+
 @pytest.mark.parametrize("score", ["cls", "patches"])
 @pytest.mark.parametrize("spread", ["variance", "deviation"])
 def test_the_sharpest_template_is_chosen(clip, tmp_path, score, spread):

@@ -8,6 +8,7 @@ import synthetic
 
 from clip_wsss.core.archives import MASKS, EncodedImage, write_archive
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import write_json
 from clip_wsss.core.maps import read_maps, write_maps
 from clip_wsss.report import views as report_views
 from clip_wsss.report.tables import heatmaps, ladder, plain_table, runs_table
@@ -282,6 +283,16 @@ def test_left_out_images_are_listed(tmp_path):
         assert (item["cells"]["mask"] != "!no pseudo mask") is there
 
 
+def test_warnings_of_the_check_are_shown(tmp_path):
+    made = synthetic.build(tmp_path, runs=synthetic.ladder()[:1])
+    write_tables(made.plan)
+    assert "The check of the data" not in report_of(made, tmp_path / "r.html")
+    write_json(made.root / "data/check.json", {"warnings": ["split <b>: 3 images"]})
+    html = report_of(made, tmp_path / "r.html")
+    assert "The check of the data: 1 warning</summary>" in html
+    assert "<li>split &lt;b&gt;: 3 images</li>" in html
+
+
 def test_left_out_images_are_listed_without_masks(tmp_path):
     content = synthetic.content(tmp_path)
     content["dataset"]["on_bad_image"] = "skip"
@@ -359,3 +370,8 @@ def test_any_csv_can_be_shown():
         "text": "1,234", "extra": "", "value": 1234.5, "number": True
     }  # fmt: skip
     assert [cell["text"] for cell in table["rows"][1]] == ["–", "–"]
+
+
+def test_the_files_of_a_run_say_whose_weights_they_are(made, html):
+    rows = html.count("<dt>weights of demo</dt><dd>licence MIT, source trained here")
+    assert rows == sum(run.cam is not None for run in made.plan.graph.runs)

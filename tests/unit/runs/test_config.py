@@ -9,18 +9,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.masks.par import ParSettings
+from clip_wsss.core.methods import KINDS, method, registered, with_methods
+from clip_wsss.labels.weclip import LabelSettings
+from clip_wsss.masks.refinements.par import ParSettings
 from clip_wsss.runs import settings_docs
 from clip_wsss.runs.config import load_config, read_config, read_yaml, with_parents
 from clip_wsss.runs.online import OnlineSettings
 from clip_wsss.runs.settings import (
     ENTRIES,
-    Affinity,
     Config,
-    Masks,
     Segmentation,
     Settings,
-    validated,
+    validated_entry,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -43,34 +43,23 @@ def test_shipped_configs_are_valid(path):
     assert read_config(path).cam["clip-es"].position_embedding.round == "float16"
 
 
-def _fields(kind):
-    """Names of the fields of settings, with those of their parts."""
+def _undescribed(kind):
+    """Fields of settings, and of their parts, that hold a value and have no description."""
     for name, field in kind.model_fields.items():
-        yield name
-        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(inner, type) and issubclass(inner, Settings):
-                yield from _fields(inner)
+        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        parts = [one for one in inner if isinstance(one, type) and issubclass(one, Settings)]
+        for part in parts:
+            yield from _undescribed(part)
+        if not parts and not field.description:
+            yield f"{kind.__name__}.{name}"
 
 
-def test_every_setting_is_commented_or_described():
-    files = [ROOT / "config/config.yaml", ROOT / "config/voc12.yaml"]  # the latter has `sources`
-    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    commented = {line.split(":")[0].strip(" -") for line in text.splitlines() if " # " in line}
-    described = {
-        name
-        for kind in ENTRIES.values()
-        for name, field in kind.model_fields.items()
-        if field.description
-    }
-    parents = {"dataset", "demo", "runs", "models", "texts", "cam", "affinity", "masks"}
-    parents |= {"segmentation", "inference", "evaluation", "compute", "splits", "sources"}
-    parents |= {"position_embedding", "crf", "par", "method"}
-    replacements = {"path", "url", "mirrors", "md5"}  # docs/datasets.md
-    crf = {"iterations", "gaussian_sxy", "gaussian_compat"}
-    crf |= {"bilateral_sxy", "bilateral_srgb", "bilateral_compat"}
-    missing = set(_fields(Config)) - commented - described - parents - replacements - crf
-    assert not missing
-    for kind in (ParSettings, OnlineSettings):
+def test_every_setting_is_described():
+    found = [name for kind in (Config, *ENTRIES.values()) for name in _undescribed(kind)]
+    assert found == [f"Config.{group}" for group in ENTRIES if group != "texts"]  # mappings
+    methods = [method(kind, name).settings for kind in KINDS for name in registered(kind)]
+    assert {ParSettings, LabelSettings} <= set(methods)
+    for kind in (OnlineSettings, *filter(None, methods)):
         assert all(field.description for field in kind.model_fields.values())
 
 
@@ -113,7 +102,10 @@ def test_every_setting_is_commented_or_described():
         (lambda c: c["segmentation"]["cgl"].update(segmentor="no.yaml"), "there is no file no"),
         (lambda c: c["dataset"].update(vocabulary="no.yaml"), "no.yaml: there is no such file"),
         (lambda c: c["evaluation"].update(published="no.csv"), "evaluation.published: there is no"),
-        (lambda c: c["segmentation"]["cgl"].update(loss="cross-entropy"), "cgl: mu: 0.95 does not"),
+        (
+            lambda c: c["segmentation"]["cgl"].update(loss="cross-entropy", mu=0.9),
+            "cgl: mu: 0.9 does not",
+        ),
         (lambda c: c["masks"].update({"a/b": c["masks"]["crf"]}), "masks.a/b: `a/b` may hold"),
         (lambda c: c["dataset"].update(name=".."), "dataset.name: `..` may hold"),
         (lambda c: c["dataset"].update(name="a\nb"), "dataset.name: "),
@@ -144,17 +136,17 @@ def test_a_bad_vocabulary_gets_one_line_that_names_its_file(demo, tmp_path, text
 
 
 def test_whole_numbers_are_numbers():
-    assert validated(Affinity, {"threshold": 0}, "x").threshold == 0.0
-    assert validated(Masks, {"background_power": 2}, "x") == validated(
-        Masks, {"background_power": 2.0}, "x"
+    assert validated_entry("affinity", {"threshold": 0}, "x").threshold == 0.0
+    assert validated_entry("masks", {"background_power": 2}, "x") == validated_entry(
+        "masks", {"background_power": 2.0}, "x"
     )
 
 
 def test_what_is_not_used_is_left_out_of_the_key():
-    crf = {"iterations": 5}
-    assert "crf" not in Masks(refinement="none", crf=crf).used()
-    assert Masks(refinement="crf", crf=crf).used()["crf"] == {"iterations": 5}
-    assert "scoring" not in Masks(refinement="crf", scoring="oracle").used()
+    entry = {"refinement": "crf", "crf": {"iterations": 5, "gaussian_sxy": 1.0}}
+    assert validated_entry("masks", entry, "x").used()["crf"] == {"iterations": 5}
+    assert "crf" not in validated_entry("masks", {"refinement": "crf"}, "x").used()
+    assert "scoring" not in validated_entry("masks", {"scoring": "oracle"}, "x").used()
 
 
 def test_mu_is_the_papers_unless_the_loss_counts_all_pixels():
@@ -173,10 +165,25 @@ def _write(folder, name, content):
 
 
 def test_parents_are_merged_in_their_order_and_lists_replaced(tmp_path):
-    first = _write(tmp_path, "first.yaml", {"a": {"x": 1, "y": 1}, "b": [1, 2]})
-    second = _write(tmp_path, "second.yaml", {"a": {"y": 2}, "c": 3})
-    own = {"inherits": [first, second], "a": {"z": 9}, "b": [7]}
-    assert with_parents(own, "own.yaml") == {"a": {"x": 1, "y": 2, "z": 9}, "b": [7], "c": 3}
+    first = {"compute": {"threads": 1, "batch": 1}, "runs": {"tables": ["a", "b"]}}
+    second = {"compute": {"batch": 2}, "evaluation": {"seed": 3}}
+    parents = [_write(tmp_path, "1.yaml", first), _write(tmp_path, "2.yaml", second)]
+    own = {"inherits": parents, "compute": {"workers": 9}, "runs": {"tables": ["c"]}}
+    assert with_parents(own, "own.yaml") == {
+        "compute": {"threads": 1, "batch": 2, "workers": 9},
+        "runs": {"tables": ["c"]},
+        "evaluation": {"seed": 3},
+    }
+
+
+def test_a_parent_is_checked_by_itself(tmp_path):
+    path = _write(tmp_path, "parent.yaml", {"affinity": {"x": {"power": 0}}})
+    with pytest.raises(InputError, match=r"parent\.yaml: affinity\.x\.power: must be at least 1"):
+        with_parents({"inherits": [path]}, "own.yaml")
+    _write(tmp_path, "parent.yaml", {"segmentation": {"x": {"iterations": 5}}})  # no segmentor yet
+    own = {"inherits": [path], "segmentation": {"x": {"mu": 2}}}
+    with pytest.raises(InputError, match=r"own\.yaml: segmentation\.x\.mu: must be at most 1"):
+        with_parents(own, "own.yaml")
 
 
 def test_a_cycle_of_parents_is_refused(tmp_path):
@@ -257,15 +264,15 @@ _VALUES = st.recursive(
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.sampled_from(sorted(ENTRIES)), st.data())
 def test_any_value_is_taken_or_refused_in_one_line(group, data):
-    kind = ENTRIES[group]
+    kind = with_methods(ENTRIES[group], {})
     keys = st.sampled_from([*kind.model_fields, "other"])
     content = data.draw(st.dictionaries(keys, _VALUES, max_size=4))
     message = ""
     try:
-        validated(kind, content, "my.yaml: entry")
+        validated_entry(group, content, "my.yaml: entry")
     except InputError as error:
         message = str(error)
-    assert message == "" or message.startswith("my.yaml: entry: ")
+    assert message == "" or message.startswith(("my.yaml: entry.", "my.yaml: entry: "))
     assert "\n" not in message
 
 

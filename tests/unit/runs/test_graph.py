@@ -29,7 +29,9 @@ def _at_the_root(monkeypatch):
 
 @pytest.fixture
 def content():
-    return yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    found = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    found["compute"]["shards"] = 2
+    return found
 
 
 @pytest.fixture
@@ -78,13 +80,13 @@ def moved(one, other):
         (lambda c: c["evaluation"].update(powers=[3.0]), ()),
         (lambda c: c["dataset"]["splits"].update(test="val"), ()),
         (lambda c: c["dataset"].update(root="elsewhere"), ()),
-        (lambda c: c["affinity"]["caa"].pop("power"), ()),
+        (lambda c: c["affinity"]["caa"].update(power=2), ()),
         (lambda c: c["texts"]["photo"].update(template=["a photo of a {}."]), ()),
         (lambda c: c["texts"]["photo"].update(template=1), ()),
         (lambda c: c["texts"]["photo"].update(score="patches"), ()),
         (lambda c: c["masks"]["crf"].update(background_power=1.0), ()),
-        (lambda c: c["segmentation"]["cgl"].pop("mu"), ()),
-        (lambda c: c["inference"]["default"].update(crf={"iterations": 3}), ()),
+        (lambda c: c["segmentation"]["cgl"].update(mu=0.95), ()),
+        (lambda c: c["inference"]["default"].update(crf=None), ()),
         (lambda c: c.update(cam=dict(reversed(c["cam"].items()))), ()),
     ],
 )
@@ -124,6 +126,34 @@ def test_a_comment_in_a_segmentors_file_moves_nothing(graph, tmp_path, content):
     assert folders(graph(change=change)) == folders(graph())
     copied.write_text(copied.read_text("utf-8").replace("lr: 0.01", "lr: 0.02"), encoding="utf-8")
     assert moved(folders(graph(change=change)), folders(graph())) == set(GROUPS[4:])
+
+
+def test_the_clip_of_a_segmentor_is_an_entry_of_models(graph, tmp_path, content):
+    """Its contents count for the training, its name does not, and the job gets the entry."""
+    weights = tmp_path / "other.safetensors"
+    shutil.copy(content["models"]["demo"]["weights"], weights)
+    segmentor = tmp_path / "mine.yaml"
+    text = Path(content["segmentation"]["cgl"]["segmentor"]).read_text("utf-8")
+    segmentor.write_text(text.replace("model: demo ", "model: mine "), encoding="utf-8")
+
+    def change(**entry):
+        def own(config):
+            config["models"]["mine"] = config["models"]["demo"] | entry
+            config["segmentation"]["cgl"]["segmentor"] = str(segmentor)
+
+        return own
+
+    whole = folders(graph())
+    named = graph(change=change())
+    assert folders(named) == whole
+    assert named.paths["full"]["segmentation"].settings["clip"] == content["models"]["demo"]
+    assert folders(graph(change=change(weights=str(weights)))) == whole
+    with weights.open("ab") as file:
+        file.write(b"x")
+    for entry in ({"weights": str(weights)}, {"round_weights": "none"}):
+        assert moved(folders(graph(change=change(**entry))), whole) == set(GROUPS[4:])
+    with pytest.raises(InputError, match=r"backbone\.model: unknown entry of models `mine`"):
+        graph(change=lambda c: c["segmentation"]["cgl"].update(segmentor=str(segmentor)))
 
 
 def test_rows_share_what_they_agree_on(graph):
@@ -284,9 +314,8 @@ ONLINE = "full\tphoto\tsoftmax\tcaa\tweclip\tweclip\tweclip\t0\n"
         (lambda c: c["masks"]["weclip"].update(par={"iterations": 5}), GROUPS[3:]),
         # These it does not use, or they say the same.
         (lambda c: c["masks"]["weclip"].update(scoring="oracle"), ()),
-        (lambda c: c["masks"]["weclip"].update(crf={"iterations": 5}), ()),
         (lambda c: c["masks"]["weclip"].update(par={"iterations": 20}), ()),
-        (lambda c: c["segmentation"]["weclip"]["online"].pop("padding"), ()),
+        (lambda c: c["segmentation"]["weclip"]["online"].update(padding="labelled"), ()),
     ],
 )
 def test_a_setting_of_an_online_row_moves_its_stage_and_what_follows(graph, change, stages):
@@ -329,11 +358,11 @@ def test_the_code_of_online_labels_counts_for_their_trainings_only(graph):
     plan = Plan(graph(ONLINE + FULL.replace("full", "offline")))
     for stage in ("segmentation", "inference"):
         codes = {name: plan.stamp(path[stage])["code"] for name, path in plan.graph.paths.items()}
-        assert codes["full"] == plan.code(f"{stage}-online") != codes["offline"]
-        assert codes["offline"] == plan.code(stage)
+        assert codes["full"] != codes["offline"]
+    made = {name: path["segmentation"] for name, path in plan.graph.paths.items()}
+    assert "clip_wsss.labels.weclip:weclip" in made["full"].methods
+    assert made["offline"].methods == ("clip_wsss.losses.confidence_guided:confidence_guided",)
     offline = module_files("clip_wsss.segmentation.train")
     assert not [name for name in offline if "weclip" in name.split(".")]
-    assert (
-        not {"clip_wsss.prompts.texts", "clip_wsss.cams.gradcam", "clip_wsss.runs.settings"}
-        & offline.keys()
-    )
+    others = {"clip_wsss.prompts.texts", "clip_wsss.cams.backward", "clip_wsss.runs.settings"}
+    assert not others & offline.keys()

@@ -74,19 +74,24 @@ def test_inputs_are_checked_before_the_work(tmp_path, made, capsys):
     with pytest.raises(SystemExit), job(tmp_path / "job.log", reads=[(made.sidecar, STAMP)]):
         started.append(1)
     assert not started
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'masks.zip'}: changed")
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {tmp_path / 'masks.zip'}: changed")
+    assert line.endswith(f" (log: {tmp_path / 'job.log'})\n")
     stale = {**STAMP, "key": "other"}
     with pytest.raises(SystemExit), job(tmp_path / "job.log", reads=[(made.sidecar, stale)]):
         started.append(1)
     assert not started
 
 
-def test_several_outputs_are_kept_only_together(tmp_path, made):
+def test_of_several_outputs_those_are_made_that_are_missing(tmp_path, made):
     second = Made(tmp_path / "b.json", STAMP, {"b": tmp_path / "b.zip"}, {})
     (tmp_path / "b.zip").write_bytes(b"b")
     with job(tmp_path / "job.log", makes=[made, second]) as found:
         assert found.needed
         (tmp_path / "masks.zip").write_bytes(b"masks")
     (tmp_path / "b.json").unlink()
+    before = (tmp_path / "masks.json").stat().st_mtime_ns
     with job(tmp_path / "job.log", makes=[made, second]) as found:
-        assert found.needed
+        assert found.missing == {second.sidecar}
+    assert (tmp_path / "b.json").exists()
+    assert (tmp_path / "masks.json").stat().st_mtime_ns == before

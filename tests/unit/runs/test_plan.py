@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
+from clip_wsss.runs.graph import Graph
 from clip_wsss.runs.plan import CODE, Plan
 from clip_wsss.runs.sidecar import read_sidecar, write_sidecar
 
@@ -104,7 +105,26 @@ def test_settings_of_the_machine_count_where_they_change_the_last_bits(made):
     assert [a != b for a, b in zip(same, stamps(threads=3), strict=True)] == [True, False, True]
     assert [a != b for a, b in zip(same, stamps(batch=3), strict=True)] == [True, False, False]
     assert [a != b for a, b in zip(same, stamps(gpus=2), strict=True)] == [False, False, True]
-    assert stamps(workers=7, device="auto", shards=2) == same
+    assert stamps(workers=7, device="auto", shards=3, predictors=2) == same
+
+
+def test_jobs_of_inference_share_the_trainings_out_and_none_moves(made):
+    def shares(predictors, *left_out):
+        compute = made.config.compute.model_copy(update={"predictors": predictors})
+        runs = [run for run in made.plan.graph.runs if run.name not in left_out]
+        config = made.config.model_copy(update={"compute": compute})
+        return Plan(Graph(config, runs)).shares_of_inference
+
+    assert shares(1) == [made.plan.predicted]
+    three = shares(3)
+    assert len(three) == 3
+    assert sorted((one for share in three for one in share), key=str) == sorted(
+        made.plan.predicted, key=str
+    )
+    last = [run.name for run in made.plan.graph.runs if run.segmentation][-1]
+    fewer = shares(3, last)
+    assert all(set(one) >= set(other) for one, other in zip(three, fewer, strict=True))
+    assert fewer != three
 
 
 def test_scripts_count_as_code(made, tmp_path):

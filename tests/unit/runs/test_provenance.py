@@ -33,7 +33,7 @@ def test_the_file(tmp_path):
     out = tmp_path / "metrics/initial.provenance.json"
     write_provenance(out, [tmp_path / "cams/1.npz"], settings, "cpu", time.time() - 2, tmp_path)
     record = json.loads(out.read_text())
-    assert record["commit"] is None  # no repository here
+    assert record["commit"] == commit()["commit"]  # of the suite, wherever it runs
     assert record["config"]["values"]["dataset"] == {"root": "data/demo"}
     assert record["inputs"] == {"cams/1.npz": sha("maps")}
     assert record["versions"]["numpy"]
@@ -69,6 +69,11 @@ def test_commit_and_whether_the_tree_differs(tmp_path):
     assert found["changed"] is False
     (tmp_path / "a").write_text("2")
     assert commit(tmp_path) == {"commit": found["commit"], "changed": True}
+
+
+def test_an_installed_package_has_no_commit(monkeypatch):
+    monkeypatch.setattr("clip_wsss.runs.provenance.checkout", lambda: None)
+    assert commit() == {"commit": None, "changed": None}
 
 
 def test_many_inputs_have_one_hash_as_of_sha256sum(tmp_path):

@@ -47,7 +47,7 @@ def test_a_cell_is_an_entry_with_changes(config):
 
 
 def test_a_change_may_move_the_default_of_another_field(config):
-    del config["segmentation"]["cgl"]["mu"]
+    assert "mu" not in config["segmentation"]["cgl"]
     config = load_config(config)
     assert runs.resolve(config, "segmentation", "cgl").threshold == 0.95
     assert runs.resolve(config, "segmentation", "cgl,loss=cross-entropy").threshold == 0
@@ -171,6 +171,7 @@ def test_a_bad_table_gets_one_line(read, text, line):
     [
         ({"precision": "amp"}, "precision: amp needs CUDA"),
         ({"init": "no.pth"}, "init: there is no file no.pth"),
+        ({"init": "pyproject.toml"}, r"pyproject\.toml: not a checkpoint that can be read"),
         (
             {"segmentor": "config/segmentors/deeplabv2-r101-coco.yaml"},
             "starts from weights that the run must name",
@@ -234,3 +235,10 @@ def test_a_bad_sweep_gets_one_line(config, read, sweep, line):
     config["runs"]["sweeps"] = [sweep]
     with pytest.raises(InputError, match=line):
         read(HEADER + ROW)
+
+
+@pytest.mark.parametrize("name", ["folder", "images"])
+def test_the_tables_of_own_data_make_masks_only(name):
+    found = runs.read_runs(read_config(ROOT / f"config/{name}.yaml"))
+    assert found
+    assert all(run.masks and run.segmentation is None for run in found)

@@ -15,10 +15,9 @@ from clip_wsss.core.maps import ImageMaps, write_maps
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.masks.write import labels_and_confidence
 from clip_wsss.score.confusion import miou
-from clip_wsss.score.metrics import evaluate_labels, evaluate_maps
+from clip_wsss.score.metrics import Measurement, measure
 
 POWERS = [1, 2, 4]
-META = {"stage": "initial", "split": "train", "precision": "float32"}
 NAMES = ["a", "b", "c"]
 
 
@@ -63,11 +62,14 @@ def shards(tmp_path):
     return paths, {image.id: image for image in made}
 
 
-def score(settings, paths, tmp_path, powers=POWERS):
-    return evaluate_maps(
-        open_dataset(settings), NAMES, paths, powers,
-        tmp_path / "out/m.json", tmp_path / "out/m.parquet", META,
-    )  # fmt: skip
+def measured(settings, stage, read, out, split="train", **more):
+    """What one measurement finds, whose files are m.json and m.parquet in a folder."""
+    one = Measurement(stage, read, out / "m.json", out / "m.parquet", "float32", **more)
+    return measure(open_dataset(settings), split, [one])[0]
+
+
+def score(settings, paths, tmp_path, powers=POWERS, **more):
+    return measured(settings, "initial", paths, tmp_path / "out", powers=powers, **more)
 
 
 def write(path, labels, codes=None, skipped=None):
@@ -82,11 +84,8 @@ def write(path, labels, codes=None, skipped=None):
     return [path]
 
 
-def score_labels(settings, archives, tmp_path, *more):
-    return evaluate_labels(
-        open_dataset(settings), "train", archives, "mask",
-        tmp_path / "m.json", tmp_path / "m.parquet", META, *more,
-    )  # fmt: skip
+def score_labels(settings, archives, tmp_path, confidence=None):
+    return measured(settings, "mask", archives, tmp_path, confidence=confidence)
 
 
 def test_maps_score_as_the_masks_made_of_them(settings, shards, tmp_path):
@@ -143,6 +142,9 @@ def test_the_json_follows_from_the_counts(settings, shards, tmp_path):
 def test_the_oracle_chooses_among_the_powers(settings, shards, tmp_path):
     found = score(settings, shards[0], tmp_path)
     others = [power for power in POWERS if power != found["oracle"]["power"]]
+    swept = score(settings, shards[0], tmp_path, sweep=others)
+    assert swept["powers"] == found["powers"]
+    assert swept["oracle"]["power"] in others
     assert score(settings, shards[0], tmp_path, others)["oracle"]["power"] in others
     with pytest.raises(InputError, match=r"evaluation\.powers: must list a background power"):
         score(settings, shards[0], tmp_path, [])
@@ -166,21 +168,72 @@ def test_two_runs_write_the_same_bytes(settings, shards, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["m.json", "m.parquet"]
 
 
+@pytest.fixture
+def several(shards, tmp_path):
+    """Measurements of the same two shards: two of maps and one of masks."""
+    rng = np.random.default_rng(2)
+    codes = {name: np.full((20, 30), 60, np.uint8) for name in [*NAMES, "other"]}
+    labels = {name: rng.integers(0, 3, (20, 30)) for name in codes}
+    archives = [
+        *write(tmp_path / "1.zip", {name: labels[name] for name in "ca"}, codes),
+        *write(tmp_path / "2.zip", {name: labels[name] for name in ("b", "other")}, codes),
+    ]
+
+    def make(folder):
+        def one(name, stage, read, **more):
+            return Measurement(
+                stage, read, folder / f"{name}.json", folder / f"{name}.parquet", "float32", **more
+            )
+
+        return [
+            one("all", "initial", shards[0], powers=POWERS),
+            one("two", "refined", shards[0], powers=[1, 4]),
+            one("masks", "mask", archives, confidence=folder / "confidence.parquet"),
+        ]
+
+    return make
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_several_measurements_are_what_each_is_alone(settings, several, tmp_path, workers):
+    dataset = open_dataset(settings)
+    together = measure(dataset, "train", several(tmp_path / "together"), workers)
+    alone = [measure(dataset, "train", [one])[0] for one in several(tmp_path / "alone")]
+    assert together == alone
+    files = sorted(path.name for path in (tmp_path / "alone").iterdir())
+    assert len(files) == 7
+    for name in files:
+        assert (tmp_path / "together" / name).read_bytes() == (
+            tmp_path / "alone" / name
+        ).read_bytes()
+
+
+def test_the_ground_truth_is_read_once_for_all(settings, several, tmp_path, monkeypatch):
+    dataset, read = open_dataset(settings), []
+    mask = dataset.mask
+    monkeypatch.setattr(dataset, "mask", lambda name: read.append(name) or mask(name))
+    measure(dataset, "train", several(tmp_path / "out"))
+    assert sorted(read) == NAMES
+
+
+def test_an_image_in_two_shards_is_refused(settings, tmp_path):
+    archives = [*write(tmp_path / "1.zip", {"a": 0, "b": 0}), *write(tmp_path / "2.zip", {"b": 0})]
+    with pytest.raises(InputError, match=r"2\.zip: names b, and so does .*1\.zip; delete"):
+        score_labels(settings, archives, tmp_path)
+
+
 def test_a_class_that_is_only_predicted_has_no_iou(settings, tmp_path):
     for name in NAMES:
         write_label(tmp_path / f"data/SegmentationClass/{name}.png", np.zeros((20, 30)))
-    found = evaluate_labels(
-        open_dataset(settings), "train", write(tmp_path / "p.zip", dict.fromkeys(NAMES, 2)),
-        "segmentation", tmp_path / "m.json", tmp_path / "m.parquet",
-        {"precision": "amp", "seed": 3},
-    )  # fmt: skip
+    archives = write(tmp_path / "p.zip", dict.fromkeys(NAMES, 2))
+    found = measured(settings, "segmentation", archives, tmp_path, seed=3)
     assert json.loads((tmp_path / "m.json").read_text()) == found
     assert list(found) == [
         "stage", "dataset", "split", "images", "seed", "precision", "skipped",
         "miou", "iou", "unlabelled",
     ]  # fmt: skip
     assert found["iou"] == {"background": 0.0, "cat": None, "dog": None}
-    assert (found["miou"], found["seed"], found["precision"]) == (0.0, 3, "amp")
+    assert (found["miou"], found["seed"], found["precision"]) == (0.0, 3, "float32")
     assert (found["stage"], found["split"], found["unlabelled"]) == ("segmentation", "train", 0)
 
 
@@ -313,20 +366,20 @@ def test_maps_and_labels_of_the_public_code_score_as_it_says(settings, tmp_path)
         "labels": "xml",
         "masks": "SegmentationClassAug",
     }
-    dataset, labels, shards = open_dataset(settings), [], {"cam_grid": [], "caa_grid": []}
+    labels, shards = [], {"cam_grid": [], "caa_grid": []}
     for name in expected["ids"]:
         with np.load(golden / f"{name}.npz") as image:
             size = tuple(map(int, image["size"]))
             for grid, images in shards.items():
                 images.append(ImageMaps(name, size, image["keys"], image[grid]))
             labels.append(encode_image(name, image["crf_label"]))
-    out = tmp_path / "m.json", tmp_path / "m.parquet", META
     powers = range(1, 11)
     for grid, title in (("cam_grid", "initial"), ("caa_grid", "caa")):
         write_maps(tmp_path / "golden.npz", shards[grid])
-        found = evaluate_maps(dataset, expected["ids"], [tmp_path / "golden.npz"], powers, *out)
+        golden_maps = [tmp_path / "golden.npz"]
+        found = measured(settings, "initial", golden_maps, tmp_path, "parity", powers=powers)
         for power in powers:
             assert found["powers"][str(power)] == expected["mIoU"][f"{title}_pow{power}"]
     write_archive(tmp_path / "crf.zip", "predictions", labels)
-    found = evaluate_labels(dataset, "parity", [tmp_path / "crf.zip"], "mask", *out)
+    found = measured(settings, "mask", [tmp_path / "crf.zip"], tmp_path, "parity")
     assert found["miou"] == expected["mIoU"]["crf"]

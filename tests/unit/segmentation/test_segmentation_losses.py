@@ -14,11 +14,10 @@ from mmseg.structures import SegDataSample
 
 from clip_wsss.core.confidence import EDGES, decode, encode
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.methods import registered
 from clip_wsss.segmentation.losses import (
-    LOSSES,
-    BalancedLoss,
-    ConfidenceGuidedLoss,
     ConfidenceSampler,
+    PixelLoss,
     loss_config,
     pack,
 )
@@ -40,7 +39,7 @@ def test_known_answer():
     logits = torch.tensor([[[[0.0, 1.0, 5.0]], [[0.0, 0.0, 5.0]]]])
     label = torch.tensor([[[0, 0, 1]]])
     confidence = torch.tensor([[[0.95, 0.96, 0.949]]])
-    loss = ConfidenceGuidedLoss(mu=0.95)(logits, label, confidence)
+    loss = PixelLoss("confidence-guided", mu=0.95)(logits, label, confidence)
     assert loss.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-1))) / 2)
 
 
@@ -49,9 +48,9 @@ def test_a_balanced_loss_averages_foreground_and_background_apart():
     logits[0, 0, 0, :4] = 2.0
     label = torch.tensor([[[0, 0, 0, 0, 2]]])
     background = -torch.log_softmax(torch.tensor([2.0, 0, 0]), 0)[0]
-    loss = BalancedLoss()(logits, label)
+    loss = PixelLoss("balanced")(logits, label)
     assert loss.item() == pytest.approx(((background + math.log(3)) / 2).item())
-    only_background = BalancedLoss()(logits[..., :4], label[..., :4])
+    only_background = PixelLoss("balanced")(logits[..., :4], label[..., :4])
     assert only_background.item() == pytest.approx(background.item() / 2)
 
 
@@ -59,7 +58,7 @@ def test_a_balanced_loss_averages_foreground_and_background_apart():
 def test_cgl_equals_the_255_export(seed, mu):
     """Writing 255 where the confidence is below mu, and torch's mean over the rest, is CGL."""
     logits, label, confidence = batch(seed)
-    guided = ConfidenceGuidedLoss(mu=mu)(logits, label, confidence)
+    guided = PixelLoss("confidence-guided", mu=mu)(logits, label, confidence)
     (gradient,) = torch.autograd.grad(guided, logits)
 
     exported = label.where(confidence >= mu, 255)
@@ -84,13 +83,15 @@ def test_cgl_equals_a_loop_over_the_pixels(seed, mu):
         if label[n, y, x] != 255 and confidence[n, y, x] >= torch.tensor(mu)
     ]
     expected = torch.stack(terms).mean() if terms else torch.tensor(0.0)
-    torch.testing.assert_close(ConfidenceGuidedLoss(mu=mu)(logits, label, confidence), expected)
+    torch.testing.assert_close(
+        PixelLoss("confidence-guided", mu=mu)(logits, label, confidence), expected
+    )
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", registered("loss"))
 def test_no_pixel_that_counts_gives_zero_with_a_gradient_of_zero(name):
     logits, label, confidence = batch(0)
-    loss = LOSSES[name](mu=0.0)(logits, torch.full_like(label, 255), confidence)
+    loss = PixelLoss(name)(logits, torch.full_like(label, 255), confidence)
     loss.backward()
     assert loss.item() == 0
     assert (logits.grad == 0).all()
@@ -99,7 +100,7 @@ def test_no_pixel_that_counts_gives_zero_with_a_gradient_of_zero(name):
 def test_an_infinite_loss_of_a_pixel_that_does_not_count_leaves_no_trace():
     logits = torch.tensor([[[[0.0, -math.inf]], [[0.0, 0.0]]]], requires_grad=True)
     label, confidence = torch.tensor([[[0, 0]]]), torch.tensor([[[1.0, 0.1]]])
-    loss = ConfidenceGuidedLoss(mu=0.5)(logits, label, confidence)
+    loss = PixelLoss("confidence-guided", mu=0.5)(logits, label, confidence)
     loss.backward()
     assert loss.item() == pytest.approx(math.log(2))
     assert torch.isfinite(logits.grad).all()
@@ -123,7 +124,11 @@ def test_cross_entropy_counts_all_pixels():
 @pytest.mark.parametrize(
     ("name", "mu", "message"),
     [
-        ("confidence-guide", 0.5, "unknown loss `confidence-guide`; did you mean"),
+        (
+            "confidence-guide",
+            0.5,
+            "must be one of balanced, confidence-guided, cross-entropy, or .* got confidence-guide",
+        ),
         ("confidence-guided", 1.5, "segmentation.mu: .* got 1.5"),
         ("balanced", -0.1, "segmentation.mu: .* got -0.1"),
         ("confidence-guided", 0.955, "segmentation.mu: .* got 0.955; .* 0.95"),
@@ -158,7 +163,9 @@ def test_the_code_of_a_pixel_counts_where_its_confidence_would(confidence, mu):
     """Also for a mu in double precision, as a config gives it."""
     packed = pack(np.zeros((1, 1), np.uint8), encode(np.float32([[confidence]])))
     weight = ConfidenceSampler().sample(None, torch.from_numpy(packed).long()[None, None])
-    loss = ConfidenceGuidedLoss(mu=mu)(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1).long(), weight)
+    loss = PixelLoss("confidence-guided", mu=mu)(
+        torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1).long(), weight
+    )
     assert (loss.item() > 0) == (np.float32(confidence) >= np.float32(mu))
 
 
@@ -185,7 +192,7 @@ def test_a_head_of_the_zoo_hands_the_confidence_to_the_loss(head):
         SegDataSample(gt_sem_seg=PixelData(data=torch.tensor(p).long()[None])) for p in packed
     ]
     losses = model.loss_by_feat(logits, samples)
-    expected = ConfidenceGuidedLoss(mu=0.6)(logits, label, confidence)
+    expected = PixelLoss("confidence-guided", mu=0.6)(logits, label, confidence)
     torch.testing.assert_close(losses["loss_seg"], expected)
     labelled = label != 255
     right = (logits.argmax(1) == label)[labelled].float().mean() * 100

@@ -5,19 +5,23 @@ import json
 import pickle
 import tarfile
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmseg.registry import DATASETS
+import yaml
+from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 from segmentation_case import CLASSES, Case
 
 from clip_wsss.core.archives import Archive, encode_image, write_archive
+from clip_wsss.core.confidence import EDGES
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256, voc_palette
 from clip_wsss.segmentation import data, hooks
 from clip_wsss.segmentation.data import CountingSampler, RandomScale, read_masks
+from clip_wsss.segmentation.losses import pack
 from clip_wsss.segmentation.predict import Predictor, predict
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor
 from clip_wsss.segmentation.submission import FOLDER, write_submission
@@ -28,6 +32,13 @@ PIPELINE = [
     {"type": "RandomCrop", "crop_size": 32},
     {"type": "RandomFlip", "prob": 0.5},
 ]
+
+OPTIM = {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.01}}
+
+
+def code(confidence: float) -> int:
+    """The code whose edge a threshold is."""
+    return int(np.flatnonzero(np.isclose(EDGES, confidence))[0])
 
 
 @pytest.fixture
@@ -143,6 +154,8 @@ def test_processes_share_the_sample_numbers(monkeypatch):
         sampler = CountingSampler(range(5))
         sampler.start = 3
         assert list(islice(sampler, 2)) == [6 + rank, 8 + rank]
+        sampler = CountingSampler(range(5), whole=3)  # batches of three, every other one
+        assert list(islice(sampler, 4)) == [3 * rank, 3 * rank + 1, 3 * rank + 2, 6 + 3 * rank]
 
 
 def test_skipped_images_are_left_out_and_damaged_masks_are_not(case):
@@ -163,6 +176,21 @@ def test_skipped_images_are_left_out_and_damaged_masks_are_not(case):
     case.write_masks("predictions")
     with pytest.raises(InputError, match="holds predictions; train on masks"):
         read_masks([case.masks])
+
+
+def test_images_without_a_class_are_trained_on_if_asked(case):
+    first, *others = case.ids
+    rows = "".join(f"{name},{'' if name == first else 'cat'}\n" for name in case.ids)
+    (case.root / "labels.csv").write_text(f"image,labels\n{rows}")
+    case.dataset |= {"labels": str(case.root / "labels.csv"), "negatives": "background"}
+    case.dataset["train_negatives"] = False
+    assert [item["id"] for item in open_samples(case).load_data_list()] == others
+    case.dataset["train_negatives"] = True
+    assert [item["id"] for item in open_samples(case).load_data_list()] == case.ids
+    (case.root / "labels.csv").write_text(f"image,labels\n{rows}".replace("cat", ""))
+    case.dataset["train_negatives"] = False
+    with pytest.raises(InputError, match=r"dataset\.train_negatives: false, and no image has a"):
+        open_samples(case)
 
 
 def test_masks_that_do_not_fit_are_one_line(case):
@@ -215,6 +243,61 @@ def test_the_log_has_a_row_an_update(trained):
     assert [int(row["iteration"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     assert all(float(row["loss"]) > 0 for row in rows)
     assert {float(row["lr"]) for row in rows} == {0.01}  # the rate moves every 10 updates
+
+
+def test_an_empty_or_missing_log_is_written_again_from_the_checkpoint(trained, monkeypatch):
+    """A power cut may empty it, or lose it, while the checkpoint is whole."""
+
+    def kill(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 9:
+            raise KeyboardInterrupt
+
+    for spoil in (lambda path: path.write_bytes(b""), Path.unlink):
+        monkeypatch.setattr(hooks.PlainCheckpointHook, "before_train_iter", kill, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            run(trained, "killed")
+        monkeypatch.undo()
+        spoil(trained.root / "work/log.csv")
+        assert run(trained, "killed") == sha256(trained.root / "out/checkpoint.pth")
+        log = (trained.root / "killed/log.csv").read_bytes()
+        assert log == (trained.root / "out/log.csv").read_bytes()
+
+
+def test_pixels_that_count_are_counted(case, trained, caplog):
+    """By hand: the codes of each sample's crop that reach mu, summed over both of an update."""
+    with (trained.root / "out/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    samples = open_samples(trained, read_segmentor(trained.entry["segmentor"]).train_pipeline)
+    for update, row in enumerate(rows):
+        packed = [samples[number]["gt_seg_map"] for number in range(4 * update, 4 * update + 4)]
+        wanted = sum(int(((x >> 8 >= code(0.9)) & (x & 255 != 255)).sum()) for x in packed)
+        assert int(row["pixels"]) == wanted
+    meta = json.loads(torch.load(trained.root / "out/checkpoint.pth", weights_only=True)["meta"])
+    assert meta["updates_without_pixels"] == 0
+    for name in case.ids[:4]:
+        case.codes[name] = np.zeros_like(case.codes[name])
+    case.write_masks()
+    case.segmentor(train_dataloader={"batch_size": 1}, optim_wrapper=OPTIM)
+    run(case)
+    with (case.root / "out/log.csv").open() as file:
+        empty = [row["pixels"] for row in csv.DictReader(file)].count("0")
+    assert 1 <= empty < 6
+    assert f"no pixel counted in {empty} of 6 updates" in caplog.text
+    meta = json.loads(torch.load(case.root / "out/checkpoint.pth", weights_only=True)["meta"])
+    assert meta["updates_without_pixels"] == empty
+
+
+@pytest.mark.parametrize("kind", ["unsure", "ignored"])
+def test_a_training_without_a_pixel_that_counts_is_refused(case, kind):
+    """After all five images were seen, of which an update takes four."""
+    for name in case.ids:
+        if kind == "unsure":
+            case.codes[name] = np.zeros_like(case.codes[name])
+        else:
+            case.labels[name] = np.full_like(case.labels[name], 255)
+    case.write_masks()
+    with pytest.raises(InputError, match=r"no pixel of the masks has counted in 2 updates"):
+        run(case)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(trained):
@@ -298,7 +381,7 @@ def test_an_error_in_a_worker_of_the_loader_is_one_line_too():
     ("changes", "message"),
     [
         ({"precision": "amp"}, "amp needs CUDA"),
-        ({"loss": "dice"}, "unknown loss `dice`"),
+        ({"loss": "dice"}, "must be one of balanced, .* got dice"),
         ({"mu": 2}, "segmentation.mu: .* got 2;"),
         ({"segmentor": "no.yaml"}, "there is no file no.yaml"),
         ({"init": "no.pth"}, "init: there is no file no.pth"),
@@ -311,16 +394,116 @@ def test_bad_entries_are_one_line(case, changes, message):
     assert not (case.root / "work").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train_pipeline": [{"type": "RandomFlop"}]},
+            "train_pipeline.0: cannot be built .*RandomFlop",
+        ),
+        (
+            {"train_pipeline": [{"type": "RandomFlip", "prob": 2}]},
+            "train_pipeline.0: cannot be built",
+        ),
+        (
+            {"optim_wrapper": {"optimizer": {"type": "SDG", "lr": 0.1}}},
+            r"optim_wrapper\.optimizer: unknown optimizer `SDG`; did you mean `SGD`",
+        ),
+        (
+            {"optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.1, "speed": 1}}},
+            "optim_wrapper: cannot be built .*speed",
+        ),
+        (
+            {"param_scheduler": [{"type": "PoliLR"}]},
+            "unknown scheduler `PoliLR`; did you mean `Poly",
+        ),
+        (
+            {"param_scheduler": [{"type": "PolyLR", "rate": 1}]},
+            "param_scheduler.0: cannot be built",
+        ),
+    ],
+)
+def test_parts_that_cannot_be_built_are_one_line_before_the_first_update(case, changes, message):
+    path = case.segmentor(**changes)
+    with pytest.raises(InputError, match=message) as caught:
+        run(case)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_of_the_zoo_trains_as_it_is(case):
+    """Its schedule ends with the run, its crops look at the labels, its batch norm is plain."""
+    path = case.root / "mine.py"
+    path.write_text(
+        "_base_ = ['../_base_/models/fcn_r50-d8.py', '../_base_/datasets/pascal_voc12.py',\n"
+        "          '../_base_/default_runtime.py', '../_base_/schedules/schedule_20k.py']\n"
+        "crop_size = (32, 32)\n"
+        "model = dict(data_preprocessor=dict(size=crop_size), pretrained=None,\n"
+        "             backbone=dict(depth=18, base_channels=8, stem_channels=8),\n"
+        "             decode_head=dict(in_channels=64, channels=8),\n"
+        "             auxiliary_head=dict(in_channels=32, channels=8))\n"
+        "train_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),\n"
+        "    dict(type='RandomResize', scale=(96, 48), ratio_range=(0.5, 2.0), keep_ratio=True),\n"
+        "    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),\n"
+        "    dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion'),\n"
+        "    dict(type='PackSegInputs')]\n"
+    )
+    run(case, entry=case.entry | {"segmentor": str(path), "iterations": 3})
+    with (case.root / "out/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(int(row["pixels"]) for row in rows)
+    assert [float(row["lr"]) for row in rows] == pytest.approx(
+        [1e-4 + 0.0099 * (1 - k / 2) ** 0.9 for k in range(3)], rel=1e-5
+    )
+
+
+def test_a_crop_looks_at_labels_and_not_at_confidences():
+    """MMSegmentation's own sees as many values as there are pairs of both."""
+    from mmseg.datasets.transforms import RandomCrop
+
+    rng = np.random.default_rng(0)
+    label = np.zeros((64, 64), np.uint8)
+    label[:, 32:] = 1
+    packed = pack(label, rng.integers(0, 70, label.shape).astype(np.uint8))
+    shares, blind = [], []
+    for number in range(40):
+        for kind, found in ((TRANSFORMS.get("RandomCrop"), shares), (RandomCrop, blind)):
+            np.random.seed(number)  # noqa: NPY002
+            crop = kind(crop_size=(32, 32), cat_max_ratio=0.75)
+            top, bottom, left, right = crop.crop_bbox({"img": label, "gt_seg_map": packed})
+            ones = float(label[top:bottom, left:right].mean())
+            found.append(max(ones, 1 - ones))
+    assert max(shares) < 0.75 <= max(blind)
+
+
 def test_processes_that_cannot_share_an_update_are_refused(case):
-    with pytest.raises(InputError, match=r"compute.gpus: 3 processes cannot share the 4 samples"):
+    with pytest.raises(InputError, match=r"divisor of batch_size, 2, or of accumulative_counts, 2"):
         run(case, gpus=3)
 
 
-def test_two_processes_train_together(case):
-    """MMEngine's launcher runs (torchrun; gloo on the CPU)."""
-    assert run(case, gpus=2)
-    with (case.root / "out/log.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 6
+@pytest.mark.parametrize(("batch", "accumulate"), [(2, 1), (3, 2)])
+def test_two_processes_train_as_one(case, batch, accumulate):
+    """Samples of a batch, or whole batches, by MMEngine's launcher (torchrun; gloo on the CPU).
+
+    Confidences make the ranks' pixels differ in number; half of the features are dropped.
+    """
+    model = yaml.safe_load(case.segmentor().read_text())["model"]
+    model["backbone"]["norm_cfg"] = {"type": "GN", "num_groups": 2}
+    case.segmentor(
+        model=model,
+        train_dataloader={"batch_size": batch},
+        optim_wrapper=OPTIM | {"accumulative_counts": accumulate},
+    )
+    entry = case.entry | {"iterations": 3, "mu": 0.98}
+    states, rows = [], []
+    for gpus in (1, 2):
+        run(case, str(gpus), gpus=gpus, entry=entry)
+        states.append(torch.load(case.root / f"{gpus}/checkpoint.pth", weights_only=True))
+        rows.append(np.loadtxt(case.root / f"{gpus}/log.csv", delimiter=",", skiprows=1))
+    np.testing.assert_allclose(rows[1], rows[0], rtol=1e-5)
+    for name, value in states[0]["state_dict"].items():
+        torch.testing.assert_close(states[1]["state_dict"][name], value, rtol=1e-4, atol=1e-6)
+    assert states[0]["meta"] == states[1]["meta"]
 
 
 def test_initial_weights_are_where_training_starts(trained, tmp_path):
@@ -402,7 +585,7 @@ def test_the_crf_refines_predictions_in_any_number_of_processes(trained, tmp_pat
         )
         found.append((tmp_path / "p.zip").read_bytes())
     assert found[0] == found[1] != found[2] == found[3] != found[4]
-    with pytest.raises(InputError, match=r"inference\.refinement: snake is unknown"):
+    with pytest.raises(InputError, match=r"must be one of crf, none, par, or .* got snake"):
         predicted(
             trained, tmp_path / "p.zip", inference=trained.inference | {"refinement": "snake"}
         )

@@ -18,14 +18,15 @@ from weclip_cases import (
 )
 
 from clip_wsss.affinities.attention import (
-    box_masks,
     kept_layers,
     mean_attention,
     propagate,
     selected_attention,
 )
-from clip_wsss.masks.refine import MASK_REFINEMENTS
-from clip_wsss.runs.online import LabelSettings
+from clip_wsss.affinities.box_rule import box_masks
+from clip_wsss.labels.weclip import LabelSettings
+from clip_wsss.masks.context import MaskContext
+from clip_wsss.masks.refinements.crf import CrfSettings, crf
 from clip_wsss.segmentation import warmup_poly
 from clip_wsss.segmentation.affinity_loss import (
     affinity_label,
@@ -33,7 +34,7 @@ from clip_wsss.segmentation.affinity_loss import (
     pixel_loss,
     radius_mask,
 )
-from clip_wsss.segmentation.losses import BalancedLoss
+from clip_wsss.segmentation.losses import PixelLoss
 from clip_wsss.segmentation.views import fit_long_side, mean_logits
 from clip_wsss.segmentation.weclip.decoder import affinity
 from clip_wsss.segmentation.weclip.labels import Seen, WeCLIPLabels
@@ -116,7 +117,7 @@ def test_probabilities(model, seen):
     clip = found.clip
     for place, keys in enumerate(found.keys):
         x = found.streams[-1][[place]]
-        tokens, _ = clip.last_block(x, clip.visual.transformer.resblocks[-1].ln_1(x), False)
+        tokens = clip.last_block(x, clip.normed(x))
         texts = torch.cat(
             [tensor("online_tiny", "text_fg")[keys], tensor("online_tiny", "text_bg")]
         )
@@ -212,7 +213,7 @@ def test_losses_and_their_gradient():
     loss = affinity_loss(tensor("losses", "affinity"), pairs)
     assert loss.item() == pytest.approx(float(fixture["aff_loss"]), abs=1e-6)
     full = F.interpolate(logits, label.shape[1:], mode="bilinear", align_corners=False)
-    loss = pixel_loss(BalancedLoss(), full, label)
+    loss = pixel_loss(PixelLoss("balanced"), full, label)
     assert loss.item() == pytest.approx(float(fixture["seg_loss"]), abs=1e-6)
     loss.backward()
     theirs = tensor("losses", "logits_grad")
@@ -283,17 +284,9 @@ def test_whole_images(model, number):
         torch.testing.assert_close(logits[0], tensor("test_tiny", field), **CLOSE)
         full = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
         assert_labels(full.argmax(dim=0).numpy(), fixture[f"{kind}label{number}"])
-    crf = {
-        "backend": "pydensecrf",
-        "image": "rgb",
-        "iterations": 10,
-        "gaussian_sxy": 3,
-        "gaussian_compat": 3,
-        "bilateral_sxy": 64,
-        "bilateral_srgb": 5,
-        "bilateral_compat": 4,
-    }
-    refined = MASK_REFINEMENTS["crf"](full.softmax(dim=0).numpy(), rgb, crf)
+    # The scores stay float32, as in the public code's test.
+    settings = CrfSettings(gaussian_sxy=3, bilateral_sxy=64, bilateral_srgb=5)
+    refined = crf(MaskContext(full.softmax(dim=0).numpy(), rgb), settings)
     assert_labels(refined.argmax(axis=0), fixture[f"crf_label{number}"])
 
 

@@ -17,10 +17,11 @@ from segmentation_case import SEGMENTORS, Case
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256
+from clip_wsss.core.methods import with_methods
+from clip_wsss.labels.weclip import LabelSettings
 from clip_wsss.models.clip import load_for
 from clip_wsss.prompts.texts import encode
 from clip_wsss.runs.online import (
-    LabelSettings,
     OnlineSettings,
     WeCLIPSettings,
     read_settings,
@@ -29,11 +30,11 @@ from clip_wsss.runs.online import (
 from clip_wsss.segmentation import hooks, transforms, warmup_poly
 from clip_wsss.segmentation.affinity_loss import affinity_label, affinity_loss, pixel_loss
 from clip_wsss.segmentation.hooks import latest_checkpoint
-from clip_wsss.segmentation.losses import BalancedLoss
+from clip_wsss.segmentation.losses import PixelLoss
 from clip_wsss.segmentation.predict import Predictor, load_checkpoint
 from clip_wsss.segmentation.segmentor import build_model, digest, read_segmentor
 from clip_wsss.segmentation.train import train
-from clip_wsss.segmentation.weclip import data, labels
+from clip_wsss.segmentation.weclip import data
 from clip_wsss.segmentation.weclip import segmentor as weclip_segmentor
 
 REGISTERED = (transforms, warmup_poly, data, weclip_segmentor)
@@ -144,6 +145,12 @@ def test_images_without_a_class_stop_or_are_left_out(case, tmp_path):
         DATASETS.build(build | {"settings": settings})
     kept = DATASETS.build(build | {"settings": settings | {"on_bad_image": "skip"}})
     assert len(kept) == 2
+    empty = [f"{row.partition(',')[0]}," for row in rows[3:]]
+    (tmp_path / "labels.csv").write_text("\n".join([*rows[:3], *empty]) + "\n")
+    with pytest.raises(InputError, match=r"image2: has no labels; .* dataset\.negatives"):
+        DATASETS.build(build | {"settings": settings})
+    kept = DATASETS.build(build | {"settings": settings | {"negatives": "background"}})
+    assert len(kept) == 2
 
 
 def test_scaling_is_pils_and_even():
@@ -188,9 +195,9 @@ def test_small_images_are_placed_anywhere_on_black():
 def test_the_frozen_vit_is_run_once_and_its_last_block_once_a_count(case, monkeypatch):
     model = case.model().train()
     clip, calls = model._frozen[0], []
-    streams, last = clip.streams, clip.last_block
+    streams, last = clip.streams, clip.through_last_block
     monkeypatch.setattr(clip, "streams", lambda *a: calls.append("trunk") or streams(*a))
-    monkeypatch.setattr(clip, "last_block", lambda *a: calls.append("last") or last(*a))
+    monkeypatch.setattr(clip, "through_last_block", lambda *a: calls.append("last") or last(*a))
     batch = batch_of(case, range(6))
     classes = {len(sample.metainfo["class_keys"]) for sample in batch["data_samples"]}
     inputs = model.data_preprocessor(batch, True)
@@ -306,7 +313,7 @@ def test_losses_over_nothing_are_zero():
     same = affinity_label(torch.zeros(1, 16, 16).long(), (2, 2), 0)
     assert affinity_loss(torch.zeros(1, 4, 4), same).item() == pytest.approx(4 / 2 / 5)
     logits = torch.randn(1, 3, 16, 16, requires_grad=True)
-    assert pixel_loss(BalancedLoss(), logits, label).item() == 0
+    assert pixel_loss(PixelLoss("balanced"), logits, label).item() == 0
 
 
 def _rank(rank: int, ranks: int, case: OnlineCase, out) -> None:
@@ -388,24 +395,25 @@ def test_settings_are_checked_in_one_line():
         assert "\n" not in str(error.value)
 
 
-def test_a_label_maker_of_ones_own(case, monkeypatch):
-    """Another system: one class, one registry entry."""
+class Tags:
+    """A maker of labels without settings."""
 
-    class Tags:
-        layers = 0
+    layers = 0
 
-        def __init__(self, settings, texts):
-            pass
+    def __init__(self, texts):
+        pass
 
-        def __call__(self, seen):
-            label = torch.zeros(len(seen.keys), *seen.size, dtype=torch.int64)
-            for own, keys in zip(label, seen.keys, strict=True):
-                own[8:24, 8:24] = keys[0] + 1
-            return label
+    def __call__(self, seen):
+        label = torch.zeros(len(seen.keys), *seen.size, dtype=torch.int64)
+        for own, keys in zip(label, seen.keys, strict=True):
+            own[8:24, 8:24] = keys[0] + 1
+        return label
 
-    monkeypatch.setitem(labels.LABEL_MAKERS, "tags", (WeCLIPSettings, Tags))
+
+def test_a_label_maker_of_ones_own(case):
+    """Another system: one class."""
     segmentor = case.online()
-    segmentor.model.labels = {"type": "tags"}
+    segmentor.model.labels = {"method": f"{__name__}:Tags"}
     model = build_model(segmentor, ENTRY, 3, "weclip").train()
     batch = model.data_preprocessor(batch_of(case, range(4)), True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -440,7 +448,12 @@ DEMO = SEGMENTORS.parents[1] / "src/clip_wsss/demo/clip"
 WORDS = {"templates": ["a photo of a {}."], "names": ["cat", "dog"], "words": ["sky", "grass"]}
 
 
-def row_of(case: OnlineCase, online: OnlineSettings | None = None, **labels) -> dict:
+def online(**settings) -> OnlineSettings:
+    """Settings of labels made online, with those of the maker that they name."""
+    return with_methods(OnlineSettings, settings)(**settings)
+
+
+def row_of(case: OnlineCase, own: OnlineSettings | None = None, **labels) -> dict:
     """An entry as the graph makes it, on the demo's CLIP: 6 updates, a checkpoint every 2."""
     content = yaml.safe_load((SEGMENTORS / "online/weclip-demo.yaml").read_text())
     content["model"]["data_preprocessor"]["size"] = [32, 32]
@@ -453,7 +466,7 @@ def row_of(case: OnlineCase, online: OnlineSettings | None = None, **labels) -> 
     ]
     content["train_dataloader"] = {"batch_size": 2}
     content["checkpoint_interval"] = 2
-    path = case.root / f"{labels.get('type', 'weclip')}.yaml"
+    path = case.root / f"{'own' if labels else 'weclip'}.yaml"
     path.write_text(yaml.safe_dump(content))
     affinity = LabelSettings().model_dump() | {"layers": 2}
     masks = {"background_power": 1.0, "refinement": "par", "par": {"dilations": [1, 2]}}
@@ -464,14 +477,15 @@ def row_of(case: OnlineCase, online: OnlineSettings | None = None, **labels) -> 
         "precision": "float32",
         "position_embedding": {"resize": "bilinear", "round": "none"},
     }
-    own = online or OnlineSettings(dynamic_start=2, validation_every=0)
+    own = own or online(dynamic_start=2, validation_every=0)
     row = {"clip": clip, "texts": WORDS, "split": "val"}
     return case.entry | {
         "segmentor": str(path),
         "loss": "balanced",
         "mu": 0.0,
         "labels": "online",
-        "online": row | resolved(own, {"target": "softmax"}, affinity, masks),
+        "online": row
+        | resolved(own, {"cam": {"target": "softmax"}, "affinity": affinity, "masks": masks}),
     }
 
 
@@ -534,9 +548,13 @@ def test_ranked_texts_come_as_a_file_and_decide_the_labels(case, row, tmp_path):
 
 
 def test_an_online_setting_changes_the_training(case, row, tmp_path):
-    entry = row_of(case, OnlineSettings(dynamic_start=2, validation_every=0, statistics="clip"))
+    entry = row_of(case, online(dynamic_start=2, validation_every=0, statistics="clip"))
     train_row(case, tmp_path, entry)
     assert (tmp_path / "log.csv").read_bytes() != (row / "log.csv").read_bytes()
+
+
+class BoxedSettings(LabelSettings):
+    side: int = 4
 
 
 class Boxed:
@@ -544,7 +562,7 @@ class Boxed:
 
     layers = 0
 
-    def __init__(self, settings, texts):
+    def __init__(self, texts, settings: BoxedSettings):
         self.settings = settings
 
     def __call__(self, seen):
@@ -554,13 +572,8 @@ class Boxed:
         return label
 
 
-class BoxedSettings(LabelSettings):
-    side: int = 4
-
-
-def test_another_system_is_one_class_one_entry_and_one_row(case, tmp_path, monkeypatch):
-    monkeypatch.setitem(labels.LABEL_MAKERS, "boxed", (BoxedSettings, Boxed))
-    entry = row_of(case, type="boxed", side=9)
+def test_another_system_is_one_class_and_one_row(case, tmp_path):
+    entry = row_of(case, online(method=f"{__name__}:Boxed", side=9, dynamic_start=2))
     model = build_model(
         read_segmentor(entry["segmentor"]), entry, 3, "boxed", save_texts(case, tmp_path)
     )
@@ -579,8 +592,8 @@ def save_texts(case: OnlineCase, folder):
 @pytest.mark.parametrize(
     ("labels", "line"),
     [
-        ({"type": "snake"}, "model.labels.type: snake is unknown"),
-        ({"threshold": 0.3}, r"model.labels.threshold: follows from the row; leave it out"),
+        ({"method": "snake"}, r"model.labels: follows from the row; leave it out"),
+        ({"threshold": 0.3}, r"model.labels: follows from the row; leave it out"),
     ],
 )
 def test_a_file_that_does_not_fit_the_row_is_one_line(case, tmp_path, labels, line):

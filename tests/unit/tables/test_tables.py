@@ -447,20 +447,27 @@ def test_costs(tmp_path):
         (f"maps/{one}-7/0001of0003", 8.0, "999.0"),  # of an earlier number of shards
         (f"maps/{one}-7/0002of0002", 2.0, "-"),
         (graph.training(path["segmentation"], 1), 40, "1200"),
-        (graph.training(path["inference"], 1), 8, "1100"),
-        (graph.score("mask", path["masks"]), 2.5, "300"),
+        ("inference-1", 8, "1100"),
+        ("score", 2.5, "300"),
         ("segmentation/of-no-row/seed0", 99, "1"),
     ):
         file = made.root / f"benchmarks/{name}.tsv"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{head}{seconds}\t0:00:03\t{memory}\t1\n")
+    log = made.root / "logs" / f"{graph.training(path['inference'], 1)}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(
+        "2026-01-01 00:00:00,000 INFO predicting: 10 images in 1.250 s\n"
+        "2026-01-01 00:00:01,000 INFO predicting: 2 images in 0.250 s\n"
+    )
     write_costs(made, tmp_path / "out")
     table = pd.read_csv(tmp_path / "out/cost.csv").set_index("stage")
-    assert table.index.tolist() == ["maps", "score", "segmentation", "inference"]
+    assert table.index.tolist() == ["maps", "score", "inference", "segmentation"]
     assert table.loc["maps", ["run", "jobs", "images", "seconds"]].tolist() == ["plain", 2, 10, 5]
     assert table.loc["maps", ["seconds_an_image", "peak_memory_mb"]].tolist() == [0.5, 900.5]
-    assert table.loc["inference", "seconds_an_image"] == 2
-    assert table.loc["score", ["run", "seconds_an_image"]].tolist() == ["crf", 0.25]
+    # Without the 6.5 seconds in which the job of 8 started.
+    assert table.loc["inference", ["seconds", "seconds_an_image"]].tolist() == [8, 0.125]
+    assert table.loc["score", ["run", "seconds_an_image"]].tolist() == ["plain", 0.25]
     assert pd.isna(table.loc["segmentation", "seconds_an_image"])
     assert table["device"].nunique() == 1
     text = (tmp_path / "out/cost.md").read_text()
@@ -514,3 +521,16 @@ def test_every_column_is_documented(made):
         rest = column.partition("_")[2]
         known = {f"`{column}`", f"`…_{rest}`", f"`_{rest}`"}
         assert any(name in text for name in known), column
+
+
+def test_tables_say_whose_weights_they_are(made, tmp_path):
+    text = (made / "tables/ladder.md").read_text()
+    assert text.count("- Weights of demo: licence MIT, source trained here") == 1
+    assert "% Weights of demo: licence MIT" in (made / "tables/ladder.tex").read_text()
+    unknown = config().models["demo"].model_copy(update={"license": None, "source": None})
+    settings = config().model_copy(update={"models": {"demo": unknown}})
+    write_tables(plan(made, ladder(), settings), tmp_path)
+    assert (
+        "- Weights of demo: licence unknown, source unknown."
+        in (tmp_path / "ladder.md").read_text()
+    )

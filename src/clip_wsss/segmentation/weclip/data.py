@@ -23,8 +23,8 @@ class ImageLabelDataset(PseudoMaskDataset):
 
     Args:
         settings: the `dataset` block of the config.
-        split: a name or list of images; with `on_bad_image: skip` those without a class are left
-            out.
+        split: a name or list of images; those without a class are left out, where
+            `on_bad_image: skip` or `negatives: background` allow them.
         seed: of the order and of the transforms.
         pipeline: transforms; the last is PackSegInputs.
 
@@ -45,7 +45,8 @@ class ImageLabelDataset(PseudoMaskDataset):
         found = []
         for name in self.images.ids(self.split):
             try:
-                found.append({"id": name, "keys": self.images.labels(name)})
+                if keys := self.images.labels(name):
+                    found.append({"id": name, "keys": keys})
             except InputError:
                 if self.images.settings["on_bad_image"] == "fail":
                     raise

@@ -46,7 +46,7 @@ class WeCLIPHead(BaseModule):
         self.fuse = nn.Conv2d(len(in_channels) * channels, channels, 1)
         self.blocks = nn.ModuleList(_Block(channels, heads) for _ in range(layers))
         self.classify = nn.Conv2d(channels, num_classes, 1)
-        self.loss_decode = MODELS.build(loss_decode or {"type": "BalancedLoss"})
+        self.loss_decode = MODELS.build(loss_decode or {"type": "PixelLoss", "method": "balanced"})
 
     def forward(
         self, tokens: list[Tensor], grid: tuple[int, int], keep: Tensor | None = None

@@ -1,24 +1,25 @@
 """Pseudo labels made in every step from the pass of the frozen ViT that feeds the decoder.
 
-A new way to make them is a class in `LABEL_MAKERS`: built from its settings and the text features,
-it says how many attention maps it reads (`layers`) and is called with a `Seen`.
+A maker of labels (kind `labels` of `clip_wsss.core.methods`) is made of the text features and its
+settings; it says how many attention maps it reads (`layers`) and is called with a `Seen`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip_wsss.affinities.attention import box_masks, mean_attention, propagate, selected_attention
-from clip_wsss.affinities.caa import min_max
-from clip_wsss.cams.gradcam import _gradcam
-from clip_wsss.cams.passes import TARGETS
+from clip_wsss.affinities.attention import mean_attention, propagate, selected_attention
+from clip_wsss.affinities.box_rule import box_masks
+from clip_wsss.cams.backward import gradcam_maps
+from clip_wsss.core.maps import min_max
+from clip_wsss.core.methods import method
 from clip_wsss.data.datasets import IGNORE
-from clip_wsss.masks.par import spread
-from clip_wsss.models.frozen_clip import FrozenClip
-from clip_wsss.runs.online import LabelSettings
+from clip_wsss.labels.weclip import LabelSettings
+from clip_wsss.masks.refinements.par import spread
+from clip_wsss.models.tower import Clip
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Seen:
         update: 1, 2, ... of the training; None: it is over.
     """
 
-    clip: FrozenClip
+    clip: Clip
     images: Tensor
     size: tuple[int, int]
     grid: tuple[int, int]
@@ -83,16 +84,17 @@ class WeCLIPLabels:
         x = seen.streams[-1]
         cams: list[Tensor] = [x] * len(x)
         maps = torch.empty_like(seen.attention[:, -1])
+        target = method("target", self.settings.target).function
         counts = [len(keys) for keys in seen.keys]
         for count in sorted(set(counts)):
             places = [place for place, other in enumerate(counts) if other == count]
             texts = torch.stack(
                 [torch.cat([self.foreground[list(seen.keys[p])], self.background]) for p in places]
             )
-            wanted = [(texts.to(x.device), TARGETS[self.settings.target])]
-            (found,), own = _gradcam(seen.clip, x[places], count, wanted, True)
-            found = min_max(min_max(found.unflatten(-1, seen.grid)))  # twice
+            scored = [(texts.to(x.device), target)]
+            (found,), own = gradcam_maps(seen.clip, x[places], count, scored, True)
             maps[places] = own
+            found = min_max(min_max(found.unflatten(-1, seen.grid)))  # twice
             for place, cam in zip(places, found, strict=True):
                 cams[place] = cam
         return cams, maps
@@ -127,7 +129,3 @@ class WeCLIPLabels:
         best = scores.argmax(dim=0)
         values = torch.tensor([0, *(key + 1 for key in seen.keys[place])], device=best.device)
         return values[best]
-
-
-# Name -> (its settings, its class).
-LABEL_MAKERS: dict[str, tuple[type, Callable]] = {"weclip": (LabelSettings, WeCLIPLabels)}

@@ -8,26 +8,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.device import get_device
-from mmengine.dist import get_rank, get_world_size
 from mmengine.model import BaseModel
 from mmseg.registry import MODELS
 from torch import Tensor
 
 from clip_wsss.cams.passes import read_text_features
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.registry import lookup
+from clip_wsss.core.methods import method
 from clip_wsss.models.clip import load_clip
 from clip_wsss.runs.online import WeCLIPSettings, read_settings
 from clip_wsss.segmentation.affinity_loss import (
     affinity_label,
     affinity_loss,
-    gather_batch,
     pixel_loss,
 )
 from clip_wsss.segmentation.losses import IGNORE
+from clip_wsss.segmentation.ranks import gather_batch, sharing
 from clip_wsss.segmentation.views import fit_long_side
 from clip_wsss.segmentation.weclip.decoder import affinity
-from clip_wsss.segmentation.weclip.labels import LABEL_MAKERS, Seen
+from clip_wsss.segmentation.weclip.labels import Seen
 
 log_ = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class WeCLIP(BaseModel):
             `WeCLIPHead`; `in_channels` is filled in.
         data_preprocessor: MMEngine config; mean and deviation are filled in.
         settings: see `WeCLIPSettings`.
-        labels: `type`, a name in LABEL_MAKERS, and its settings.
+        labels: `method`, a maker of labels, and its settings.
         texts: npz of text features (`clip_wsss.prompts.texts`); prediction does without.
         train_cfg: MMSegmentation's; not used.
         test_cfg: likewise.
@@ -81,14 +80,14 @@ class WeCLIP(BaseModel):
         super().__init__(data_preprocessor={**data_preprocessor, **statistics})
         self._frozen = (clip,)  # a tuple hides it from parameters() and state_dict()
         self.settings = own
-        width = clip.visual.positional_embedding.shape[1]
-        self.decode_head = MODELS.build({**decode_head, "in_channels": [width] * (clip.layers - 1)})
-        kind, maker = lookup(LABEL_MAKERS, (labels or {}).get("type", "weclip"), "model.labels")
-        given = {key: value for key, value in (labels or {}).items() if key != "type"}
-        self._labels = None
-        label_settings = read_settings(kind, given, "model.labels")
-        if texts is not None:
-            self._labels = maker(label_settings, read_text_features(Path(texts), clip))
+        channels = [clip.width] * (clip.layers - 1)
+        self.decode_head = MODELS.build({**decode_head, "in_channels": channels})
+        given = dict(labels or {})
+        maker = method("labels", given.pop("method", "weclip"))
+        if unused := given.keys() - maker.fields.keys():
+            raise InputError(f"model.labels.{min(unused)}: unknown key; docs/weclip.md lists them")
+        make = maker.bound(given)
+        self._labels = None if texts is None else make(read_text_features(Path(texts), clip))
         self.register_buffer("forwards", torch.zeros((), dtype=torch.int64))
         self.register_buffer("dropout_seed", torch.randint(2**62, ()))
         # Batches in which the public code's loss would be 0 / 0, and the first such update.
@@ -204,8 +203,8 @@ class WeCLIP(BaseModel):
             return None
         state = np.random.SeedSequence((int(self.dropout_seed), int(self.forwards)))
         generator = torch.Generator().manual_seed(int(state.generate_state(1, np.uint64)[0] >> 1))
-        ranks = get_world_size()
-        keep = self.decode_head.draw(count * ranks, generator)[get_rank() :: ranks]
+        rank, ranks = sharing()
+        keep = self.decode_head.draw(count * ranks, generator)[rank::ranks]
         return keep.to(self.forwards.device)
 
     def _count_nan(self, label: Tensor, update: int) -> None:

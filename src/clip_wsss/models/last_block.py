@@ -170,7 +170,8 @@ def _is_ordinary(visual: nn.Module) -> bool:
 def _record(clip: FrozenClip, x: Tensor, need_map: bool) -> Recorded:
     with torch.enable_grad():
         a = clip.visual.transformer.resblocks[-1].ln_1(x).detach().requires_grad_()
-        tokens, attention = clip.last_block(x, a, need_map)
+        tokens = clip.last_block(x, a)
+        attention = clip.attention(-1, x) if need_map else None
         leaf = tokens.detach().float().requires_grad_()
         return Recorded(a, tokens, leaf, clip.pooled(leaf[:, 1:]), attention)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from clip_cases import make_openai_state_dict, random_clip, small_config
 
-from clip_wsss.cams import last_block
-from clip_wsss.cams.last_block import Derived, Recorded, through_last_block
+from clip_wsss.models import last_block
+from clip_wsss.models.last_block import Derived, Recorded, through_last_block
 
 SIZE = (20, 24)
 

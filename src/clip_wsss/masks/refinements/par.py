@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from clip_wsss.core.methods import Settings
+from clip_wsss.masks.context import MaskContext
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,10 +19,8 @@ if TYPE_CHECKING:
 DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
 
-class ParSettings(BaseModel):
+class ParSettings(Settings):
     """Settings of PAR; the defaults are WeCLIP's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     iterations: int = Field(
         20, ge=0, description="how often every pixel takes its neighbours' mean"
@@ -31,19 +32,18 @@ class ParSettings(BaseModel):
     position_weight: float = Field(0.01, ge=0, description="w2: share of the distance")
 
 
-def par(scores: np.ndarray, rgb: np.ndarray, settings: dict, device: str = "cpu") -> np.ndarray:
-    """PAR as a mask refinement.
+def par(context: MaskContext, settings: ParSettings) -> np.ndarray:
+    """PAR as a mask refinement: (1 + K, H, W) float32 in [0, 1].
 
-    Args and returns: as for every function of `MASK_REFINEMENTS`. Settings: those
-    of `ParSettings`. Each iteration multiplies by 1 + `position_weight`; that is divided out, so
-    that scores in [0, 1] stay there. `device` is torch's.
+    Each iteration multiplies by 1 + `position_weight`; that is divided out, so that scores in
+    [0, 1] stay there.
     """
     import torch
 
-    own = ParSettings.model_validate(settings)
-    maps = torch.from_numpy(np.asarray(scores, dtype=np.float32)).to(device)
-    image = torch.from_numpy(np.array(rgb.transpose(2, 0, 1), dtype=np.float32)).to(device)
-    refined = spread(maps, image, own) / (1 + own.position_weight) ** own.iterations
+    maps = torch.from_numpy(np.asarray(context.scores, dtype=np.float32)).to(context.device)
+    colours = np.array(context.image.transpose(2, 0, 1), dtype=np.float32)
+    refined = spread(maps, torch.from_numpy(colours).to(context.device), settings)
+    refined = refined / (1 + settings.position_weight) ** settings.iterations
     return refined.clamp(0, 1).cpu().numpy()
 
 

@@ -1,0 +1,876 @@
+"""What a GPU makes of the pseudo masks' stages, and how long VOC's train_aug would take on it.
+
+    PYTHONPATH=src python benchmarks/gpu.py --out FOLDER [--device cuda] [--budget 300] [--quick]
+
+A ViT-B/16 CLIP with random weights, random text features and made photographs of VOC's usual sizes
+(or those of `--images FOLDER`), so nothing is downloaded. Each part calls the code that a run
+calls, gets its share of the budget, and fails alone:
+
+    decode      a JPEG read and resized: one core, all cores as threads, all cores as processes
+    cam         CAM + CAA by precision and batch, peak GPU memory; what of it takes how long
+    crf         the CRF in torch by batch, labels and precision of the sums; the compiled one beside
+    equality    maps and labels of the device beside those of the CPU in float32
+    pipeline    decode, CAM, CAA, CRF and PNGs together, in one to eight processes on the GPU, and
+                what that makes for the 10,582 images
+    weclip      an update of a WeCLIP training, and its first loss on the device and on the CPU
+    tests       the tests of this repository that need CUDA
+
+FOLDER gets gpu.json and gpu.md, written again after every figure.
+"""
+
+import argparse
+import importlib.util
+import io
+import json
+import multiprocessing
+import os
+import platform
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from clip_cases import make_openai_state_dict, write_model
+
+from clip_wsss.cams.backward import PassImage, WantedCam, class_maps
+from clip_wsss.core.archives import encode_image
+from clip_wsss.core.confidence import encode
+from clip_wsss.core.images import read_rgb
+from clip_wsss.core.maps import background_scores, upsample_maps
+from clip_wsss.core.methods import method
+from clip_wsss.core.processes import parallel_map
+from clip_wsss.masks import fast_crf, torch_crf
+from clip_wsss.masks.refinements.crf import unary
+from clip_wsss.masks.write import labels_and_confidence
+from clip_wsss.models.clip import load_clip
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN_AUG = 10582  # images of VOC
+SIZES = [(375, 500)] * 9 + [(500, 375)] * 3 + [(333, 500)] * 3 + [(500, 333)]  # their usual (H, W)
+COUNTS = (1, 1, 2, 1, 1, 2, 1, 1, 3, 1)  # classes an image, 1.4 on average
+FOREGROUND, BACKGROUND = 20, 25
+CAA = {"layers": 8, "sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "clamp"}
+CRF = {
+    "iterations": 10,
+    "gaussian_sxy": 1,
+    "gaussian_compat": 3,
+    "bilateral_sxy": 67,
+    "bilateral_srgb": 3,
+    "bilateral_compat": 4,
+}
+MASKS = {
+    "refinement": "crf",
+    "background_power": 1.0,
+    "crf": {"backend": "fast", "image": "rgb", **CRF},
+}
+
+
+# What is measured ---------------------------------------------------------------------------------
+
+
+def photograph(seed, size):
+    """JPEG of a made image (H, W) about as rough as a photograph.
+
+    Its bilateral lattice has 1.2 to 1.4 points a pixel; those of six VOC photographs had 0.8 to
+    2.2, and decide what the CRF costs.
+    """
+    rng, (height, width) = np.random.default_rng(seed), size
+
+    def smooth(cell, channels):
+        coarse = rng.random((height // cell + 2, width // cell + 2, channels), np.float32)
+        fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        return fine.reshape(height, width, channels)
+
+    image = 60 + 140 * smooth(160, 3)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    for _ in range(12):  # objects
+        middle, radius = rng.uniform((0, 0), size), rng.uniform(0.05, 0.3) * width
+        inside = (y - middle[0]) ** 2 * rng.uniform(0.5, 2) + (x - middle[1]) ** 2 < radius**2
+        image[inside] = rng.uniform(0, 255, 3) + 40 * (smooth(60, 3)[inside] - 0.5)
+    texture = sum(size * (smooth(cell, 1) - 0.5) for cell, size in ((40, 30), (12, 24), (4, 60)))
+    image += texture * smooth(100, 1) + rng.normal(0, 10, image.shape)
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def model_entry(folder, quick):
+    """A `models` entry: OpenAI's ViT-B/16 (quick: two blocks of it) with random weights."""
+    config = {
+        "embed_dim": 512,
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": 224,
+            "layers": 2 if quick else 12,
+            "width": 768,
+            "patch_size": 16,
+        },
+        # Texts are random features, so the text tower is small.
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 64,
+            "heads": 1,
+            "layers": 1,
+        },
+    }
+    return write_model(folder, config, make_openai_state_dict(config, 0, logit_scale=4.6))
+
+
+@cache
+def text_features():
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.randn(FOREGROUND + BACKGROUND, 512, generator=generator)
+    texts = torch.nn.functional.normalize(texts, dim=-1)
+    return texts[:FOREGROUND], texts[FOREGROUND:]
+
+
+def keys_of(number):
+    """The classes of image `number`, 0-based."""
+    return [(7 * number + place) % FOREGROUND for place in range(COUNTS[number % len(COUNTS)])]
+
+
+def wanted(caa=True):
+    affinities = {"caa": method("affinity", "caa").bound(CAA)} if caa else {}
+    return {"cam": WantedCam("own", None, method("target", "softmax").function, affinities)}
+
+
+def maps_of(clip, batch, keys, caa=True):
+    """Maps of a batch by the project's own pass."""
+    images = [PassImage(str(number), None, own) for number, own in enumerate(keys)]
+    return class_maps(clip, batch, images, {"own": text_features()}, wanted(caa))
+
+
+def unary_of(maps, size):
+    """Maps (K, gh, gw) to energies (K + 1, H * W)."""
+    full = upsample_maps(maps, size)
+    scores = np.concatenate([background_scores(full, MASKS["background_power"])[None], full])
+    return unary(scores)
+
+
+# Measuring ----------------------------------------------------------------------------------------
+
+
+class Report:
+    """Rows by part, written down after each."""
+
+    def __init__(self, folder):
+        self.folder, self.parts = folder, {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, table, **row):
+        """Add a row to a table."""
+        self.parts.setdefault(table, []).append(row)
+        print(table, json.dumps(row), flush=True)
+        (self.folder / "gpu.json").write_text(json.dumps(self.parts, indent=1) + "\n")
+        (self.folder / "gpu.md").write_text(self.markdown())
+
+    def markdown(self):
+        """The tables."""
+        lines = ["# benchmarks/gpu.py", ""]
+        for part, rows in self.parts.items():
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            lines += [f"## {part}", "", "| " + " | ".join(columns) + " |"]
+            lines.append("|" + " --- |" * len(columns))
+            for row in rows:
+                cells = (str(row.get(column, "")).replace("|", "/") for column in columns)
+                lines.append("| " + " | ".join(cells) + " |")
+            lines.append("")
+        return "\n".join(lines)
+
+
+class Clock:
+    """The time of a part; after it, no new measurement of the part starts."""
+
+    def __init__(self, seconds, least):
+        self.end, self.least = time.perf_counter() + seconds, least
+
+    def over(self):
+        """Whether the part has used its share."""
+        return time.perf_counter() > self.end
+
+    def rate(self, run, images, device="cpu"):
+        """Images a second of `run`, which does `images` of them, after one run to warm up."""
+        run()
+        wait(device)
+        start, done = time.perf_counter(), 0
+        while True:
+            run()
+            wait(device)
+            done += images
+            if (passed := time.perf_counter() - start) >= self.least:
+                return done / passed
+
+
+def wait(device):
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def peak_memory(device, row):
+    """Fill in `peak MiB`: what was allocated beyond what had been, at most."""
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    yield
+    row["peak MiB"] = round((torch.cuda.max_memory_allocated() - before) / 2**20)
+
+
+def rounded(value, digits=3):
+    return float(f"{value:.{digits}g}")
+
+
+# The parts ----------------------------------------------------------------------------------------
+
+_reader = None  # the CLIP of `read`, which forked processes inherit
+
+
+def read(path):
+    """What a reader of a job does: (rgb, what the model takes)."""
+    rgb = read_rgb(path)
+    return rgb, _reader.preprocess(rgb)
+
+
+def read_only(path):
+    read(path)
+
+
+def decode(report, clock, case):
+    paths, cores = case.paths[: 8 if case.quick else None], case.cores
+    one = clock.rate(lambda: [read(path) for path in paths[:32]], len(paths[:32]))
+    report.add("decode", workers="1 core", images_a_second=rounded(one))
+    with ThreadPoolExecutor(cores) as pool:
+        many = clock.rate(lambda: list(pool.map(read_only, paths)), len(paths))
+    report.add("decode", workers=f"{cores} threads", images_a_second=rounded(many))
+    with parallel_map(cores) as mapped:  # forked before CUDA is touched
+        many = clock.rate(lambda: list(mapped(read_only, paths)), len(paths))
+    report.add("decode", workers=f"{cores} processes", images_a_second=rounded(many))
+
+
+def machine(report, clock, case):
+    row = {"python": platform.python_version(), "torch": torch.__version__, "cores": case.cores}
+    if case.device != "cpu":
+        properties = torch.cuda.get_device_properties(0)
+        row |= {"device": properties.name, "GiB": round(properties.total_memory / 2**30, 1)}
+    report.add("machine", **row, images=len(case.paths))
+
+
+def cam(report, clock, case):
+    device, count = case.device, 2 if case.quick else 64
+    sizes = [read_rgb(path).shape[:2] for path in case.paths]
+    usual = Counter(sizes).most_common(1)[0][0]  # a batch has images of one grid
+    numbers = [n for n, size in enumerate(sizes) if size == usual]
+    numbers = [numbers[n % len(numbers)] for n in range(count)]
+    images = torch.stack([read(case.paths[n])[1] for n in numbers]).to(device)
+    keys = [keys_of(n) for n in numbers]
+
+    def by_batch(clip, size, call):
+        for first in range(0, len(images), size):
+            call(clip, images[first : first + size], keys[first : first + size])
+
+    stages = {
+        "trunk without maps": lambda clip, batch, keys: clip.trunk(batch, 0),
+        "trunk": lambda clip, batch, keys: clip.trunk(batch, CAA["layers"], CAA["layers"]),
+        "trunk + CAM": partial(maps_of, caa=False),
+    }
+    sizes = (1, 2) if case.quick else (1, 4, 8, 16, 32, 64)
+    for precision in case.precisions:
+        clip = case.clip(precision)
+        for size in sizes:
+            if clock.over():
+                report.add("cam", precision=precision, batch=size, note="no time left")
+                continue
+            row = {"precision": precision, "batch": size}
+            try:
+                with peak_memory(device, row):
+                    found = clock.rate(partial(by_batch, clip, size, maps_of), len(images), device)
+                row["images_a_second"] = rounded(found)
+            except torch.OutOfMemoryError:
+                row["note"] = "out of memory"
+            report.add("cam", **row)
+        for name, call in stages.items():
+            size = sizes[-2]
+            found = clock.rate(partial(by_batch, clip, size, call), len(images), device)
+            row = {"precision": precision, "batch": size, "what": name}
+            report.add("cam: where it goes", **row, ms_an_image=rounded(1000 / found))
+
+
+def crf(report, clock, case):
+    device, rng = case.device, np.random.default_rng(0)
+    images = [read_rgb(path) for path in case.paths[: 2 if case.quick else 32]]
+
+    def unaries(classes):
+        return [
+            unary_of(rng.random((classes, 24, 32), np.float32) ** 3, rgb.shape[:2])
+            for rgb in images
+        ]
+
+    own = unaries(2)
+    built = importlib.util.find_spec("clip_wsss.masks._fast_crf") is not None
+    if built:
+        calls = list(zip(own, images, strict=True))
+
+        def compiled(pair):
+            return fast_crf.fast(*pair, **CRF)
+
+        row = {"backend": "fast", "labels": 3}
+        found = clock.rate(lambda: [compiled(pair) for pair in calls[:8]], len(calls[:8]))
+        report.add("crf", **row, workers="1 core", images_a_second=rounded(found))
+        with ThreadPoolExecutor(case.cores) as pool:
+            found = clock.rate(lambda: list(pool.map(compiled, calls)), len(calls))
+        report.add("crf", **row, workers=f"{case.cores} threads", images_a_second=rounded(found))
+        beside = [compiled(pair) for pair in calls[:8]]
+    else:
+        report.add("crf", backend="fast", note=fast_crf.NOT_BUILT)
+        beside = torch_crf.torch_crf(own[:2], images[:2], **CRF, device="cpu")
+
+    def by_batch(given, size, iterations):
+        settings = CRF | {"iterations": iterations}
+        for first in range(0, len(given), size):
+            part = slice(first, first + size)
+            torch_crf.torch_crf(given[part], images[part], **settings, device=device)
+
+    ours = torch_crf.torch_crf(own[: len(beside)], images[: len(beside)], **CRF, device=device)
+    same, side, largest = agreement(ours, beside)
+    report.add(
+        "crf: torch beside " + ("fast" if built else "torch on the CPU"),
+        same_label=same,
+        same_side_of_095=side,
+        largest_difference=largest,
+    )
+    cases = [(2, size) for size in ((1,) if case.quick else (1, 4, 8, 16, 32))]
+    for classes, size in cases + [(20, 4)] * (not case.quick):
+        row = {"backend": "torch", "workers": device, "labels": classes + 1, "batch": size}
+        if clock.over():
+            report.add("crf", **row, note="no time left")
+            continue
+        given = own if classes == 2 else unaries(classes)[:8]
+        with peak_memory(device, row):
+            whole = clock.rate(lambda g=given, s=size: by_batch(g, s, 10), len(given), device)
+        lattice = clock.rate(lambda g=given, s=size: by_batch(g, s, 0), len(given), device)
+        row |= {"images_a_second": rounded(whole), "ms_an_image": rounded(1000 / whole)}
+        report.add("crf", **row, ms_without_iterations=rounded(1000 / lattice))
+
+
+def agreement(ours, theirs):
+    """Share of pixels with the same label, on the same side of 0.95, and the largest difference."""
+    pixels = sum(one[0].size for one in theirs)
+    pairs = list(zip(ours, theirs, strict=True))
+    same = sum(int(np.sum(a.argmax(0) == b.argmax(0))) for a, b in pairs)
+    side = sum(int(np.sum((a.max(0) >= 0.95) == (b.max(0) >= 0.95))) for a, b in pairs)
+    largest = max(float(np.abs(a - b).max()) for a, b in pairs)
+    return round(same / pixels, 6), round(side / pixels, 6), rounded(largest)
+
+
+def equality(report, clock, case):
+    numbers = range(2 if case.quick else 8)
+    read_images = [read(case.paths[n]) for n in numbers]
+
+    def all_maps(clip):
+        """Image by image, so that the CPU and the device get the same batches."""
+        return [
+            {name: own.cpu().numpy() for name, own in maps.items()}
+            for n, (_, image) in zip(numbers, read_images, strict=True)
+            for maps in maps_of(clip, image[None], [keys_of(n)])
+        ]
+
+    reference = all_maps(load_clip(case.entry))
+    for precision in case.precisions:
+        found = all_maps(case.clip(precision))
+        difference = {
+            name: max(
+                float(np.abs(a[name] - b[name]).max())
+                for a, b in zip(found, reference, strict=True)
+            )
+            for name in ("cam", "caa")
+        }
+        equal = [
+            np.mean(scores(a, rgb).argmax(0) == scores(b, rgb).argmax(0))
+            for a, b, (rgb, _) in zip(found, reference, read_images, strict=True)
+        ]
+        report.add(
+            "equality",
+            device=case.device,
+            precision=precision,
+            images=len(numbers),
+            largest_difference_cam=rounded(difference["cam"]),
+            largest_difference_caa=rounded(difference["caa"]),
+            same_labels=round(float(np.mean(equal)), 6),
+            goal="1e-4 and 0.999" if precision == "float32" else "stated",
+        )
+
+
+def scores(maps, rgb):
+    full = upsample_maps(maps["caa"], rgb.shape[:2])
+    return np.concatenate([background_scores(full, 1.0)[None], full])
+
+
+# The whole way, pipelined -------------------------------------------------------------------------
+
+
+def make_masks(clip, items, options):
+    """Masks of some images, all stages at once; returns the busy seconds of each stage.
+
+    Reading, energies and PNGs are done by threads of the CPU, each batch is uploaded while the
+    one before it is computed, and the CRF has a thread and a stream of its own.
+
+    Args:
+        clip: the model, on the device.
+        items: (path, keys).
+        options: batch and crf_batch, crf (torch or fast), threads, device.
+    """
+    on_cuda = torch.device(options["device"]).type == "cuda"
+    busy, lock = Counter(), threading.Lock()
+    batches, energies = queue.Queue(2), queue.Queue()
+    done = []
+
+    @contextmanager
+    def timed(stage):
+        start = time.perf_counter()
+        yield
+        with lock:
+            busy[stage] += time.perf_counter() - start
+
+    def stream():
+        return torch.cuda.stream(torch.cuda.Stream()) if on_cuda else nullcontext()
+
+    def read_one(item):
+        with timed("read (CPU)"):
+            return *read(item[0]), item[1]
+
+    def load():
+        groups = {}
+        for item in items:
+            with Image.open(item[0]) as header:
+                groups.setdefault(clip.grid(header.size[::-1]), []).append(item)
+        with stream():
+            for _, members in sorted(groups.items()):
+                for first in range(0, len(members), options["batch"]):
+                    part = list(pool.map(read_one, members[first : first + options["batch"]]))
+                    with timed("upload"):
+                        batch = torch.stack([image for _, image, _ in part])
+                        if on_cuda:
+                            batch = batch.pin_memory().to(options["device"], non_blocking=True)
+                            torch.cuda.current_stream().synchronize()
+                    batches.put((batch, part))
+        batches.put(None)
+
+    def prepare(maps, rgb, keys):
+        if options["crf"] == "fast":
+            with timed("CRF and PNG (CPU)"):
+                finish(*labels_and_confidence(maps, np.array(keys), rgb, MASKS))
+        else:
+            with timed("energies (CPU)"):
+                energy = unary_of(maps, rgb.shape[:2])
+            energies.put((energy, rgb, keys))
+
+    def refine():
+        left = len(items)
+        with stream():
+            while left:
+                part = [energies.get() for _ in range(min(options["crf_batch"], left))]
+                if None in part:  # another thread has failed
+                    return
+                left -= len(part)
+                with timed("CRF"):
+                    own, images, keys = zip(*part, strict=True)
+                    refined = torch_crf.torch_crf(
+                        list(own), list(images), **CRF, device=options["device"]
+                    )
+                done.extend(pool.submit(label, *one) for one in zip(refined, keys, strict=True))
+
+    def label(refined, keys):
+        with timed("labels and PNG (CPU)"):
+            values = np.array([0, *(key + 1 for key in keys)], np.uint8)
+            finish(values[refined.argmax(axis=0)], refined.max(axis=0))
+
+    def finish(labels, confidence):
+        encode_image("", labels, encode(confidence))
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(options["threads"]) as pool, ThreadPoolExecutor(2) as own, stream():
+        loaded = own.submit(load)
+        refined = own.submit(refine) if options["crf"] == "torch" else None
+        prepared = []
+        try:
+            while (given := next_of(batches, loaded, refined)) is not None:
+                batch, part = given
+                with timed("CAM + CAA"):
+                    found = maps_of(clip, batch, [keys for *_, keys in part])
+                    found = [maps["caa"].cpu().numpy() for maps in found]
+                prepared += [
+                    pool.submit(prepare, maps, rgb, keys)
+                    for maps, (rgb, _, keys) in zip(found, part, strict=True)
+                ]
+            for future in [loaded, *prepared, *([refined] if refined else [])]:
+                future.result()
+            for future in done:
+                future.result()
+        finally:  # lets the threads end where one of them has failed
+            for _ in range(options["crf_batch"]):
+                energies.put(None)
+            while not loaded.done():
+                with suppress(queue.Empty):
+                    batches.get(timeout=0.1)
+    return {"wall": time.perf_counter() - start, **busy}
+
+
+def next_of(batches, *threads):
+    """The next batch; raises what stopped a thread that it would wait for."""
+    while True:
+        try:
+            return batches.get(timeout=1)
+        except queue.Empty:
+            for thread in threads:
+                if thread is not None and thread.done():
+                    thread.result()
+
+
+def serve(connection, entry, device):
+    """A process of the pipeline: loads a model when told to, makes masks when told to."""
+    global _reader
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    clip = None
+    while (task := connection.recv()) is not None:
+        try:
+            if "precision" in task:
+                clip = _reader = load_clip(entry, precision=task["precision"], device=device)
+                connection.send("ready")
+            else:
+                on_cuda = torch.device(device).type == "cuda"
+                if on_cuda:
+                    torch.cuda.reset_peak_memory_stats()
+                found = make_masks(clip, task["items"], task["options"])
+                if on_cuda:
+                    found["peak MiB"] = torch.cuda.max_memory_allocated() / 2**20
+                connection.send(found)
+        except Exception:
+            connection.send(traceback.format_exc(limit=-3))
+
+
+class Workers:
+    """Processes that share the device, as jobs of one run do."""
+
+    def __init__(self, count, entry, device):
+        context = multiprocessing.get_context("spawn")
+        self.pipes, self.processes = [], []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, entry, device), daemon=True)
+            process.start()
+            theirs.close()
+            self.pipes.append(ours)
+            self.processes.append(process)
+
+    def ask(self, tasks, seconds):
+        """Answers of the first len(tasks) processes."""
+        end = time.perf_counter() + seconds
+        for pipe, task in zip(self.pipes, tasks, strict=False):
+            pipe.send(task)
+        answers = []
+        for pipe, _ in zip(self.pipes, tasks, strict=False):
+            if not pipe.poll(max(0, end - time.perf_counter())):
+                raise TimeoutError("a process of the pipeline has not answered in time")
+            answers.append(pipe.recv())
+        for answer in answers:
+            if isinstance(answer, str) and answer != "ready":
+                raise RuntimeError(answer)
+        return answers
+
+    def stop(self):
+        """End them, whatever they do."""
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+def pipeline(report, clock, case):
+    counts = [1, 2] if case.quick else [1, 2, 4, 8]
+    fast = importlib.util.find_spec("clip_wsss.masks._fast_crf") is not None
+    precise = [p for p in ("bfloat16", "float32") if p in case.precisions]
+    # The most telling ones first, should the time run out.
+    plans = [(precise[0], 4, "torch"), (precise[0], 1, "torch"), (precise[0], 8, "torch")]
+    plans += [(precise[0], 4, "fast")] * fast
+    plans += [(precise[0], 2, "torch"), (precise[-1], 4, "torch")]
+    if case.quick:
+        plans = [("float32", 1, "torch"), ("float32", 2, "torch")] + [("float32", 2, "fast")] * fast
+    start = time.perf_counter()
+    workers = Workers(counts[-1], case.entry, case.device)
+    loaded, best = None, None
+    try:
+        for precision, count, kind in plans:
+            row = {"precision": precision, "processes": count, "crf": kind}
+            if clock.over():
+                report.add("pipeline", **row, note="no time left")
+                continue
+            number = 2 * count if case.quick else max(256, 80 * count)
+            items = [(case.paths[n % len(case.paths)], keys_of(n)) for n in range(number)]
+            options = {
+                "batch": 2 if case.quick else 16,
+                "crf_batch": 2 if case.quick else 8,
+                "crf": kind,
+                "threads": max(1, case.cores // count),
+                "device": case.device,
+            }
+
+            def ask(items, count=count, options=options):
+                tasks = [{"items": items[i::count], "options": options} for i in range(count)]
+                return workers.ask(tasks, 90)
+
+            try:
+                if precision != loaded:
+                    workers.ask([{"precision": precision}] * counts[-1], 120)
+                    loaded = precision
+                    if case.device != "cpu":
+                        report.add(
+                            "pipeline: start",
+                            precision=precision,
+                            seconds_until_models_are_loaded=rounded(time.perf_counter() - start),
+                        )
+                        ask(items[: 8 * count])  # kernels load, allocators grow
+                began = time.perf_counter()
+                answers = ask(items)
+                wall = time.perf_counter() - began
+            except Exception as error:
+                report.add("pipeline", **row, note=str(error).strip().splitlines()[-1])
+                if isinstance(error, TimeoutError):
+                    raise
+                continue
+            row |= {
+                "images": number,
+                "images_a_second": rounded(number / wall),
+                "train_aug_seconds": round(TRAIN_AUG * wall / number),
+            }
+            if "peak MiB" in answers[0]:
+                row["peak MiB, all processes"] = round(sum(a.pop("peak MiB") for a in answers))
+            report.add("pipeline", **row)
+            stages = sum((Counter(answer) for answer in answers), Counter())
+            stages.pop("wall")
+            report.add(
+                "pipeline: busy ms an image (threads waiting for the device or for each other too)",
+                precision=precision,
+                processes=count,
+                crf=kind,
+                **{name: rounded(1000 * spent / number) for name, spent in stages.items()},
+                wall=rounded(1000 * wall / number),
+            )
+            if best is None or wall / number < best[0]:
+                best = wall / number, row
+    finally:
+        workers.stop()
+    if best is not None:
+        seconds, row = best
+        report.add(
+            "train_aug",
+            images=TRAIN_AUG,
+            seconds=round(TRAIN_AUG * seconds),
+            goal=120,
+            how=f"{row['precision']}, {row['processes']} processes, crf {row['crf']}",
+            measured_on=f"{row['images']} images, models loaded, without maps and archives on disk",
+        )
+
+
+# WeCLIP, tests ------------------------------------------------------------------------------------
+
+
+def weclip_update(entry, folder, device, quick):
+    """First loss, and seconds an update, of a WeCLIP training on one batch; printed as JSON."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    import clip_wsss.segmentation  # noqa: F401 - registers what the model is built from
+    from clip_wsss.segmentation.weclip.segmentor import WeCLIP
+
+    size, count = (96, 1) if quick else (320, 4)
+    torch.manual_seed(0)
+    foreground, background = (features.numpy() for features in text_features())
+    np.savez(folder / f"{device}.npz", foreground=foreground, background=background)
+    model = WeCLIP(
+        backbone=entry,
+        decode_head={"type": "WeCLIPHead", "num_classes": FOREGROUND + 1},
+        data_preprocessor={"type": "SegDataPreProcessor", "bgr_to_rgb": True, "size": (size, size)},
+        labels={},
+        texts=folder / f"{device}.npz",
+    )
+    model = model.to(device).train()
+    coarse = torch.randn(count, 3, size // 16, size // 16)
+    images = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").to(device)
+    samples = []
+    for number in range(count):
+        sample = SegDataSample(metainfo={"class_keys": keys_of(number)})
+        padding = torch.zeros(1, size, size, dtype=torch.long, device=device)
+        sample.gt_sem_seg = PixelData(data=padding)
+        samples.append(sample)
+    optimizer = torch.optim.AdamW(model.decode_head.parameters(), lr=1e-4)
+    losses, seconds = [], []
+    for _ in range(2 if device == "cpu" else 8):
+        start = time.perf_counter()
+        found = model(images, samples, mode="loss")
+        loss = sum(found.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append({name: float(value) for name, value in found.items()})
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps({"losses": losses[0], "seconds": min(seconds[1:]), "batch": count}))
+
+
+def weclip(report, clock, case):
+    found = {}
+    for device in dict.fromkeys((case.device, "cpu")):
+        environment = dict(os.environ)
+        if device == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # MMEngine takes a GPU where it sees one
+        command = [sys.executable, __file__, "--weclip", device, "--out", str(case.folder)]
+        done = subprocess.run(
+            command + ["--quick"] * case.quick,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            report.add("weclip", device=device, note=f"skipped: {why}")
+            continue
+        found[device] = json.loads(done.stdout.strip().splitlines()[-1])
+        losses = {name: rounded(value, 7) for name, value in found[device]["losses"].items()}
+        seconds = rounded(found[device]["seconds"])
+        report.add(
+            "weclip",
+            device=device,
+            batch=found[device]["batch"],
+            seconds_an_update=seconds,
+            **losses,
+        )
+    if len(found) == 2:
+        ours, theirs = (found[device]["losses"] for device in (case.device, "cpu"))
+        relative = {name: rounded(abs(ours[name] / theirs[name] - 1)) for name in theirs}
+        report.add("weclip", device="relative difference", **relative)
+
+
+def tests(report, clock, case):
+    files = [path for path in (ROOT / "tests/unit").rglob("test_*.py") if "needs CUDA" in
+             path.read_text() and "cuda.is_available" in path.read_text()]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-k", "cuda"]
+    done = subprocess.run(
+        command + list(map(str, files)), cwd=ROOT, capture_output=True, text=True, timeout=150
+    )
+    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
+    if done.returncode:
+        print(done.stdout[-3000:], done.stderr[-1000:], flush=True)
+    report.add("tests", files=len(files), exit=done.returncode, last_line=lines[-1])
+
+
+# The whole ----------------------------------------------------------------------------------------
+
+
+PARTS = {  # with their shares of the budget
+    decode: 0.06,
+    machine: 0.0,  # after the processes are forked
+    cam: 0.22,
+    crf: 0.17,
+    equality: 0.08,
+    pipeline: 0.32,
+    weclip: 0.1,
+    tests: 0.05,
+}
+
+
+class Case:
+    """What the parts share."""
+
+    def __init__(self, folder, args):
+        self.device, self.quick, self.cores = args.device, args.quick, args.cores
+        self.folder = folder
+        self.precisions = ["float32", "bfloat16"] + ["float16"] * (args.device != "cpu")
+        self.entry = model_entry(folder, args.quick)
+        self.paths = self._photographs(folder, args.images)
+
+    def _photographs(self, folder, given):
+        if given is not None:
+            return sorted(str(path) for path in given.iterdir() if path.suffix == ".jpg")
+        count = 8 if self.quick else 256
+        sizes = [SIZES[n % len(SIZES)] for n in range(count)]
+        if self.quick:
+            sizes = [(height // 3, width // 3) for height, width in sizes]
+        with parallel_map(self.cores) as mapped:
+            for number, data in enumerate(mapped(photograph, range(count), sizes)):
+                (folder / f"{number:04}.jpg").write_bytes(data)
+        return [str(folder / f"{number:04}.jpg") for number in range(count)]
+
+    def clip(self, precision):
+        """The model on the device."""
+        return load_clip(self.entry, precision=precision, device=self.device)
+
+
+def main():
+    names = [part.__name__ for part in PARTS]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of gpu.json and gpu.md")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--budget", type=float, default=300, help="seconds, in all")
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--images", type=Path, help="folder of photographs, instead of made ones")
+    parser.add_argument("--parts", nargs="+", choices=names, default=names)
+    parser.add_argument("--quick", action="store_true", help="a few images, two blocks: a trial")
+    parser.add_argument("--weclip", metavar="DEVICE", help=argparse.SUPPRESS)  # a process of itself
+    args = parser.parse_args()
+    if args.weclip:
+        entry = {name: str(args.out / f"model{end}") for name, end in
+                 (("architecture", ".json"), ("weights", ".pt"))}  # fmt: skip
+        weclip_update(entry, args.out, args.weclip, args.quick)
+        return 0
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has none; take --device cpu --quick for a trial")
+
+    global _reader
+    cv2.setNumThreads(0)
+    start = time.perf_counter()
+    report, failed = Report(args.out), False
+    with tempfile.TemporaryDirectory() as name:
+        case = Case(Path(name), args)
+        _reader = load_clip(case.entry)
+        for part, share in PARTS.items():
+            if part.__name__ not in args.parts:
+                continue
+            began = time.perf_counter()
+            left = args.budget - (began - start)
+            try:
+                clock = Clock(min(left, share * args.budget), 0 if args.quick else 0.7)
+                part(report, clock, case)
+            except Exception as error:
+                failed = True
+                traceback.print_exc()
+                why = f"{type(error).__name__}: {error}".splitlines()[0]
+                report.add("failed", part=part.__name__, why=why)
+            if args.device != "cpu" and torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            report.add("seconds", part=part.__name__, seconds=rounded(time.perf_counter() - began))
+        report.add("seconds", part="all", seconds=rounded(time.perf_counter() - start))
+    print((args.out / "gpu.md").read_text())
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""GradCAM and its refinement for a batch of images of one grid (paper, section 3.1 and 3.3).
+
+One forward pass of an image serves all its classes, and every cam and affinity that is wanted of
+it. Only the last block is gone back through, and for each pair of texts and target only as often
+as an image has classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from clip_wsss.cams.context import HELD, MapContext, finite, initial, look
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.maps import min_max
+from clip_wsss.core.methods import method
+from clip_wsss.models.tower import Clip
+
+# What a batch holds at once. A CPU is fastest with what stays in its cache: one photograph.
+BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 31}
+
+Target = Callable[[Tensor, int, int], Tensor]
+Making = Callable[[MapContext], Tensor]  # a method with its settings filled in
+
+
+@dataclass(frozen=True)
+class WantedCam:
+    """Initial maps that are wanted of a pass, and refined maps made of them.
+
+    Attributes:
+        texts: name of the texts that are scored.
+        cam: makes the maps of one image.
+        target: what GradCAM differentiates; None for another cam, which is called image by image.
+        affinities: output name -> affinity.
+    """
+
+    texts: str
+    cam: Making
+    target: Target | None
+    affinities: Mapping[str, Making]
+
+
+@dataclass(frozen=True)
+class PassImage:
+    """An image of a pass: see `MapContext` for what its parts are."""
+
+    id: str
+    rgb: np.ndarray
+    keys: Sequence[int]
+
+
+def target_of(settings: BaseModel) -> Target:
+    """The target that settings of GradCAM name, with its own settings filled in."""
+    found = method("target", settings.target)
+    own = getattr(settings, found.short, None) if found.settings is not None else None
+    return found.bound(None if own is None else own.model_dump())
+
+
+def fitting_batch(clip: Clip, grid: tuple[int, int], wanted: int) -> int:
+    """How many images of a grid fit into `BATCH_BYTES`, at least 1 and at most `wanted`.
+
+    An image holds its attention maps, `HELD` of them whatever is asked for and those of the last
+    block's heads, what enters each block, and in a block's MLP some 16 times its tokens.
+    """
+    tokens, maps = clip.prefix + grid[0] * grid[1], min(HELD, clip.layers) + 3 + clip.heads
+    held = 4 * (tokens**2 * maps + tokens * clip.width * (16 + clip.layers))
+    return max(1, min(wanted, BATCH_BYTES[clip.device.type] // held))
+
+
+def class_maps(
+    clip: Clip,
+    batch: Tensor,
+    images: Sequence[PassImage],
+    texts: Mapping[str, tuple[Tensor, Tensor]],
+    wanted: Mapping[str, WantedCam],
+    towers: Mapping[str, Clip] | None = None,
+) -> list[dict[str, Tensor]]:
+    """All wanted maps of all classes of some images, from one pass over the trunk.
+
+    Args:
+        clip: the model.
+        batch: (B, 3, H', W') float32 from `clip.preprocess`.
+        images: the B images, K >= 1 classes each.
+        texts: name of texts -> features of all classes (C, E) and of the background words (M, E).
+        wanted: output name -> cam; no two outputs, initial or refined, have the same name.
+        towers: further towers that methods ask for, by their names in `models`.
+
+    Returns:
+        For each image output name -> (K, gh, gw) float32 in [0, 1]. The bytes of an output do not
+        depend on the other outputs.
+    """
+    held = any(cam.affinities or cam.target is None for cam in wanted.values())
+    looks = look(clip, batch, HELD if held else 0)
+    contexts = {name: [] for name in wanted}
+    for name, cam in wanted.items():
+        foreground, background = (part.to(clip.device) for part in texts[cam.texts])
+        for image, looked in zip(images, looks, strict=True):
+            own = MapContext(
+                id=image.id,
+                image=image.rgb,
+                keys=image.keys,
+                texts=foreground[list(image.keys)],
+                background=background,
+                looked=looked,
+                towers=towers or {},
+                cam=cam.cam,
+            )
+            contexts[name].append(own)
+
+    maps: list[dict[str, Tensor]] = [{} for _ in images]
+    scored = {name: cam.target for name, cam in wanted.items() if cam.target is not None}
+    counts = [len(image.keys) for image in images]
+    for count in sorted(set(counts)) if scored else ():
+        # Images with as many classes share every backward pass.
+        places = [place for place, other in enumerate(counts) if other == count]
+        own = gradcams([[contexts[name][p] for p in places] for name in scored], [*scored.values()])
+        for name, raw in zip(scored, own, strict=True):
+            for place, image in zip(places, initial(raw), strict=True):
+                maps[place][name] = image
+    for place, found in enumerate(maps):
+        for name, cam in wanted.items():
+            context = contexts[name][place]
+            if cam.target is None:
+                found[name] = initial(_checked(cam.cam(context), context, name))
+            for output, affinity in cam.affinities.items():
+                refined = affinity(replace(context, maps=found[name]))
+                found[output] = min_max(finite(_checked(refined, context, output))).float()
+        looks[place].made.clear()
+    return maps
+
+
+def _checked(maps: Tensor, context: MapContext, name: str) -> Tensor:
+    """What a method of one's own should return, or one line."""
+    wanted = (len(context.keys), *context.grid)
+    if not isinstance(maps, Tensor) or tuple(maps.shape) != wanted:
+        got = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise InputError(f"{name}: must return a tensor {wanted} of maps; got {got}")
+    return maps
+
+
+def gradcams(contexts: Sequence[Sequence[MapContext]], targets: Sequence[Target]) -> list[Tensor]:
+    """GradCAM of some images with as many classes, for several texts and targets.
+
+    Args:
+        contexts: for each target the B images, the same for all but for their texts.
+        targets: what is differentiated.
+
+    Returns:
+        For each target (B, K, gh, gw) float32, >= 0 and finite.
+    """
+    first = contexts[0]
+    x = torch.cat([one.looked.streams[-1] for one in first])
+    scored = [
+        (torch.stack([torch.cat([one.texts, one.background]) for one in own]), target)
+        for own, target in zip(contexts, targets, strict=True)
+    ]
+    need_map = len(first[0].looked.held) > 0
+    found, last = gradcam_maps(first[0].tower, x, len(first[0].keys), scored, need_map)
+    if last is not None:
+        for one, own in zip(first, last, strict=True):
+            one.looked.held[-1] = own
+            one.looked.complete = True
+    return [own.unflatten(-1, first[0].grid) for own in found]
+
+
+def gradcam_maps(
+    clip: Clip,
+    x: Tensor,
+    count: int,
+    scored: Sequence[tuple[Tensor, Target]],
+    need_map: bool = False,
+) -> tuple[list[Tensor], Tensor | None]:
+    """ReLU(sum_k w_k A_k) at the output A of the last block's ln_1 (docs/parity.md, fact 7).
+
+    Args:
+        clip: the model.
+        x: (B, P + N, D), the residual stream that enters the last block.
+        count: K.
+        scored: texts (B, K + M, E), the K classes of each image first, and what is differentiated.
+        need_map: whether the last block's attention is wanted.
+
+    Returns:
+        For each of `scored` (B, K, N) float32, >= 0 and finite; and the attention (B, N, N).
+    """
+    passed = clip.through_last_block(x, need_map)
+    patches = passed.inputs[:, clip.prefix :].detach().float()
+    cams = []
+    with torch.enable_grad():
+        pooled = passed.pooled.detach().requires_grad_()
+        features = clip.project(pooled)  # (B, E)
+        for texts, target in scored:
+            logits = clip.logit_scale * torch.einsum("be,bte->bt", features, texts)
+            own = []
+            for position in range(count):
+                score = target(logits, position, count).sum()
+                (slope,) = torch.autograd.grad(score, pooled, retain_graph=True)
+                own.append((patches @ passed.weights(slope)[..., None])[..., 0])
+            cams.append(finite(torch.stack(own, dim=1)).relu())
+    return cams, passed.attention

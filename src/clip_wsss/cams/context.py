@@ -1,0 +1,249 @@
+"""What CAMs and affinities get of an image: one object, whose parts are made when asked for.
+
+A batch goes through a tower once (`look`); each of its images is a `Look`. A `MapContext` is a look
+with the texts of one cam, and for an affinity with its initial maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.maps import min_max
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from clip_wsss.models.tower import Tower
+
+# The attention maps that CLIP-ES averages. They come with the pass, whichever are wanted; others
+# are made of the blocks' inputs. So a variant's bytes depend on no other variant.
+HELD = 8
+
+AttentionKind = Literal["qk", "qq", "kk", "vv"]
+
+
+@dataclass
+class Look:
+    """One image after the pass of a tower up to its last block.
+
+    Attributes:
+        tower: the model.
+        pixels: (3, H', W') float32, fitted to whole patches and normalised.
+        grid: (gh, gw).
+        streams: what enters each block, (1, P + N, D) each, P prefix tokens before N patches.
+        held: (n, N, N) float32, the head-averaged qk maps of the last n blocks.
+        complete: whether the last block's own is among them; GradCAM's pass brings it.
+    """
+
+    tower: Tower
+    pixels: Tensor
+    grid: tuple[int, int]
+    streams: Sequence[Tensor]
+    held: Tensor
+    complete: bool = False
+    made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def attention(self, block: int = -1, kind: AttentionKind = "qk") -> Tensor:
+        """See `MapContext.attention`."""
+        layers = self.tower.layers
+        if not -layers <= block < layers:
+            raise InputError(f"attention: block {block} must be in 0..{layers - 1}, or -1 the last")
+        from_last = block - layers if block >= 0 else block
+        if kind == "qk" and -from_last <= len(self.held):
+            if from_last == -1 and not self.complete:
+                self.held[-1] = self.tower.attention(-1, self.streams[-1], "qk")[0]
+                self.complete = True
+            return self.held[from_last]
+        return self.tower.attention(from_last, self.streams[from_last], kind)[0]
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once an image for all that ask for it by the same key."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+
+def look(tower: Tower, batch: Tensor, held: int) -> list[Look]:
+    """The images of a batch after one pass.
+
+    Args:
+        tower: the model.
+        batch: (B, 3, H', W') float32 from `tower.preprocess`.
+        held: how many attention maps come with it.
+    """
+    streams, attention = tower.passed(batch, held, HELD)
+    grid = tower.grid(tuple(batch.shape[2:]))
+    return [
+        Look(tower, batch[i], grid, [x[i : i + 1] for x in streams], attention[i])
+        for i in range(len(batch))
+    ]
+
+
+@dataclass(frozen=True)
+class MapContext:
+    """An image as a CAM or an affinity sees it.
+
+    Attributes:
+        id: of the image.
+        image: (H, W, 3) uint8, at its own size.
+        keys: the K classes in the image, 0-based.
+        texts: (K, E) float32, features of these classes; None for a tower without texts.
+        background: (M, E) float32, features of the background words.
+        looked: the pass, see `Look`.
+        maps: (K, gh, gw) float32 in [0, 1], the initial maps; None for a CAM.
+        names: what the K classes are called in the texts.
+        words: the M background words.
+    """
+
+    id: str
+    image: np.ndarray
+    keys: Sequence[int]
+    texts: Tensor | None
+    background: Tensor | None
+    looked: Look
+    maps: Tensor | None = None
+    names: Sequence[str] = ()
+    words: Sequence[str] = ()
+    towers: Mapping[str, Tower] = field(default_factory=dict, repr=False)
+    cam: Callable[[MapContext], Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        return self.image.shape[:2]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(gh, gw), N = gh * gw patches, row by row."""
+        return self.looked.grid
+
+    @property
+    def pixels(self) -> Tensor:
+        """(3, H', W') float32: the image fitted to whole patches and normalised."""
+        return self.looked.pixels
+
+    @property
+    def tower(self) -> Tower:
+        """The model, see `clip_wsss.models.tower.Tower`."""
+        return self.looked.tower
+
+    def attention(self, block: int = -1, kind: AttentionKind = "qk") -> Tensor:
+        """An attention map of a block, averaged over its heads, without prefix tokens.
+
+        Args:
+            block: 0 the first, -1 the last.
+            kind: softmax of q k^T, q q^T, k k^T or v v^T, each over the root of a head's width.
+
+        Returns:
+            (N, N) float32; rows sum to at most 1, the rest goes to the prefix tokens. It is made
+            anew for who asks, but for the last blocks' qk, which come with the pass.
+        """
+        return self.looked.attention(block, kind)
+
+    def mean_attention(self, layers: int, grid: tuple[int, int] | None = None) -> Tensor:
+        """Mean of the last blocks' qk maps.
+
+        Args:
+            layers: how many blocks; all where the tower has fewer.
+            grid: (gh, gw) of the result, for maps of another tower; None: as they are.
+
+        Returns:
+            (N, N) float64. Where attention is nearly even, the map hardly differs from patch to
+            patch, and min-max would blow up what float32 rounds off.
+        """
+        layers = min(layers, self.tower.layers)
+
+        def make() -> Tensor:
+            mean = self.attention(-layers).double()
+            for block in range(layers - 1, 0, -1):
+                mean += self.attention(-block)
+            return mean.div_(layers)
+
+        mean = self.once(("mean attention", layers), make)
+        return mean if grid in (None, self.grid) else fitted(mean, self.grid, grid)
+
+    @property
+    def features(self) -> Tensor:
+        """(N, E) float32: patches in the space of the texts, normalised."""
+        return self.once("features", lambda: self.tower.patches(self.looked.streams[-1])[0])
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once an image for all that ask for it by the same key."""
+        return self.looked.once(key, make)
+
+    def tower_of(self, name: str) -> MapContext:
+        """The same image through another tower, an entry of `models` that the settings name.
+
+        Its grid, attention and features are its own; it has no texts and no maps.
+
+        Raises:
+            InputError: no setting names this tower (`Names("model")` marks the field).
+        """
+        if name not in self.towers:
+            raise InputError(f"tower {name}: a setting marked Names('model') must name it")
+
+        def make() -> Look:
+            tower = self.towers[name]
+            return look(tower, tower.preprocess(self.image)[None], HELD)[0]
+
+        looked = self.once(("tower", name), make)
+        return replace(self, texts=None, background=None, maps=None, looked=looked)
+
+    def view(self, scale: float = 1.0, flip: bool = False) -> MapContext:
+        """The same image at another scale, or mirrored, through the same tower.
+
+        Its `maps` are None; `initial_maps()` gives those of the view.
+        """
+        if scale == 1 and not flip:
+            return replace(self, maps=None)
+
+        def make() -> Look:
+            pixels = self.tower.preprocess(self.image, scale)
+            return look(self.tower, (pixels.flip(2) if flip else pixels)[None], HELD)[0]
+
+        return replace(self, maps=None, looked=self.once(("view", scale, flip), make))
+
+    def initial_maps(self) -> Tensor:
+        """The initial maps of this view by the run's cam: (K, gh, gw) float32 in [0, 1]."""
+        return initial(self.cam(self)) if self.maps is None else self.maps
+
+
+def initial(raw: Tensor) -> Tensor:
+    """Maps (..., gh, gw) scaled to [0, 1] as initial maps are: twice (docs/parity.md, fact 7)."""
+    return min_max(min_max(finite(raw).float()))
+
+
+def finite(maps: Tensor) -> Tensor:
+    """Zero where the precision at hand lost the answer (docs/parity.md, last section)."""
+    return torch.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def fitted(attention: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    """An attention map of one grid brought to another.
+
+    Args:
+        attention: (N', N') of `grid`.
+        grid: (gh', gw').
+        wanted: (gh, gw).
+
+    Returns:
+        (N, N): linear over the keys, of which a coarser one gets the mean of what it covers, with
+        each row's sum kept; then likewise over the queries.
+    """
+    rows = _resized(attention, grid, wanted)  # (N', N)
+    rows = rows * (attention.sum(dim=1) / rows.sum(dim=1).clamp(min=1e-30))[:, None]
+    return _resized(rows.T, grid, wanted).T
+
+
+def _resized(rows: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    """Maps in the rows (n, N') brought from one grid to another: (n, N)."""
+    maps = rows.reshape(-1, 1, *grid)
+    how = {"mode": "bilinear", "antialias": True, "align_corners": False}
+    return F.interpolate(maps, wanted, **how).flatten(1)

@@ -1,0 +1,1 @@
+"""What GradCAM differentiates: one file a method."""

@@ -1,0 +1,362 @@
+"""Methods as plug-ins: what a config names becomes a function with typed settings.
+
+A method of the suite is a file of its kind's package that defines a function of the file's name
+(a hyphen of the method's name is an underscore there). A method of your own is
+`package.module:function`, of an installed package or of a file beside the config. Whatever the
+function's parameter `settings` is annotated with are its settings; a function without that
+parameter has none. Nothing here imports torch, so a plan is made without it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, create_model
+from pydantic_core import PydanticUndefined
+
+from clip_wsss.core.errors import InputError
+
+PLUGINS = "CLIP_WSSS_PLUGINS"  # folders of files beside configs, for the processes of jobs
+S = TypeVar("S", bound=BaseModel)
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+class Settings(BaseModel):
+    """Settings of a method or a part of the config; unknown keys, NaN, infinities are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of methods.
+
+    Attributes:
+        package: where the suite's own are.
+        takes: names of the arguments of a method, its settings aside.
+        gives: what it returns, for the docs.
+        elsewhere: settings that other cells of the row say: name -> (group, its name there).
+    """
+
+    package: str
+    takes: tuple[str, ...]
+    gives: str
+    elsewhere: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict, hash=False)
+
+
+_FROM_THE_ROW = {
+    "target": ("cam", "target"),
+    "static_layers": ("affinity", "layers"),
+    **{key: ("affinity", key) for key in ("sinkhorn", "power", "threshold", "box_edge")},
+    **{key: ("masks", key) for key in ("background_power", "refinement", "par")},
+}
+KINDS: dict[str, Kind] = {
+    "cam": Kind("clip_wsss.cams", ("context",), "maps (K, gh, gw) >= 0"),
+    "target": Kind(
+        "clip_wsss.cams.targets", ("logits", "position", "classes"), "scores (B,) to differentiate"
+    ),
+    "affinity": Kind("clip_wsss.affinities", ("context",), "maps (K, gh, gw) >= 0"),
+    "refinement": Kind("clip_wsss.masks.refinements", ("context",), "scores (1 + K, H, W)"),
+    "loss": Kind("clip_wsss.losses", ("pixels",), "a scalar"),
+    "labels": Kind("clip_wsss.labels", ("texts",), "a maker of labels", _FROM_THE_ROW),
+    "segmentor": Kind("clip_wsss.segmentors", (), "what a segmentor's file holds"),
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Marks a field of settings whose value names a method, a model, or another kind of entry.
+
+    Attributes:
+        kind: of `KINDS`, or `model` for an entry of `models`.
+        where: `here`, the method's settings stand beside the field; `under`, below a key of the
+            method's short name.
+    """
+
+    kind: str
+    where: Literal["here", "under"] = "under"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that a config names.
+
+    Attributes:
+        kind: of `KINDS`.
+        name: as the config writes it.
+        target: `package.module:function`.
+        settings: class of its settings; None for a method without.
+    """
+
+    kind: str
+    name: str
+    target: str
+    settings: type[BaseModel] | None
+
+    @property
+    def short(self) -> str:
+        """The name without its module: the key of its settings, and a part of labels."""
+        return self.name.rpartition(":")[2]
+
+    @property
+    def function(self) -> Callable:
+        """The function itself."""
+        return _function(self.target, f"{self.kind}: {self.name}")
+
+    def read(self, content: Mapping[str, Any] | None) -> BaseModel | None:
+        """Its settings, from a mapping that may hold other keys too (those of an entry)."""
+        if self.settings is None:
+            return None
+        kind = with_methods(self.settings, content or {})
+        known = {k: v for k, v in (content or {}).items() if k in kind.model_fields}
+        return kind.model_validate(known)
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields of its settings."""
+        return {} if self.settings is None else self.settings.model_fields
+
+    def bound(self, content: Mapping[str, Any] | None) -> Callable:
+        """The function with its settings filled in, those of `content`."""
+        own = self.read(content)
+        return self.function if own is None else partial(self.function, settings=own)
+
+
+def method(kind: str, name: str) -> Method:
+    """Look a method up, import and check it.
+
+    Args:
+        kind: of `KINDS`.
+        name: registered, or `package.module:function`.
+
+    Raises:
+        InputError: one line: there is no such method, it cannot be imported, or its parameters
+            are not those of its kind.
+    """
+    return _method(kind, name, tuple(sys.path))
+
+
+@cache
+def _method(kind: str, name: str, path: tuple[str, ...]) -> Method:
+    if ":" not in name:
+        known = registered(kind)
+        if name not in known:
+            names = ", ".join(known)
+            raise InputError(f"must be one of {names}, or package.module:function; got {name}")
+        target = f"{KINDS[kind].package}.{known[name]}:{known[name]}"
+    elif _DOTTED.fullmatch(name):
+        target = name
+    else:
+        raise InputError(f"`{name}` must be package.module:function")
+    function = _function(target, name)
+    return Method(kind, name, target, _settings(function, kind, name))
+
+
+def named(entry: BaseModel | type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple]:
+    """The fields of settings that name something: (field, marker, value)."""
+    for field, info in entry.model_fields.items():
+        inner = getattr(info.annotation, "__args__", ())  # of `Annotated[str, Names(…)] | None`
+        for marker in (
+            *info.metadata,
+            *(m for one in inner for m in getattr(one, "__metadata__", ())),
+        ):
+            if isinstance(marker, Names):
+                yield field, marker, values.get(field, info.get_default())
+
+
+def with_methods(base: type[S], content: Mapping[str, Any]) -> type[S]:
+    """The class of settings that has those of all methods that `content` names.
+
+    Raises:
+        InputError: "<field>: <what is wrong with the method>".
+    """
+    kind = base
+    here = [one for one in _chosen(base, content) if one[1].where == "here"]
+    for field, _, found in here:
+        own = _own(found)
+        if own is not None:
+            if twice := own.model_fields.keys() & base.model_fields.keys():
+                raise InputError(f"{field}: {found.name}: its setting {min(twice)} must be renamed")
+            kind = _joined(kind, own)
+    under: dict[str, type[BaseModel]] = {}
+    for field, marker, found in _chosen(kind, content):
+        if marker.where == "under" and found.settings is not None:
+            if found.short in kind.model_fields or found.short in under:
+                raise InputError(f"{field}: {found.name}: its function must have another name")
+            under[found.short] = _nested(found.settings, content.get(found.short), found.short)
+    for field, info in kind.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            nested = _nested(inner, content.get(field), field)
+            if nested is not inner:
+                under[field] = nested
+    return _extended(kind, tuple(under.items())) if under else kind
+
+
+def _chosen(
+    base: type[BaseModel], content: Mapping[str, Any]
+) -> Iterator[tuple[str, Names, Method]]:
+    """The methods that settings name: (field, marker, method)."""
+    for field, marker, value in named(base, content):
+        if marker.kind in KINDS and isinstance(value, str) and is_method(marker.kind, value):
+            try:
+                yield field, marker, method(marker.kind, value)
+            except InputError as error:
+                raise InputError(f"{field}: {error}") from None
+
+
+def _nested(kind: type[BaseModel], content: Any, where: str) -> type[BaseModel]:
+    try:
+        return with_methods(kind, content if isinstance(content, dict) else {})
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from None
+
+
+@cache  # so that two entries of the same methods are of one class, and can be equal
+def _joined(kind: type[S], own: type[BaseModel]) -> type[S]:
+    return create_model(kind.__name__, __base__=(kind, own), __doc__=kind.__doc__)
+
+
+@cache
+def _extended(kind: type[S], parts: tuple[tuple[str, type[BaseModel]], ...]) -> type[S]:
+    """Settings with parts, each at its defaults unless it has a setting without one."""
+    fields: dict[str, Any] = {}
+    for name, part in parts:
+        needed = any(info.is_required() for info in part.model_fields.values())
+        fields[name] = (part, PydanticUndefined if needed else part())
+    return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **fields)
+
+
+@cache
+def _own(found: Method) -> type[BaseModel] | None:
+    """The settings of a method, without those that follow from other cells of the row."""
+    elsewhere = KINDS[found.kind].elsewhere
+    if not elsewhere or found.settings is None:
+        return found.settings
+    own = {k: (v.annotation, v) for k, v in found.fields.items() if k not in elsewhere}
+    return create_model(found.settings.__name__, __base__=Settings, **own) if own else None
+
+
+def methods_of(settings: BaseModel, *kinds: str) -> list[Method]:
+    """All methods that settings name, those of nested settings too; of some kinds, or of all."""
+    found = []
+    values = {field: getattr(settings, field) for field in type(settings).model_fields}
+    for _, marker, value in named(type(settings), values):
+        wanted = marker.kind in (kinds or KINDS)
+        if wanted and value is not None and is_method(marker.kind, value):
+            found.append(method(marker.kind, value))
+    for value in values.values():
+        found += methods_of(value, *kinds) if isinstance(value, BaseModel) else []
+    return found
+
+
+def is_method(kind: str, value: str) -> bool:
+    """Whether a value names a method: a segmentor may be a file instead."""
+    return kind != "segmentor" or bool(_DOTTED.fullmatch(value))
+
+
+def models_of(settings: BaseModel, prefix: str = "") -> dict[str, str]:
+    """The entries of `models` that settings name, by the dotted key of the field."""
+    found = {}
+    values = {field: getattr(settings, field) for field in type(settings).model_fields}
+    for field, marker, value in named(type(settings), values):
+        if marker.kind == "model" and value is not None:
+            found[prefix + field] = value
+    for field, value in values.items():
+        if isinstance(value, BaseModel):
+            found |= models_of(value, f"{prefix}{field}.")
+    return found
+
+
+@cache
+def registered(kind: str) -> dict[str, str]:
+    """The suite's own methods of a kind: name -> name of the module and the function."""
+    package = importlib.util.find_spec(KINDS[kind].package)
+    found = {}
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        for path in sorted(Path(folder).glob("*.py")):
+            tree = ast.parse(path.read_bytes())
+            names = {getattr(statement, "name", None) for statement in tree.body}
+            if path.stem in names:
+                found[path.stem.replace("_", "-")] = path.stem
+    return found
+
+
+def add_plugins(folder: str | Path) -> None:
+    """Let methods be found in the files of a folder, here and in the processes of jobs.
+
+    The folder comes last, so that a file there hides no installed module.
+    """
+    folder = str(Path(folder).resolve())
+    known = [one for one in os.environ.get(PLUGINS, "").split(os.pathsep) if one]
+    if folder not in known:
+        os.environ[PLUGINS] = os.pathsep.join([*known, folder])
+    _use_plugins()
+
+
+def _use_plugins() -> None:
+    for folder in os.environ.get(PLUGINS, "").split(os.pathsep):
+        if folder and folder not in sys.path:
+            sys.path.append(folder)
+
+
+def _function(target: str, name: str) -> Callable:
+    _use_plugins()
+    module, _, attribute = target.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever the module does when it is imported
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise InputError(
+            f"{name}: {module} cannot be imported ({type(error).__name__}: {reason}); install its "
+            "package, or put its file beside the config"
+        ) from None
+    function = getattr(found, attribute, None)
+    if not callable(function):
+        raise InputError(f"{name}: {module} has no function `{attribute}`; correct the name")
+    return function
+
+
+def _settings(function: Callable, kind: str, name: str) -> type[BaseModel] | None:
+    """The class of a method's settings, from the annotation of its parameter."""
+    takes = KINDS[kind].takes
+    wanted = f"({', '.join(takes)}) or ({', '.join((*takes, 'settings'))})"
+    parameters = list(inspect.signature(function).parameters.values())
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (0, 1, 3)]
+    own = [p for p in parameters if p.name == "settings"]
+    if len([p for p in needed if p not in own]) != len(takes):
+        got = ", ".join(p.name for p in parameters)
+        raise InputError(f"{name}: {kind}: must take {wanted}; it takes ({got})")
+    if not own:
+        return None
+    annotation = own[0].annotation
+    if isinstance(annotation, str):
+        annotation = _evaluated(function, annotation)
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        raise InputError(
+            f"{name}: {kind}: its parameter `settings` must be annotated with a subclass of "
+            "clip_wsss.Settings"
+        )
+    return annotation
+
+
+def _evaluated(function: Callable, annotation: str) -> Any:
+    """What an annotation written as text stands for."""
+    inner = inspect.unwrap(function)
+    inner = getattr(inner, "__init__", inner) if isinstance(inner, type) else inner
+    try:
+        return eval(annotation, getattr(inner, "__globals__", {}))  # the method's own source
+    except Exception:
+        return None

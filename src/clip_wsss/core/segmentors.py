@@ -1,0 +1,218 @@
+"""Segmentors as plain data: a YAML file, or a config of MMEngine in Python that is not executed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.literals import Unreadable, read_literals
+from clip_wsss.core.plain import read_yaml
+from clip_wsss.core.registry import unknown
+from clip_wsss.core.resources import find
+
+KEYS = {  # what a segmentor's file holds, and whether it must
+    "model": True,
+    "init": False,
+    "train_pipeline": True,
+    "train_dataloader": True,
+    "optim_wrapper": True,
+    "param_scheduler": True,
+    "checkpoint_interval": True,
+}
+LOADER = ("batch_size", "num_workers")
+LARGEST = 100_000  # values of a file: YAML's aliases can make any number of a few lines
+INTERVAL = 500  # updates between checkpoints where a Python file does not say
+# What the suite itself does in the place of these steps.
+_OWN_STEPS = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
+
+
+def read_segmentor_file(path: str | Path) -> dict[str, Any]:
+    """Read the file of a segmentor as plain data, with the keys of KEYS.
+
+    Args:
+        path: YAML (as in config/segmentors/), or a `.py` of MMSegmentation's zoo, of which what
+            the suite does not decide itself is taken (docs/segmentation.md). In both `pretrained`
+            and the backbone's `init_cfg` of type Pretrained become `init`.
+
+    Raises:
+        InputError: the file is missing or says what would have to be executed, a key is missing or
+            unknown (such as MMEngine's `custom_imports`), or a value cannot be.
+    """
+    if not find(path).is_file():
+        raise InputError(f"segmentation.segmentor: there is no file {path}")
+    python = Path(path).suffix == ".py"
+    return checked(read_literals(find(path)) if python else read_yaml(path), path, python)
+
+
+def checked(content: Any, path: str | Path, python: bool) -> dict[str, Any]:
+    """The content of a segmentor's file, checked; see `read_segmentor_file`."""
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a mapping with the keys {', '.join(KEYS)}")
+    if python:
+        content = _of_mmengine(content, path)
+    for key in content:
+        if key not in KEYS:
+            raise InputError(f"{path}: {unknown('key', str(key), KEYS)}")
+    for key, needed in KEYS.items():
+        if needed and key not in content:
+            raise InputError(f"{path}: the key {key} is missing")
+    _check_values(content, path)
+    if not isinstance(content["model"], dict):
+        raise InputError(f"{path}: model: must be a mapping; got {content['model']!r}")
+    if not isinstance(content.get("init"), str | None):
+        raise InputError(f"{path}: init: must be a file, an address or null")
+    _check_model(content["model"], path)
+    _check_training(content, path)
+    return _with_init(content, path)
+
+
+def _of_mmengine(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """What a training here takes of a whole config of MMEngine; the rest is the suite's own."""
+    for key in ("custom_imports", "custom_hooks", "load_from"):
+        if content.get(key):
+            remedy = "name the file as init" if key == "load_from" else "remove it"
+            raise InputError(f"{path}: {key}: is not used here; {remedy}")
+    found = {key: value for key, value in content.items() if key in KEYS}
+    for value in (*found.values(), content.get("data_preprocessor"), content.get("train_cfg")):
+        if isinstance(value, Unreadable):
+            raise InputError(value.message)
+    found.setdefault("checkpoint_interval", INTERVAL)
+    if isinstance(model := found.get("model"), dict) and "data_preprocessor" in content:
+        found["model"] = {"data_preprocessor": content["data_preprocessor"], **model}
+    if isinstance(steps := found.get("train_pipeline"), list | tuple):
+        found["train_pipeline"] = [
+            step
+            for step in steps
+            if not (isinstance(step, dict) and step.get("type") in _OWN_STEPS)
+        ]
+    if isinstance(loader := found.get("train_dataloader"), dict):
+        found["train_dataloader"] = {key: loader[key] for key in LOADER if key in loader}
+    schedulers, loop = found.get("param_scheduler"), content.get("train_cfg")
+    if isinstance(schedulers, dict):
+        found["param_scheduler"] = schedulers = [schedulers]
+    if isinstance(schedulers, list | tuple) and isinstance(loop, dict):
+        # A schedule that ends with its config's training ends with the run.
+        last = ("end", loop.get("max_iters"))
+        found["param_scheduler"] = [
+            {key: value for key, value in one.items() if (key, value) != last}
+            if isinstance(one, dict)
+            else one
+            for one in schedulers
+        ]
+    return found
+
+
+def _check_values(content: Any, path: str | Path) -> None:
+    """Refuse numbers that are not finite, and more values than any segmentor has."""
+    waiting, seen = [("", content)], 0
+    while waiting:
+        where, value = waiting.pop()
+        seen += 1
+        if seen > LARGEST:
+            raise InputError(f"{path}: holds more than {LARGEST} values; write a smaller file")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{path}: {where}: must be a finite number; got {value}")
+        if isinstance(value, dict):
+            items: Any = value.items()
+        else:
+            items = enumerate(value) if isinstance(value, list | tuple) else ()
+        waiting += [(f"{where}.{key}" if where else str(key), item) for key, item in items]
+
+
+def _check_model(model: dict[str, Any], path: str | Path) -> None:
+    parts: list[tuple[str, Any]] = [("model", model)]
+    for key in ("decode_head", "auxiliary_head", "backbone"):
+        value = model.get(key)
+        several = isinstance(value, list | tuple) and key != "backbone"
+        if value is not None or key == "decode_head":
+            parts += [(f"model.{key}", one) for one in (value if several else [value])]
+    for where, value in parts:
+        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+            raise InputError(f"{path}: {where}: must be a mapping with a type; got {value!r}")
+    backbone = model.get("backbone") or {}
+    name = backbone.get("model")
+    if not isinstance(name, str | None) or (
+        name is None and backbone.get("type") == "FrozenCLIPBackbone"
+    ):
+        raise InputError(
+            f"{path}: model.backbone.model: must be the name of an entry of models; got {name!r}"
+        )
+
+
+def _check_training(content: dict[str, Any], path: str | Path) -> None:
+    """Refuse what no training can use; names are looked up when it starts (torch is needed)."""
+
+    def number(where: str, value: Any, least: float, *, whole: bool = True) -> None:
+        kinds = int if whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
+            kind = "an integer" if whole else "a number"
+            raise InputError(f"{path}: {where}: must be {kind} of at least {least}; got {value!r}")
+
+    loader, optim = content["train_dataloader"], content["optim_wrapper"]
+    for where, value in (("train_dataloader", loader), ("optim_wrapper", optim)):
+        if not isinstance(value, dict):
+            raise InputError(f"{path}: {where}: must be a mapping; got {value!r}")
+    for key in loader:
+        if key not in LOADER:
+            raise InputError(f"{path}: train_dataloader: {unknown('key', str(key), LOADER)}")
+    number("train_dataloader.batch_size", loader.get("batch_size"), 1)
+    number("train_dataloader.num_workers", loader.get("num_workers", 0), 0)
+    number("optim_wrapper.accumulative_counts", optim.get("accumulative_counts", 1), 1)
+    number("checkpoint_interval", content["checkpoint_interval"], 1)
+    if optim.get("type", "OptimWrapper") != "OptimWrapper":
+        raise InputError(
+            f"{path}: optim_wrapper.type: must be OptimWrapper; got {optim['type']} (precision: "
+            "amp of the entry trains in mixed precision)"
+        )
+    for where in ("train_pipeline", "param_scheduler"):
+        steps = content[where]
+        if not isinstance(steps, list | tuple):
+            raise InputError(f"{path}: {where}: must be a list; got {steps!r}")
+        for place, value in enumerate(steps):
+            if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+                raise InputError(
+                    f"{path}: {where}.{place}: must be a mapping with a type; got {value!r}"
+                )
+    optimizer = optim.get("optimizer")
+    if not isinstance(optimizer, dict) or not isinstance(optimizer.get("type"), str):
+        raise InputError(
+            f"{path}: optim_wrapper.optimizer: must be a mapping with a type; got {optimizer!r}"
+        )
+    for key in ("lr", "weight_decay", "momentum"):
+        if key in optimizer:
+            number(f"optim_wrapper.optimizer.{key}", optimizer[key], 0, whole=False)
+
+
+def _with_init(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The content with `pretrained` of MMSegmentation's configs turned into `init`."""
+    model = dict(content["model"])
+    found = {"init": content.get("init"), "model.pretrained": model.pop("pretrained", None)}
+    if isinstance(backbone := model.get("backbone"), dict):
+        model["backbone"] = backbone = dict(backbone)
+        found["model.backbone.pretrained"] = backbone.pop("pretrained", None)
+        first = backbone.get("init_cfg")
+        if isinstance(first, dict) and first.get("type") == "Pretrained":
+            found["model.backbone.init_cfg"] = backbone.pop("init_cfg").get("checkpoint")
+    said = {key: value for key, value in found.items() if value is not None}
+    for key, value in said.items():
+        if not isinstance(value, str):
+            raise InputError(f"{path}: {key}: must name a file or an address; got {value!r}")
+    if len(set(said.values())) > 1:
+        raise InputError(f"{path}: {' and '.join(said)} name different initial weights; keep one")
+    waiting: list[tuple[str, Any]] = [("model", model)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, dict):
+            if value.get("type") == "Pretrained":
+                raise InputError(
+                    f"{path}: {where}: weights of a part cannot be loaded; remove it, and name "
+                    "those of the whole as init"
+                )
+            waiting += [(f"{where}.{key}", item) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{where}.{place}", item) for place, item in enumerate(value)]
+    init = next(iter(said.values()), None)
+    kept = {"init": init} if init is not None or "init" in content else {}
+    return {**content, "model": model, **kept}

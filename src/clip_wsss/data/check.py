@@ -1,0 +1,213 @@
+"""One look at all data that the runs will use, before anything is computed from them."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import write_json
+from clip_wsss.core.processes import parallel_map
+from clip_wsss.data.datasets import IGNORE, Dataset, some
+
+log = logging.getLogger(__name__)
+LINES = 50  # of errors that are printed
+CHUNK = 64  # images that a process takes at a time
+FEW = 30  # images, below which intervals say little
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the runs need of the images of a split.
+
+    Attributes:
+        labels: image-level labels.
+        masks: the ground truth.
+        imports: folders of masks that other code made, each with that of its confidences or None.
+    """
+
+    labels: bool = False
+    masks: bool = False
+    imports: Sequence[Sequence[str | None]] = ()
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one image showed: what is wrong, (H, W), its classes, and those in its mask."""
+
+    problems: tuple[str, ...]
+    size: tuple[int, int] | None
+    labels: frozenset[int] | None
+    truth: frozenset[int] | None
+
+
+def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[str, Any]:
+    """Read the lists, labels, image headers and masks that the runs will use.
+
+    Args:
+        dataset: images, labels, ground truth.
+        uses: split -> what is needed of it.
+        workers: processes; they change nothing but the time.
+
+    Returns:
+        splits: split -> images, smallest and largest (width x height), how many images have each
+            class in the labels and in the masks, and how many disagree;
+        errors and warnings: lines, in the order of splits and images. With `on_bad_image: skip` an
+            image that cannot be used is a warning.
+    """
+    report: dict[str, Any] = {"splits": {}, "errors": [], "warnings": []}
+    skip = dataset.settings.get("on_bad_image") == "skip"
+    for split, use in uses.items():
+        try:
+            ids = dataset.ids(split)
+        except InputError as error:
+            report["errors"].append(str(error))
+            continue
+        parts = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+        looks: dict[str, _Look] = {}
+        with (
+            parallel_map(min(workers, len(parts))) as mapped,
+            tqdm(total=len(ids), desc=f"check {split}", unit="image", disable=None) as bar,
+        ):
+            for part, found in zip(
+                parts, mapped(partial(_look_at, dataset, use), parts), strict=True
+            ):
+                looks |= zip(part, found, strict=True)
+                bar.update(len(part))
+        problems = [line for look in looks.values() for line in look.problems]
+        good = {name: look for name, look in looks.items() if not look.problems}
+        # A line that two splits share, such as of a damaged list of labels, is said once.
+        known = {*report["errors"], *report["warnings"]}
+        new = [line for line in dict.fromkeys(problems) if line not in known]
+        if skip and good:
+            report["warnings"] += [f"left out: {line}" for line in new]
+        else:
+            report["errors"] += new
+        numbers, errors, warnings = _compared(dataset, split, use, good)
+        report["splits"][split] = {"images": len(ids), **numbers}
+        report["errors"] += errors
+        report["warnings"] += warnings
+    return report
+
+
+def write_check(
+    dataset: Dataset, uses: Mapping[str, Use], path: str | Path, workers: int = 1
+) -> None:
+    """Write what `check` returns as JSON, and log its warnings.
+
+    Raises:
+        InputError: there are errors, a line each, at most 50 and a count of the others.
+    """
+    report = check(dataset, uses, workers)
+    write_json(path, report)
+    for line in report["warnings"]:
+        log.warning("%s", line)
+    if report["errors"]:
+        raise InputError("\n".join(shortened(report["errors"])))
+
+
+def shortened(lines: Sequence[str]) -> list[str]:
+    """The first 50 lines, and how many more there are."""
+    more = len(lines) - LINES
+    return [*lines[:LINES], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _look_at(dataset: Dataset, use: Use, names: Sequence[str]) -> list[_Look]:
+    return [_look(dataset, use, name) for name in names]
+
+
+def _look(dataset: Dataset, use: Use, name: str) -> _Look:
+    problems: list[str] = []
+
+    def attempt(read, *arguments, needed: bool = True):
+        try:
+            return read(name, *arguments)
+        except InputError as error:
+            if needed and str(error) not in problems:
+                problems.append(str(error))
+            return None
+
+    size = attempt(dataset.size)
+    labels = attempt(dataset.labels, needed=use.labels)
+    mask = attempt(dataset.mask) if use.masks and size is not None else None
+    for folder, confidences in use.imports if size is not None else ():
+        attempt(dataset.imported_mask, folder, confidences)
+    truth = None
+    if mask is not None:
+        values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+        truth = frozenset((values[(values > 0) & (values < IGNORE)] - 1).tolist())
+    return _Look(tuple(problems), size, None if labels is None else frozenset(labels), truth)
+
+
+def _compared(
+    dataset: Dataset, split: str, use: Use, looks: Mapping[str, _Look]
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Numbers of a split, and errors and warnings that no image shows alone."""
+    errors, warnings = [], []
+    classes = dataset.vocabulary.classes
+    labelled = Counter(label for look in looks.values() for label in look.labels or ())
+    drawn = Counter(label for look in looks.values() for label in look.truth or ())
+    both = {
+        name: look
+        for name, look in looks.items()
+        if look.labels is not None and look.truth is not None
+    }
+    unlabelled = {name: look.truth - look.labels for name, look in both.items()}
+    undrawn = {name: look.labels - look.truth for name, look in both.items()}
+    full = {name: look for name, look in both.items() if look.labels and look.truth}
+    apart = [name for name, look in full.items() if not look.labels & look.truth]
+    numbers: dict[str, Any] = {
+        "without_class": sum(look.labels == frozenset() for look in looks.values()),
+        "labels": {classes[label]: labelled[label] for label in sorted(labelled)},
+        "masks": {classes[label]: drawn[label] for label in sorted(drawn)},
+        "class_in_mask_only": sum(map(bool, unlabelled.values())),
+        "class_in_labels_only": sum(map(bool, undrawn.values())),
+    }
+    sizes = sorted(look.size for look in looks.values() if look.size is not None)
+    if sizes:
+        for key, (height, width) in (
+            ("smallest", min(sizes, key=np.prod)),
+            ("largest", max(sizes, key=np.prod)),
+        ):
+            numbers[key] = f"{width} x {height}"
+
+    def words(labels) -> str:
+        return some([classes[label] for label in sorted(labels)])
+
+    if 2 * len(apart) > len(full):
+        name = apart[0]
+        errors.append(
+            f"split {split}: in {len(apart)} of {len(full)} images the mask holds no class of the "
+            f"labels ({name}: {words(full[name].truth)} in the mask, {words(full[name].labels)} in "
+            f"the labels); class number n of {dataset.settings['vocabulary']} must have the value n"
+        )
+    if any(look.labels for look in both.values()) and not drawn:
+        errors.append(
+            f"split {split}: no mask holds a class, only 0 and {IGNORE}; a mask must hold 1 to "
+            f"{len(classes)} where its image shows the classes of {dataset.settings['vocabulary']}"
+        )
+    for found, text in (
+        (unlabelled, "a class in the mask that the labels lack"),
+        (undrawn, "a class in the labels that the mask lacks"),
+    ):
+        names = [name for name, labels in found.items() if labels]
+        if names:
+            warnings.append(
+                f"split {split}: {len(names)} of {len(both)} images have {text} ({names[0]}: "
+                f"{words(found[names[0]])})"
+            )
+    if drawn and (missing := set(range(len(classes))) - set(drawn)):
+        warnings.append(
+            f"split {split}: no ground truth of {words(missing)}; the mIoU is without them"
+        )
+    if use.labels and labelled and (missing := set(range(len(classes))) - set(labelled)):
+        warnings.append(f"split {split}: no image has {words(missing)}")
+    if use.masks and 0 < len(looks) < FEW:
+        warnings.append(f"split {split}: {len(looks)} images; intervals over so few say little")
+    return numbers, errors, warnings

@@ -1,0 +1,1 @@
+"""Makers of labels in every step of a training: one file a method."""

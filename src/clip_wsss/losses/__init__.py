@@ -1,0 +1,1 @@
+"""Losses of the pixels of a batch: one file a method."""

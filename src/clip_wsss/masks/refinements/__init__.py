@@ -1,0 +1,1 @@
+"""Refinement of full-resolution scores by the image: one file a method."""

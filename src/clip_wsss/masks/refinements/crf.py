@@ -1,0 +1,91 @@
+"""Dense CRF of full-resolution scores (docs/parity.md, fact 15)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from clip_wsss.core.methods import Settings
+from clip_wsss.masks.context import MaskContext
+from clip_wsss.masks.fast_crf import exact, fast
+
+BGR_MEAN = (104.008, 116.669, 122.675)  # Caffe's, of the images of ImageNet
+Positive = Annotated[float, Field(gt=0)]
+_log = logging.getLogger(__name__)
+
+
+class CrfSettings(Settings):
+    """Dense CRF; the numbers are CLIP-ES's."""
+
+    backend: Literal["pydensecrf", "fast", "torch"] = Field(
+        "pydensecrf",
+        description="the reference; or its labels several times as fast; or likewise on a GPU",
+    )
+    image: Literal["rgb", "wrapped-bgr"] = Field(
+        "rgb", description="what it sees; wrapped-bgr as in the public code"
+    )
+    iterations: Annotated[int, Field(ge=1)] = Field(10, description="of the mean field")
+    gaussian_sxy: Positive = Field(1.0, description="deviation in pixels of the smoothness kernel")
+    gaussian_compat: Positive = Field(3.0, description="weight of the smoothness kernel")
+    bilateral_sxy: Positive = Field(67.0, description="deviation in pixels of the colour kernel")
+    bilateral_srgb: Positive = Field(3.0, description="its deviation in grey levels")
+    bilateral_compat: Positive = Field(4.0, description="weight of the colour kernel")
+
+
+def crf(context: MaskContext, settings: CrfSettings) -> np.ndarray:
+    """Label probabilities (1 + K, H, W) float32, which sum to 1 over the labels."""
+    return crfs([context], settings)[0]
+
+
+def crfs(contexts: Sequence[MaskContext], settings: CrfSettings) -> list[np.ndarray]:
+    """`crf` of several images, which the backend torch takes at once."""
+    energies = [unary(context.scores) for context in contexts]
+    images = [crf_image(context.image, settings.image) for context in contexts]
+    numbers = settings.model_dump(exclude={"backend", "image"})
+    if settings.backend == "pydensecrf":
+        return [exact(*one, **numbers) for one in zip(energies, images, strict=True)]
+    fallbacks: list[str] = []
+    if settings.backend == "torch":
+        from clip_wsss.masks import torch_crf
+
+        device = contexts[0].device
+        refined = torch_crf.torch_crf(
+            energies, images, **numbers, device=device, fallbacks=fallbacks
+        )
+    else:
+        both = zip(energies, images, strict=True)
+        refined = [fast(*one, **numbers, fallbacks=fallbacks) for one in both]
+    for reason in fallbacks:
+        _log.warning("fast CRF: pydensecrf did one of %s: %s", _names(contexts), reason)
+    return refined
+
+
+# A refinement with these is given several images at once where `batches` says so.
+crf.batch = crfs
+crf.batches = lambda settings: settings.backend == "torch"
+
+
+def unary(scores: np.ndarray) -> np.ndarray:
+    """Energies (C, H * W) float32: -log in float16 and only then float32, as in the public code."""
+    energies = -np.log(np.clip(scores, np.float16(1e-5), np.float16(1)))
+    return np.ascontiguousarray(energies.reshape(len(scores), -1).astype(np.float32))
+
+
+def _names(contexts: Sequence[MaskContext]) -> str:
+    return ", ".join(one.id or "{} x {}".format(*one.size[::-1]) for one in contexts)
+
+
+def crf_image(rgb: np.ndarray, kind: str) -> np.ndarray:
+    """What the CRF sees of an image (H, W, 3) uint8.
+
+    `rgb` is the image itself. `wrapped-bgr` is the public code's slip: BGR minus Caffe's mean,
+    cut to integers, negative ones wrapped to the other end of 0..255.
+    """
+    if kind == "rgb":
+        return np.array(rgb, order="C")  # a copy: pydensecrf refuses read-only pixels
+    shifted = rgb[..., ::-1].astype(np.float32) - np.array(BGR_MEAN, dtype=np.float32)
+    return np.ascontiguousarray((shifted.astype(np.int32) & 255).astype(np.uint8))

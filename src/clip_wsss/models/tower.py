@@ -1,0 +1,158 @@
+"""What the suite asks of a frozen tower, whichever library its network is from.
+
+A `Tower` sees images: it gives attention and patch features. A `Clip` has texts as well, and the
+differentiable end that GradCAM goes back through. `clip_wsss.models.frozen_clip`
+(open_clip) and `clip_wsss.models.timm_tower` are those that there are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+
+class Tower(Protocol):
+    """A frozen ViT.
+
+    Attributes:
+        patch: (height, width) of a patch in pixels.
+        layers: number of blocks.
+        heads: attention heads of a block.
+        width: D, of the tokens.
+        prefix: P, tokens before the patches: CLS, and registers.
+        mean: (3,) float32, of the pixels in [0, 1] that it was trained on.
+        std: (3,) float32, their deviation.
+        device: where the tensors live.
+        dtype: of the activations.
+    """
+
+    patch: tuple[int, int]
+    layers: int
+    heads: int
+    width: int
+    prefix: int
+    mean: np.ndarray
+    std: np.ndarray
+    device: torch.device
+    dtype: torch.dtype
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Patches (gh, gw) of an image of size (H, W): each side rounded up by itself."""
+        ...
+
+    def preprocess(self, rgb: np.ndarray, scale: float = 1.0) -> Tensor:
+        """(H, W, 3) uint8 -> (3, H', W') float32 on the CPU, whole patches, normalised."""
+        ...
+
+    def passed(self, batch: Tensor, held: int, by_head: int) -> tuple[list[Tensor], Tensor]:
+        """One pass up to the last block.
+
+        Args:
+            batch: (B, 3, H', W') float32.
+            held: how many attention maps are kept, counted from the last block.
+            by_head: how many blocks attend head by head; it decides the last bits, `held` does not.
+
+        Returns:
+            What enters each block, (B, P + N, D) each; and the maps (B, min(held, layers), N, N)
+            float32, whose last place is left for the last block's own.
+        """
+        ...
+
+    def attention(self, block: int, x: Tensor, kind: str) -> Tensor:
+        """A map of a block, averaged over its heads.
+
+        Args:
+            block: counted from the end, -1 the last.
+            x: (B, P + N, D), what enters it.
+            kind: qk, qq, kk or vv.
+
+        Returns:
+            (B, N, N) float32, without the prefix tokens, not normalised again.
+        """
+        ...
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Patch features (B, N, E) float32, normalised, from what enters the last block."""
+        ...
+
+
+class Passed(Protocol):
+    """The last block's pass, ready for the way back that GradCAM needs.
+
+    Attributes:
+        inputs: (B, P + N, D), ln_1's output.
+        pooled: (B, D) float32, what `Clip.project` takes.
+        attention: (B, N, N) float32 as of `Tower.attention`, or None.
+    """
+
+    inputs: Tensor
+    pooled: Tensor
+    attention: Tensor | None
+
+    def weights(self, slope: Tensor) -> Tensor:
+        """Mean over the patches of the gradient at ln_1's output: (B, D) float32.
+
+        Args:
+            slope: (B, D) float32, the gradient at `pooled`.
+        """
+        ...
+
+
+class Clip(Tower, Protocol):
+    """A tower with texts.
+
+    Attributes:
+        embedding: E, width of the features that images and texts share.
+        logit_scale: what a cosine is multiplied by.
+    """
+
+    embedding: int
+    logit_scale: float
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """(B, D) float32, the pooled patches -> (B, E) float32, normalised; differentiable."""
+        ...
+
+    def through_last_block(self, x: Tensor, need_map: bool) -> Passed:
+        """Run the last block, so that one can go back through it.
+
+        Args:
+            x: (B, P + N, D), the residual stream that enters it.
+            need_map: whether its attention map is wanted; it changes nothing else.
+        """
+        ...
+
+    def normed(self, x: Tensor) -> Tensor:
+        """(B, P + N, D): what enters the last block after its first LayerNorm."""
+        ...
+
+    def last_block(self, x: Tensor, a: Tensor) -> Tensor:
+        """Tokens (B, P + N, D) after the last block, differentiable in `a` = `normed(x)`."""
+        ...
+
+    def image_features(self, tokens: Tensor) -> Tensor:
+        """(B, E) float32, normalised: the feature that GradCAM scores."""
+        ...
+
+    def encode_texts(self, texts: list[list[str]]) -> Tensor:
+        """(n, E) float32 on the CPU: the mean over the sentences of each of n items."""
+        ...
+
+
+def open_tower(model: dict[str, Any], device: str | torch.device = "cpu") -> Tower:
+    """Load an entry of `models` whose attention or features a method asks for, in float32.
+
+    Raises:
+        InputError: as the loader of the entry's library.
+    """
+    if model.get("library") == "timm":
+        from clip_wsss.models.timm_tower import load_timm
+
+        return load_timm(model, device)
+    from clip_wsss.models.clip import load_clip
+
+    return load_clip(model, device=device)

@@ -1,0 +1,373 @@
+"""Methods as plug-ins: names, settings, errors of one line, keys, and files beside a config."""
+
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from clip_wsss.core import methods
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.methods import KINDS, PLUGINS, add_plugins, method, methods_of, registered
+from clip_wsss.masks.context import MaskContext
+from clip_wsss.runs.config import load_config, merge
+from clip_wsss.runs.graph import Graph
+from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.settings import validated_entry
+from clip_wsss.runs.table import read_runs, resolve
+
+ROOT = Path(__file__).parents[3]
+BLUR = """
+from typing import Annotated
+from pydantic import Field
+from clip_wsss import Names, Settings
+
+class Blur(Settings):
+    sigma: float = Field(2.0, gt=0, le=9)
+    tower: Annotated[str, Names("model")] | None = None
+
+def blur(context, settings: Blur):
+    return context.scores * settings.sigma
+
+def plain(context):
+    return context.scores
+
+class Needed(Settings):
+    sigma: float
+
+def needed(context, settings: Needed): ...
+def later(context, settings: "Blur"): ...
+def bare(context, settings): ...
+def untyped(context, settings: dict): ...
+def none(): ...
+def two(context, other): ...
+def optional(context, *, more=1): ...
+number = 3
+"""
+ROW = "name\ttexts\tcam\taffinity\tmasks\n"
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """Write modules into a folder that is beside the config, and forget them afterwards."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv(PLUGINS, "")
+    known = set(sys.modules)
+    folder = tmp_path / "work"
+    folder.mkdir()
+
+    def write(**files):
+        for name, text in files.items():
+            path = folder / f"{name.replace('__of__', '/')}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        importlib.invalidate_caches()
+        add_plugins(folder)
+        return folder
+
+    yield write
+    for name in set(sys.modules) - known:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+    methods._method.cache_clear()
+
+
+@pytest.fixture
+def content():
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+
+
+def planned(folder, content, change, rows):
+    """The config with a change and its graph."""
+    table = folder / "test.tsv"
+    table.write_text(ROW + rows, encoding="utf-8")
+    own = merge(content, change)
+    own["runs"] = {"tables": [str(table)]}
+    config = load_config(own, str(folder / "mine.yaml"))
+    return config, Graph(config, read_runs(config))
+
+
+# ---- the suite's own ---------------------------------------------------------------------------
+
+
+def test_what_is_registered():
+    assert set(registered("affinity")) == {"caa"}
+    assert set(registered("cam")) == {"gradcam"}
+    assert set(registered("target")) == {"softmax", "logit"}
+    assert set(registered("refinement")) == {"none", "crf", "par"}
+    assert set(registered("loss")) == {"cross-entropy", "confidence-guided", "balanced"}
+    assert set(registered("labels")) == {"weclip"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "segmentor"])
+def test_registered_methods_fit_their_kind(kind):
+    for name in registered(kind):
+        found = method(kind, name)
+        assert found.function.__name__ == name.replace("-", "_")
+        assert inspect.getdoc(found.function)
+        assert found.target.startswith(KINDS[kind].package)
+
+
+def test_a_hyphen_of_a_name_is_an_underscore_of_its_module():
+    found = method("loss", "confidence-guided")
+    assert found.target == "clip_wsss.losses.confidence_guided:confidence_guided"
+    with pytest.raises(InputError, match="did you mean `confidence-guided`"):
+        method("loss", "confidence_guided")
+
+
+# ---- one's own ---------------------------------------------------------------------------------
+
+
+def test_a_dotted_name(beside):
+    beside(own=BLUR)
+    found = method("refinement", "own:blur")
+    assert (found.short, found.target) == ("blur", "own:blur")
+    assert list(found.fields) == ["sigma", "tower"]
+    context = MaskContext(np.ones((2, 1, 1), np.float16), np.zeros((1, 1, 3), np.uint8))
+    assert found.bound({"sigma": 3.0})(context).tolist() == [[[3]], [[3]]]
+    assert found.bound(None)(context).max() == 2
+    assert method("refinement", "own:plain").bound(None)(context).max() == 1
+    assert method("refinement", "own:later").settings is found.settings
+    assert method("refinement", "own:optional").settings is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own:missing", "own has no function `missing`; correct the name"),
+        ("own:number", "own has no function `number`; correct the name"),
+        ("own:none", "must take (context) or (context, settings); it takes ()"),
+        ("own:two", "must take (context) or (context, settings); it takes (context, other)"),
+        ("own:bare", "its parameter `settings` must be annotated with a subclass of clip_wsss."),
+        ("own:untyped", "its parameter `settings` must be annotated with a subclass of clip_wsss."),
+        ("nowhere:blur", "nowhere cannot be imported (ModuleNotFoundError: No module named"),
+        ("broken:blur", "broken cannot be imported (SyntaxError: "),
+        ("raises:blur", "raises cannot be imported (ValueError: first second); install its"),
+        ("own:blur:again", "`own:blur:again` must be package.module:function"),
+        ("own.py:", "`own.py:` must be package.module:function"),
+        ("crv", "unknown method `crv`; did you mean `crf`?"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_method(beside, name, message):
+    beside(own=BLUR, broken="def blur(:", raises="raise ValueError('first\\nsecond')")
+    with pytest.raises(InputError) as error:
+        method("refinement", name)
+    assert message in str(error.value)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_mistake_names_the_entry_and_the_row(beside, content):
+    folder = beside(own=BLUR)
+    masks = {"refinement": "own:missing"}
+    with pytest.raises(InputError, match=r"^\S*mine.yaml: masks.blurred.refinement: own:missing: "):
+        planned(folder, content, {"masks": {"blurred": masks}}, "a\tphoto\tplain\t-\tcrf\n")
+    row = "a\tphoto\tplain\t-\tcrf,refinement=own:missing\n"
+    with pytest.raises(InputError, match=r"row `a`: masks.*own:missing: own has no function"):
+        planned(folder, content, {}, row)
+
+
+# ---- settings ------------------------------------------------------------------------------------
+
+
+def refined(**content):
+    return validated_entry("masks", {"refinement": "own:blur", **content}, "masks.x")
+
+
+def test_settings_below_the_name(beside):
+    beside(own=BLUR)
+    assert refined().blur.sigma == 2
+    assert refined(blur={"sigma": 3.0}).blur.sigma == 3
+    assert refined() == refined(blur={"sigma": 2.0})
+    assert [one.name for one in methods_of(refined())] == ["own:blur"]
+    assert not hasattr(refined(), "crf"), "only settings of what it names"
+
+
+def test_settings_beside_the_name(beside):
+    beside(own=BLUR)
+    given = {"method": "own:blur", "sigma": 3.0}
+    assert validated_entry("affinity", given, "x").sigma == 3
+    assert not hasattr(validated_entry("affinity", given, "x"), "layers")
+    with pytest.raises(InputError, match="unknown key `layers`"):
+        validated_entry("affinity", given | {"layers": 3}, "affinity.x")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"sigma": float("nan")}, "masks.x.blur.sigma: must be a finite number; got nan"),
+        ({"sigma": float("inf")}, "masks.x.blur.sigma: must be a finite number; got inf"),
+        ({"sigma": -float("inf")}, "masks.x.blur.sigma: must be a finite number; got -inf"),
+        ({"sigma": 0.0}, "masks.x.blur.sigma: must be more than 0; got 0.0"),
+        ({"sigma": 10.0}, "masks.x.blur.sigma: must be at most 9; got 10.0"),
+        ({"sigma": "much"}, "masks.x.blur.sigma: must be a number; got 'much'"),
+        ({"sigmo": 3.0}, "masks.x.blur.sigmo: unknown key `sigmo`; did you mean `sigma`?"),
+        (3, "masks.x.blur: must be a mapping; got 3"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(beside, content, message):
+    beside(own=BLUR)
+    with pytest.raises(InputError) as error:
+        refined(blur=content)
+    assert str(error.value) == message
+
+
+def test_nan_is_refused_whatever_its_way(beside):
+    beside(own=BLUR)
+    own = method("refinement", "own:blur").settings
+    for value in (float("nan"), float("inf"), np.float64("nan")):
+        with pytest.raises(ValidationError):
+            own(sigma=value)
+
+
+def test_a_setting_without_a_default_must_be_said(beside):
+    beside(own=BLUR)
+    with pytest.raises(InputError, match=r"^m: needed: is missing|^m.needed: is missing"):
+        validated_entry("masks", {"refinement": "own:needed"}, "m")
+    given = {"refinement": "own:needed", "needed": {"sigma": 1.0}}
+    assert validated_entry("masks", given, "m").needed.sigma == 1
+
+
+def test_a_setting_with_the_name_of_the_entrys_own_is_refused(beside):
+    text = BLUR.replace("sigma", "method").replace("gt=0, le=9", "")
+    beside(own=text, masks_=BLUR.replace("def blur", "def source"))
+    with pytest.raises(InputError, match="method: own:blur: its setting method must be renamed"):
+        validated_entry("affinity", {"method": "own:blur"}, "affinity.x")
+    with pytest.raises(InputError, match="masks_:source: its function must have another name"):
+        validated_entry("masks", {"refinement": "masks_:source"}, "masks.x")
+
+
+def test_null_takes_out_what_a_parent_says_of_another_method(beside):
+    beside(own=BLUR)
+    parent = {"refinement": "crf", "crf": {"iterations": 5}}
+    own = {"refinement": "own:blur", "blur": {"sigma": 3.0}}
+    with pytest.raises(InputError, match="unknown key `crf`"):
+        validated_entry("masks", merge(parent, own), "masks.x")
+    found = validated_entry("masks", merge(parent, own | {"crf": None}), "masks.x")
+    assert found == validated_entry("masks", own, "masks.x")
+
+
+def test_a_cell_that_switches_the_method_drops_the_old_ones_settings(beside, content):
+    folder = beside(own=BLUR)
+    change = {"affinity": {"caa": {"layers": 2}}, "masks": {"crf": {"crf": {"iterations": 5}}}}
+    config, _ = planned(folder, content, change, "a\tphoto\tsoftmax\tcaa\tcrf\n")
+    cell = "caa,method=own:blur,sigma=3"
+    assert resolve(config, "affinity", cell) == validated_entry(
+        "affinity", {"method": "own:blur", "sigma": 3.0}, "x"
+    )
+    cell = "crf,refinement=own:blur,blur.sigma=3"
+    assert resolve(config, "masks", cell).model_dump(exclude_unset=True).keys() == {
+        "source", "background_power", "scoring", "refinement", "blur",
+    }  # fmt: skip
+    assert resolve(config, "affinity", "caa,power=3").layers == 2, "the others stay"
+    with pytest.raises(InputError, match="unknown key `layers`"):
+        resolve(config, "affinity", "caa,method=own:blur,layers=3")
+
+
+# ---- keys ----------------------------------------------------------------------------------------
+
+
+def test_no_name_of_an_entry_is_in_a_key(beside, content):
+    folder = beside(own=BLUR)
+    found = []
+    for name, tower in (("first", "one"), ("second", "two")):
+        change = {
+            "models": {tower: {**content["models"]["demo"], "round_weights": "none"}},
+            "affinity": {name: {"method": "own:blur", "tower": tower}},
+        }
+        _, graph = planned(folder, content, change, f"a\tphoto\tsoftmax\t{name}\t-\n")
+        path = graph.paths["a"]
+        assert path["affinity"].towers.keys() == {tower}
+        assert path["affinity"].methods[0] == "own:blur"
+        found.append({group: node.folder for group, node in path.items()})
+    assert found[0] == found[1]
+    change["models"]["two"]["round_weights"] = "float16"
+    _, graph = planned(folder, content, change, "a\tphoto\tsoftmax\tsecond\t-\n")
+    assert graph.paths["a"]["affinity"].folder != found[0]["affinity"], "what it holds counts"
+
+
+def test_a_field_called_model_names_a_tower_too(beside, content):
+    folder = beside(own=BLUR.replace("tower:", "model:"))
+    change = {"affinity": {"x": {"method": "own:blur", "model": "demo"}}}
+    _, graph = planned(folder, content, change, "a\tphoto\tsoftmax\tx\t-\n")
+    node = graph.paths["a"]["affinity"]
+    assert node.towers.keys() == {"demo"}
+    assert node.identity["model"]["round_weights"] == "float16"
+
+
+def test_an_unknown_tower_is_one_line(beside, content):
+    folder = beside(own=BLUR)
+    change = {"affinity": {"x": {"method": "own:blur", "tower": "dimo"}}}
+    with pytest.raises(InputError, match=r"affinity.x.tower: unknown model `dimo`; did you mean"):
+        planned(folder, content, change, "a\tphoto\tsoftmax\tx\t-\n")
+    change = {"affinity": {"x": {"method": "caa", "tower": "dimo"}}}
+    with pytest.raises(InputError, match=r"affinity.x.tower: unknown model `dimo`; did you mean"):
+        planned(folder, content, change, "a\tphoto\tsoftmax\tx\t-\n")
+    change = {"masks": {"x": {"refinement": "own:blur", "blur": {"tower": "demo"}}}}
+    with pytest.raises(InputError, match=r"masks.x.blur.tower: only a cam or an affinity gets"):
+        planned(folder, content, change, "a\tphoto\tsoftmax\tcaa\tx\n")
+
+
+def test_code_counts_for_the_entries_that_name_it(beside, content):
+    folder = beside(own=BLUR, other=BLUR)
+    change = {"affinity": {n: {"method": f"{n}:blur"} for n in ("own", "other")}}
+    rows = "a\tphoto\tsoftmax\town\t-\nb\tphoto\tsoftmax\tother\t-\nc\tphoto\tsoftmax\tcaa\t-\n"
+
+    def stamps():
+        _, graph = planned(folder, content, change, rows)
+        plan = Plan(graph)
+        return {name: plan.stamp(path["affinity"])["code"] for name, path in graph.paths.items()}
+
+    before = stamps()
+    beside(own=BLUR.replace("settings.sigma", "2 * settings.sigma"))
+    after = stamps()
+    assert {name for name in before if before[name] != after[name]} == {"a"}
+
+
+# ---- where modules are found ---------------------------------------------------------------------
+
+
+def test_two_modules_of_one_name_in_two_packages(beside):
+    beside(
+        one__of____init__="", two__of____init__="",
+        one__of__blur="def f(context): return 1", two__of__blur="def f(context): return 2",
+    )  # fmt: skip
+    assert [method("affinity", f"{name}.blur:f").function(None) for name in ("one", "two")] == [
+        1,
+        2,
+    ]
+
+
+def test_a_file_beside_the_config_hides_nothing(beside):
+    beside(json="raise RuntimeError", torch="raise RuntimeError", clip_wsss="raise RuntimeError")
+    code = (
+        "from clip_wsss.core.methods import method; method('affinity', 'caa')\n"
+        "import json, torch; print(json.dumps(1), torch.__name__)"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert (made.returncode, made.stdout) == (0, "1 torch\n"), made.stderr
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+
+
+def test_the_process_of_a_job_finds_what_lies_beside_the_config(beside, content, tmp_path):
+    folder = beside(own=BLUR)
+    planned(folder, content, {}, "a\tphoto\tplain\t-\tcrf\n")
+    assert str(folder) in os.environ[PLUGINS].split(os.pathsep)
+    code = "from clip_wsss.core.methods import method; print(method('affinity', 'own:blur').target)"
+    made = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False,
+    )  # fmt: skip
+    assert (made.returncode, made.stdout) == (0, "own:blur\n"), made.stderr

@@ -1,0 +1,269 @@
+"""Files of image-level labels: read rightly, or refused with one line that says where."""
+
+import io
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+from stand_ins import coco_object, square
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.data.annotations import read_labels, read_xml
+from clip_wsss.data.coco import rasterise, read_pictures
+
+CLASSES = ("person", "dog", "cat")
+
+
+def labels(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_labels(path, CLASSES)
+
+
+def refused(path, content, message):
+    with pytest.raises(InputError, match=message) as error:
+        labels(path, content)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(str(path))
+
+
+CSVS = {
+    "image,labels\na.jpg,dog;cat\nb,person\n": {"a": ["dog", "cat"], "b": ["person"]},
+    '\ufeff"image","labels"\r\n"a.jpg","dog; cat"\r\n': {"a": ["dog", "cat"]},
+    "image, label\na.tif,dog\na.tif, cat\n": {"a": ["dog", "cat"]},
+    "image,labels\n\na,\n,\n": {"a": []},
+    "image,labels,split\ntrain/a.jpg,dog,train\n": {"a": ["dog"]},
+    "image,person,dog,cat\na.jpg,0,1,1\nb.jpg,0.0,1.0,0\n": {"a": ["dog", "cat"], "b": ["dog"]},
+    "filename,cat,dog,person\na.jpg,1,1,0\n": {"a": ["cat", "dog"]},
+}
+
+
+@pytest.mark.parametrize("content", CSVS)
+def test_csvs_that_are_read(tmp_path, content):
+    assert labels(tmp_path / "l.csv", content) == CSVS[content]
+
+
+BAD_CSVS = {
+    "image,label\na.jpg,dog,0.9\n": "line 2: has 3 values, but there are 2 columns",
+    "image,labels\na.jpg,dog,cat\n": "line 2: has 3 values",
+    "image,labels\na.jpg\n": "line 2: has 1 values",
+    "image,label\ntrain/a.jpg,dog\nval/a.jpg,cat\n": "line 3: val/a.jpg has the id `a`, and so has",
+    "image,labels\na\\b.jpg,dog\nc\\b.jpg,cat\n": "has the id `b`, and so has an image in another",
+    "image;label\na.jpg;dog\n": "needs the columns .* separated by commas",
+    "image\tlabels\na.jpg\tdog\n": "needs the columns",
+    "image,labels,labels\na,dog,cat\n": "two columns of one name",
+    'image,labels\na,"dog\n': r"line 2: not CSV \(unexpected end of data\)",
+    "image,labels\n,dog\n": "line 2: names no image",
+    "": "needs the columns",
+    "image,labels\nkäse,dog\n".encode("cp1252"): "is not UTF-8",
+    "image,labels\na,dog\n".encode("utf-16"): "is UTF-16, not UTF-8",
+    "image,person,dog\na,0,1\n": "lacks a column for the class cat",
+    "image,person,dog,cat,cow\na,0,1,0,1\n": "has a column for no class, cow",
+    "image,person,dog,cat\na,0,0.7,0\n": "line 2, dog: must be 0 or 1; got `0.7`",
+    "image,person,dog,cat\na,0,1,0\na.jpg,1,0,0\n": "has two rows for a",
+}
+
+
+@pytest.mark.parametrize("content", BAD_CSVS)
+def test_csvs_that_are_refused(tmp_path, content):
+    refused(tmp_path / "l.csv", content, BAD_CSVS[content])
+
+
+def npy(value):
+    buffer = io.BytesIO()
+    np.save(buffer, value, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def one_hot(kind=np.float32):
+    return {
+        "2007_000032": np.array([0, 1, 1], kind),
+        "b.jpg": np.array([0, 0, 0], kind),
+        "c": np.asfortranarray(np.array([1, 0, 0], kind)),
+    }
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, ">f4", np.uint8, np.int64, bool])
+@pytest.mark.parametrize(
+    "write",
+    [
+        npy,
+        lambda value: npy(np.array(value, dtype=object)),
+        *(lambda value, p=p: pickle.dumps(value, p) for p in range(pickle.HIGHEST_PROTOCOL + 1)),
+    ],
+)
+def test_dictionaries_of_one_hot_vectors(tmp_path, write, kind):
+    found = labels(tmp_path / "cls_labels.npy", write(one_hot(kind)))
+    assert found == {"2007_000032": ["dog", "cat"], "b": [], "c": ["person"]}
+
+
+def test_ids_as_numbers(tmp_path):
+    content = {2007000032: [0, 1, 0], np.int64(2008000001): (1, 0, 0), np.str_("d"): [0, 0, 1]}
+    found = labels(tmp_path / "cls_labels.npy", npy(content))
+    assert found == {"2007_000032": ["dog"], "2008_000001": ["person"], "d": ["cat"]}
+
+
+class Runs:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_of_a_pickle_is_run(tmp_path):
+    for write in (npy, pickle.dumps):
+        for value in ({"a": Runs(tmp_path / "made")}, Runs(tmp_path / "made")):
+            refused(
+                tmp_path / "l.npy", write(value), "and nothing that runs .it asks for posix.mkdir"
+            )
+    assert not (tmp_path / "made").exists()
+    pickle.loads(pickle.dumps(Runs(tmp_path / "made")))  # what it would have done
+    assert (tmp_path / "made").exists()
+
+
+def test_names_beside_those_of_arrays_are_refused(tmp_path):
+    # numpy.core holds functions that run or read files.
+    for module, name in (("numpy", "load"), ("builtins", "getattr"), ("numpy.core", "memmap")):
+        content = f"c{module}\n{name}\n(Vx\ntR.".encode()
+        refused(tmp_path / "l.npy", content, f"it asks for {module}.{name}")
+
+
+BAD_NPYS = {
+    "an array": (npy(np.zeros((2, 3))), "an array of float64"),
+    "a list": (pickle.dumps([1]), "no dictionary"),
+    "text": (b"image,labels", "must hold a dictionary"),
+    "nothing": (b"", "must hold a dictionary"),
+    "a cut": (npy(one_hot())[:-40], "must hold a dictionary"),
+    "a vast array": (
+        npy(one_hot()).replace(b"K\x03\x85", b"K\xff\x85"),
+        "must hold a dictionary",
+    ),
+    "other length": (npy({"a": np.zeros(4)}), "labels of a must be a vector of 3 numbers"),
+    "shares": (npy({"a": np.array([0, 0.5, 1])}), "labels of a must be 0 or 1"),
+    "NaN": (npy({"a": np.array([0, np.nan, 1])}), "labels of a must be 0 or 1"),
+    "names": (npy({"a": ["dog"]}), "labels of a must be a vector of 3 numbers"),
+    "twice": (npy({"a": [0, 1, 0], "a.jpg": [0, 1, 0]}), "has two entries for a"),
+    "odd key": (npy({(1, 2): [0, 1, 0]}), "a key must be an image id"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_NPYS)
+def test_dictionaries_that_are_refused(tmp_path, name):
+    refused(tmp_path / "l.npy", *BAD_NPYS[name])
+
+
+def coco(ids=int, **changes):
+    data = {
+        "images": [
+            {"id": ids(7), "file_name": "val/b.jpg", "height": 24, "width": 32},
+            {"id": ids(3), "file_name": "a.png", "height": 24, "width": 32},
+        ],
+        "annotations": [
+            coco_object(1, ids(3), ids(18), [square(2, 2, 4)]),
+            coco_object(2, ids(3), ids(1), [square(10, 2, 4)]),
+            coco_object(3, ids(3), ids(18), [square(20, 2, 4)]),
+        ],
+        "categories": [{"id": ids(18), "name": "dog"}, {"id": ids(1), "name": "person"}],
+    }
+    return data | changes
+
+
+@pytest.mark.parametrize("ids", [int, str])
+def test_coco_json_as_labels(tmp_path, ids):
+    found = labels(tmp_path / "l.json", json.dumps(coco(ids)))
+    assert found == {"a": ["person", "dog"], "b": []}
+
+
+def test_coco_json_that_says_less(tmp_path):
+    data = coco()
+    for item in data["annotations"]:
+        for key in ("id", "iscrowd", "segmentation", "area"):
+            del item[key]
+    for item in data["images"]:
+        del item["height"], item["width"]
+    assert labels(tmp_path / "l.json", json.dumps(data)) == {"a": ["person", "dog"], "b": []}
+    (picture,) = read_pictures(json.dumps(data).encode(), CLASSES, "l.json")
+    with pytest.raises(InputError, match=r"a\.png: has no height and width in the JSON"):
+        rasterise(picture)
+
+
+def changed(**changes):
+    return [coco()["annotations"][0] | changes]
+
+
+BAD_JSONS = {
+    "an image that is not listed": (coco(annotations=changed(image_id=9)), "is of image 9, which"),
+    "a category": (
+        coco(annotations=changed(category_id=9)),
+        "is of category 9, which is not listed",
+    ),
+    "a class": (coco(categories=[{"id": 1, "name": "cow"}]), "category `cow` is missing"),
+    "two of one id": (coco(images=coco()["images"][:1] * 2), "two images have the same id"),
+    "two of one name": (
+        coco(
+            images=[{"id": n, "file_name": f"{n}/a.jpg"} for n in (3, 4)],
+            annotations=[],
+        ),
+        "two images have the same file name",
+    ),
+    "no categories": (
+        {"images": [], "annotations": []},
+        "not a COCO instances file .no 'categories'",
+    ),
+    "a list": ([], "not a COCO instances file"),
+    "a number": (coco(annotations=changed(segmentation=3)), "not a COCO instances file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_JSONS)
+def test_jsons_that_are_refused(tmp_path, name):
+    content, message = BAD_JSONS[name]
+    refused(tmp_path / "l.json", json.dumps(content), message)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        None,
+        [],
+        [[1, 2, "a", 4, 5, 6]],
+        [1, 2, 3, 4, 5, 6],
+        {"counts": "04L", "size": [9, 9]},
+        {"size": [24, 32]},
+        {"counts": [1, 2]},
+    ],
+)
+def test_regions_that_cannot_be_drawn(region):
+    content = json.dumps(coco(annotations=changed(segmentation=region))).encode()
+    (picture,) = read_pictures(content, CLASSES, "l.json")
+    with pytest.raises(InputError, match=r"a\.png: the segmentation of object 1 cannot") as error:
+        rasterise(picture)
+    assert "\n" not in str(error.value)
+
+
+def test_json_that_is_none(tmp_path):
+    for content in (b"", b"{", b"\xff\xfe{", b"[" * 100_000):
+        refused(tmp_path / "l.json", content, "not a COCO instances file")
+
+
+def test_files_that_would_block(tmp_path):
+    for name in ("l.csv", "l.npy", "l.json", "a.xml"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="is a named pipe, not a file"):
+            read_xml(tmp_path / name) if name == "a.xml" else read_labels(tmp_path / name, CLASSES)
+
+
+def test_xml_in_other_encodings(tmp_path):
+    text = "<annotation><object><name>käse</name></object></annotation>"
+    for encoding in ("utf-8", "utf-16", "latin-1"):
+        head = f'<?xml version="1.0" encoding="{encoding}"?>'
+        (tmp_path / "a.xml").write_bytes((head + text).encode(encoding))
+        assert read_xml(tmp_path / "a.xml").findtext("object/name") == "käse"
+    (tmp_path / "a.xml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match="not XML"):
+        read_xml(tmp_path / "a.xml")
+    (tmp_path / "a.xml").write_text('<?xml version="1.0" encoding="none"?><a/>')
+    with pytest.raises(InputError, match="not XML"):
+        read_xml(tmp_path / "a.xml")

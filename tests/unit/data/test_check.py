@@ -1,0 +1,228 @@
+"""The check before work: everything that is wrong, at once, and what is odd."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from stand_ins import CAT, DOG, HEIGHT, WIDTH, box, jpeg, png, xml
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import encode_label, voc_palette
+from clip_wsss.data.check import Use, check, shortened, write_check
+from clip_wsss.data.datasets import open_dataset
+
+EVERYTHING = {"train": Use(labels=True, masks=True)}
+
+
+class Own:
+    """Images a, b and c with a dog each, and their masks."""
+
+    def __init__(self, root):
+        self.root = root
+        self.settings = {
+            "name": "own",
+            "source": "folder",
+            "root": str(root),
+            "vocabulary": "config/vocabularies/voc12.yaml",
+            "labels": "xml",
+            "size": "xml",
+            "masks": "SegmentationClass",
+        }
+        for name in "abc":
+            self.write(f"JPEGImages/{name}.jpg", jpeg(1))
+            self.write(f"Annotations/{name}.xml", xml("dog"))
+            self.mask(name, box(DOG))
+        self.write("ImageSets/Segmentation/train.txt", b"a\nb\nc\n")
+
+    def write(self, name, content):
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def mask(self, name, values):
+        self.write(f"SegmentationClass/{name}.png", encode_label(values))
+
+    def check(self, uses=EVERYTHING, workers=1, **settings):
+        return check(open_dataset(self.settings | settings), uses, workers)
+
+
+@pytest.fixture
+def own(tmp_path):
+    return Own(tmp_path / "own")
+
+
+def test_data_that_fit(own):
+    own.write("Annotations/c.xml", xml("cat", "dog"))
+    own.mask("c", np.maximum(box(DOG), box(CAT)[::-1]))
+    found = own.check()
+    assert found["errors"] == []
+    assert found["splits"]["train"] == {
+        "images": 3,
+        "without_class": 0,
+        "labels": {"cat": 1, "dog": 3},
+        "masks": {"cat": 1, "dog": 3},
+        "class_in_mask_only": 0,
+        "class_in_labels_only": 0,
+        "smallest": f"{WIDTH} x {HEIGHT}",
+        "largest": f"{WIDTH} x {HEIGHT}",
+    }
+    few, truth, labels = sorted(found["warnings"], key=len)[0], *found["warnings"][:2]
+    assert few == "split train: 3 images; intervals over so few say little"
+    assert truth.startswith("split train: no ground truth of aeroplane, bicycle")
+    assert labels.startswith("split train: no image has aeroplane")
+
+
+def test_all_errors_at_once_whatever_the_processes(own):
+    own.write("Annotations/a.xml", xml("unicorn"))
+    own.write("SegmentationClass/b.png", png(box(99)))
+    (own.root / "JPEGImages/c.jpg").unlink()
+    Image.new("F", (WIDTH, HEIGHT)).save(own.root / "JPEGImages/d.tif")
+    own.write("Annotations/d.xml", xml("dog"))
+    own.mask("d", box(DOG)[1:])
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (HEIGHT, WIDTH)).save(own.root / "JPEGImages/e.jpg", exif=exif)
+    own.write("Annotations/e.xml", xml("dog"))
+    own.mask("e", box(DOG))
+    own.write("ImageSets/Segmentation/train.txt", b"a\nb\nc\nd\ne\n")
+    found = own.check({"train": Use(True, True), "val": Use()})
+    wanted = [
+        "a.xml: unknown class `unicorn`",
+        "b.png: holds the value 99",
+        "JPEGImages/c: no such image",
+        "d.tif: floating point",
+        "e.jpg: EXIF orientation 6",  # rather than that its XML has another size
+        "val.txt: no such list of images",
+    ]
+    assert len(found["errors"]) == len(wanted)
+    for line, part in zip(found["errors"], wanted, strict=True):
+        assert part in line
+        assert "\n" not in line
+    assert own.check({"train": Use(True, True), "val": Use()}, workers=3) == found
+
+
+def test_what_the_runs_do_not_use_is_not_asked_for(own):
+    shutil.rmtree(own.root / "SegmentationClass")
+    shutil.rmtree(own.root / "Annotations")
+    assert own.check({"train": Use()})["errors"] == []
+    assert len(own.check({"train": Use(labels=True)})["errors"]) == 3
+    assert len(own.check({"train": Use(masks=True)})["errors"]) == 3
+    assert own.check({"train": Use(masks=True)}, masks=None)["errors"] == []
+
+
+def test_bad_images_that_may_be_left_out_are_warnings(own):
+    own.write("JPEGImages/b.jpg", b"")
+    found = own.check(on_bad_image="skip")
+    assert found["errors"] == []
+    assert next(line for line in found["warnings"] if "b.jpg" in line).startswith("left out: ")
+    for name in "ac":
+        own.write(f"JPEGImages/{name}.jpg", b"")
+    assert len(own.check(on_bad_image="skip")["errors"]) == 3, "none is left"
+
+
+def test_masks_and_labels_that_disagree_are_counted(own):
+    own.write("Annotations/b.xml", xml("dog", "cat"))
+    own.mask("c", np.maximum(box(DOG), box(CAT)[::-1]))
+    found = own.check()
+    assert found["errors"] == []
+    numbers = found["splits"]["train"]
+    assert (numbers["class_in_mask_only"], numbers["class_in_labels_only"]) == (1, 1)
+    for words in (
+        "1 of 3 images have a class in the mask that the labels lack (c: cat)",
+        "1 of 3 images have a class in the labels that the mask lacks (b: cat)",
+    ):
+        assert f"split train: {words}" in found["warnings"]
+
+
+def test_masks_whose_numbers_are_shifted_are_an_error(own):
+    own.mask("a", box(DOG + 1))
+    assert own.check()["errors"] == [], "one of three"
+    own.mask("b", box(DOG + 1))
+    (line,) = own.check()["errors"]
+    assert line.startswith(
+        "split train: in 2 of 3 images the mask holds no class of the labels (a: horse in the "
+        "mask, dog in the labels)"
+    )
+
+
+def test_masks_without_a_class_are_an_error(own):
+    for name in "abc":
+        own.mask(name, box(255))  # white for the object, as binary masks have it
+    (line,) = own.check()["errors"]
+    assert line.startswith("split train: no mask holds a class, only 0 and 255")
+
+
+def test_palettes_are_compared_with_the_vocabulary(own, tmp_path):
+    image = Image.fromarray(box(DOG).astype(np.uint8))
+    image.putpalette(np.roll(voc_palette(), 1, axis=0).tobytes())
+    image.save(own.root / "SegmentationClass/a.png")
+    (line,) = own.check()["errors"]
+    assert "a.png: its palette gives 0 the colour (224, 224, 192), which is that of 255" in line
+
+
+def test_imported_masks_are_read(own, tmp_path):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.png").write_bytes(png(box(DOG)))
+    uses = {"train": Use(labels=True, imports=[(str(folder), None), (str(folder), str(folder))])}
+    (line,) = own.check(uses)["errors"]
+    assert "theirs/c.png: no such mask" in line
+
+
+def test_report_is_a_file_and_errors_are_lines(own, tmp_path, caplog):
+    dataset = open_dataset(own.settings)
+    with caplog.at_level(logging.WARNING):
+        write_check(dataset, EVERYTHING, tmp_path / "check.json")
+    assert "3 images; intervals" in caplog.text
+    first = (tmp_path / "check.json").read_bytes()
+    assert json.loads(first) == own.check()
+    write_check(open_dataset(own.settings), EVERYTHING, tmp_path / "check.json", workers=2)
+    assert (tmp_path / "check.json").read_bytes() == first
+    names = [f"gone{number}" for number in range(60)]
+    own.write("ImageSets/Segmentation/train.txt", "\n".join(names).encode())
+    with pytest.raises(InputError) as error:
+        write_check(open_dataset(own.settings), EVERYTHING, tmp_path / "check.json")
+    lines = str(error.value).split("\n")
+    assert len(lines) == 51
+    assert lines[-1] == "and 70 more", "each lacks its image and its XML"
+    assert shortened(["a"]) == ["a"]
+
+
+def test_negatives(own):
+    own.write("Annotations/b.xml", xml())
+    own.mask("b", box(0))
+    (line,) = own.check()["errors"]
+    assert "b.xml: has no objects" in line
+    assert "dataset.negatives to background" in line
+    found = own.check(negatives="background")
+    assert found["errors"] == []
+    assert found["splits"]["train"]["without_class"] == 1
+
+
+def test_coco_json_gives_labels_and_masks(own):
+    from stand_ins import coco_object, square
+
+    names = ["a", "b", "c"]
+    content = {
+        "images": [
+            {"id": n, "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH}
+            for n, name in enumerate(names)
+        ],
+        "annotations": [coco_object(1, 0, 5, [square(2, 2, 4)])],
+        "categories": [{"id": 5, "name": "dog"}],
+    }
+    own.write("all.json", json.dumps(content).encode())
+    settings = {"labels": str(own.root / "all.json"), "masks": "all.json", "size": "image"}
+    found = own.check(**settings, negatives="background", workers=2)
+    assert found["errors"] == []
+    assert found["splits"]["train"]["labels"] == {"dog": 1}
+    mask = open_dataset(own.settings | settings).mask("a")
+    assert np.array_equal(np.argwhere(mask == DOG)[[0, -1]], [[2, 2], [5, 5]])
+    content["images"][1]["width"] = 7
+    own.write("all.json", json.dumps(content).encode())
+    (line,) = own.check(**settings, negatives="background")["errors"]
+    assert f"all.json, image b: is 7 x {HEIGHT}, but its image is {WIDTH} x {HEIGHT}" in line

@@ -1,0 +1,11 @@
+"""Look at all data that the runs will use, and say what is wrong with them."""
+
+from clip_wsss.runs.jobs import here, job
+
+p, read = snakemake.params, snakemake.input
+with job(snakemake.log[0]):
+    from clip_wsss.data.check import write_check
+    from clip_wsss.data.datasets import open_dataset
+
+    data = open_dataset(here(p.dataset, read.images))
+    write_check(data, p.uses, snakemake.output[0], snakemake.threads)
