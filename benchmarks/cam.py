@@ -97,38 +97,43 @@ class Computer:
         generator = torch.Generator().manual_seed(0)
         texts = torch.randn(22, max(classes) + 25, config["embed_dim"], generator=generator)
         texts = torch.nn.functional.normalize(texts, dim=-1)
-        self.images = [self.clip.preprocess(rgb) for rgb in images]
-        counts = [classes[i % len(classes)] for i in range(len(images))]
-        self.foreground = {str(i): [t[:count] for count in counts] for i, t in enumerate(texts)}
-        self.background = {str(i): t[max(classes) :] for i, t in enumerate(texts)}
+        self.photographs, self.images = images, [self.clip.preprocess(rgb) for rgb in images]
+        self.counts = [classes[i % len(classes)] for i in range(len(images))]
+        split = max(classes)
+        self.texts = {str(i): (own[:split], own[split:]) for i, own in enumerate(texts)}
 
     def __call__(self, table):
         """Maps of a table of (texts, target, affinities) by image and output."""
         import torch
 
         try:
-            from clip_wsss.affinities.caa import AFFINITIES
-            from clip_wsss.cams.gradcam import WantedCam, class_maps, fitting_batch
-            from clip_wsss.cams.passes import TARGETS
+            from clip_wsss.cams.backward import PassImage, WantedCam, class_maps, fitting_batch
+            from clip_wsss.core.methods import method
         except ImportError:  # the checkouts before one pass served several variants
             return self._before_passes(table)
         wanted = {
             name: WantedCam(
                 texts,
-                TARGETS[target],
-                {own: (AFFINITIES["caa"], settings) for own, settings in affinities.items()},
+                None,
+                method("target", target).bound({}),
+                {
+                    own: method("affinity", "caa").bound(settings)
+                    for own, settings in affinities.items()
+                },
             )
             for name, (texts, target, affinities) in table.items()
         }
-        used = {texts for texts, _, _ in table.values()}
+        texts = {name: self.texts[name] for name, _, _ in table.values()}
+        members = [
+            PassImage(str(i), rgb, range(count))
+            for i, (rgb, count) in enumerate(zip(self.photographs, self.counts, strict=True))
+        ]
         grid, found = self.clip.grid(self.images[0].shape[1:]), []
         step = fitting_batch(self.clip, grid, 16)
         for first in range(0, len(self.images), step):
             part = slice(first, first + step)
-            foreground = {name: self.foreground[name][part] for name in used}
-            background = {name: self.background[name] for name in used}
             batch = torch.stack(self.images[part])
-            found += class_maps(self.clip, batch, foreground, background, wanted)
+            found += class_maps(self.clip, batch, members[part], texts, wanted)
         return found
 
     def _before_passes(self, table):
@@ -144,11 +149,12 @@ class Computer:
         step = fitting_batch(self.clip, grid, 16, refinement.layers)
         for first in range(0, len(self.images), step):
             part = slice(first, first + step)
+            foreground, background = self.texts[texts]
             maps = class_maps(
                 self.clip,
                 torch.stack(self.images[part]),
-                self.foreground[texts][part],
-                self.background[texts],
+                [foreground[:count] for count in self.counts[part]],
+                background,
                 TARGETS[target],
                 refinement,
             )
@@ -282,10 +288,11 @@ def twin(args):
         dtype=torch.float32,
     )
     start, difference = time.process_time(), 0.0
-    for rgb, own, maps in zip(images, computer.foreground["0"], fast, strict=True):
-        for position in range(len(own)):
+    foreground, background = computer.texts["0"]
+    for rgb, count, maps in zip(images, computer.counts, fast, strict=True):
+        for position in range(count):
             image = slow.preprocess(rgb)
-            raw, attention = slow.cam(image, own, computer.background["0"], position, "softmax")
+            raw, attention = slow.cam(image, foreground[:count], background, position, "softmax")
             cam = scaled(scaled(raw))
             refined(cam, attention, CAA["layers"], 3, CAA["threshold"], CAA["box_edge"], 2)
             difference = max(difference, float(np.abs(maps["cam"][position].numpy() - cam).max()))
