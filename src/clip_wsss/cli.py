@@ -130,7 +130,7 @@ def _path(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def _export(plan: Plan, options: argparse.Namespace) -> int:
-    from clip_wsss.runs.export import export_maps, export_masks
+    from clip_wsss.export import export_maps, export_masks
 
     graph, run = plan.graph, _run(plan.graph, options.run)
     out, path = options.out or Path("export") / run.name, graph.paths[run.name]

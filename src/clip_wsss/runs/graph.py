@@ -27,9 +27,9 @@ from clip_wsss.core.shards import shard_names
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.lists import IMAGE_SUFFIXES
 from clip_wsss.data.vocabulary import read_vocabulary
+from clip_wsss.labels.online import resolved
 from clip_wsss.prompts.texts import read_templates
 from clip_wsss.runs.config import GROUPS
-from clip_wsss.runs.online import resolved
 from clip_wsss.runs.settings import (
     Affinity,
     Cam,

@@ -17,7 +17,7 @@ from clip_wsss.core.confidence import check_mu
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import Names, Settings, with_methods
 from clip_wsss.core.registry import unknown
-from clip_wsss.runs.online import OnlineSettings
+from clip_wsss.labels.online import OnlineSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]

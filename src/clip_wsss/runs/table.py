@@ -22,8 +22,8 @@ from clip_wsss.core.pickles import look_into
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find
 from clip_wsss.core.segmentors import read_segmentor_file
+from clip_wsss.labels.online import resolved
 from clip_wsss.runs.config import GROUPS, check_entry, merge
-from clip_wsss.runs.online import resolved
 from clip_wsss.runs.settings import (
     ENTRIES,
     Cam,

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import KINDS, method, registered, with_methods
+from clip_wsss.labels.online import OnlineSettings
 from clip_wsss.labels.weclip import LabelSettings
 from clip_wsss.masks.refinements.par import ParSettings
 from clip_wsss.runs import settings_docs
 from clip_wsss.runs.config import load_config, read_config, read_yaml, with_parents
-from clip_wsss.runs.online import OnlineSettings
 from clip_wsss.runs.settings import (
     ENTRIES,
     Config,

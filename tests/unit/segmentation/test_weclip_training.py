@@ -18,15 +18,15 @@ from segmentation_case import SEGMENTORS, Case
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import sha256
 from clip_wsss.core.methods import with_methods
-from clip_wsss.labels.weclip import LabelSettings
-from clip_wsss.models.clip import load_for
-from clip_wsss.prompts.texts import encode
-from clip_wsss.runs.online import (
+from clip_wsss.labels.online import (
     OnlineSettings,
     WeCLIPSettings,
     read_settings,
     resolved,
 )
+from clip_wsss.labels.weclip import LabelSettings
+from clip_wsss.models.clip import load_for
+from clip_wsss.prompts.texts import encode
 from clip_wsss.segmentation import hooks, transforms, warmup_poly
 from clip_wsss.segmentation.affinity_loss import affinity_label, affinity_loss, pixel_loss
 from clip_wsss.segmentation.hooks import latest_checkpoint

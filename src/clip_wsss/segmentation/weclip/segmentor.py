@@ -15,8 +15,8 @@ from torch import Tensor
 from clip_wsss.cams.passes import read_text_features
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import method
+from clip_wsss.labels.online import WeCLIPSettings, read_settings
 from clip_wsss.models.clip import load_clip
-from clip_wsss.runs.online import WeCLIPSettings, read_settings
 from clip_wsss.segmentation.affinity_loss import (
     affinity_label,
     affinity_loss,

@@ -10,9 +10,9 @@ from clip_wsss.core.confidence import EDGES, encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_fraction, read_label
 from clip_wsss.core.maps import ImageMaps, write_maps
+from clip_wsss.export import export_maps, export_masks
 from clip_wsss.masks.write import write_import
 from clip_wsss.report.pictures import heat_overlay
-from clip_wsss.runs.export import export_maps, export_masks
 
 
 @pytest.fixture
