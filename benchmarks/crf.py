@@ -3,7 +3,7 @@
     python benchmarks/crf.py [--images FOLDER] [--step 1] [--labels 2 3 4 21 81] [--repeats 3]
 
 Unaries of up to 4 labels are those of smooth random scores with a background, as after CAM; those
-of more are a segmentor's: the softmax of smooth random fields, a few of them raised by turns. For
+of more are a segmentor's: the softmax of smooth random fields, four of them raised by turns. For
 every number of labels the CPU seconds an image of both (the least of the repeats, taken in turn, so
 that other programs on the machine count little), their ratio, the share of pixels with the same
 label and on the same side of 0.95, the largest difference of a probability, and the share of images

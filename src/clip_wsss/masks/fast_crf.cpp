@@ -448,7 +448,7 @@ WIDER void infer_few(const Lattice& gaussian, const Lattice& bilateral, const fl
 
 #define INLINE __attribute__((always_inline)) inline
 constexpr size_t PAGE = size_t(1) << 21;
-constexpr size_t AHEAD = 8;  // rows that the blur fetches in advance
+constexpr size_t AHEAD = 16;  // rows that the blur fetches in advance
 
 template <int L> struct Register {
   typedef float type __attribute__((vector_size(4 * L)));
@@ -511,11 +511,13 @@ INLINE void slice_rows(const Lattice& lattice, size_t first, int lanes, const fl
   using V = typename Register<R>::type;
   const i32* vertex = &lattice.vertex[first * AXES];
   const float* weight = &lattice.weight[first * AXES];
+  const int ahead = first + BLOCK + 8 < lattice.pixels ? 8 * AXES : 0;  // rows fetched early
   for (int l = 0; l < lanes; ++l, y += stride, vertex += AXES, weight += AXES) {
     V sum[K];
     for (int k = 0; k < K; ++k) std::memcpy(&sum[k], y + k * R, sizeof sum[k]);
     for (int r = 0; r < AXES; ++r) {
       const float w = compat * weight[r], *row = table + size_t(vertex[r]) * W;
+      __builtin_prefetch(table + size_t(vertex[r + ahead]) * W);
       for (int k = 0; k < K; ++k) {
         V v;
         std::memcpy(&v, row + k * R, sizeof v);
@@ -538,6 +540,7 @@ INLINE void splat_rows(const Lattice& lattice, size_t first, int lanes, float* t
   for (int i = 0; i < lanes * AXES; ++i) met = vertex[i] < met ? met : vertex[i] + 1;
   std::memset(table + size_t(known) * W, 0, size_t(met - known) * W * sizeof(float));
   known = met;
+  const int ahead = first + BLOCK + 8 < lattice.pixels ? 8 * AXES : 0;  // rows fetched early
   for (int l = 0; l < lanes; ++l, q += stride, last += stride, vertex += AXES, weight += AXES) {
     V x[K];
     for (int k = 0; k < K; ++k) {
@@ -545,6 +548,7 @@ INLINE void splat_rows(const Lattice& lattice, size_t first, int lanes, float* t
       x[k] -= *last;
     }
     for (int r = 0; r < AXES; ++r) {
+      __builtin_prefetch(table + size_t(vertex[r + ahead]) * W, 1);
       float* const row = table + size_t(vertex[r]) * W;
       for (int k = 0; k < K; ++k) {
         V v;
