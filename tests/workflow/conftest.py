@@ -99,8 +99,8 @@ class Project:
     ) -> Result:
         """Run Snakemake with the config as it is now, or with another file's."""
         self.write_config()
-        command = [sys.executable, "-m", "snakemake", "--cores", str(cores)]
-        command += ["--configfile", config, *options]
+        command = [sys.executable, "-m", "snakemake", "--configfile", config]
+        command += ["--cores", str(cores), *options]
         done = subprocess.run(
             command,
             cwd=self.folder,

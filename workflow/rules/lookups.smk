@@ -78,13 +78,14 @@ def fresh(products):
 
     The check runs again when a list or a setting has changed, and what is current must not run
     after it: so the report is `ancient` for that. For what is to be made it is not, since
-    Snakemake (9.27) looks for no other reason in what depends on a job that runs.
+    Snakemake (9.27) looks for no other reason in what depends on a job that runs; and with --touch
+    it would touch no more than the report.
     """
 
     def look(wildcards):
         made = products(wildcards)
         forced(lambda wildcards: made)(wildcards)
-        if not any(map(PLAN.wanted, made)):
+        if not any(map(PLAN.wanted, made)) and not {"--touch", "-t"} & set(sys.argv):
             return ancient(CHECKED)
         if UNCHECKED:
             workflow.dag.forcefiles.add(in_storage(CHECKED))
