@@ -132,6 +132,12 @@ class Plan:
             self._codes[job] = code_fingerprint(*modules, scripts=named, libraries=libraries)
         return self._codes[job]
 
+    def _method_code(self, target: str) -> str:
+        """The fingerprint of a method's code, `package.module:function`."""
+        if target not in self._codes:
+            self._codes[target] = function_fingerprint(target)
+        return self._codes[target]
+
     def stamp(self, node: Node) -> dict[str, Any]:
         """What a job of this node leaves in its sidecar, without the settings."""
         compute = self.config.compute
@@ -148,7 +154,7 @@ class Plan:
             job = f"{job}-online"
         code = self.code(job)
         if node.methods:  # whose code counts for those alone that name them
-            lines = [code, *sorted({function_fingerprint(one) for one in node.methods})]
+            lines = [code, *sorted(map(self._method_code, set(node.methods)))]
             code = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
         return {"stage": node.stage, "key": node.key, "code": code, "numerics": numerics}
 
