@@ -105,7 +105,7 @@ class WeCLIP(BaseModel):
             mode: tensor or loss.
         """
         if mode == "loss":
-            assert data_samples is not None  # see `data_samples`
+            assert data_samples is not None  # `loss` has them
             return self.loss(inputs, data_samples)
         streams, _, grid = self._look(inputs, 0)
         return self.decode_head(_tokens(streams), grid)[0]
