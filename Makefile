@@ -2,7 +2,7 @@
 # make test   the environment if it is not there, then the tests (10 minutes on two cores)
 # make test-long   the tests that take longer (40 minutes)
 # make bench   benchmarks/ beside the commit OLD and the slow twins, into results/bench/bench.md
-# make lint   formatting, linting and what `snakemake --lint` finds
+# make lint   formatting, linting, types and what `snakemake --lint` finds
 # make track  data and results under DVC, after a run
 
 PYTHON ?= python3
@@ -44,6 +44,7 @@ $(READY): requirements.lock pyproject.toml src/clip_wsss/masks/fast_crf.cpp
 lint: $(READY)
 	ruff format --check .
 	ruff check .
+	mypy
 	snakefmt --check Snakefile workflow
 	python .ci/lint_workflow.py
 

@@ -103,7 +103,8 @@ def compare(first: Source, second: Source) -> "Comparison":
     # The resamples must be the same on both sides, so the first decides on them.
     others = Reader(second, old["resamples"], old["seed"])
     olds, news = ({run["name"]: run for run in index["runs"]} for index in (old, new))
-    stages, classes, firsts = [], [], {}
+    stages, classes = [], []
+    firsts: dict[tuple, str] = {}
     for name in (name for name in news if name in olds):
         for stage in SCORED:
             one, other = _figure(reader, olds[name], stage), _figure(others, news[name], stage)
@@ -115,7 +116,7 @@ def compare(first: Source, second: Source) -> "Comparison":
             known = firsts.setdefault((stage, *keys, changed), name)
             place = (name, "" if known == name else known, stage)
             stages.append((*place, *_stage_line(one, other, gap), changed))
-            if gap:
+            if one and other and gap:
                 classes += [(*place, *line) for line in _class_lines(one, other, gap)]
     settings = [key for key in ("dataset", "evaluation") if old.get(key) != new.get(key)]
     return Comparison(
@@ -243,7 +244,7 @@ def _stage_line(one: Figure | None, other: Figure | None, gap: Difference | None
         for figure in (one, other)
         for cell in ((percent(figure.value), figure.scoring) if figure else (np.nan, ""))
     ]
-    numbers = (np.nan, np.nan, np.nan, "")
+    numbers: tuple = (np.nan, np.nan, np.nan, "")
     if gap:
         ends = (gap.value, gap.interval.low, gap.interval.high)
         numbers = (*map(percent, ends), "yes" if gap.more_than_noise else "no")

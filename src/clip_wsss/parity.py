@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import chdir
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -172,7 +173,7 @@ def _finish_image(
     if truth is None:
         return {}, "the data set has no masks"
     classes = 1 + len(dataset.vocabulary.classes)
-    counts = {}
+    counts: dict[str, Any] = {}
     for stage, image in maps.items():
         full = upsample_maps(image.maps, image.size)
         sweep = count_sweep(truth, full, image.keys.tolist(), POWERS, classes)

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -83,9 +84,7 @@ def _of_folder(folder: Path) -> Iterator[Member]:
 def _of_zip(archive: zipfile.ZipFile) -> Iterator[Member]:
     for info in archive.infolist():
         if not info.is_dir():
-            yield Member(
-                PurePosixPath(info.filename), info.file_size, lambda info=info: archive.read(info)
-            )
+            yield Member(PurePosixPath(info.filename), info.file_size, partial(archive.read, info))
 
 
 def _of_tar(archive: tarfile.TarFile, title: str) -> Iterator[Member]:
@@ -94,8 +93,14 @@ def _of_tar(archive: tarfile.TarFile, title: str) -> Iterator[Member]:
             yield Member(
                 PurePosixPath(info.name),
                 info.size,
-                lambda info=info: archive.extractfile(info).read(),
+                partial(_extracted, archive, info),
             )
+
+
+def _extracted(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(info)
+    assert file is not None  # for a regular file there is one
+    return file.read()
 
 
 def _by_name(members: Iterable[Member]) -> dict[str, Member]:

@@ -32,7 +32,7 @@ def build(
     root: str | os.PathLike,
     receipts: Mapping[str, str | os.PathLike],
     settings: Mapping,
-    vocabulary: str | os.PathLike,
+    vocabulary: str | Path,
     labels: str | os.PathLike,
     workers: int,
 ) -> None:

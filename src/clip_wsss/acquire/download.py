@@ -109,6 +109,7 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 def _local_copy(source: Source) -> Path:
     key = f"sources.replace.{source.name}"
+    assert source.path is not None  # who calls has looked
     if not source.path.exists():
         raise InputError(f"{key}.path: there is no {source.path}; correct it")
     if source.path.is_file() and not _checksum_fits(source.path, source.md5):

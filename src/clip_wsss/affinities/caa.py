@@ -41,5 +41,6 @@ def caa(context: MapContext, settings: CaaSettings) -> Tensor:
     """Class-aware attention-based affinity (paper, equation 7): (K, gh, gw) float64 >= 0."""
     source = context if settings.tower is None else context.tower_of(settings.tower)
     mean = source.mean_attention(settings.layers, context.grid)
+    assert context.maps is not None  # what an affinity refines
     masks = box_masks(context.maps, settings.threshold, settings.box_edge)
     return propagate(context.maps, mean, masks, settings.sinkhorn, settings.power)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
 from clip_wsss.cams.context import HELD, MapContext, finite, initial, look
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
 from clip_wsss.core.methods import method
-from clip_wsss.models.tower import Clip
+from clip_wsss.models.tower import Clip, Tower
 
 # What a batch holds at once. A CPU is fastest with what stays in its cache: one photograph.
 BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 31}
@@ -54,7 +54,7 @@ class PassImage:
     keys: Sequence[int]
 
 
-def target_of(settings: BaseModel) -> Target:
+def target_of(settings: Any) -> Target:
     """The target that settings of GradCAM name, with its own settings filled in."""
     found = method("target", settings.target)
     own = getattr(settings, found.short, None) if found.settings is not None else None
@@ -78,7 +78,7 @@ def class_maps(
     images: Sequence[PassImage],
     texts: Mapping[str, tuple[Tensor, Tensor]],
     wanted: Mapping[str, WantedCam],
-    towers: Mapping[str, Clip] | None = None,
+    towers: Mapping[str, Tower] | None = None,
 ) -> list[dict[str, Tensor]]:
     """All wanted maps of all classes of some images, from one pass over the trunk.
 
@@ -96,7 +96,7 @@ def class_maps(
     """
     held = any(cam.affinities or cam.target is None for cam in wanted.values())
     looks = look(clip, batch, HELD if held else 0)
-    contexts = {name: [] for name in wanted}
+    contexts: dict[str, list[MapContext]] = {name: [] for name in wanted}
     for name, cam in wanted.items():
         foreground, background = (part.to(clip.device) for part in texts[cam.texts])
         for image, looked in zip(images, looks, strict=True):
@@ -118,8 +118,10 @@ def class_maps(
     for count in sorted(set(counts)) if scored else ():
         # Images with as many classes share every backward pass.
         places = [place for place, other in enumerate(counts) if other == count]
-        own = gradcams([[contexts[name][p] for p in places] for name in scored], [*scored.values()])
-        for name, raw in zip(scored, own, strict=True):
+        own_maps = gradcams(
+            [[contexts[name][p] for p in places] for name in scored], [*scored.values()]
+        )
+        for name, raw in zip(scored, own_maps, strict=True):
             for place, image in zip(places, initial(raw), strict=True):
                 maps[place][name] = image
     for place, found in enumerate(maps):
@@ -156,16 +158,24 @@ def gradcams(contexts: Sequence[Sequence[MapContext]], targets: Sequence[Target]
     first = contexts[0]
     x = torch.cat([one.looked.streams[-1] for one in first])
     scored = [
-        (torch.stack([torch.cat([one.texts, one.background]) for one in own]), target)
+        (torch.stack([_all_texts(one) for one in own]), target)
         for own, target in zip(contexts, targets, strict=True)
     ]
     need_map = len(first[0].looked.held) > 0
-    found, last = gradcam_maps(first[0].tower, x, len(first[0].keys), scored, need_map)
+    found, last = gradcam_maps(
+        cast("Clip", first[0].tower), x, len(first[0].keys), scored, need_map
+    )
     if last is not None:
         for one, own in zip(first, last, strict=True):
             one.looked.held[-1] = own
             one.looked.complete = True
     return [own.unflatten(-1, first[0].grid) for own in found]
+
+
+def _all_texts(context: MapContext) -> Tensor:
+    assert context.texts is not None  # a CLIP has them
+    assert context.background is not None
+    return torch.cat([context.texts, context.background])
 
 
 def gradcam_maps(

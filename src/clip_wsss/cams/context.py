@@ -79,7 +79,7 @@ def look(tower: Tower, batch: Tensor, held: int) -> list[Look]:
         held: how many attention maps come with it.
     """
     streams, attention = tower.passed(batch, held, HELD)
-    grid = tower.grid(tuple(batch.shape[2:]))
+    grid = tower.grid(batch.shape[2:])
     return [
         Look(tower, batch[i], grid, [x[i : i + 1] for x in streams], attention[i])
         for i in range(len(batch))
@@ -212,7 +212,10 @@ class MapContext:
 
     def initial_maps(self) -> Tensor:
         """The initial maps of this view by the run's cam: (K, gh, gw) float32 in [0, 1]."""
-        return initial(self.cam(self)) if self.maps is None else self.maps
+        if self.maps is not None:
+            return self.maps
+        assert self.cam is not None  # each context of a pass has its cam
+        return initial(self.cam(self))
 
 
 def initial(raw: Tensor) -> Tensor:
@@ -245,5 +248,5 @@ def fitted(attention: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) ->
 def _resized(rows: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
     """Maps in the rows (n, N') brought from one grid to another: (n, N)."""
     maps = rows.reshape(-1, 1, *grid)
-    how = {"mode": "bilinear", "antialias": True, "align_corners": False}
+    how: dict[str, Any] = {"mode": "bilinear", "antialias": True, "align_corners": False}
     return F.interpolate(maps, wanted, **how).flatten(1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,7 +70,8 @@ def write_pass(
     Raises:
         InputError: a bad image (with `fail`), or an unknown method.
     """
-    found, skipped = {}, {}
+    found: dict[str, Any] = {}
+    skipped: dict[str, Any] = {}
     results = compute_pass(dataset, ids, clip, texts, cams, batch, on_bad_image, towers)
     for id_, result in over_images(results, len(ids), "maps"):
         (skipped if isinstance(result, str) else found)[id_] = result
@@ -174,11 +175,11 @@ def compute_pass(
             images, batch_pixels = zip(*good, strict=True)
             results = class_maps(clip, torch.stack(batch_pixels), images, texts, wanted, towers)
             for image, maps in zip(images, results, strict=True):
-                keys, size = np.array(image.keys, dtype=np.int64), image.rgb.shape[:2]
+                classes, size = np.array(image.keys, dtype=np.int64), image.rgb.shape[:2]
                 yield (
                     image.id,
                     {
-                        name: ImageMaps(image.id, tuple(size), keys, own.cpu().numpy())
+                        name: ImageMaps(image.id, tuple(size), classes, own.cpu().numpy())
                         for name, own in maps.items()
                     },
                 )

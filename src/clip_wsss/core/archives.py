@@ -59,7 +59,7 @@ def encode_image(id_: str, label: np.ndarray, codes: np.ndarray | None = None) -
     return EncodedImage(id_, encode_label(label), None if codes is None else encode_grey(codes))
 
 
-def write_archive(path: Path, kind: str, images: Iterable[EncodedImage]) -> None:
+def write_archive(path: str | Path, kind: str, images: Iterable[EncodedImage]) -> None:
     """Write an archive, image after image, under another name first.
 
     Args:
@@ -78,6 +78,7 @@ def write_archive(path: Path, kind: str, images: Iterable[EncodedImage]) -> None
                 continue
             ids.append(image.id)
             for folder, data in zip(_folders(kind), (image.label, image.confidence), strict=False):
+                assert data is not None  # each folder of the kind is filled
                 archive.writestr(_info(f"{folder}/{image.id}.png"), data)
         manifest = {"format": FORMAT, "kind": kind, "ids": ids, "skipped": skipped}
         text = json.dumps(manifest, ensure_ascii=False, separators=(",", ":"))

@@ -15,7 +15,7 @@ EDGES = DECIMAL_EDGES.astype(np.float32)  # (70,) lower edges of the codes
 EDGES.flags.writeable = DECIMAL_EDGES.flags.writeable = False
 
 
-def encode(confidence: np.ndarray) -> np.ndarray:
+def encode(confidence: np.ndarray | np.floating) -> np.ndarray:
     """Code of each confidence: the largest edge that is not above it.
 
     Args:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -145,7 +146,8 @@ def _rgb(image: Image.Image) -> np.ndarray:
         return np.repeat(grey[..., None], 3, axis=-1)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        if rgba.getextrema()[3][0] < 255:
+        extrema: Any = rgba.getextrema()  # (least, greatest) of each band
+        if extrema[3][0] < 255:
             white = Image.new("RGBA", image.size, "white")
             return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
         image = rgba

@@ -55,8 +55,10 @@ def read_literals(path: str | Path, _inside: tuple[Path, ...] = ()) -> dict[str,
     for statement in tree.body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue  # a docstring
-        targets = statement.targets if isinstance(statement, ast.Assign) else [None]
-        if not all(isinstance(target, ast.Name) for target in targets):
+        if not isinstance(statement, ast.Assign):
+            raise _refused(path, statement)
+        targets = [target for target in statement.targets if isinstance(target, ast.Name)]
+        if len(targets) < len(statement.targets):
             raise _refused(path, statement)
         try:
             value = _value(path, statement.value, own)
@@ -80,7 +82,7 @@ def read_literals(path: str | Path, _inside: tuple[Path, ...] = ()) -> dict[str,
     return _merged(path, whole, own)
 
 
-def _refused(path: Path, node: ast.AST) -> InputError:
+def _refused(path: Path, node: ast.expr | ast.stmt) -> InputError:
     source = " ".join(ast.unparse(node).split())
     short = source if len(source) <= 60 else f"{source[:57]}..."
     return InputError(
@@ -102,7 +104,8 @@ def _value(path: Path, node: ast.expr, names: dict[str, Any]) -> Any:
         return items if isinstance(node, ast.List) else tuple(items)
     pairs: list[tuple[Any, ast.expr]] | None = None
     if isinstance(node, ast.Dict) and None not in node.keys:
-        pairs = [(_value(path, key, names), value) for key, value in zip(node.keys, node.values)]  # noqa: B905 -- ast makes them pairs
+        both = zip(node.keys, node.values, strict=True)
+        pairs = [(_value(path, key, names), value) for key, value in both if key is not None]
     elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "dict" and not node.args:
         pairs = [(one.arg, one.value) for one in node.keywords]
     if pairs is not None and all(isinstance(key, str | int) for key, _ in pairs):

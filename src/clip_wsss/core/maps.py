@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -49,7 +49,7 @@ def write_maps(
     skipped images.
     """
     skipped = skipped or {}
-    arrays = {
+    arrays: dict[str, Any] = {
         "ids": np.array([image.id for image in images], dtype=np.str_),
         "sizes": np.array([image.size for image in images], dtype=np.int32).reshape(-1, 2),
         "grids": np.array([image.maps.shape[1:] for image in images], np.int32).reshape(-1, 2),

@@ -226,7 +226,8 @@ def _nested(kind: type[BaseModel], content: Any, where: str) -> type[BaseModel]:
 
 @cache  # so that two entries of the same methods are of one class, and can be equal
 def _joined(kind: type[S], own: type[BaseModel]) -> type[S]:
-    return create_model(kind.__name__, __base__=(kind, own), __doc__=kind.__doc__)
+    both: Any = (kind, own)  # the stub wants bases of one class
+    return create_model(kind.__name__, __base__=both, __doc__=kind.__doc__)
 
 
 @cache
@@ -245,7 +246,9 @@ def _own(found: Method) -> type[BaseModel] | None:
     elsewhere = KINDS[found.kind].elsewhere
     if not elsewhere or found.settings is None:
         return found.settings
-    own = {k: (v.annotation, v) for k, v in found.fields.items() if k not in elsewhere}
+    own: dict[str, Any] = {
+        k: (v.annotation, v) for k, v in found.fields.items() if k not in elsewhere
+    }
     return create_model(found.settings.__name__, __base__=Settings, **own) if own else None
 
 

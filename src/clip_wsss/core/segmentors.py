@@ -124,7 +124,7 @@ def _check_values(content: Any, path: str | Path) -> None:
 def _check_model(model: dict[str, Any], path: str | Path) -> None:
     parts: list[tuple[str, Any]] = [("model", model)]
     for key in ("decode_head", "auxiliary_head", "backbone"):
-        value = model.get(key)
+        value: Any = model.get(key)
         several = isinstance(value, list | tuple) and key != "backbone"
         if value is not None or key == "decode_head":
             parts += [(f"model.{key}", one) for one in (value if several else [value])]

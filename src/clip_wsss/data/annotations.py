@@ -162,7 +162,7 @@ def _read_one_hot(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
             raise InputError(f"{path}: the labels of {text} must be 0 or 1; correct the file")
         if name in found:
             raise InputError(f"{path}: has two entries for {name}; keep one")
-        found[name] = [classes[place] for place in np.flatnonzero(values)]
+        found[name] = [classes[int(place)] for place in np.flatnonzero(values)]
     return found
 
 

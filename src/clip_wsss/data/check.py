@@ -154,14 +154,14 @@ def _compared(
     labelled = Counter(label for look in looks.values() for label in look.labels or ())
     drawn = Counter(label for look in looks.values() for label in look.truth or ())
     both = {
-        name: look
+        name: (look.labels, look.truth)
         for name, look in looks.items()
         if look.labels is not None and look.truth is not None
     }
-    unlabelled = {name: look.truth - look.labels for name, look in both.items()}
-    undrawn = {name: look.labels - look.truth for name, look in both.items()}
-    full = {name: look for name, look in both.items() if look.labels and look.truth}
-    apart = [name for name, look in full.items() if not look.labels & look.truth]
+    unlabelled = {name: truth - labels for name, (labels, truth) in both.items()}
+    undrawn = {name: labels - truth for name, (labels, truth) in both.items()}
+    full = {name: (labels, truth) for name, (labels, truth) in both.items() if labels and truth}
+    apart = [name for name, (labels, truth) in full.items() if not labels & truth]
     numbers: dict[str, Any] = {
         "without_class": sum(look.labels == frozenset() for look in looks.values()),
         "labels": {classes[label]: labelled[label] for label in sorted(labelled)},
@@ -184,10 +184,10 @@ def _compared(
         name = apart[0]
         errors.append(
             f"split {split}: in {len(apart)} of {len(full)} images the mask holds no class of the "
-            f"labels ({name}: {words(full[name].truth)} in the mask, {words(full[name].labels)} in "
+            f"labels ({name}: {words(full[name][1])} in the mask, {words(full[name][0])} in "
             f"the labels); class number n of {dataset.settings['vocabulary']} must have the value n"
         )
-    if any(look.labels for look in both.values()) and not drawn:
+    if any(labels for labels, _ in both.values()) and not drawn:
         errors.append(
             f"split {split}: no mask holds a class, only 0 and {IGNORE}; a mask must hold 1 to "
             f"{len(classes)} where its image shows the classes of {dataset.settings['vocabulary']}"

@@ -149,7 +149,7 @@ def read_pictures(
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        what = f"no {error}" if isinstance(error, KeyError) else error
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{source}: not a COCO instances file ({what}); replace it") from None
     if len({picture.id for picture in pictures}) < len(pictures):
         raise InputError(f"{source}: two images have the same file name; rename one")

@@ -176,9 +176,10 @@ class Dataset:
                 )
         else:
             where = f"{self.settings['labels']}, image {name}"
-            found = self._labels.get(name)
-            if found is None:
+            row = self._labels.get(name)
+            if row is None:
                 raise InputError(f"{where}: has no row; add its labels, or leave the image out")
+            found = row
             if not found and not negatives:
                 raise InputError(
                     f"{where}: has no labels; add them, leave the image out, or set "

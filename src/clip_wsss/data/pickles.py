@@ -7,7 +7,7 @@ stand-ins that only keep bytes, so nothing of the file is run.
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,8 @@ class _Dtype:
     """Stands in for numpy.dtype."""
 
     def __init__(self, code: str, *rest: Any):
-        self.code, self.order = code, "<"
+        self.code = code
+        self.order: Literal["<", ">"] = "<"
 
     def __setstate__(self, state: tuple) -> None:
         self.order = state[1] if state[1] in "<>" else "<"
@@ -49,7 +50,9 @@ class _Array:
             self.value = _values(data, dtype, shape, "F" if fortran else "C")
 
 
-def _values(data: Any, dtype: _Dtype, shape: tuple = (), order: str = "C") -> np.ndarray:
+def _values(
+    data: Any, dtype: _Dtype, shape: tuple = (), order: Literal["C", "F"] = "C"
+) -> np.ndarray:
     raw = data.encode("latin1") if isinstance(data, str) else data  # text in Python 2's pickles
     return np.frombuffer(raw, dtype.real()).reshape(shape, order=order)
 
@@ -58,7 +61,7 @@ def _scalar(dtype: _Dtype, data: Any) -> Any:
     return _values(data, dtype).item()
 
 
-def _frombuffer(data: Any, dtype: _Dtype, shape: tuple, order: str) -> "_Array":
+def _frombuffer(data: Any, dtype: _Dtype, shape: tuple, order: Literal["C", "F"]) -> "_Array":
     array = _Array()
     array.value = _values(data, dtype, shape, order)
     return array

@@ -1,6 +1,5 @@
 """The classes of a data set, what prompts call them, and background words."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,7 +48,7 @@ def _entry(lists: Mapping, name: str, group: str, path: str):
     return lists[name]
 
 
-def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
+def read_vocabulary(path: str | Path) -> Vocabulary:
     """Read a vocabulary: classes in the order of their ids, renames, background words, colours.
 
     The lists `plain` (no renames) and `none` (no background words) need not be written, nor
@@ -99,7 +98,7 @@ def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
     return Vocabulary(tuple(classes), names, backgrounds, str(path), colours)
 
 
-def _colours(given, classes: list[str], path: Path) -> dict[Colour, int]:
+def _colours(given, classes: list[str], path: str | Path) -> dict[Colour, int]:
     """Colour -> value of a mask: those that are given, else VOC's."""
     values = {"background": 0, **{name: place for place, name in enumerate(classes, 1)}}
     values["ignored"] = IGNORE

@@ -96,7 +96,7 @@ def _draw_image(rng: random.Random, lexicon: Lexicon, phase: Phase) -> list[_Cel
         style = Style(sizes, (10, 27, 36, 27), phase.typical)
         return [_draw_cell(rng, lexicon, phase, style, (0, grid), (0, grid))]
     margin = grid * 3 // 8
-    cuts = [(0, rng.randint(margin, grid - margin), grid) for _ in range(2)]
+    cuts: list[tuple[int, ...]] = [(0, rng.randint(margin, grid - margin), grid) for _ in range(2)]
     layout = rng.randrange(3)
     if layout < 2:  # one cut only
         cuts[layout] = (0, grid)

@@ -76,10 +76,10 @@ def _write(root: Path, name: str, scene: Scene) -> None:
     mask = Image.fromarray(with_border(scene.mask))
     mask.putpalette(voc_palette().tobytes())
     mask.save(root / "SegmentationClass" / f"{name}.png", compress_type=_RUN_LENGTHS)
-    tree = ET.ElementTree(_annotation(name, scene))
+    tree = _annotation(name, scene)
     ET.indent(tree, "\t")
     path = root / "Annotations" / f"{name}.xml"
-    path.write_text(ET.tostring(tree.getroot(), "unicode") + "\n", newline="\n")
+    path.write_text(ET.tostring(tree, "unicode") + "\n", newline="\n")
 
 
 def _annotation(name: str, scene: Scene) -> ET.Element:

@@ -5,6 +5,7 @@ cell of an image; a plain scene is one cell, a mosaic has up to four).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def contrast(scores: Tensor, positives: Tensor) -> Tensor:
     """
     negatives = scores.masked_fill(positives, -1e4)
     weights = positives.float()
-    loss = 0.0
+    loss: Any = 0.0
     for dim in (1, 0):
         gap = functional.softplus(negatives.logsumexp(dim, keepdim=True) - scores)
         counts = weights.sum(dim)
@@ -90,7 +91,7 @@ def affinity(
     strayed = (seen[..., :foreground] * (1 - objects)).sum(-1)
     loss = -same.clamp(min=1e-6).log()
     loss = loss - penalty * share * (1 - strayed).clamp(min=1e-6).log()
-    total = 0.0
+    total: Any = 0.0
     for weight in (share * words.placed, (1 - share) * words.placed):
         total = total + (loss * weight).sum() / (weight.sum() * len(attention)).clamp(min=1) / 2
     return total

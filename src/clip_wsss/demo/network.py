@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -87,7 +88,7 @@ def encode_images(
     )
 
 
-def _attend(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _attend(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return a block's attention update, its float32 weights (head mean) and its value path.
 
     The value path is what each patch would add by attending to itself only: (B, N, W), no CLS.

@@ -221,8 +221,9 @@ def _finish(
     for index, label in enumerate(placed):
         rows, columns = np.nonzero(owner == index)
         if label not in small and len(rows):
-            box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-            objects.append(SceneObject(label, tuple(int(edge) for edge in box)))
+            left, top = int(columns.min()), int(rows.min())
+            box = (left, top, int(columns.max()) + 1, int(rows.max()) + 1)
+            objects.append(SceneObject(label, box))
     objects.sort(key=lambda found: (found.box[0], found.box[1], found.label))
     bands = (owner[:horizon] < 0, owner[horizon:] < 0)
     visible = [

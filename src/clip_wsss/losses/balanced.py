@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,4 +17,5 @@ def balanced(pixels: Pixels) -> Tensor:
     """
     foreground = pixels.label > 0
     parts = (pixels.counts & foreground, pixels.counts & ~foreground)
-    return sum(pixels.mean(pixels.losses, part) for part in parts) / 2
+    total: Any = sum(pixels.mean(pixels.losses, part) for part in parts)
+    return total / 2

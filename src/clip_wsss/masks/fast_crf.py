@@ -154,15 +154,17 @@ class _DoesNotFitError(Exception):
 class _Lattice:
     """A lattice in C++; without an image that of positions alone."""
 
-    pointer = None
+    pointer: ctypes.c_void_p | None = None
 
     def __init__(
         self, width: int, height: int, rgb: np.ndarray | None, sxy: float, srgb: float
     ) -> None:
         pixels = None if rgb is None else np.ascontiguousarray(rgb)
         address, found = None if pixels is None else pixels.ctypes.data, ctypes.c_void_p()
-        self._free = _library().crf_free
-        status = _library().crf_build(width, height, address, sxy, srgb, ctypes.byref(found))
+        library = _library()
+        assert library is not None  # `fast` has looked
+        self._free = library.crf_free
+        status = library.crf_build(width, height, address, sxy, srgb, ctypes.byref(found))
         if status == _KEYS_DO_NOT_FIT:
             raise _DoesNotFitError
         if status == _NO_MEMORY:

@@ -88,13 +88,13 @@ class Lattice:
         ]
         # pydensecrf's order of float operations: the simplex of a pixel may hang on the last bit.
         later = torch.zeros_like(features[0])
-        elevated = [later] * (d + 1)
+        heights = [later] * (d + 1)
         for j in range(d, 0, -1):
             scaled = features[j - 1] * scale[j - 1]
-            elevated[j] = later - float(j) * scaled
+            heights[j] = later - float(j) * scaled
             later = later + scaled
-        elevated[0] = later
-        elevated = torch.stack(elevated)  # (d + 1, N)
+        heights[0] = later
+        elevated = torch.stack(heights)  # (d + 1, N)
         inverse = float(np.float32(1) / np.float32(d + 1))
         rounded = torch.round(elevated * inverse)  # half to even
         nearest = rounded * (d + 1)
@@ -238,6 +238,6 @@ def _infer(
         q = (logits + gaussian_compat * gaussian(q) + bilateral_compat * bilateral(q)).softmax(1)
     found = []
     for start, unary, rgb in zip(np.cumsum([0, *rows]).tolist(), unaries, images, strict=False):
-        part = q[start : start + rgb.shape[0] * rgb.shape[1], : len(unary)].T.contiguous()
-        found.append(part.reshape(len(unary), *rgb.shape[:2]).cpu().numpy())
+        own = q[start : start + rgb.shape[0] * rgb.shape[1], : len(unary)].T.contiguous()
+        found.append(own.reshape(len(unary), *rgb.shape[:2]).cpu().numpy())
     return found

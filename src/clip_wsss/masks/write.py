@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -156,7 +156,8 @@ def write_shard(
     bare = map(partial(_background, dataset), [image for image in images if not len(image.keys)])
     images, rest = [image for image in images if len(image.keys)], chain(bare, skipped)
     own, batch = refine.read(entry.get(refine.short)), getattr(refine.function, "batch", None)
-    if batch is not None and refine.function.batches(own):
+    function: Any = refine.function
+    if batch is not None and function.batches(own):
         from clip_wsss.core.devices import torch_device
 
         refine_all = partial(batch, settings=own)
@@ -323,6 +324,7 @@ def _or_skipped(make: Callable[..., EncodedImage], on_bad_image: str, *args) -> 
 def _from_truth(dataset: Dataset, id_: str) -> EncodedImage:
     dataset.image(id_)  # whole, else a training would find out
     label = dataset.mask(id_)
+    assert label is not None  # the config asks for masks
     return encode_image(id_, label, np.full(label.shape, CERTAIN, np.uint8))
 
 

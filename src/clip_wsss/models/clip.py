@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -71,14 +72,15 @@ def load_clip(
 
     config, preprocess, name, weights = _resolve(model)
     network, tokenizer = _build(config, name, weights, PRECISIONS[precision])
+    visual: Any = network.visual
     if round_weights == "float16":
         for matrix in _matrices(network):
             matrix.data = matrix.data.half().float()
     if precision != "float32":
-        for matrix in _matrices(network.visual):
+        for matrix in _matrices(visual):
             matrix.data = matrix.data.to(PRECISIONS[precision])
     network.requires_grad_(False).eval().to(device)
-    options = open_clip.transform.PreprocessCfg(**{**preprocess, "size": network.visual.image_size})
+    options = open_clip.transform.PreprocessCfg(**{**preprocess, "size": visual.image_size})
     crop = open_clip.transform.image_transform_v2(options, is_train=False)
     statistics = (options.mean, options.std)
     return FrozenClip(network, tokenizer, crop, statistics, position, PRECISIONS[precision])
@@ -105,6 +107,8 @@ def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
     architecture, source = model.get("architecture"), str(model["weights"])
     file = find(source)
     local = file.is_file() or file.suffix in (".pt", ".pth", ".bin", ".safetensors")
+    weights: Any  # None until what a tag names is downloaded, once its architecture is known
+    tag: dict
     if local:
         weights, tag = read_weights(file), {}
     elif architecture is None:
@@ -132,7 +136,7 @@ def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
             '"-quickgelu" architecture or a config with "quick_gelu": true'
         )
     if weights is None:
-        weights = _download(architecture, source, tag)
+        weights = _download(str(architecture), source, tag)
     preprocess = asdict(open_clip.transform.PreprocessCfg())
     for stated in (config.pop("preprocess_cfg", None), tag):
         preprocess = open_clip.transform.merge_preprocess_dict(preprocess, stated or {})
@@ -262,6 +266,7 @@ class _Tokenizer:
         return torch.searchsorted(self.rows, tokens).clamp(max=len(self.rows) - 1)
 
     def _unknown_word(self, text: str) -> str:
+        assert self.rows is not None  # else no word is unknown
         stored = set(self.rows.tolist())
         words = text.replace(",", " ").split()
         return next((w for w in words if not stored.issuperset(self.inner.encode(w))), text)
@@ -269,6 +274,7 @@ class _Tokenizer:
 
 def _check_rows(weights: Weights) -> None:
     rows = weights.rows
+    assert rows is not None  # of a compact vocabulary
     if rows.ndim != 1 or rows.dtype != torch.int64 or bool((rows.diff() <= 0).any()):
         raise InputError(f"{weights.source}: token_embedding.rows must be sorted vocabulary ids")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TEXT_BATCH = 256  # texts in one forward pass
 SLOPE = 1.702  # of QuickGELU's sigmoid
+
+# A network, block or attention is `Any` here: torch types what a module holds as Tensor | Module.
 
 
 class FrozenClip:
@@ -41,7 +43,7 @@ class FrozenClip:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Any,
         tokenize: Callable[[list[str]], Tensor],
         crop: Callable[[Image.Image], Tensor],
         statistics: tuple[Sequence[float], Sequence[float]],
@@ -51,7 +53,7 @@ class FrozenClip:
         self.network, self.visual = network, network.visual
         self.tokenize, self.crop = tokenize, crop
         self.position, self.dtype = position, dtype
-        self.patch = tuple(self.visual.patch_size)
+        self.patch: tuple[int, int] = tuple(self.visual.patch_size)
         self.layers = len(self.visual.transformer.resblocks)
         self.heads = self.visual.transformer.resblocks[-1].attn.num_heads
         self.width, self.embedding = self.visual.proj.shape
@@ -60,7 +62,7 @@ class FrozenClip:
         self.logit_scale = float(network.logit_scale.detach().exp())
         self.mean, self.std = (np.array(values, dtype=np.float32) for values in statistics)
 
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+    def grid(self, size: Sequence[float]) -> tuple[int, int]:
         """Patches (gh, gw) of an image of size (H, W): each side rounded up by itself."""
         return math.ceil(size[0] / self.patch[0]), math.ceil(size[1] / self.patch[1])
 
@@ -291,7 +293,7 @@ class FrozenClip:
 
     @staticmethod
     def _attend(
-        block: nn.Module, a: Tensor, need_map: bool, by_head: bool = False
+        block: Any, a: Tensor, need_map: bool, by_head: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """The attention branch on ln_1's output, and its map (B, L, L) averaged over the heads.
 
@@ -312,13 +314,13 @@ class FrozenClip:
         return y, maps
 
     @staticmethod
-    def _rest(block: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def _rest(block: Any, x: Tensor, y: Tensor) -> Tensor:
         # Layer scales are float32 at every precision.
         x = x + block.ls_1(y).to(x.dtype)
         return x + block.ls_2(_mlp(block.mlp, block.ln_2(x))).to(x.dtype)
 
 
-def packed_heads(attn: nn.Module, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def packed_heads(attn: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of ln_1's output: (B, L, D) -> three (B, heads, L, d)."""
     packed = F.linear(a, attn.in_proj_weight, attn.in_proj_bias)
     q, k, v = packed.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -390,7 +392,7 @@ def activate(activation: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
     return active.detach(), slopes
 
 
-def _mlp(mlp: nn.Module, x: Tensor) -> Tensor:
+def _mlp(mlp: Any, x: Tensor) -> Tensor:
     """A block's MLP: (B, L, D) -> (B, L, D).
 
     Where no gradient is wanted, QuickGELU h sigmoid(1.702 h) is SiLU(1.702 h) / 1.702 in place,

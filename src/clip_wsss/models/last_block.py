@@ -6,6 +6,7 @@ a head is left. Autograd finds the same for whichever block is built in another 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,10 +72,10 @@ class Derived:
     inputs: Tensor
     pooled: Tensor
     attention: Tensor | None
-    block: nn.Module
-    gain: Tensor | None
+    block: Any
+    gain: Any
     normed: Tensor | None
-    deviation: Tensor | None
+    deviation: Any
     slopes: Tensor
     turned: Tensor | None
     entering: Tensor
@@ -156,7 +157,7 @@ def through_last_block(clip: FrozenClip, x: Tensor, need_map: bool) -> Derived |
     return (_derive if _is_ordinary(clip.visual) else _record)(clip, x, need_map)
 
 
-def _is_ordinary(visual: nn.Module) -> bool:
+def _is_ordinary(visual: Any) -> bool:
     block = visual.transformer.resblocks[-1]
     return (
         isinstance(block.attn, nn.MultiheadAttention)

@@ -6,6 +6,7 @@ They have no texts; an affinity uses their attention.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,9 @@ from clip_wsss.models.weights import read_weights
 class TimmTower:
     """See `clip_wsss.models.tower.Tower`."""
 
-    def __init__(self, network: VisionTransformer):
+    def __init__(self, network: Any):
         self.network = network
-        self.patch = tuple(network.patch_embed.patch_size)
+        self.patch: tuple[int, int] = tuple(network.patch_embed.patch_size)
         self.layers = len(network.blocks)
         self.heads = network.blocks[-1].attn.num_heads
         self.width, self.prefix = network.embed_dim, network.num_prefix_tokens
@@ -38,7 +39,7 @@ class TimmTower:
         known = network.pretrained_cfg
         self.mean, self.std = (np.array(known[key], np.float32) for key in ("mean", "std"))
 
-    def grid(self, size: tuple[float, float]) -> tuple[int, int]:
+    def grid(self, size: Sequence[float]) -> tuple[int, int]:
         """Patches (gh, gw) of an image of size (H, W): each side rounded up by itself."""
         return math.ceil(size[0] / self.patch[0]), math.ceil(size[1] / self.patch[1])
 
@@ -83,18 +84,19 @@ class TimmTower:
         return F.normalize(self.network.norm(tokens)[:, self.prefix :].float(), dim=-1)
 
     @staticmethod
-    def _attend(attn: nn.Module, a: Tensor) -> tuple[Tensor, Tensor]:
+    def _attend(attn: Any, a: Tensor) -> tuple[Tensor, Tensor]:
         y, maps = attend_head_by_head(*_project(attn, a), True)
+        assert maps is not None  # they were asked for
         return attn.proj(attn.norm(y.transpose(1, 2).flatten(2))), maps
 
 
-def _project(attn: nn.Module, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _project(attn: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values: (B, heads, L, d) each."""
     q, k, v = attn.qkv(a).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return attn.q_norm(q), attn.k_norm(k), v
 
 
-def _rest(block: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _rest(block: Any, x: Tensor, y: Tensor) -> Tensor:
     x = x + block.ls1(y)
     return x + block.ls2(block.mlp(block.norm2(x)))
 
@@ -116,9 +118,9 @@ def load_timm(model: dict[str, Any], device: str | torch.device = "cpu") -> Timm
         raise InputError(f"models: architecture {name}: timm has no network of this name")
     if weights != "pretrained" and not find(weights).is_file():
         raise InputError(f"models: weights {weights}: no such file; name a file, or `pretrained`")
-    options = {"num_classes": 0, "dynamic_img_size": True}
+    options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}
     try:
-        network = timm.create_model(name, pretrained=weights == "pretrained", **options)
+        network: Any = timm.create_model(name, pretrained=weights == "pretrained", **options)
     except Exception as error:  # whatever the library says, of a download too
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"models: architecture {name} cannot be made by timm ({reason})") from None

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import torch
     from torch import Tensor
@@ -40,7 +42,7 @@ class Tower(Protocol):
     device: torch.device
     dtype: torch.dtype
 
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+    def grid(self, size: Sequence[float]) -> tuple[int, int]:
         """Patches (gh, gw) of an image of size (H, W): each side rounded up by itself."""
         ...
 
@@ -81,17 +83,22 @@ class Tower(Protocol):
 
 
 class Passed(Protocol):
-    """The last block's pass, ready for the way back that GradCAM needs.
+    """The last block's pass, ready for the way back that GradCAM needs."""
 
-    Attributes:
-        inputs: (B, P + N, D), ln_1's output.
-        pooled: (B, D) float32, what `Clip.project` takes.
-        attention: (B, N, N) float32 as of `Tower.attention`, or None.
-    """
+    @property
+    def inputs(self) -> Tensor:
+        """(B, P + N, D), ln_1's output."""
+        ...
 
-    inputs: Tensor
-    pooled: Tensor
-    attention: Tensor | None
+    @property
+    def pooled(self) -> Tensor:
+        """(B, D) float32, what `Clip.project` takes."""
+        ...
+
+    @property
+    def attention(self) -> Tensor | None:
+        """(B, N, N) float32 as of `Tower.attention`, or None."""
+        ...
 
     def weights(self, slope: Tensor) -> Tensor:
         """Mean over the patches of the gradient at ln_1's output: (B, D) float32.

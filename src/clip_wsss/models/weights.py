@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -49,6 +50,7 @@ def read_weights(path: Path) -> Weights:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such weight file")
+    state: Any  # a file of torch may hold anything
     try:
         if path.suffix == ".safetensors":
             state, kind = load_file(path), "safetensors"

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clip_wsss.data.datasets import Dataset
+    from clip_wsss.models.frozen_clip import FrozenClip
     from clip_wsss.models.tower import Clip
 
 SPREADS = ("variance", "deviation")
@@ -55,7 +56,7 @@ def sharpness(scores: np.ndarray, present: np.ndarray, spread: str = "variance")
 
 
 def write_image_features(
-    dataset: Dataset, split: str, clip: Clip, out: Path, batch: int = 16
+    dataset: Dataset, split: str, clip: FrozenClip, out: Path, batch: int = 16
 ) -> None:
     """Write CLIP's features of the images that rank the templates.
 
@@ -69,7 +70,8 @@ def write_image_features(
     import torch
 
     ids, skipped = dataset.ids(split), {}
-    cls, patches = {}, {}
+    cls: dict[str, np.ndarray] = {}
+    patches: dict[str, np.ndarray] = {}
     groups: dict[tuple[int, int], list[str]] = {}
     progress = tqdm(total=len(ids), desc="image features", unit="image", disable=None)
     for id_ in ids:
@@ -172,7 +174,7 @@ def write_texts(
         "chosen_by": "sharpness",
     }
     _write_text(out_prompt, json.dumps(prompt, indent=2, ensure_ascii=False) + "\n")
-    lines = [("rank", "template", "sharpness")]
+    lines: list[tuple] = [("rank", "template", "sharpness")]
     lines += [(rank, text, repr(value)) for rank, (value, text) in enumerate(ranking, start=1)]
     _write_csv(out_csv, lines)
 
@@ -243,7 +245,7 @@ def _parts(items: Sequence, size: int) -> Iterator[Sequence]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
     with open(_part(path), "wb") as file:
         np.savez(file, **arrays)
     os.replace(_part(path), path)

@@ -176,15 +176,15 @@ def mu_chart(title: str, curve: pd.DataFrame, mu: float) -> str:
         mu: the threshold to mark, one of the curve's.
     """
     curve = curve.dropna()
-    spans = [_twentieths(curve[column]) for column in ("kept", "precision")]
-    plot = Plot(title, *spans, ("pixels kept, %", "of these right, %"))
+    across, up = (_twentieths(curve[column]) for column in ("kept", "precision"))
+    plot = Plot(title, across, up, ("pixels kept, %", "of these right, %"))
     plot.line(list(zip(curve["kept"], curve["precision"], strict=True)), "line mask")
     for row in curve.itertuples():
         words = f"μ = {row.mu:g}: {row.kept:.1%} kept, {row.precision:.1%} right"
         marked = row.mu == mu
         plot.dot(row.kept, row.precision, "mask", words, 7 if marked else 3.5)
         if marked:
-            side, shift = ("end", -12) if row.kept > sum(spans[0]) / 2 else ("start", 12)
+            side, shift = ("end", -12) if row.kept > sum(across) / 2 else ("start", 12)
             plot.text(row.kept, row.precision, words, f"note strong {side}", (shift, 18))
     return plot.svg()
 

@@ -211,7 +211,7 @@ def pictures(results: Results) -> dict[str, dict]:
     side, panels = SIDE, Panels(results.dataset)
     while True:
         panels.restart(side)
-        made = {
+        made: dict[str, dict] = {
             "panels": {
                 run.name: [_item(results, panels, run, name) for name in names]
                 for run in results.runs
@@ -334,4 +334,5 @@ def _scatter(results: Results, ranking: pd.DataFrame, ranked: Node) -> Markup | 
 def _wording(texts: Node) -> tuple:
     """What texts are made of but for their template."""
     model = texts.parent("model")
+    assert model is not None  # texts are made by one
     return texts.identity["names"], texts.identity["background"], model.key

@@ -72,7 +72,7 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
     runs, tables = results.runs, _tables(results)
     start = _start(results, tables)
     shown = pictures(results)
-    data = {
+    data: dict[str, Any] = {
         "start": start,
         "runs": [run.name for run in runs],
         "notes": {run.name: run.note for run in runs},
@@ -300,7 +300,7 @@ def _facts(provenance: dict[str, Any]) -> list[dict[str, Any]]:
             return ", ".join(map(say, value))
         return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
-    facts = [
+    facts: list[dict[str, Any]] = [
         {"name": names.get(key, key).replace("_", " "), "value": say(value)}
         for key, value in provenance.items()
         if value is not None

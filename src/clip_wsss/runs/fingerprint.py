@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clip_wsss.core.errors import InputError
 
@@ -200,7 +200,7 @@ def _write(node: object, pieces: list[str]) -> None:
     elif isinstance(node, ast.AST):
         pieces.append(f"{type(node).__name__}(")
         for field in node._fields:
-            value = getattr(node, field, None)
+            value: Any = getattr(node, field, None)
             if isinstance(node, ast.Delete) and isinstance(value[0], ast.Tuple):
                 value = value[0].elts if len(value) == 1 else value  # del (a, b) is del a, b
             if value is not None and value != []:
@@ -231,4 +231,6 @@ def _version(library: str) -> str:
         version = metadata.version(library)
     except metadata.PackageNotFoundError:
         return "missing"
-    return re.match(r"\d*(\.\d+)?", version)[0]
+    found = re.match(r"\d*(\.\d+)?", version)
+    assert found is not None  # it matches nothing at all too
+    return found[0]

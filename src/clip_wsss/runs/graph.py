@@ -487,6 +487,9 @@ class Graph:
     def _online(self, entry: Segmentation, masks: Node) -> dict[str, Any]:
         """What an online training takes from the cells of its row; masks are none of its inputs."""
         cam, affinity, texts = (masks.parent(stage) for stage in ("cam", "affinity", "texts"))
+        assert cam is not None  # the table has checked these
+        assert affinity is not None
+        assert texts is not None
         trunk = {key: cam.settings[key] for key in _TRUNK}
         return {
             "clip": {**cam.settings["model"], **trunk},

@@ -13,6 +13,7 @@ from typing import Any
 
 from clip_wsss.core.errors import InputError, failed
 from clip_wsss.runs import sidecar
+from clip_wsss.runs.sidecar import Inputs
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -32,7 +33,7 @@ class Made:
     sidecar: Path
     stamp: dict[str, Any]
     outputs: Mapping[str, Path]
-    inputs: sidecar.Inputs
+    inputs: Inputs
     device: str | None = None
 
     def current(self) -> bool:

@@ -374,7 +374,7 @@ class Plan:
             "sweep": self.config.evaluation.powers if maps else None,
             "lineage": node.lineage(),
             "stamp": product.stamp | {"settings": node.lineage()},
-            "reads": [one.stamp for one in product.inputs["read"]],
+            "reads": [one.stamp for one in product.inputs["read"] if isinstance(one, Product)],
         }
 
     @property
@@ -543,7 +543,8 @@ class Plan:
             towers: entries of `models` that methods ask for;
             lineages and stamps: of the nodes wanted, by name.
         """
-        texts, cams = {}, {}
+        texts: dict[str, Any] = {}
+        cams: dict[str, Any] = {}
         for node in nodes:
             cam = cam_of(node)
             source = cam.parents[0]
@@ -577,8 +578,8 @@ class Plan:
             return True
         made = self._record(self.store / product.sidecar)["inputs"]
         for name, inputs in product.inputs.items():
-            digests = [self._digest(one) for one in inputs]
-            if None not in digests and made.get(name) != combined(digests):
+            digests = [one for one in map(self._digest, inputs) if one is not None]
+            if len(digests) == len(inputs) and made.get(name) != combined(digests):
                 return True
         return False
 

@@ -8,7 +8,7 @@ one gets a new name.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -27,7 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=BaseModel)
 
 
 class Splits(Settings):
@@ -374,6 +374,12 @@ def check_part(content: dict, source: str) -> None:
     validated(Config, rest, source, part=True)
 
 
+@overload
+def validated(kind: type[S], content: Any, source: str, joint: str = ": ") -> S: ...
+@overload
+def validated(
+    kind: type[S], content: Any, source: str, joint: str = ": ", *, part: bool
+) -> S | None: ...
 def validated(
     kind: type[S], content: Any, source: str, joint: str = ": ", part: bool = False
 ) -> S | None:

@@ -45,15 +45,15 @@ def markdown() -> str:
         where = f"`{name}.<name>`" if entries else f"`{name}`"
         parts.append(f"\n## {where}\n\n{kind.__doc__ or ''}\n\n{_table(kind)}")
     parts.append(_METHODS)
-    for name, kind in KINDS.items():
+    for name, asked in KINDS.items():
         for one in registered(name):
             found = method(name, one)
             words = " ".join((found.function.__doc__ or "").split("\n\n")[0].split())
             own = _table(found.settings) if found.settings else "No settings.\n"
             parts.append(f"\n### {name}: `{one}`\n\n{words}\n\n{own}")
         if name != "segmentor":
-            takes = ", ".join((*kind.takes, "settings"))
-            parts.append(f"\nOne of your own: `fn({takes})` -> {kind.gives}.\n")
+            takes = ", ".join((*asked.takes, "settings"))
+            parts.append(f"\nOne of your own: `fn({takes})` -> {asked.gives}.\n")
     return "".join(parts)
 
 

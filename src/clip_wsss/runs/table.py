@@ -137,9 +137,10 @@ def _value(text: str, where: str) -> Any:
 def run_settings(config: Config, run: Run) -> RunSettings:
     """Return the settings of all stages of a run."""
     cells = {group: run.cell(group) for group in GROUPS}
-    return RunSettings(
-        **{group: resolve(config, group, cell) for group, cell in cells.items() if cell}
-    )
+    stages: dict[str, Any] = {
+        group: resolve(config, group, cell) for group, cell in cells.items() if cell
+    }
+    return RunSettings(**stages)
 
 
 def read_runs(config: Config) -> list[Run]:
@@ -229,12 +230,13 @@ def _check_stages(config: Config, run: Run, where: str) -> None:
 def _check_online(run: Run, settings: RunSettings, where: str) -> None:
     """Refuse a row whose cells do not say how its labels are made online."""
     what = f"{where}: segmentation `{run.segmentation}` makes labels online (labels: online)"
-    masks = settings.masks
+    masks, online = settings.masks, settings.segmentation
+    assert online is not None  # whose labels these are
     missing = [group for group in ("texts", "cam", "affinity") if not run.cell(group)]
     if missing or masks is None or masks.source != "maps":
         needed = ", ".join(missing) or "masks with source: maps"
         raise InputError(f"{what} and takes how from the other cells; name {needed}")
-    maker = method("labels", settings.segmentation.online.method)
+    maker = method("labels", online.online.method)
     for field in maker.fields:
         group, key = KINDS["labels"].elsewhere.get(field, ("", ""))
         if group in ("cam", "affinity") and key not in type(getattr(settings, group)).model_fields:
@@ -243,7 +245,7 @@ def _check_online(run: Run, settings: RunSettings, where: str) -> None:
                 f"`{run.cell(group)}` has no such setting, so name another entry or maker"
             )
     row = {group: getattr(settings, group).model_dump() for group in ("cam", "affinity", "masks")}
-    labels = resolved(settings.segmentation.online, row)["labels"]
+    labels = resolved(online.online, row)["labels"]
     if maker.settings is not None:
         own = {key: value for key, value in labels.items() if key != "method"}
         validated(with_methods(maker.settings, own), own, what, "; ")
@@ -360,7 +362,8 @@ def _sweep(sweep: dict[str, Any], known: dict[str, Run], where: str) -> list[Run
                 raise InputError(f"{where}: {key}: run `{base.name}` has no {group}")
             text = _scalar(chosen[key])
             whole = None if text == "-" else text
-            run = replace(run, **{group: f"{cell},{setting}={text}" if setting else whole})
+            changed: dict[str, Any] = {group: f"{cell},{setting}={text}" if setting else whole}
+            run = replace(run, **changed)
         words = [f"{key.rpartition('.')[2]}={_scalar(value)}" for key, value in chosen.items()]
         name = f"{base.name},{','.join(words)}" if words else f"{base.name},seeds"
         runs.append(replace(run, name=name, base=sweep["base"], note="sweep", table="sweeps"))

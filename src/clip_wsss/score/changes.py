@@ -115,7 +115,7 @@ def _differences(before: dict, after: dict, names: dict[str, str]) -> list[str]:
 
 
 def _flat(entry: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in entry.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")

@@ -110,7 +110,7 @@ def measure(
 
 def _count(
     dataset: Dataset, measurements: Sequence[Measurement], part: tuple[Sequence[Path], list[str]]
-) -> list["_Counts"]:
+) -> Sequence["_Counts"]:
     """Count images of a shard, a file of it for each measurement."""
     files, ids = part
     counts = [
@@ -177,6 +177,7 @@ class _LabelCounts(_Counts):
     def add(self, name: str, truth: Callable[[], np.ndarray]) -> None:
         """Count an image, or note why it cannot be counted."""
         # A damaged archive stops the job even where a bad image may be left out.
+        assert self._archive is not None  # it is until `close`
         label = self._archive.label(name)
         if (strange := label[(label >= self.classes) & (label != IGNORE)]).size:
             raise InputError(
@@ -205,8 +206,10 @@ def _write(
     parts: Sequence[_Counts],
 ) -> dict:
     """Write what was counted for one measurement, and what follows from it."""
-    skipped, images, left_out, zero_maps = _Skipped(dataset), {}, {}, 0
-    calibration, paths = Calibration(), {}
+    skipped, calibration, zero_maps = _Skipped(dataset), Calibration(), 0
+    images: dict[str, dict[str, np.ndarray]] = {}
+    left_out: dict[str, str] = {}
+    paths: dict[str, Path] = {}
     for part in parts:
         for name in (*part.images, *part.skipped.reasons):
             if name in paths:
@@ -255,8 +258,9 @@ def _nothing_of(name: str, one: Measurement) -> str:
 def _follows_of_maps(dataset: Dataset, one: Measurement, counts: pd.DataFrame) -> dict:
     scores = {power: _scores(dataset, counts[counts["power"] == power]) for power in one.counted}
     mious = {power: mean for power, (mean, _) in scores.items()}
+    ordered = {power: -1 if mean is None else mean for power, mean in mious.items()}
     tried = one.powers if one.sweep is None else one.sweep
-    best = max(map(float, tried), key=lambda power: -1 if mious[power] is None else mious[power])
+    best = max(map(float, tried), key=lambda power: ordered[power])
     return {
         "powers": {power_key(power): mean for power, mean in mious.items()},
         "iou": {power_key(power): values for power, (_, values) in scores.items()},
@@ -320,7 +324,9 @@ def _columns(
     truth, prediction, pixels = (np.concatenate(part) for part in zip(*counts, strict=True))
     columns = {"truth": truth.astype(np.uint8), "prediction": prediction.astype(np.uint8)}
     if powers is not None:
-        columns["power"] = np.repeat(np.float64(powers), [len(one[2]) for one in counts])
+        columns["power"] = np.repeat(
+            np.asarray(powers, np.float64), [len(one[2]) for one in counts]
+        )
     return columns | {"pixels": pixels.astype(np.int32)}
 
 

@@ -45,7 +45,7 @@ def provide_operators() -> bool:
         Whether the real operators are there.
     """
     if not hasattr(pkgutil, "find_loader"):
-        pkgutil.find_loader = _find_loader
+        pkgutil.find_loader = _find_loader  # type: ignore[assignment]  # all that is asked of it
     if NAME in sys.modules:
         return not isinstance(sys.modules[NAME], _MissingOperators)
     if importlib.util.find_spec(NAME) is not None:

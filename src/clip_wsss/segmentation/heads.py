@@ -88,7 +88,7 @@ class MultiScaleSegmentor(EncoderDecoder):
         return self._all_logits(inputs)[-1]
 
 
-def _resized(sample: SegDataSample, size: tuple[int, int]) -> SegDataSample:
+def _resized(sample: SegDataSample, size: tuple[int, ...]) -> SegDataSample:
     """A sample with the labels at `size`, taken at the centres of the new pixels, as PIL does.
 
     float32 holds packed labels exactly (`losses.pack`).

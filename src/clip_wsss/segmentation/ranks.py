@@ -68,7 +68,8 @@ def share_dropout(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, _DROPOUT):
-            module.forward = _drawn_for_all(module, module.forward)
+            own = _drawn_for_all(module, module.forward)
+            module.forward = own  # type: ignore[method-assign]  # of this module alone
 
 
 def _drawn_for_all(module: nn.Module, own: Callable[[Tensor], Tensor]) -> Callable:

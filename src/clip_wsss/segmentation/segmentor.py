@@ -3,10 +3,10 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from mmengine import Config
@@ -38,7 +38,7 @@ def read_segmentor(name: str | Path, entry: dict | None = None) -> Config:
     """
     if not is_method("segmentor", str(name)):
         return Config(read_segmentor_file(name))
-    built = method("segmentor", name)
+    built = method("segmentor", str(name))
     return Config(checked(built.bound((entry or {}).get(built.short))(), name, False))
 
 
@@ -87,7 +87,7 @@ def build_model(
     return revert_sync_batchnorm(built)  # `train` synchronises where processes share a batch
 
 
-def _several(value: dict | Sequence[dict]) -> list[dict]:
+def _several(value: Any) -> list[dict]:
     """A list of what may be one."""
     return list(value) if isinstance(value, list | tuple) else [value]
 

@@ -115,7 +115,11 @@ def train(
         **({"texts": None if texts is None else str(texts)} if online else {}),
         **_split(segmentor, gpus, online),
     }
-    files = [*archives, *filter(None, [init, texts]), *_clip_files(entry)]
+    files: list[str | Path] = [
+        *archives,
+        *(one for one in (init, texts) if one),
+        *_clip_files(entry),
+    ]
     contents = [digest(segmentor), *map(sha256, files)]
     work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
     if online and texts is None:

@@ -42,4 +42,5 @@ def mean_logits(
         else:
             size = total.shape[2:]
             total = total + F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    assert total is not None  # there is a scale at least
     return total / len(scales)

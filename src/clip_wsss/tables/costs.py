@@ -19,8 +19,10 @@ from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.provenance import device_name
 from clip_wsss.runs.table import Run
 
-COLUMNS = ("stage", "folder", "run", "jobs", "images", "seconds", "seconds_an_image")
-COLUMNS = (*COLUMNS, "peak_memory_mb", "device")
+COLUMNS = (
+    *("stage", "folder", "run", "jobs", "images", "seconds", "seconds_an_image"),
+    *("peak_memory_mb", "device"),
+)
 
 
 def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
@@ -33,7 +35,9 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
     """
     config = plan.config
     dataset, splits = open_dataset(config.dataset.model_dump()), config.dataset.splits.model_dump()
-    numbers = {key: len(dataset.ids(split)) for key, split in splits.items() if split is not None}
+    numbers: dict[str | None, int] = {
+        key: len(dataset.ids(split)) for key, split in splits.items() if split is not None
+    }
     device = device_name(config.compute.device)
     benchmarks = plan.root / "benchmarks"
     lines, seen = [], set()

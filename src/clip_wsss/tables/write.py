@@ -211,7 +211,7 @@ def _line(
 ) -> dict:
     """Return a measured line of a table of runs."""
     run = row.run
-    base = rows.get(run.base)
+    base = rows.get(run.base) if run.base else None
     cam = row.entries["cam"]
     line = {
         "run": run.name,
@@ -250,7 +250,7 @@ def _against(base: Row, row: Row) -> dict:
     """The cells of the difference to the base, or why there is none."""
     pair = compared(row, base)
     change = difference(*pair) if pair else None
-    if change:
+    if pair and change:
         return _difference_cells(change, *pair)
     if all(getattr(row, key) == getattr(base, key) for key in ("path", "scoring", "power")) and set(
         row.run.seeds
@@ -345,7 +345,7 @@ def _figures(rows: dict[str, Row]) -> pd.DataFrame:
         for stage in row.stages:
             for scoring in ("fixed", "oracle") if stage in MAP_STAGES else ("fixed",):
                 figure, end = row.figure(stage, scoring), row.headline
-                last = figure.same(end) and figure.scoring == end.scoring
+                last = end is not None and figure.same(end) and figure.scoring == end.scoring
                 lines.append(
                     {
                         "run": name,

@@ -65,8 +65,8 @@ def crfs(contexts: Sequence[MaskContext], settings: CrfSettings) -> list[np.ndar
 
 
 # A refinement with these is given several images at once where `batches` says so.
-crf.batch = crfs
-crf.batches = lambda settings: settings.backend == "torch"
+crf.batch = crfs  # type: ignore[attr-defined]  # a function may have attributes
+crf.batches = lambda settings: settings.backend == "torch"  # type: ignore[attr-defined]  # likewise
 
 
 def unary(scores: np.ndarray) -> np.ndarray:

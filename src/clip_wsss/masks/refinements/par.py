@@ -88,7 +88,7 @@ def _weights(
     import torch
     import torch.nn.functional as F
 
-    size = tuple(image.shape[1:])
+    size = (image.shape[1], image.shape[2])
     canvas = F.pad(image[None], (pad,) * 4, mode="replicate")[0]
     mean, square = torch.zeros_like(image), torch.zeros_like(image)
     for step in steps:  # differences to the pixel itself lose fewer digits than the colours

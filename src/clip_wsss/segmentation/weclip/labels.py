@@ -93,6 +93,7 @@ class WeCLIPLabels:
             )
             scored = [(texts.to(x.device), target)]
             (found,), own = gradcam_maps(seen.clip, x[places], count, scored, True)
+            assert own is not None  # it was asked for
             maps[places] = own
             found = min_max(min_max(found.unflatten(-1, seen.grid)))  # twice
             for place, cam in zip(places, found, strict=True):

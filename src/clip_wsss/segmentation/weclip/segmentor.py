@@ -105,6 +105,7 @@ class WeCLIP(BaseModel):
             mode: tensor or loss.
         """
         if mode == "loss":
+            assert data_samples is not None  # `loss` has them
             return self.loss(inputs, data_samples)
         streams, _, grid = self._look(inputs, 0)
         return self.decode_head(_tokens(streams), grid)[0]
@@ -124,7 +125,7 @@ class WeCLIP(BaseModel):
             seen = Seen(
                 clip=self._frozen[0],
                 images=inputs,
-                size=tuple(inputs.shape[2:]),
+                size=(inputs.shape[2], inputs.shape[3]),
                 grid=grid,
                 streams=streams,
                 attention=attention,
@@ -159,6 +160,7 @@ class WeCLIP(BaseModel):
         Returns:
             (H, W) uint8.
         """
+        assert self._labels is not None  # a finished training has texts
         bgr = torch.from_numpy(np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1)))
         image = self.data_preprocessor({"inputs": [bgr]})["inputs"]
         image = image if long_side is None else fit_long_side(image, long_side)
