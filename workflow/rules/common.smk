@@ -14,6 +14,7 @@ from snakemake.exceptions import WorkflowError
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_json
 from clip_wsss.core.methods import add_plugins
+from clip_wsss.core.plain import read_yaml
 from clip_wsss.runs.plan import make_plan
 from clip_wsss.runs.stages import MAP_STAGES
 
@@ -33,10 +34,10 @@ if not config:
     raise WorkflowError(
         "the config is empty; name one with --configfile, or in a module with `config:`"
     )
-for file in workflow.configfiles:  # methods may lie beside it
-    add_plugins(Path(file).parent)
-
 try:
+    for file in workflow.configfiles:
+        add_plugins(Path(file).parent)  # methods may lie beside it
+        read_yaml(file)  # which Snakemake has read too, but a key that stands twice goes unseen there
     PLAN = make_plan(
         config,
         SOURCE,

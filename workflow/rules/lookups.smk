@@ -160,7 +160,7 @@ def rules_of(kind, passes):
 
 
 def folder_of(rule):
-    """Where the logs of such a rule lie: a name of many passes is too long for a folder."""
+    """Where the logs of such a rule go. A name of many passes is too long for a folder."""
     digest = hashlib.sha256(rule.encode()).hexdigest()[:8]
     return f"new-{digest}" if "_new_" in rule else rule.partition("_")[2].replace("_", "-")
 

@@ -105,7 +105,7 @@ def class_maps(
                 image=image.rgb,
                 keys=image.keys,
                 texts=foreground[list(image.keys)],
-                background=background,
+                background=background.clone(),
                 looked=looked,
                 towers=towers or {},
                 cam=cam.cam,
@@ -130,7 +130,7 @@ def class_maps(
             if cam.target is None:
                 found[name] = initial(_checked(cam.cam(context), context, name))
             for output, affinity in cam.affinities.items():
-                refined = affinity(replace(context, maps=found[name]))
+                refined = affinity(replace(context, maps=found[name].clone()))
                 found[output] = min_max(finite(_checked(refined, context, output))).float()
         looks[place].made.clear()
     return maps

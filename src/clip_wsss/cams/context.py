@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,8 @@ class Look:
     def attention(self, block: int = -1, kind: AttentionKind = "qk") -> Tensor:
         """See `MapContext.attention`."""
         layers = self.tower.layers
+        if kind not in get_args(AttentionKind):
+            raise InputError(f"attention: must be one of qk, qq, kk, vv; got {kind}")
         if not -layers <= block < layers:
             raise InputError(f"attention: block {block} must be in 0..{layers - 1}, or -1 the last")
         from_last = block - layers if block >= 0 else block
@@ -60,7 +62,7 @@ class Look:
             if from_last == -1 and not self.complete:
                 self.held[-1] = self.tower.attention(-1, self.streams[-1], "qk")[0]
                 self.complete = True
-            return self.held[from_last]
+            return self.held[from_last].clone()  # what one method changes is its own
         return self.tower.attention(from_last, self.streams[from_last], kind)[0]
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -161,18 +163,19 @@ class MapContext:
         layers = min(layers, self.tower.layers)
 
         def make() -> Tensor:
+            if layers <= len(self.looked.held):
+                self.attention(-1)  # which comes after the others
+                return self.looked.held[-layers:].mean(dim=0, dtype=torch.float64)
             maps = [self.attention(-block) for block in range(layers, 0, -1)]
-            held = self.looked.held[-layers:]  # which are these, where there are as many
-            together = held if len(held) == layers else torch.stack(maps)
-            return together.mean(dim=0, dtype=torch.float64)
+            return torch.stack(maps).mean(dim=0, dtype=torch.float64)
 
-        mean = self.once(("mean attention", layers), make)
+        mean = self.once(("mean attention", layers), make).clone()
         return mean if grid in (None, self.grid) else fitted(mean, self.grid, grid)
 
     @property
     def features(self) -> Tensor:
         """(N, E) float32: patches in the space of the texts, normalised."""
-        return self.once("features", lambda: self.tower.patches(self.looked.streams[-1])[0])
+        return self.once("features", lambda: self.tower.patches(self.looked.streams[-1])[0]).clone()
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once an image for all that ask for it by the same key."""

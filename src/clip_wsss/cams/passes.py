@@ -6,7 +6,8 @@ counts for those maps alone that it makes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from clip_wsss.core.progress import over_images
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clip_wsss.cams.context import MapContext
+    from clip_wsss.core.methods import Method
     from clip_wsss.data.datasets import Dataset
     from clip_wsss.models.tower import Clip, Tower
 
@@ -125,10 +128,10 @@ def compute_pass(
         made = method("cam", cam.cam["method"])
         wanted[name] = WantedCam(
             cam.texts,
-            made.bound(cam.cam),
+            _guarded(made, cam.cam),
             target_of(made.read(cam.cam)) if made.name == "gradcam" else None,
             {
-                output: method("affinity", settings["method"]).bound(settings)
+                output: _guarded(method("affinity", settings["method"]), settings)
                 for output, settings in cam.affinities.items()
             },
         )
@@ -183,6 +186,35 @@ def compute_pass(
                         for name, own in maps.items()
                     },
                 )
+
+
+def _guarded(made: Method, settings: dict) -> Callable[[MapContext], Tensor]:
+    """A method with its settings; one of one's own is told from the suite by what goes wrong."""
+    import torch
+
+    bound = made.bound(settings)
+    if ":" not in made.name:
+        return bound
+
+    def call(context: MapContext) -> Tensor:
+        try:
+            maps = bound(context)
+        except InputError:
+            raise
+        except Exception as error:  # whatever it does
+            logging.exception("%s: %s", made.name, context.id)
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{made.name}: {context.id}: {type(error).__name__}: {reason}"
+            ) from None
+        if isinstance(maps, torch.Tensor):
+            maps = maps.detach()
+            if maps.is_complex() or not maps.float().isfinite().all():
+                raise InputError(f"{made.name}: {context.id}: a map holds NaN or an infinity")
+            maps = maps.float() if not maps.is_floating_point() else maps
+        return maps
+
+    return call
 
 
 def _skip(id_: str, error: InputError, on_bad_image: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticUndefined
 
 from clip_wsss.core.errors import InputError
@@ -36,7 +36,9 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 class Settings(BaseModel):
     """Settings of a method or a part of the config; unknown keys, NaN, infinities are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )
 
 
 @dataclass(frozen=True)
@@ -320,7 +322,7 @@ def _function(target: str, name: str) -> Callable:
     module, _, attribute = target.partition(":")
     try:
         found = importlib.import_module(module)
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         reason = " ".join(str(error).split()) or "no reason given"
         raise InputError(
             f"{name}: {module} cannot be imported ({type(error).__name__}: {reason}); install its "
@@ -339,20 +341,56 @@ def _settings(function: Callable, kind: str, name: str) -> type[BaseModel] | Non
     parameters = list(inspect.signature(function).parameters.values())
     needed = [p for p in parameters if p.default is p.empty and p.kind in (0, 1, 3)]
     own = [p for p in parameters if p.name == "settings"]
+    odd = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_odd(function) for is_odd in odd):
+        raise InputError(f"{name}: {kind}: must be a plain function; got {function}")
     if len([p for p in needed if p not in own]) != len(takes):
         got = ", ".join(p.name for p in parameters)
         raise InputError(f"{name}: {kind}: must take {wanted}; it takes ({got})")
+    try:  # as it will be called
+        inspect.signature(function).bind(*takes, **{one.name: None for one in own})
+    except TypeError:
+        got = ", ".join(p.name for p in parameters)
+        raise InputError(
+            f"{name}: {kind}: must take {wanted}, settings last; it takes ({got})"
+        ) from None
     if not own:
         return None
     annotation = own[0].annotation
     if isinstance(annotation, str):
         annotation = _evaluated(function, annotation)
-    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+    if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
         raise InputError(
             f"{name}: {kind}: its parameter `settings` must be annotated with a subclass of "
             "clip_wsss.Settings"
         )
+    _check_fields(annotation, f"{name}: {kind}")
     return annotation
+
+
+def _check_fields(settings: type[BaseModel], where: str) -> None:
+    """Refuse settings that a config could not say.
+
+    Raises:
+        InputError: an alias, or a default that the field itself does not take (NaN is one).
+    """
+    for field, info in settings.model_fields.items():
+        if info.alias is not None or info.validation_alias is not None:
+            raise InputError(f"{where}: setting {field}: must have no alias; call it {info.alias}")
+        for marker in info.metadata:
+            if isinstance(marker, Names) and marker.kind not in {*KINDS, "model"}:
+                kinds = ", ".join((*KINDS, "model"))
+                raise InputError(f"{where}: setting {field}: Names must be of {kinds}")
+    needed = [info.is_required() for info in settings.model_fields.values()]
+    try:
+        if not any(needed):
+            settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{where}: setting {key}: its default cannot be ({first['msg']})"
+        ) from None
 
 
 def _evaluated(function: Callable, annotation: str) -> Any:

@@ -7,6 +7,7 @@ differentiable end that GradCAM goes back through. `clip_wsss.models.frozen_clip
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -157,9 +158,8 @@ def open_tower(model: dict[str, Any], device: str | torch.device = "cpu") -> Tow
         InputError: as the loader of the entry's library.
     """
     if model.get("library") == "timm":
-        from clip_wsss.models.timm_tower import load_timm
-
-        return load_timm(model, device)
+        # By its name: its code counts for those alone that name such a tower (`clip_wsss.runs`).
+        return import_module("clip_wsss.models.timm_tower").load_timm(model, device)
     from clip_wsss.models.clip import load_clip
 
     return load_clip(model, device=device)

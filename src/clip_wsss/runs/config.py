@@ -120,10 +120,13 @@ def check_entry(
     for key, model in models_of(entry).items():
         if model not in config.models:
             raise InputError(f"{where}.{key}: {unknown('model', model, config.models)}")
-        if not isinstance(entry, Cam | Affinity):
+        built = isinstance(entry, Segmentation) and methods_of(entry, "segmentor")
+        if built and key.startswith(f"{built[0].short}."):
+            _check_clip(config, model, f"{where}.{key}")
+        elif not isinstance(entry, Cam | Affinity):
             raise InputError(f"{where}.{key}: only a cam or an affinity gets a tower; leave it out")
-    if isinstance(entry, Cam) and config.models[entry.model].library != "open_clip":
-        raise InputError(f"{where}.model: `{entry.model}` has no texts; name a CLIP of open_clip")
+    if isinstance(entry, Cam):
+        _check_clip(config, entry.model, f"{where}.model")
     if isinstance(entry, Texts):
         vocabulary = vocabulary or read_vocabulary(config.dataset.vocabulary)
         for key, lists in (("names", vocabulary.names), ("background", vocabulary.backgrounds)):
@@ -135,6 +138,11 @@ def check_entry(
         return
     if not find(entry.segmentor).is_file():
         raise InputError(f"{where}.segmentor: there is no file {entry.segmentor}")
+
+
+def _check_clip(config: Config, model: str, where: str) -> None:
+    if config.models[model].library != "open_clip":
+        raise InputError(f"{where}: `{model}` has no texts; name a CLIP of open_clip")
 
 
 def _check_templates(entry: Texts, where: str) -> None:

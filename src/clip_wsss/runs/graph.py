@@ -453,6 +453,10 @@ class Graph:
         if (clip := self._segmentor_clip(segmentor, entry.segmentor)) is not None:
             settings["clip"] = clip.model_dump()
             segmentor["model"]["backbone"]["model"] = model_identity(clip)
+        for key, name in models_of(entry).items():  # of a function that builds a segmentor
+            settings["clip"] = self.config.models[name].model_dump()
+            short, _, field = key.partition(".")
+            own[short] = {**own.get(short, {}), field: model_identity(self.config.models[name])}
         rest = {key: value for key, value in segmentor.items() if key != "init"}
         shape = entry.segmentor if built else _contents(rest)
         identity = {**own, "loss": entry.loss, "segmentor": shape}
@@ -482,6 +486,8 @@ class Graph:
         if name is not None and name not in self.config.models:
             message = unknown("entry of models", str(name), self.config.models)
             raise InputError(f"{path}: model.backbone.model: {message}")
+        if name is not None and self.config.models[name].library != "open_clip":
+            raise InputError(f"{path}: model.backbone.model: `{name}` must be a CLIP of open_clip")
         return None if name is None else self.config.models[name]
 
     def _online(self, entry: Segmentation, masks: Node) -> dict[str, Any]:

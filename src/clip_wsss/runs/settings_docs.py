@@ -66,6 +66,8 @@ def schema() -> str:
         "items": {"type": "string"},
         "description": "configs that this one is merged over, the later over the earlier",
     }
+    for part in (found, *found["$defs"].values()):
+        part.pop("required", None)  # what is missing may come from a parent
     for group, kind in ENTRIES.items():
         fields = [(field, marker.kind) for field, marker, _ in named(kind, {})]
         fields = [(field, one) for field, one in fields if one in KINDS and registered(one)]
@@ -73,7 +75,10 @@ def schema() -> str:
             choices = [_entry_schema(kind, dict(zip([f for f, _ in fields], names, strict=True)))
                        for names in product(*(registered(one) for _, one in fields))]  # fmt: skip
             own = {"properties": {fields[0][0]: {"pattern": ":"}}, "required": [fields[0][0]]}
-            found["properties"][group]["additionalProperties"] = {"anyOf": [*choices, own]}
+            entries = found["properties"][group]
+            (name,) = entries.pop("patternProperties")
+            entries["propertyNames"] = {"pattern": name}
+            entries["additionalProperties"] = {"anyOf": [*choices, own]}
             found["$defs"].pop(kind.__name__)
     return head + yaml.safe_dump(found, sort_keys=True)
 
@@ -81,12 +86,16 @@ def schema() -> str:
 def _entry_schema(kind: type[BaseModel], names: dict[str, str]) -> dict[str, Any]:
     """The schema of an entry that names these methods, written out."""
     own = with_methods(kind, names).model_json_schema()
+    for field, marker, _ in named(with_methods(kind, names), {}):
+        if marker.kind in KINDS and registered(marker.kind):
+            known = {"enum": [*registered(marker.kind)]}
+            own["properties"][field] = {"anyOf": [known, {"pattern": ":"}]}
     for field, name in names.items():
-        default = kind.model_fields[field].default
         own["properties"][field] = {"const": name}
-        if name != default:
-            own["required"] = sorted({*own.get("required", []), field})
+    own["required"] = [f for f, n in names.items() if n != kind.model_fields[f].default]
     parts = own.pop("$defs", {})
+    for part in parts.values():
+        part.pop("required", None)
     return _inlined(own, parts)
 
 
@@ -106,6 +115,7 @@ def _inlined(value: Any, parts: dict[str, Any]) -> Any:
 def _settings(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
     """The settings of a field, and whether it holds named entries of them."""
     kinds = [field.annotation, *get_args(field.annotation)]
+    kinds += [inner for kind in kinds for inner in get_args(kind)]  # within SerializeAsAny
     found = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
     return found, getattr(field.annotation, "__origin__", None) is dict
 
