@@ -447,3 +447,68 @@ def test_a_new_target_and_affinity_are_one_function_each(job, tmp_path, monkeypa
     write_pass(*rest, cams, paths)
     for initial, blurred in zip(*(read_maps(path) for path in paths.values()), strict=True):
         np.testing.assert_allclose(blurred.maps, initial.maps, atol=1e-5)
+
+
+GREEDY = """
+import clip_wsss
+
+def greedy(context):
+    kept = context.maps.clone()
+    context.maps.mul_(0)
+    context.attention(-1).zero_()
+    context.mean_attention(2).zero_()
+    context.features.zero_()
+    context.texts.zero_()
+    context.background.zero_()
+    return kept
+
+def undefined(context):
+    return context.maps * float("nan")
+
+def failing(context):
+    raise KeyError("nothing here")
+
+def learned(context):
+    return context.maps.clone().requires_grad_() + 1
+
+def flags(context):
+    return context.maps > 0.5
+"""
+
+
+def test_what_a_method_changes_is_its_own(job, tmp_path, monkeypatch):
+    (tmp_path / "greedily.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    *rest, _ = job
+    alone = {"cam": CamVariant("own", SOFTMAX, {"caa": CAA})}
+    wanted = dict(compute_pass(*rest, alone))
+    both = {"cam": CamVariant("own", SOFTMAX, {"g": {"method": "greedily:greedy"}, "caa": CAA})}
+    for id_, maps in compute_pass(*rest, both):
+        for name in ("cam", "caa"):
+            np.testing.assert_array_equal(maps[name].maps, wanted[id_][name].maps)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("undefined", r"greedily:undefined: \w: a map holds NaN or an infinity"),
+        ("failing", r"greedily:failing: \w: KeyError: 'nothing here'"),
+    ],
+)
+def test_what_goes_wrong_in_a_method_names_it_and_the_image(job, tmp_path, monkeypatch, name, line):
+    (tmp_path / "greedily.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    *rest, _ = job
+    cams = {"cam": CamVariant("own", SOFTMAX, {"own": {"method": f"greedily:{name}"}})}
+    with pytest.raises(InputError, match=line):
+        list(compute_pass(*rest, cams))
+
+
+@pytest.mark.parametrize("name", ["learned", "flags"])
+def test_maps_of_any_kind_of_numbers_are_taken(job, tmp_path, monkeypatch, name):
+    (tmp_path / "greedily.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    *rest, _ = job
+    cams = {"cam": CamVariant("own", SOFTMAX, {"own": {"method": f"greedily:{name}"}})}
+    for _, maps in compute_pass(*rest, cams):
+        assert maps["own"].maps.dtype == np.float32

@@ -370,3 +370,51 @@ def test_the_process_of_a_job_finds_what_lies_beside_the_config(beside, content,
         capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False,
     )  # fmt: skip
     assert (made.returncode, made.stdout) == (0, "own:blur\n"), made.stderr
+
+
+BAD = """
+from pydantic import Field
+from clip_wsss import Settings
+
+class Undefined(Settings):
+    amount: float = float("nan")
+
+class Outside(Settings):
+    amount: float = Field(-1.0, gt=0)
+
+class Aliased(Settings):
+    amount: float = Field(1.0, alias="alpha")
+
+def undefined(context, settings: Undefined): ...
+def outside(context, settings: Outside): ...
+def aliased(context, settings: Aliased): ...
+async def later(context): ...
+def stream(context):
+    yield context
+def keyword(*, context): ...
+def first(settings: Undefined, context): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("undefined", r"setting amount: its default cannot be \(Input should be a finite number"),
+        ("outside", r"setting amount: its default cannot be \(Input should be greater than 0"),
+        ("aliased", r"setting amount: must have no alias"),
+        ("later", r"must be a plain function"),
+        ("stream", r"must be a plain function"),
+        ("keyword", r"must take \(context\) or \(context, settings\), settings last"),
+        ("first", r"must take \(context\) or \(context, settings\), settings last"),
+    ],
+)
+def test_settings_and_functions_that_could_not_work_are_refused(beside, name, line):
+    beside(bad=BAD)
+    with pytest.raises(InputError, match=line):
+        method("affinity", f"bad:{name}")
+
+
+def test_a_module_that_ends_the_process_is_one_line(beside):
+    beside(ends="import sys\nsys.exit(3)\n")
+    with pytest.raises(InputError, match=r"ends cannot be imported \(SystemExit"):
+        method("affinity", "ends:blur")

@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -279,3 +280,26 @@ def test_any_value_is_taken_or_refused_in_one_line(group, data):
 def test_the_generated_page_and_schema_are_those_of_the_settings():
     assert settings_docs.TABLE.read_text("utf-8") == settings_docs.markdown()
     assert settings_docs.SCHEMA.read_text("utf-8") == settings_docs.schema()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_the_schema_takes_the_shipped_configs_and_no_unknown_key(path):
+    content = yaml.safe_load(path.read_text("utf-8"))
+    if "cam" not in content and "dataset" not in content:
+        return  # sources.yaml
+    schema = yaml.safe_load(settings_docs.SCHEMA.read_text("utf-8"))
+    check = jsonschema.Draft202012Validator(schema).is_valid
+    assert check(content)
+    content = {**content, "affinity": {"own": {"method": "caa", "powr": 3}}}
+    assert not check(content)
+    content["affinity"] = {"own": {"method": "my.package:function", "amount": 3}}
+    assert check(content)
+    content["cam"] = {"own": {"model": "demo", "target": "bogus"}}
+    assert not check(content)
+
+
+def test_the_page_has_every_group():
+    page = settings_docs.markdown()
+    assert all(f"## `{group}.<name>`" in page for group in ENTRIES)
