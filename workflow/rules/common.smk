@@ -37,7 +37,9 @@ if not config:
 try:
     for file in workflow.configfiles:
         add_plugins(Path(file).parent)  # methods may lie beside it
-        read_yaml(file)  # which Snakemake has read too, but a key that stands twice goes unseen there
+        read_yaml(
+            file
+        )  # which Snakemake has read too, but a key that stands twice goes unseen there
     PLAN = make_plan(
         config,
         SOURCE,
