@@ -37,9 +37,8 @@ if not config:
 try:
     for file in workflow.configfiles:
         add_plugins(Path(file).parent)  # methods may lie beside it
-        read_yaml(
-            file
-        )  # which Snakemake has read too, but a key that stands twice goes unseen there
+        # Snakemake has read it too, but a key that stands twice goes unseen there.
+        read_yaml(file)
     PLAN = make_plan(
         config,
         SOURCE,
