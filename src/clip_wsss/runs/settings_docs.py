@@ -32,6 +32,7 @@ _METHODS = """
 
 Where a value names a method, its settings stand beside it (`cam`, `affinity`, `online`) or below
 its name (`masks`, `inference`, `segmentation`). [extending.md](extending.md) shows one of a kind.
+A config that replaces a method of its parent takes out that method's settings by `name: null`.
 """
 
 
