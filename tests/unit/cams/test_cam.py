@@ -429,7 +429,7 @@ def test_text_features_are_read_for_their_model(clip, tmp_path):
 
 
 def test_a_new_target_and_affinity_are_one_function_each(job, tmp_path, monkeypatch):
-    (tmp_path / "own.py").write_text(
+    (tmp_path / "margins.py").write_text(
         "import clip_wsss\n"
         "class Amount(clip_wsss.Settings):\n"
         "    amount: float = 1.0\n"
@@ -441,8 +441,8 @@ def test_a_new_target_and_affinity_are_one_function_each(job, tmp_path, monkeypa
     )
     monkeypatch.syspath_prepend(tmp_path)
     *rest, _ = job
-    cam = SOFTMAX | {"target": "own:margin"}
-    cams = {"cam": CamVariant("own", cam, {"blurred": {"method": "own:blur", "amount": 0.5}})}
+    cam = SOFTMAX | {"target": "margins:margin"}
+    cams = {"cam": CamVariant("own", cam, {"blurred": {"method": "margins:blur", "amount": 0.5}})}
     paths = outputs(tmp_path, "cam", "blurred")
     write_pass(*rest, cams, paths)
     for initial, blurred in zip(*(read_maps(path) for path in paths.values()), strict=True):
