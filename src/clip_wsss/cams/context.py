@@ -100,8 +100,6 @@ class MapContext:
         background: (M, E) float32, features of the background words.
         looked: the pass, see `Look`.
         maps: (K, gh, gw) float32 in [0, 1], the initial maps; None for a CAM.
-        names: what the K classes are called in the texts.
-        words: the M background words.
     """
 
     id: str
@@ -111,8 +109,6 @@ class MapContext:
     background: Tensor | None
     looked: Look
     maps: Tensor | None = None
-    names: Sequence[str] = ()
-    words: Sequence[str] = ()
     towers: Mapping[str, Tower] = field(default_factory=dict, repr=False)
     cam: Callable[[MapContext], Tensor] | None = field(default=None, repr=False)
 

@@ -4,7 +4,6 @@ Files are written under another name and then moved into place, so that none is 
 the same array gives the same bytes.
 """
 
-import hashlib
 import io
 import os
 from collections.abc import Iterator, Mapping
@@ -293,12 +292,6 @@ def _decode(data: bytes, where: str, what: str) -> Image.Image:
     raw = bits if isinstance(bits, str) else ""
     image.info[BIT_DEPTH] = int(raw[2:]) if raw in ("L;2", "L;4") else 8
     return image
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -1,16 +1,7 @@
-"""Registries: methods of one kind by the names that the config gives them."""
+"""What is said of a name that is not known."""
 
 import difflib
-from collections.abc import Callable, Iterable
-
-from clip_wsss.core.errors import InputError
-
-
-def lookup(registry: dict[str, Callable], name: str, key: str) -> Callable:
-    """The function that a config key names. Raises InputError if the registry lacks it."""
-    if name not in registry:
-        raise InputError(f"{key}: {name} is unknown; known are {', '.join(sorted(registry))}")
-    return registry[name]
+from collections.abc import Iterable
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,42 +165,36 @@ def torch_crf(
         raise InputError(f"unaries: must be one an image; got {len(unaries)} for {len(images)}")
     for unary, rgb in zip(unaries, images, strict=True):
         fast_crf.check(unary, rgb)
-    kernels = {"gaussian_compat": gaussian_compat, "bilateral_compat": bilateral_compat}
-    spreads = {
+    numbers: dict[str, Any] = {
+        "iterations": iterations,
         "gaussian_sxy": gaussian_sxy,
+        "gaussian_compat": gaussian_compat,
         "bilateral_sxy": bilateral_sxy,
         "bilateral_srgb": bilateral_srgb,
+        "bilateral_compat": bilateral_compat,
     }
     finite = all(np.isfinite(unary).all() for unary in unaries)
     try:
         if not finite:
             raise OverflowError
-        return _infer(unaries, images, iterations, **kernels, **spreads, device=device)
+        return _infer(unaries, images, **numbers, device=device)
     except OverflowError:
         if len(images) > 1:  # one image at a time: most of them can do without pydensecrf
             return [
-                torch_crf(
-                    [unary],
-                    [rgb],
-                    iterations=iterations,
-                    **kernels,
-                    **spreads,
-                    device=device,
-                    fallbacks=fallbacks,
-                )[0]
+                torch_crf([unary], [rgb], **numbers, device=device, fallbacks=fallbacks)[0]
                 for unary, rgb in zip(unaries, images, strict=True)
             ]
     if fallbacks is not None:
         fallbacks.append(fast_crf.KEYS_DO_NOT_FIT if finite else fast_crf.NOT_FINITE)
-    return [fast_crf.exact(unaries[0], images[0], iterations=iterations, **kernels, **spreads)]
+    return [fast_crf.exact(unaries[0], images[0], **numbers)]
 
 
 @torch.inference_mode()
 def _infer(
     unaries: list[np.ndarray],
     images: list[np.ndarray],
-    iterations: int,
     *,
+    iterations: int,
     gaussian_sxy: float,
     gaussian_compat: float,
     bilateral_sxy: float,

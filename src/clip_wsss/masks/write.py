@@ -48,7 +48,7 @@ def labels_and_confidence(
         largest probability, or without a refinement the largest of [background, maps].
     """
     context = mask_context(maps, keys, rgb, entry, id_)
-    return decided(_refined(entry, context), context, entry)
+    return decided(refined_by(entry, context), context, entry)
 
 
 def mask_context(
@@ -63,6 +63,14 @@ def mask_context(
         full = upsample_maps(maps, rgb.shape[:2])
         scores = np.concatenate([background_scores(full, entry["background_power"])[None], full])
     return MaskContext(scores, rgb, [int(key) for key in keys], id_, maps, device)
+
+
+def refined_by(entry: dict, context: MaskContext) -> np.ndarray:
+    """The scores (1 + K, H, W) after the mask refinement of an entry of `masks` or `inference`."""
+    if not context.keys:
+        return context.scores.astype(np.float32)
+    refine = method("refinement", entry["refinement"])
+    return refine.bound(entry.get(refine.short))(context)
 
 
 def decided(
@@ -257,10 +265,7 @@ def _in_batches(
             if number + AHEAD < len(parts):
                 waiting.append(pool.map(read, parts[number + AHEAD]))
             contexts = list(waiting.pop(0))
-            with_classes = [one for one in contexts if one.keys]
-            found = iter(refine(with_classes) if with_classes else ())
-            refined = [next(found) if c.keys else _refined(entry, c) for c in contexts]
-            done.append(pool.map(partial(_encoded, entry), contexts, refined))
+            done.append(pool.map(partial(_encoded, entry), contexts, refine(contexts)))
             if len(done) > AHEAD:
                 yield from done.pop(0)
         for rest in done:
@@ -290,14 +295,7 @@ def _context(dataset: Dataset, entry: dict, image: ImageMaps, device: str = "cpu
 
 def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps) -> EncodedImage:
     context = _context(dataset, entry, image)
-    return _encoded(entry, context, _refined(entry, context))
-
-
-def _refined(entry: dict, context: MaskContext) -> np.ndarray:
-    if not context.keys:
-        return context.scores.astype(np.float32)
-    refine = method("refinement", entry["refinement"])
-    return refine.bound(entry.get(refine.short))(context)
+    return _encoded(entry, context, refined_by(entry, context))
 
 
 def _encoded(entry: dict, context: MaskContext, refined: np.ndarray) -> EncodedImage:

@@ -16,7 +16,7 @@ from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.progress import over_images
 from clip_wsss.data.datasets import Dataset, open_dataset
 from clip_wsss.masks.context import MaskContext
-from clip_wsss.masks.write import check_scores
+from clip_wsss.masks.write import check_scores, refined_by
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor, use_device
 from clip_wsss.segmentation.views import fit_long_side, mean_logits
 from clip_wsss.segmentation.weights import read_state
@@ -176,9 +176,7 @@ def predict(
 
 def _refined(inference: dict, id_: str, scores: np.ndarray, rgb: np.ndarray) -> np.ndarray:
     """The scores of an image after the mask refinement of an entry of `inference`."""
-    refine = method("refinement", inference["refinement"])
-    context = MaskContext(scores, rgb, range(len(scores) - 1), id_)
-    refined = refine.bound(inference.get(refine.short))(context)
+    refined = refined_by(inference, MaskContext(scores, rgb, range(len(scores) - 1), id_))
     check_scores(refined, scores, inference["refinement"])
     return refined
 

@@ -28,7 +28,7 @@ from mmseg.registry import TRANSFORMS
 
 from clip_wsss.core.devices import take_free_gpus
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import sha256
+from clip_wsss.core.files import sha256
 from clip_wsss.core.processes import end_with_parent
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import sha256
 from clip_wsss.core.images import (
     decode_label,
     encode_grey,
@@ -14,7 +15,6 @@ from clip_wsss.core.images import (
     read_fraction,
     read_label,
     read_rgb,
-    sha256,
     voc_palette,
     write_bytes,
     write_label,

@@ -18,7 +18,8 @@ from segmentation_case import CLASSES, Case
 from clip_wsss.core.archives import Archive, encode_image, write_archive
 from clip_wsss.core.confidence import EDGES
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import sha256, voc_palette
+from clip_wsss.core.files import sha256
+from clip_wsss.core.images import voc_palette
 from clip_wsss.segmentation import data, hooks
 from clip_wsss.segmentation.data import CountingSampler, RandomScale, read_masks
 from clip_wsss.segmentation.losses import pack

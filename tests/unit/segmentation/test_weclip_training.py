@@ -16,7 +16,7 @@ from PIL import Image
 from segmentation_case import SEGMENTORS, Case
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import sha256
+from clip_wsss.core.files import sha256
 from clip_wsss.core.methods import with_methods
 from clip_wsss.labels.online import (
     OnlineSettings,
