@@ -35,6 +35,7 @@ import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -65,18 +66,18 @@ SIZES = [(375, 500)] * 9 + [(500, 375)] * 3 + [(333, 500)] * 3 + [(500, 333)]  #
 COUNTS = (1, 1, 2, 1, 1, 2, 1, 1, 3, 1)  # classes an image, 1.4 on average
 FOREGROUND, BACKGROUND = 20, 25
 CAA = {"layers": 8, "sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "clamp"}
-CRF = {
-    "iterations": 10,
-    "gaussian_sxy": 1,
-    "gaussian_compat": 3,
-    "bilateral_sxy": 67,
-    "bilateral_srgb": 3,
-    "bilateral_compat": 4,
-}
+CRF = fast_crf.MeanField(
+    iterations=10,
+    gaussian_sxy=1,
+    gaussian_compat=3,
+    bilateral_sxy=67,
+    bilateral_srgb=3,
+    bilateral_compat=4,
+)
 MASKS = {
     "refinement": "crf",
     "background_power": 1.0,
-    "crf": {"backend": "fast", "image": "rgb", **CRF},
+    "crf": {"backend": "fast", "image": "rgb", **asdict(CRF)},
 }
 
 
@@ -330,7 +331,7 @@ def crf(report, clock, case):
         calls = list(zip(own, images, strict=True))
 
         def compiled(pair):
-            return fast_crf.fast(*pair, **CRF)
+            return fast_crf.fast(*pair, CRF)
 
         row = {"backend": "fast", "labels": 3}
         found = clock.rate(lambda: [compiled(pair) for pair in calls[:8]], len(calls[:8]))
@@ -341,15 +342,15 @@ def crf(report, clock, case):
         beside = [compiled(pair) for pair in calls[:8]]
     else:
         report.add("crf", backend="fast", note=fast_crf.NOT_BUILT)
-        beside = torch_crf.torch_crf(own[:2], images[:2], **CRF, device="cpu")
+        beside = torch_crf.torch_crf(own[:2], images[:2], CRF, "cpu")
 
     def by_batch(given, size, iterations):
-        settings = CRF | {"iterations": iterations}
+        field = replace(CRF, iterations=iterations)
         for first in range(0, len(given), size):
             part = slice(first, first + size)
-            torch_crf.torch_crf(given[part], images[part], **settings, device=device)
+            torch_crf.torch_crf(given[part], images[part], field, device)
 
-    ours = torch_crf.torch_crf(own[: len(beside)], images[: len(beside)], **CRF, device=device)
+    ours = torch_crf.torch_crf(own[: len(beside)], images[: len(beside)], CRF, device)
     same, side, largest = agreement(ours, beside)
     report.add(
         "crf: torch beside " + ("fast" if built else "torch on the CPU"),
@@ -493,9 +494,7 @@ def make_masks(clip, items, options):
                 left -= len(part)
                 with timed("CRF"):
                     own, images, keys = zip(*part, strict=True)
-                    refined = torch_crf.torch_crf(
-                        list(own), list(images), **CRF, device=options["device"]
-                    )
+                    refined = torch_crf.torch_crf(list(own), list(images), CRF, options["device"])
                 done.extend(pool.submit(label, *one) for one in zip(refined, keys, strict=True))
 
     def label(refined, keys):

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from clip_wsss.core.archives import MASKS, Archive, Archives
 from clip_wsss.core.confidence import DECIMAL_EDGES, check_mu, encode
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import encode_grey, write_bytes, write_label
+from clip_wsss.core.files import write_bytes
+from clip_wsss.core.images import encode_grey, write_label
 from clip_wsss.core.maps import read_maps
 from clip_wsss.data.datasets import IGNORE
 from clip_wsss.report.pictures import heat_overlay

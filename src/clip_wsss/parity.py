@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import chdir
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from clip_wsss.affinities.box_rule import box_mask, boxes
 from clip_wsss.cams.passes import CamVariant, compute_pass
 from clip_wsss.core.errors import InputError, failed
-from clip_wsss.core.maps import ImageMaps, upsample_maps
+from clip_wsss.core.maps import ImageMaps, upsample_maps, write_npz
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.resources import project
 from clip_wsss.data.datasets import Dataset, open_dataset
@@ -112,7 +111,8 @@ def run(
     entry, words = preset["texts"], dataset.vocabulary
     names = list(words.texts(entry["names"]).values())
     texts = encode(clip, [entry["template"]], names, words.background(entry["background"]))
-    _savez(out / "text.npz", fg=texts[0].numpy(), bg=texts[1].numpy(), logit_scale=clip.logit_scale)
+    arrays = {"fg": texts[0].numpy(), "bg": texts[1].numpy(), "logit_scale": clip.logit_scale}
+    write_npz(out / "text.npz", arrays, compressed=True)
 
     cams = {"initial": CamVariant("own", preset["cam"], {"caa": preset["affinity"]})}
     maps = compute_pass(dataset, ids, clip, {"own": texts}, cams, batch)
@@ -153,19 +153,19 @@ def _finish_image(
     label, confidence = labels_and_confidence(
         caa.maps, initial.keys, dataset.image(initial.id), preset["masks"]
     )
-    _savez(
-        out / f"{initial.id}.npz",
-        keys=initial.keys,
-        size=np.array(initial.size, dtype=np.int64),
-        grid=np.array(initial.maps.shape[1:], dtype=np.int64),
-        cam_grid=initial.maps,
-        caa_grid=caa.maps,
-        aff_mask=np.stack([box_mask(cam, *rules) for cam in initial.maps]),
-        boxes=np.concatenate([np.insert(rows, 0, k, axis=1) for k, rows in enumerate(found)]),
-        crf_label=label,
-        crf_conf=confidence.astype(np.float16),
-        pseudo_mask=np.where(confidence < MU, np.uint8(255), label),
-    )
+    arrays = {
+        "keys": initial.keys,
+        "size": np.array(initial.size, dtype=np.int64),
+        "grid": np.array(initial.maps.shape[1:], dtype=np.int64),
+        "cam_grid": initial.maps,
+        "caa_grid": caa.maps,
+        "aff_mask": np.stack([box_mask(cam, *rules) for cam in initial.maps]),
+        "boxes": np.concatenate([np.insert(rows, 0, k, axis=1) for k, rows in enumerate(found)]),
+        "crf_label": label,
+        "crf_conf": confidence.astype(np.float16),
+        "pseudo_mask": np.where(confidence < MU, np.uint8(255), label),
+    }
+    write_npz(out / f"{initial.id}.npz", arrays, compressed=True)
     try:
         truth = dataset.mask(initial.id)
     except InputError as error:
@@ -180,13 +180,6 @@ def _finish_image(
         counts |= {f"{stage}_pow{p}": c for p, c in zip(POWERS, sweep, strict=True)}
     counts["crf"] = count_label(truth, label, classes)
     return counts, ""
-
-
-def _savez(path: Path, **arrays) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(part, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

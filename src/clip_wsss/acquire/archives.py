@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from clip_wsss.acquire.download import require_space
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import decode_text
+from clip_wsss.core.files import atomic_path, decode_text
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
 
@@ -36,16 +36,15 @@ class Member:
         """
         if reuse and target.exists() and target.stat().st_size == self.size:
             return
-        part = target.with_name(f".{target.name}.part")
-        part.unlink(missing_ok=True)  # it may be a link to the user's file: never write through it
-        if self.file is None:
-            part.write_bytes(self.read())
-        else:
+        with atomic_path(target) as part:
+            part.unlink(missing_ok=True)  # it may be a link to the user's file
+            if self.file is None:
+                part.write_bytes(self.read())
+                return
             try:
                 os.link(self.file.resolve(), part)
             except OSError:  # another disk, or one without links
                 shutil.copyfile(self.file, part)
-        part.replace(target)
 
 
 @contextmanager

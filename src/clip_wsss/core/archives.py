@@ -28,6 +28,7 @@ import numpy as np
 
 from clip_wsss.core.confidence import EDGES, decode
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import atomic_path
 from clip_wsss.core.images import decode_label, encode_grey, encode_label
 
 FORMAT = 1
@@ -67,11 +68,8 @@ def write_archive(path: str | Path, kind: str, images: Iterable[EncodedImage]) -
         kind: masks or predictions.
         images: in the order in which they are to stand; memory holds one at a time.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
     ids, skipped = [], {}
-    with zipfile.ZipFile(part, "w") as archive:
+    with atomic_path(path) as part, zipfile.ZipFile(part, "w") as archive:
         for image in images:
             if image.skipped:
                 skipped[image.id] = image.skipped
@@ -83,7 +81,6 @@ def write_archive(path: str | Path, kind: str, images: Iterable[EncodedImage]) -
         manifest = {"format": FORMAT, "kind": kind, "ids": ids, "skipped": skipped}
         text = json.dumps(manifest, ensure_ascii=False, separators=(",", ":"))
         archive.writestr(_info(MANIFEST), text.encode())
-    part.replace(path)
 
 
 def _folders(kind: str) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def torch_device(device: str | torch.device) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: cuda is asked for, but this machine has none; set cpu or auto")
+        raise InputError("compute.device: cuda is asked for, but there is no GPU; set cpu or auto")
     if device.type == "cuda" and device.index is None:
         take_free_gpu()
     return device

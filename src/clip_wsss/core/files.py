@@ -91,6 +91,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file."""
+    with atomic_path(path) as part:
+        part.write_bytes(data)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text in UTF-8."""
     with atomic_path(path) as part:

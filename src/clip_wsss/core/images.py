@@ -9,14 +9,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import check_file, read_bytes
+from clip_wsss.core.files import check_file, read_bytes, write_bytes
 
 Colour = tuple[int, int, int]
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
@@ -292,12 +291,3 @@ def _decode(data: bytes, where: str, what: str) -> Image.Image:
     raw = bits if isinstance(bits, str) else ""
     image.info[BIT_DEPTH] = int(raw[2:]) if raw in ("L;2", "L;4") else 8
     return image
-
-
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file whole, under another name first; its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)

@@ -6,7 +6,6 @@ refined maps of an affinity. Nothing here needs torch.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,12 +59,7 @@ def write_maps(
         "skipped": np.array(list(skipped), dtype=np.str_),
         "reasons": np.array(list(skipped.values()), dtype=np.str_),
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(part, path)
+    write_npz(path, arrays, compressed=True)
 
 
 def read_maps(path: Path) -> list[ImageMaps]:
@@ -135,6 +130,12 @@ def background_scores(maps: np.ndarray, power: float) -> np.ndarray:
     if not len(maps):
         return np.ones(maps.shape[1:], np.float16)
     return np.power(1 - maps.max(axis=0), np.float16(power))
+
+
+def write_npz(path: Path, arrays: dict[str, Any], compressed: bool = False) -> None:
+    """Write an npz; the same arrays give the same bytes."""
+    with atomic_path(path) as part, part.open("wb") as file:  # savez adds .npz to a name
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
 
 def load_npz(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
@@ -22,56 +23,53 @@ KEYS_DO_NOT_FIT = "the lattice coordinates do not fit 64 bits (small sxy or srgb
 _KEYS_DO_NOT_FIT, _NO_MEMORY = 1, 2  # status codes of fast_crf.cpp
 
 
-def exact(
-    unary: np.ndarray,
-    rgb: np.ndarray,
-    *,
-    iterations: int,
-    gaussian_sxy: float,
-    gaussian_compat: float,
-    bilateral_sxy: float,
-    bilateral_srgb: float,
-    bilateral_compat: float,
-) -> np.ndarray:
+@dataclass(frozen=True)
+class MeanField:
+    """Numbers of a dense CRF: its two kernels and the iterations of the inference.
+
+    Attributes:
+        iterations: 0 or more.
+        gaussian_sxy: standard deviation in pixels of the kernel of positions.
+        gaussian_compat: its weight.
+        bilateral_sxy: standard deviation in pixels of the kernel of positions and colours.
+        bilateral_srgb: its standard deviation in grey levels.
+        bilateral_compat: its weight.
+    """
+
+    iterations: int
+    gaussian_sxy: float
+    gaussian_compat: float
+    bilateral_sxy: float
+    bilateral_srgb: float
+    bilateral_compat: float
+
+
+def exact(unary: np.ndarray, rgb: np.ndarray, field: MeanField) -> np.ndarray:
     """pydensecrf itself; arguments and result as for `fast`."""
     import pydensecrf.densecrf as dcrf
 
     height, width = rgb.shape[:2]
-    field = dcrf.DenseCRF2D(width, height, len(unary))
-    field.setUnaryEnergy(np.array(unary, order="C"))  # copies: it refuses read-only arrays
-    field.addPairwiseGaussian(sxy=gaussian_sxy, compat=gaussian_compat)
-    field.addPairwiseBilateral(
-        sxy=bilateral_sxy,
-        srgb=bilateral_srgb,
+    model = dcrf.DenseCRF2D(width, height, len(unary))
+    model.setUnaryEnergy(np.array(unary, order="C"))  # copies: it refuses read-only arrays
+    model.addPairwiseGaussian(sxy=field.gaussian_sxy, compat=field.gaussian_compat)
+    model.addPairwiseBilateral(
+        sxy=field.bilateral_sxy,
+        srgb=field.bilateral_srgb,
         rgbim=np.array(rgb, order="C"),
-        compat=bilateral_compat,
+        compat=field.bilateral_compat,
     )
-    return np.array(field.inference(iterations)).reshape(len(unary), height, width)
+    return np.array(model.inference(field.iterations)).reshape(len(unary), height, width)
 
 
 def fast(
-    unary: np.ndarray,
-    rgb: np.ndarray,
-    *,
-    iterations: int,
-    gaussian_sxy: float,
-    gaussian_compat: float,
-    bilateral_sxy: float,
-    bilateral_srgb: float,
-    bilateral_compat: float,
-    fallbacks: list[str] | None = None,
+    unary: np.ndarray, rgb: np.ndarray, field: MeanField, fallbacks: list[str] | None = None
 ) -> np.ndarray:
     """Label probabilities after mean-field inference (docs/parity.md, fact 15).
 
     Args:
         unary: (C, H * W) float32, energies.
         rgb: (H, W, 3) uint8, of any size.
-        iterations: of the mean field, 0 or more.
-        gaussian_sxy: standard deviation in pixels of the kernel of positions.
-        gaussian_compat: its weight.
-        bilateral_sxy: standard deviation in pixels of the kernel of positions and colours.
-        bilateral_srgb: its standard deviation in grey levels.
-        bilateral_compat: its weight.
+        field: the CRF.
         fallbacks: gets the reason appended where pydensecrf did the image instead.
 
     Returns:
@@ -82,18 +80,12 @@ def fast(
         InputError: shapes or dtypes other than these.
     """
     check(unary, rgb)
-    settings = {
-        "gaussian_compat": gaussian_compat,
-        "bilateral_sxy": bilateral_sxy,
-        "bilateral_srgb": bilateral_srgb,
-        "bilateral_compat": bilateral_compat,
-    }
-    result, reason = _fast(unary, rgb, iterations, gaussian_sxy, **settings)
+    result, reason = _fast(unary, rgb, field)
     if result is not None:
         return result
     if fallbacks is not None:
         fallbacks.append(reason)
-    return exact(unary, rgb, iterations=iterations, gaussian_sxy=gaussian_sxy, **settings)
+    return exact(unary, rgb, field)
 
 
 def check(unary: np.ndarray, rgb: np.ndarray) -> None:
@@ -105,17 +97,7 @@ def check(unary: np.ndarray, rgb: np.ndarray) -> None:
         raise InputError(f"unary: must be (C, {pixels}) float32; got {unary.shape} {unary.dtype}")
 
 
-def _fast(
-    unary: np.ndarray,
-    rgb: np.ndarray,
-    iterations: int,
-    gaussian_sxy: float,
-    *,
-    gaussian_compat: float,
-    bilateral_sxy: float,
-    bilateral_srgb: float,
-    bilateral_compat: float,
-) -> tuple[np.ndarray | None, str]:
+def _fast(unary: np.ndarray, rgb: np.ndarray, field: MeanField) -> tuple[np.ndarray | None, str]:
     """The probabilities, or None and why there are none."""
     labels, (height, width) = len(unary), rgb.shape[:2]
     library = _library()
@@ -126,8 +108,8 @@ def _fast(
     if labels == 1:
         return np.ones((1, height, width), np.float32), ""
     try:
-        gaussian = _gaussian(width, height, float(gaussian_sxy))
-        bilateral = _Lattice(width, height, rgb, bilateral_sxy, bilateral_srgb)
+        gaussian = _gaussian(width, height, float(field.gaussian_sxy))
+        bilateral = _Lattice(width, height, rgb, field.bilateral_sxy, field.bilateral_srgb)
     except _DoesNotFitError:
         return None, KEYS_DO_NOT_FIT
     unary = np.ascontiguousarray(unary)
@@ -137,9 +119,9 @@ def _fast(
         bilateral.pointer,
         unary.ctypes.data,
         labels,
-        iterations,
-        gaussian_compat,
-        bilateral_compat,
+        field.iterations,
+        field.gaussian_compat,
+        field.bilateral_compat,
         out.ctypes.data,
     )
     if status == _NO_MEMORY:

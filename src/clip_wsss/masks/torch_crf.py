@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
 
 import numpy as np
 import torch
@@ -136,13 +135,7 @@ class Lattice:
 def torch_crf(
     unaries: list[np.ndarray],
     images: list[np.ndarray],
-    *,
-    iterations: int,
-    gaussian_sxy: float,
-    gaussian_compat: float,
-    bilateral_sxy: float,
-    bilateral_srgb: float,
-    bilateral_compat: float,
+    field: fast_crf.MeanField,
     device: str | torch.device = "cpu",
     fallbacks: list[str] | None = None,
 ) -> list[np.ndarray]:
@@ -151,9 +144,9 @@ def torch_crf(
     Args:
         unaries: for each image (C, H * W) float32.
         images: for each (H, W, 3) uint8.
+        field: the CRF.
         device: where it runs. The loop over the iterations waits for nothing there.
         fallbacks: gets the reason for every image that pydensecrf did instead.
-        Others: as for `clip_wsss.masks.fast_crf.fast`.
 
     Returns:
         For each image (C, H, W) float32.
@@ -165,41 +158,27 @@ def torch_crf(
         raise InputError(f"unaries: must be one an image; got {len(unaries)} for {len(images)}")
     for unary, rgb in zip(unaries, images, strict=True):
         fast_crf.check(unary, rgb)
-    numbers: dict[str, Any] = {
-        "iterations": iterations,
-        "gaussian_sxy": gaussian_sxy,
-        "gaussian_compat": gaussian_compat,
-        "bilateral_sxy": bilateral_sxy,
-        "bilateral_srgb": bilateral_srgb,
-        "bilateral_compat": bilateral_compat,
-    }
     finite = all(np.isfinite(unary).all() for unary in unaries)
     try:
         if not finite:
             raise OverflowError
-        return _infer(unaries, images, **numbers, device=device)
+        return _infer(unaries, images, field, device)
     except OverflowError:
         if len(images) > 1:  # one image at a time: most of them can do without pydensecrf
             return [
-                torch_crf([unary], [rgb], **numbers, device=device, fallbacks=fallbacks)[0]
+                torch_crf([unary], [rgb], field, device, fallbacks)[0]
                 for unary, rgb in zip(unaries, images, strict=True)
             ]
     if fallbacks is not None:
         fallbacks.append(fast_crf.KEYS_DO_NOT_FIT if finite else fast_crf.NOT_FINITE)
-    return [fast_crf.exact(unaries[0], images[0], **numbers)]
+    return [fast_crf.exact(unaries[0], images[0], field)]
 
 
 @torch.inference_mode()
 def _infer(
     unaries: list[np.ndarray],
     images: list[np.ndarray],
-    *,
-    iterations: int,
-    gaussian_sxy: float,
-    gaussian_compat: float,
-    bilateral_sxy: float,
-    bilateral_srgb: float,
-    bilateral_compat: float,
+    field: fast_crf.MeanField,
     device: str | torch.device,
 ) -> list[np.ndarray]:
     pixels = [rgb.shape[0] * rgb.shape[1] for rgb in images]
@@ -225,12 +204,14 @@ def _infer(
         real[part] = 1
     logits[real == 0] = 0
     # By a tensor: with a number CUDA multiplies by its reciprocal, which differs in the last bit.
-    spread = [bilateral_sxy, bilateral_sxy, *[bilateral_srgb] * 3]
-    gaussian = Lattice(features[:, :2] / features.new_tensor([gaussian_sxy] * 2), group, real)
+    spread = [field.bilateral_sxy] * 2 + [field.bilateral_srgb] * 3
+    gaussian = Lattice(features[:, :2] / features.new_tensor([field.gaussian_sxy] * 2), group, real)
     bilateral = Lattice(features / features.new_tensor(spread), group, real)
     q = logits.softmax(dim=1)
-    for _ in range(iterations):
-        q = (logits + gaussian_compat * gaussian(q) + bilateral_compat * bilateral(q)).softmax(1)
+    for _ in range(field.iterations):
+        q = (
+            logits + field.gaussian_compat * gaussian(q) + field.bilateral_compat * bilateral(q)
+        ).softmax(1)
     found = []
     for start, unary, rgb in zip(np.cumsum([0, *rows]).tolist(), unaries, images, strict=False):
         own = q[start : start + rgb.shape[0] * rgb.shape[1], : len(unary)].T.contiguous()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import atomic_path, write_text
+from clip_wsss.core.maps import write_npz
 from clip_wsss.core.resources import find
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def write_image_features(
         "skipped": np.array(list(skipped), dtype=np.str_),
         "reasons": np.array(list(skipped.values()), dtype=np.str_),
     }
-    _write_npz(out, arrays)
+    write_npz(out, arrays)
 
 
 def encode(
@@ -166,14 +167,14 @@ def write_texts(
     ranking = _rank(entry, names, clip, dataset, split, image_features)
     templates = [ranking[0][1]]
     foreground, background = encode(clip, templates, names, entry["background"])
-    _write_npz(out_features, {"foreground": foreground.numpy(), "background": background.numpy()})
+    write_npz(out_features, {"foreground": foreground.numpy(), "background": background.numpy()})
     prompt = {
         "template": templates,
         "names": entry["names"],
         "background": list(entry["background"]),
         "chosen_by": "sharpness",
     }
-    _write_text(out_prompt, json.dumps(prompt, indent=2, ensure_ascii=False) + "\n")
+    write_text(out_prompt, json.dumps(prompt, indent=2, ensure_ascii=False) + "\n")
     lines: list[tuple] = [("rank", "template", "sharpness")]
     lines += [(rank, text, repr(value)) for rank, (value, text) in enumerate(ranking, start=1)]
     _write_csv(out_csv, lines)
@@ -245,24 +246,6 @@ def _parts(items: Sequence, size: int) -> Iterator[Sequence]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
-def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    with open(_part(path), "wb") as file:
-        np.savez(file, **arrays)
-    os.replace(_part(path), path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    _part(path).write_text(text, encoding="utf-8")
-    os.replace(_part(path), path)
-
-
 def _write_csv(path: Path, lines: Sequence[Sequence]) -> None:
-    with open(_part(path), "w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
-    os.replace(_part(path), path)
-
-
-def _part(path: Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.part")

@@ -17,6 +17,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from clip_wsss.core.files import write_bytes
+
 DARK = 0.55  # shades from here on carry light text
 
 
@@ -296,5 +298,4 @@ def draw_grid(
         image.save(small, format="PNG", optimize=True)
         if small.tell() <= limit:
             break
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(small.getvalue())
+    write_bytes(out, small.getvalue())

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from clip_wsss.core.archives import Archive
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import atomic_path, write_text
 from clip_wsss.core.maps import ImageMaps, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.datasets import IGNORE, Dataset
@@ -371,18 +372,9 @@ def _number(value: float) -> float | None:
 
 
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
-    part = _part(path)
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), part, compression="zstd")
-    part.replace(path)
+    with atomic_path(path) as part:
+        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), part, compression="zstd")
 
 
 def _write_json(path: Path, content: dict) -> None:
-    part = _part(path)
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def _part(path: Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.part")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

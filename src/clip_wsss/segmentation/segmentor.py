@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from mmengine import Config
 from mmengine.device import utils as device_utils
 from mmengine.logging import MMLogger
@@ -19,7 +18,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from torch import nn
 
-from clip_wsss.core.devices import take_free_gpu
+from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import is_method, method
 from clip_wsss.core.segmentors import checked, read_segmentor_file
@@ -144,12 +143,6 @@ def use_device(device: str) -> str:
     Raises:
         InputError: cuda is asked for and there is none.
     """
-    cuda = torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if cuda else "cpu"
-    if device == "cuda" and not cuda:
-        raise InputError("compute.device: cuda is asked for, but there is no GPU; set cpu or auto")
-    if device == "cuda":
-        take_free_gpu()
+    device = torch_device(device).type
     device_utils.DEVICE = device  # MMEngine has no setting for it, only what it found on import
     return device

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from clip_wsss.core.archives import Archive
+from clip_wsss.core.files import atomic_path
 
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"  # comp6: any training data
 
@@ -25,9 +26,8 @@ def write_submission(ids: list[str], predictions: str | Path, out: str | Path) -
     """
     source, out = Archive(predictions), Path(out)
     labels = {name: source.label_png(name) for name in sorted(ids)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
     with (
+        atomic_path(out) as part,
         part.open("wb") as raw,
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
@@ -36,4 +36,3 @@ def write_submission(ids: list[str], predictions: str | Path, out: str | Path) -
             entry = tarfile.TarInfo(f"{FOLDER}/{name}.png")
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
-    part.replace(out)

@@ -28,7 +28,7 @@ from mmseg.registry import TRANSFORMS
 
 from clip_wsss.core.devices import take_free_gpus
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import sha256
+from clip_wsss.core.files import sha256, write_bytes
 from clip_wsss.core.processes import end_with_parent
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find
@@ -342,9 +342,7 @@ def _save(runner: Runner, classes: list[str], settings: dict, path: Path) -> Non
     }
     data = io.BytesIO()  # a file's own name would enter the archive
     torch.save(content, data)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data.getvalue())
-    part.replace(path)
+    write_bytes(path, data.getvalue())
 
 
 def _main(work_dir: Path, resume: Path | None) -> None:

@@ -1,5 +1,6 @@
 """The fast dense CRFs against pydensecrf, and their lattice against a small twin."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,32 +9,33 @@ import pytest
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_rgb
 from clip_wsss.masks import fast_crf, torch_crf
+from clip_wsss.masks.fast_crf import MeanField
 from clip_wsss.masks.refinements.crf import crf_image
 
 PHOTOGRAPHS = sorted(
     (Path(__file__).parents[2] / "fixtures/parity/VOC2012/JPEGImages").glob("*.jpg")
 )
-SETTINGS = {
-    "iterations": 10,
-    "gaussian_sxy": 1,
-    "gaussian_compat": 3,
-    "bilateral_sxy": 67,
-    "bilateral_srgb": 3,
-    "bilateral_compat": 4,
-}
+FIELD = MeanField(
+    iterations=10,
+    gaussian_sxy=1,
+    gaussian_compat=3,
+    bilateral_sxy=67,
+    bilateral_srgb=3,
+    bilateral_compat=4,
+)
 
 
 def fast(unary, rgb, **settings):
     """It must not have fallen back: the tests would compare pydensecrf with itself."""
     reasons = []
-    found = fast_crf.fast(unary, rgb, **SETTINGS | settings, fallbacks=reasons)
+    found = fast_crf.fast(unary, rgb, replace(FIELD, **settings), reasons)
     assert reasons == []
     assert found.dtype == np.float32
     return found
 
 
 def exact(unary, rgb, **settings):
-    return fast_crf.exact(unary, rgb, **SETTINGS | settings)
+    return fast_crf.exact(unary, rgb, replace(FIELD, **settings))
 
 
 def blocky_unary(labels, shape, seed, sharpness=3.0):
@@ -179,11 +181,12 @@ def test_falls_back_and_says_so(monkeypatch, change, reason):
         unary[0, 5] = change["unary"]
     if "library" in change:
         monkeypatch.setattr(fast_crf, "_library", lambda: None)
-    settings = SETTINGS | {key: value for key, value in change.items() if key in SETTINGS}
+    own = {key: value for key, value in change.items() if key not in ("unary", "library")}
+    field = replace(FIELD, **own)
     reasons = ["of an image before"]
-    found = fast_crf.fast(unary, rgb, **settings, fallbacks=reasons)
+    found = fast_crf.fast(unary, rgb, field, reasons)
     assert reasons == ["of an image before", reason]
-    np.testing.assert_array_equal(found, fast_crf.exact(unary, rgb, **settings))
+    np.testing.assert_array_equal(found, fast_crf.exact(unary, rgb, field))
 
 
 @pytest.mark.parametrize(
@@ -199,8 +202,8 @@ def test_falls_back_and_says_so(monkeypatch, change, reason):
 )
 def test_bad_input_is_one_line(unary, rgb):
     for function in (
-        lambda: fast_crf.fast(unary, rgb, **SETTINGS),
-        lambda: torch_crf.torch_crf([unary], [rgb], **SETTINGS),
+        lambda: fast_crf.fast(unary, rgb, FIELD),
+        lambda: torch_crf.torch_crf([unary], [rgb], FIELD),
     ):
         with pytest.raises(InputError, match=r"must be .*; got") as error:
             function()
@@ -215,7 +218,7 @@ def test_torch_in_a_batch_equals_fast():
         for labels, rgb in zip((2, 3, 4, 81, 21, 3, 2), images, strict=True)
     ]
     reasons = []
-    found = torch_crf.torch_crf(unaries, images, **SETTINGS, fallbacks=reasons)
+    found = torch_crf.torch_crf(unaries, images, FIELD, fallbacks=reasons)
     assert reasons == []
     for probabilities, unary, rgb in zip(found, unaries, images, strict=True):
         assert probabilities.dtype == np.float32
@@ -226,7 +229,7 @@ def test_torch_of_saturated_unaries_equals_fast():
     rng = np.random.default_rng(1)
     images = [read_rgb(path)[:60, :80] for path in PHOTOGRAPHS[:2]]
     unaries = [np.where(rng.random((21, 4800)) < 0.5, 0, 1e6).astype(np.float32) for _ in images]
-    found = torch_crf.torch_crf(unaries, images, **SETTINGS)
+    found = torch_crf.torch_crf(unaries, images, FIELD)
     for probabilities, unary, rgb in zip(found, unaries, images, strict=True):
         assert_equal(probabilities, fast(unary, rgb))
 
@@ -235,7 +238,7 @@ def test_torch_on_whole_photographs_equals_fast():
     images = [read_rgb(path) for path in PHOTOGRAPHS]
     unaries = [blocky_unary(3, rgb.shape[:2], i) for i, rgb in enumerate(images)]
     for probabilities, unary, rgb in zip(
-        torch_crf.torch_crf(unaries, images, **SETTINGS), unaries, images, strict=True
+        torch_crf.torch_crf(unaries, images, FIELD), unaries, images, strict=True
     ):
         assert_equal(probabilities, fast(unary, rgb))
 
@@ -246,12 +249,12 @@ def test_torch_falls_back_for_the_image_that_needs_it():
     bad = good.copy()
     bad[1, 7] = np.inf
     reasons = []
-    found = torch_crf.torch_crf([good, bad], [rgb, rgb], **SETTINGS, fallbacks=reasons)
+    found = torch_crf.torch_crf([good, bad], [rgb, rgb], FIELD, fallbacks=reasons)
     assert reasons == [fast_crf.NOT_FINITE]
     assert_equal(found[0], exact(good, rgb))
     np.testing.assert_array_equal(found[1], exact(bad, rgb))
-    settings, reasons = SETTINGS | {"bilateral_srgb": 0.02}, []
-    torch_crf.torch_crf([good, good], [rgb, rgb], **settings, fallbacks=reasons)
+    field, reasons = replace(FIELD, bilateral_srgb=0.02), []
+    torch_crf.torch_crf([good, good], [rgb, rgb], field, fallbacks=reasons)
     assert reasons == [fast_crf.KEYS_DO_NOT_FIT] * 2
 
 

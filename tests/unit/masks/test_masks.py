@@ -9,7 +9,8 @@ from small_dataset import NAMES, SIZE
 from clip_wsss.core.archives import Archive
 from clip_wsss.core.confidence import decode, encode
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import encode_grey, write_bytes, write_label
+from clip_wsss.core.files import write_bytes
+from clip_wsss.core.images import encode_grey, write_label
 from clip_wsss.core.maps import ImageMaps, background_scores, upsample_maps, write_maps
 from clip_wsss.core.methods import registered
 from clip_wsss.core.processes import parallel_map

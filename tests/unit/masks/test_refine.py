@@ -161,7 +161,7 @@ def test_the_fast_backend_gives_the_labels_of_the_reference(caplog):
 
 
 def test_a_fallback_is_said(monkeypatch, caplog):
-    def fallback(unary, rgb, *, fallbacks, **numbers):
+    def fallback(unary, rgb, field, fallbacks):
         fallbacks.append("no reason")
         return np.zeros((len(unary), *rgb.shape[:2]), np.float32)
 

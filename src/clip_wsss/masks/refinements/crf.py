@@ -11,7 +11,7 @@ from pydantic import Field
 
 from clip_wsss.core.methods import Settings
 from clip_wsss.masks.context import MaskContext
-from clip_wsss.masks.fast_crf import exact, fast
+from clip_wsss.masks.fast_crf import MeanField, exact, fast
 
 BGR_MEAN = (104.008, 116.669, 122.675)  # Caffe's, of the images of ImageNet
 Positive = Annotated[float, Field(gt=0)]
@@ -45,20 +45,18 @@ def crfs(contexts: Sequence[MaskContext], settings: CrfSettings) -> list[np.ndar
     """`crf` of several images, which the backend torch takes at once."""
     energies = [unary(context.scores) for context in contexts]
     images = [crf_image(context.image, settings.image) for context in contexts]
-    numbers = settings.model_dump(exclude={"backend", "image"})
+    field = MeanField(**settings.model_dump(exclude={"backend", "image"}))
     if settings.backend == "pydensecrf":
-        return [exact(*one, **numbers) for one in zip(energies, images, strict=True)]
+        return [exact(*one, field) for one in zip(energies, images, strict=True)]
     fallbacks: list[str] = []
     if settings.backend == "torch":
         from clip_wsss.masks import torch_crf
 
         device = contexts[0].device
-        refined = torch_crf.torch_crf(
-            energies, images, **numbers, device=device, fallbacks=fallbacks
-        )
+        refined = torch_crf.torch_crf(energies, images, field, device, fallbacks)
     else:
         both = zip(energies, images, strict=True)
-        refined = [fast(*one, **numbers, fallbacks=fallbacks) for one in both]
+        refined = [fast(*one, field, fallbacks) for one in both]
     for reason in fallbacks:
         _log.warning("fast CRF: pydensecrf did one of %s: %s", _names(contexts), reason)
     return refined

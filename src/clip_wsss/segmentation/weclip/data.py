@@ -7,6 +7,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.maps import write_npz
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.models.clip import load_for
 from clip_wsss.prompts.texts import encode
@@ -81,4 +82,4 @@ def write_texts(row: dict, device: str, out: Path) -> None:
         out: npz.
     """
     foreground, background = encode(load_for(row["clip"], row["clip"], device), **row["texts"])
-    np.savez(out, foreground=foreground.numpy(), background=background.numpy())
+    write_npz(out, {"foreground": foreground.numpy(), "background": background.numpy()})
