@@ -35,7 +35,7 @@ class Pixels:
 
         0 where it holds nowhere.
         """
-        from clip_wsss.segmentation.ranks import of_all, with_gradient
+        from clip_wsss.core.ranks import of_all, with_gradient
 
         # `where`, not a product: an infinite loss of a pixel that does not count must not make NaN.
         own = values.where(where, values.new_zeros(())).sum()

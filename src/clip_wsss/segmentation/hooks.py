@@ -15,9 +15,9 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.ranks import batch_number
 from clip_wsss.segmentation.data import seed_batch
 from clip_wsss.segmentation.losses import PixelLoss
-from clip_wsss.segmentation.ranks import batch_number
 
 log_ = logging.getLogger(__name__)
 

@@ -30,13 +30,14 @@ from clip_wsss.core.devices import take_free_gpus
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256, write_bytes
 from clip_wsss.core.processes import end_with_parent
+from clip_wsss.core.ranks import have_whole_batches
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.segmentation.data import read_masks
+from clip_wsss.segmentation.dropout import share_dropout
 from clip_wsss.segmentation.hooks import LogHook, latest_checkpoint
 from clip_wsss.segmentation.losses import loss_config
-from clip_wsss.segmentation.ranks import have_whole_batches, share_dropout
 from clip_wsss.segmentation.segmentor import (
     build_model,
     digest,
@@ -84,7 +85,7 @@ def train(
         threads: of torch; they decide the last bits.
         device: auto, cpu or cuda.
         gpus: processes that share each update's samples, by MMEngine's launcher; on the CPU too.
-            They train as one does, within float noise (`clip_wsss.segmentation.ranks`).
+            They train as one does, within float noise (`clip_wsss.core.ranks`).
         texts: of labels made online: npz of ranked texts; None: those of the entry are encoded.
 
     Raises:
