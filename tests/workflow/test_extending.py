@@ -99,7 +99,8 @@ def test_the_page_is_accepted(demo):
     ours = demo.folder.parent / "my-work"
     rows = type_page(ours)
     assert rows == [
-        "blurred", "colour", "borrowed", "similarity", "margin", "focal", "linear", "nearest",
+        "blurred", "spread", "colour", "borrowed", "similarity", "margin", "focal", "linear",
+        "nearest",
     ]  # fmt: skip
     config = yaml.safe_load((ours / "mine.yaml").read_text("utf-8"))
     dino = {"library": "timm", "architecture": "vit_tiny_patch16_224", "weights": "pretrained"}

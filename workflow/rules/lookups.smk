@@ -214,10 +214,26 @@ def maps_of_masks(wildcards):
     return [] if node.settings["source"] != "maps" else before("masks")(wildcards)
 
 
+def texts_of_masks(wildcards):
+    """The ranked texts that masks read, if their refinement may ask for the cam's tower."""
+    return PLAN.texts_seen(GRAPH.node("masks", wildcards.node))
+
+
+def read_by_masks(wildcards):
+    """Everything that masks read and a job has made."""
+    return maps_of_masks(wildcards) + texts_of_masks(wildcards)
+
+
+def seen_by_masks(wildcards):
+    """What the mask refinement may ask for."""
+    return PLAN.seen(GRAPH.node("masks", wildcards.node))
+
+
 def gpu_of_masks(wildcards):
     """A GPU where the mask refinement runs on one."""
-    entry = GRAPH.node("masks", wildcards.node).settings
-    return GPU * int((entry.get("crf") or {}).get("backend") == "torch")
+    node = GRAPH.node("masks", wildcards.node)
+    on_gpu = (node.settings.get("crf") or {}).get("backend") == "torch"
+    return GPU * int(on_gpu or "towers" in (PLAN.seen(node) or {}))
 
 
 def masks_of_training(wildcards):

@@ -7,7 +7,8 @@ rule masks:
         fresh(shard_of("masks")),
         images=images_of(SPLITS.pseudo),
         maps=files(maps_of_masks),
-        sidecars=sidecars(maps_of_masks),
+        texts=files(texts_of_masks),
+        sidecars=sidecars(read_by_masks),
     output:
         # Kept where their sidecar says that they would come out the same.
         masks=update(RESULTS / "masks/{node}/{shard}.zip"),
@@ -23,7 +24,8 @@ rule masks:
         stamp=stamp_of("masks"),
         entry=settings_of("masks"),
         lineage=lineage_of("masks"),
-        reads=stamps(maps_of_masks),
+        seen=unseen(seen_by_masks),
+        reads=stamps(read_by_masks),
         dataset=unseen(DATASET.model_dump()),
         compute=unseen(COMPUTE.model_dump()),
         split=unseen(SPLITS.pseudo),

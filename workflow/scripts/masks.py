@@ -4,8 +4,10 @@ from clip_wsss.runs.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 inputs = {"lists": list(read.images), "maps": list(read.maps)}
+inputs |= {"texts": list(read.texts)} if read.texts else {}
 outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, {"masks": made.masks}, inputs)
-reads = list(zip(read.sidecars, p.reads, strict=True))
+names = [["maps"]] * len(read.maps) + [["features"]] * len(read.texts)
+reads = [*zip(read.sidecars, p.reads, names, strict=True)]
 with job(snakemake.log[0], 1, reads, [outputs]) as work:
     if work.needed:
         from clip_wsss.core.shards import shard_ids
@@ -15,4 +17,5 @@ with job(snakemake.log[0], 1, reads, [outputs]) as work:
         data = open_dataset(here(p.dataset, read.images))
         ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
         device = p.compute["device"]
-        write_masks(data, ids, p.entry, read.maps, made.masks, snakemake.threads, device)
+        seen = p.seen and {**p.seen, "file": next(iter(read.texts), None)}
+        write_masks(data, ids, p.entry, read.maps, made.masks, snakemake.threads, device, seen)

@@ -37,12 +37,16 @@ class WantedCam:
         cam: makes the maps of one image.
         target: what GradCAM differentiates; None for another cam, which is called image by image.
         affinities: output name -> affinity.
+        names: what the texts call all C classes; empty if unknown.
+        background_names: the background words.
     """
 
     texts: str
     cam: Making
     target: Target | None
     affinities: Mapping[str, Making]
+    names: Sequence[str] = ()
+    background_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ def class_maps(
                 looked=looked,
                 towers=towers or {},
                 cam=cam.cam,
+                names=[cam.names[key] for key in image.keys] if cam.names else (),
+                background_names=cam.background_names,
             )
             contexts[name].append(own)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -100,6 +101,8 @@ class MapContext:
         background: (M, E) float32, features of the background words.
         looked: the pass, see `Look`.
         maps: (K, gh, gw) float32 in [0, 1], the initial maps; None for a CAM.
+        names: what the texts call the K classes, whatever the tower; empty where there are none.
+        background_names: the M background words.
     """
 
     id: str
@@ -111,6 +114,8 @@ class MapContext:
     maps: Tensor | None = None
     towers: Mapping[str, Tower] = field(default_factory=dict, repr=False)
     cam: Callable[[MapContext], Tensor] | None = field(default=None, repr=False)
+    names: Sequence[str] = ()
+    background_names: Sequence[str] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -173,6 +178,23 @@ class MapContext:
         """(N, E) float32: patches in the space of the texts, normalised."""
         return self.once("features", lambda: self.tower.patches(self.looked.streams[-1])[0]).clone()
 
+    def text_features(self, texts: Sequence[Sequence[str]]) -> Tensor:
+        """Features of other sentences than those of the cam, made once a job.
+
+        Args:
+            texts: for each of n items its sentences, which are averaged.
+
+        Returns:
+            (n, E) float32, normalised.
+
+        Raises:
+            InputError: the tower has no texts, or cannot encode these.
+        """
+        tower: Any = self.tower
+        if not hasattr(tower, "encode_texts"):
+            raise InputError("text features: this tower has no texts; name a CLIP of open_clip")
+        return _encoded(tower, tuple(map(tuple, texts))).to(tower.device, copy=True)
+
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once an image for all that ask for it by the same key."""
         return self.looked.once(key, make)
@@ -215,6 +237,11 @@ class MapContext:
             return self.maps
         assert self.cam is not None  # each context of a pass has its cam
         return initial(self.cam(self))
+
+
+@lru_cache(maxsize=64)
+def _encoded(clip: Any, texts: tuple[tuple[str, ...], ...]) -> Tensor:
+    return clip.encode_texts([list(item) for item in texts])
 
 
 def initial(raw: Tensor) -> Tensor:

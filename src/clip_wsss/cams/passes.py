@@ -38,11 +38,15 @@ class CamVariant:
         texts: name of the texts that are scored.
         cam: settings of a cam: `method` and what that method takes.
         affinities: output name -> settings of an affinity: `method` and what that method takes.
+        names: what the texts call all C classes; empty if unknown.
+        background_names: the background words.
     """
 
     texts: str
     cam: dict
     affinities: Mapping[str, dict] = field(default_factory=dict)
+    names: Sequence[str] = ()
+    background_names: Sequence[str] = ()
 
 
 def write_pass(
@@ -134,6 +138,8 @@ def compute_pass(
                 output: _guarded(method("affinity", settings["method"]), settings)
                 for output, settings in cam.affinities.items()
             },
+            cam.names,
+            cam.background_names,
         )
     groups: dict[tuple[int, int], list[tuple[str, list[int]]]] = {}
     for id_ in ids:

@@ -254,17 +254,23 @@ def _own(found: Method) -> type[BaseModel] | None:
     return create_model(found.settings.__name__, __base__=Settings, **own) if own else None
 
 
+def marked(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Names, Any]]:
+    """The fields that name something, those of nested settings too: (dotted key, marker, value)."""
+    values = {field: getattr(settings, field) for field in type(settings).model_fields}
+    for field, marker, value in named(type(settings), values):
+        yield prefix + field, marker, value
+    for field, value in values.items():
+        if isinstance(value, BaseModel):
+            yield from marked(value, f"{prefix}{field}.")
+
+
 def methods_of(settings: BaseModel, *kinds: str) -> list[Method]:
     """All methods that settings name, those of nested settings too; of some kinds, or of all."""
-    found = []
-    values = {field: getattr(settings, field) for field in type(settings).model_fields}
-    for _, marker, value in named(type(settings), values):
-        wanted = marker.kind in (kinds or KINDS)
-        if wanted and value is not None and is_method(marker.kind, value):
-            found.append(method(marker.kind, value))
-    for value in values.values():
-        found += methods_of(value, *kinds) if isinstance(value, BaseModel) else []
-    return found
+    return [
+        method(marker.kind, value)
+        for _, marker, value in marked(settings)
+        if marker.kind in (kinds or KINDS) and value is not None and is_method(marker.kind, value)
+    ]
 
 
 def is_method(kind: str, value: str) -> bool:
@@ -272,17 +278,18 @@ def is_method(kind: str, value: str) -> bool:
     return kind != "segmentor" or bool(_DOTTED.fullmatch(value))
 
 
-def models_of(settings: BaseModel, prefix: str = "") -> dict[str, str]:
+def models_of(settings: BaseModel) -> dict[str, str]:
     """The entries of `models` that settings name, by the dotted key of the field."""
-    found = {}
-    values = {field: getattr(settings, field) for field in type(settings).model_fields}
-    for field, marker, value in named(type(settings), values):
-        if marker.kind == "model" and value is not None:
-            found[prefix + field] = value
-    for field, value in values.items():
-        if isinstance(value, BaseModel):
-            found |= models_of(value, f"{prefix}{field}.")
-    return found
+    return {
+        key: value
+        for key, marker, value in marked(settings)
+        if marker.kind == "model" and value is not None
+    }
+
+
+def asks_for_towers(settings: BaseModel) -> bool:
+    """Whether a field is there to name a model, even if it names none."""
+    return any(marker.kind == "model" for _, marker, _ in marked(settings))
 
 
 @cache

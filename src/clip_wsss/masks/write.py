@@ -5,9 +5,11 @@ Every source writes an archive of kind masks (`clip_wsss.core.archives`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from clip_wsss.core.progress import over_images
 from clip_wsss.masks.context import MaskContext
 
 if TYPE_CHECKING:
+    from clip_wsss.cams.context import MapContext
     from clip_wsss.data.datasets import Dataset
 
 BATCH, AHEAD = 8, 3  # images at once on a GPU, and how many such parts wait and are written
@@ -52,17 +55,28 @@ def labels_and_confidence(
 
 
 def mask_context(
-    maps: np.ndarray, keys: np.ndarray, rgb: np.ndarray, entry: dict, id_: str, device: str = "cpu"
+    maps: np.ndarray,
+    keys: np.ndarray,
+    rgb: np.ndarray,
+    entry: dict,
+    id_: str,
+    device: str = "cpu",
+    names: Sequence[str] = (),
+    background_names: Sequence[str] = (),
+    towers: Callable[[MaskContext, str | None], MapContext] | None = None,
 ) -> MaskContext:
-    """What a mask refinement gets of an image; see `labels_and_confidence`.
+    """What a mask refinement gets of an image; see `labels_and_confidence`, and `MaskContext`.
 
-    An image without any class has a background of 1 alone, which nothing refines.
+    An image without any class has a background of 1 alone, which nothing refines. The names are
+    those of all C classes, or none.
     """
     scores = np.ones((1, *rgb.shape[:2]), np.float16)
     if len(keys):
         full = upsample_maps(maps, rgb.shape[:2])
         scores = np.concatenate([background_scores(full, entry["background_power"])[None], full])
-    return MaskContext(scores, rgb, [int(key) for key in keys], id_, maps, device)
+    own = [names[key] for key in keys] if names else ()
+    whole = [int(key) for key in keys]
+    return MaskContext(scores, rgb, whole, id_, maps, device, own, background_names, towers)
 
 
 def refined_by(entry: dict, context: MaskContext) -> np.ndarray:
@@ -70,7 +84,9 @@ def refined_by(entry: dict, context: MaskContext) -> np.ndarray:
     if not context.keys:
         return context.scores.astype(np.float32)
     refine = method("refinement", entry["refinement"])
-    return refine.bound(entry.get(refine.short))(context)
+    refined = refine.bound(entry.get(refine.short))(context)
+    context.made.clear()  # passes are large, and contexts wait until they are written
+    return refined
 
 
 def decided(
@@ -103,6 +119,7 @@ def write_masks(
     out: Path,
     workers: int,
     device: str = "cpu",
+    seen: dict[str, Any] | None = None,
 ) -> None:
     """Write the masks of a shard from whatever source an entry names.
 
@@ -114,13 +131,15 @@ def write_masks(
         out: the archive.
         workers: processes; they change nothing but the time.
         device: cpu, cuda or auto, of a refinement that uses torch.
+        seen: what its refinement may ask for (`clip_wsss.runs.plan.Plan.seen`), with the `file` of
+            the ranked texts if there is one.
 
     Raises:
         InputError: see the function of each source.
     """
     bad = dataset.settings["on_bad_image"]
     if entry["source"] == "maps":
-        write_shard(dataset, maps[0], entry, out, workers, ids, device)
+        write_shard(dataset, maps[0], entry, out, workers, ids, device, seen)
     elif entry["source"] == "ground-truth":
         write_ground_truth(dataset, ids, out, bad, workers)
     else:
@@ -135,6 +154,7 @@ def write_shard(
     workers: int = 1,
     ids: Sequence[str] | None = None,
     device: str = "cpu",
+    seen: dict[str, Any] | None = None,
 ) -> None:
     """Write the pseudo masks of a shard of maps.
 
@@ -146,6 +166,8 @@ def write_shard(
         out: the archive.
         workers: processes; they change nothing but the time.
         ids: the images of the shard, which the maps have to be of; None: any.
+        device: as of `write_masks`.
+        seen: likewise.
 
     Raises:
         InputError: maps of other images, an unknown refinement, an image that has changed, or a
@@ -163,17 +185,30 @@ def write_shard(
     # Images without a class have nothing to refine; they and the skipped ones come last.
     bare = map(partial(_background, dataset), [image for image in images if not len(image.keys)])
     images, rest = [image for image in images if len(image.keys)], chain(bare, skipped)
-    own, batch = refine.read(entry.get(refine.short)), getattr(refine.function, "batch", None)
+    own, seen = refine.read(entry.get(refine.short)), seen or {}
     function: Any = refine.function
-    if batch is not None and function.batches(own):
+    batch = getattr(function, "batch", None)
+    if batch is not None and not function.batches(own):
+        batch = None
+    said: dict[str, Any] = {key: seen[key] for key in ("names", "background_names") if key in seen}
+    asks = "towers" in seen
+    if batch is not None or asks:
         from clip_wsss.core.devices import torch_device
 
-        refine_all = partial(batch, settings=own)
-        made = _in_batches(dataset, entry, images, refine_all, str(torch_device(device)), workers)
+        device = str(torch_device(device))
+    if asks:
+        # By its name: its code counts for those alone that ask (`clip_wsss.runs`).
+        towers = import_module("clip_wsss.masks.towers").Towers(json.dumps(seen), device)
+        towers.load()
+        said["towers"] = towers
+    if batch is not None or (asks and device != "cpu"):  # one process for a GPU
+        refine_all = partial(_one_by_one, entry) if batch is None else partial(batch, settings=own)
+        read = partial(_context, dataset, entry, device=device, **said)
+        made = _in_batches(read, entry, images, refine_all, workers)
         progress = over_images(made, len(images), f"masks {Path(out).stem}")
         write_archive(out, MASKS, (image for part in (progress, rest) for image in part))
         return
-    _write(out, partial(_from_maps, dataset, entry), images, workers, rest)
+    _write(out, partial(_from_maps, dataset, entry, **said), images, workers, rest)
 
 
 def write_ground_truth(
@@ -248,17 +283,15 @@ def _write(
 
 
 def _in_batches(
-    dataset: Dataset,
+    read: Callable[[ImageMaps], MaskContext],
     entry: dict,
     images: Sequence[ImageMaps],
     refine: Callable[[Sequence[MaskContext]], list[np.ndarray]],
-    device: str,
     workers: int,
 ) -> Iterator[EncodedImage]:
-    """Masks by a refinement that takes several images at once: threads read ahead and encode."""
+    """Masks by a refinement that one process does: threads read ahead and encode."""
     parts = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
     with ThreadPoolExecutor(max(2, workers)) as pool:
-        read = partial(_context, dataset, entry, device=device)
         waiting = [pool.map(read, part) for part in parts[:AHEAD]]
         done: list[Iterator[EncodedImage]] = []
         for number in range(len(parts)):
@@ -270,6 +303,10 @@ def _in_batches(
                 yield from done.pop(0)
         for rest in done:
             yield from rest
+
+
+def _one_by_one(entry: dict, contexts: Sequence[MaskContext]) -> list[np.ndarray]:
+    return [refined_by(entry, context) for context in contexts]
 
 
 def _read(dataset: Dataset, image: ImageMaps) -> np.ndarray:
@@ -288,13 +325,13 @@ def _background(dataset: Dataset, image: ImageMaps) -> EncodedImage:
     return encode_image(image.id, np.zeros(size, np.uint8), np.full(size, CERTAIN, np.uint8))
 
 
-def _context(dataset: Dataset, entry: dict, image: ImageMaps, device: str = "cpu") -> MaskContext:
+def _context(dataset: Dataset, entry: dict, image: ImageMaps, **said: Any) -> MaskContext:
     rgb = _read(dataset, image)
-    return mask_context(image.maps, image.keys, rgb, entry, image.id, device)
+    return mask_context(image.maps, image.keys, rgb, entry, image.id, **said)
 
 
-def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps) -> EncodedImage:
-    context = _context(dataset, entry, image)
+def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps, **said: Any) -> EncodedImage:
+    context = _context(dataset, entry, image, **said)
     return _encoded(entry, context, refined_by(entry, context))
 
 

@@ -16,6 +16,7 @@ from clip_wsss.runs.settings import (
     Affinity,
     Cam,
     Config,
+    Masks,
     Segmentation,
     Settings,
     Texts,
@@ -123,8 +124,10 @@ def check_entry(
         built = isinstance(entry, Segmentation) and methods_of(entry, "segmentor")
         if built and key.startswith(f"{built[0].short}."):
             _check_clip(config, model, f"{where}.{key}")
-        elif not isinstance(entry, Cam | Affinity):
-            raise InputError(f"{where}.{key}: only a cam or an affinity gets a tower; leave it out")
+        elif not isinstance(entry, Cam | Affinity | Masks):
+            raise InputError(
+                f"{where}.{key}: only a cam, an affinity or masks get a tower; leave it out"
+            )
     if isinstance(entry, Cam):
         _check_clip(config, entry.model, f"{where}.model")
     if isinstance(entry, Texts):

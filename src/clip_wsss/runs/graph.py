@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import methods_of, models_of
+from clip_wsss.core.methods import asks_for_towers, methods_of, models_of
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find
 from clip_wsss.core.segmentors import read_segmentor_file
@@ -45,6 +45,8 @@ from clip_wsss.runs.table import Run, RunSettings, run_settings
 LABEL = 60  # letters of a label, at most
 # The files of results before stages were a graph.
 OLD = ("prompts", "cams", "metrics", "costs")
+# What masks are made with, whose refinement may ask for a tower.
+TOWERS = "clip_wsss.masks.towers:Towers"
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,14 @@ def texts_of(texts: Node) -> dict[str, Any]:
     }
 
 
+def words_of(texts: Node) -> dict[str, list[str]]:
+    """What texts call all classes, and their background words."""
+    return {
+        "names": list(texts.settings["names"].values()),
+        "background_names": list(texts.identity["background"]),
+    }
+
+
 def is_online(node: Node) -> bool:
     """Whether a node is a training that makes its labels itself, and reads no masks."""
     return node.stage == "segmentation" and node.settings["labels"] == "online"
@@ -216,8 +226,9 @@ class Graph:
         return path.get("affinity") or path.get("cam")
 
     def models(self, run: Run) -> dict[str, Model]:
-        """The entries of `models` that the maps of a run are made with, by name."""
-        used = (self.settings[run.name].cam, self.settings[run.name].affinity)
+        """The entries of `models` that the maps and masks of a run are made with, by name."""
+        own = self.settings[run.name]
+        used = (own.cam, own.affinity, own.masks)
         names = {name for one in used if one is not None for name in models_of(one).values()}
         return {name: self.config.models[name] for name in sorted(names)}
 
@@ -400,7 +411,7 @@ class Graph:
         node = _node("affinity", label, identity, (cam,), affinity.model_dump())
         return replace(node, methods=(*_code(affinity, towers), *cam.methods), towers=towers)
 
-    def _with_towers(self, entry: Cam | Affinity) -> tuple[dict, dict, dict[str, dict]]:
+    def _with_towers(self, entry: Cam | Affinity | Masks) -> tuple[dict, dict, dict[str, dict]]:
         """Settings that are not at their defaults, with what the towers that they name hold.
 
         Returns:
@@ -408,7 +419,8 @@ class Graph:
             the label, with what the towers are; and the entries of `models`, by name.
         """
         is_cam = isinstance(entry, Cam)
-        own = entry.model_dump(exclude={"model"} if is_cam else None, exclude_defaults=True)
+        left_out = {"model"} if is_cam else {"scoring"}  # which decides no bytes
+        own = entry.model_dump(exclude=left_out, exclude_defaults=True)
         shown, towers = copy.deepcopy(own), {}
         for key, name in models_of(entry).items():
             if is_cam and key == "model":
@@ -424,14 +436,15 @@ class Graph:
         return own, shown, towers
 
     def _masks(self, masks: Masks, maps: Node | None) -> Node:
-        identity, label = masks.used(), masks.refinement
         if masks.source == "maps" and maps is not None:
-            identity["refinement"] = masks.refinement
+            own, shown, towers = self._with_towers(masks)
             label = "argmax" if masks.refinement == "none" else _short(masks.refinement)
-            label = "+".join([label, *_flat(identity, ("refinement",))])
+            label = "+".join([label, *_flat(shown, ("refinement",))])
+            identity = {**own, "refinement": masks.refinement}
             made = _node("masks", label, identity, (maps,), masks.model_dump())
-            return replace(made, methods=tuple(one.target for one in methods_of(masks)))
-        label = masks.source
+            asked = (TOWERS, *cam_of(maps).methods) if asks_for_towers(masks) else ()
+            return replace(made, methods=(*_code(masks, towers), *asked), towers=towers)
+        identity, label = masks.used(), masks.source
         if masks.source == "ground-truth":
             identity["masks"] = self.config.dataset.masks
         elif masks.source == "import":
@@ -533,7 +546,7 @@ def _plain(stage: str, entry: Settings, parents: Sequence[Node], method: str) ->
 
 
 def _code(entry: Settings, towers: dict[str, dict]) -> tuple[str, ...]:
-    """The functions whose code the maps of an entry depend on."""
+    """The functions whose code the maps or masks of an entry depend on."""
     methods = [one.target for one in methods_of(entry)]
     if any(one["library"] == "timm" for one in towers.values()):
         methods.append("clip_wsss.models.timm_tower:load_timm")

@@ -23,6 +23,7 @@ from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.config import GROUPS, load_config
 from clip_wsss.runs.fingerprint import code_fingerprint, function_fingerprint
 from clip_wsss.runs.graph import (
+    TOWERS,
     Graph,
     Node,
     Pass,
@@ -31,6 +32,7 @@ from clip_wsss.runs.graph import (
     old_results,
     ranked_texts,
     texts_of,
+    words_of,
 )
 from clip_wsss.runs.settings import Config
 from clip_wsss.runs.sidecar import COMPARED, combined, read_sidecar
@@ -55,6 +57,7 @@ CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         _CLIP,
     ),
     "masks": (("masks.write", "data.datasets", "core.shards"), (*_IMAGES, "pydensecrf2", "torch")),
+    "masks-towers": (("masks.write", "data.datasets", "core.shards"), (*_CLIP, "pydensecrf2")),
     "segmentation": (("segmentation.train",), _TRAINING),
     "inference": (("segmentation.predict", "data.choice"), (*_TRAINING, "pydensecrf2")),
     "segmentation-online": (("segmentation.train", *_ONLINE), _TRAINING),
@@ -150,6 +153,7 @@ class Plan:
             numerics["gpus"] = compute.gpus
         elif job == "masks":
             numerics = {}
+            job = "masks-towers" if TOWERS in node.methods else job
         if is_online(node) or any(map(is_online, node.parents)):
             job = f"{job}-online"
         code = self.code(job)
@@ -254,10 +258,17 @@ class Plan:
         if node.stage == "masks":
             maps = node.parents[0].stage != "images"
             inputs["maps"] = [self.shard(node.parents[0], shard)] if maps else []
+            if texts := self.texts_seen(node):
+                inputs["texts"] = [*texts]
         else:
             ranked = ranked_texts(node)
             inputs["texts"] = [self.texts(ranked)] if ranked else []
         return Product(self.sidecar(file), (file,), self.stamp(node), inputs)
+
+    def texts_seen(self, masks: Node) -> list[Product]:
+        """The ranked texts that masks read, if their refinement may ask for the cam's tower."""
+        ranked = ranked_texts(masks) if TOWERS in masks.methods else None
+        return [] if ranked is None else [self.texts(ranked)]
 
     def training(self, node: Node, seed: int) -> Product:
         """A training."""
@@ -539,7 +550,7 @@ class Plan:
             cam: settings that all cams of the pass share;
             ranked: whether its texts are those of a file;
             texts: by name, a template list with names and words, or None for those of a file;
-            cams: by name, texts, settings and affinities (by name, settings);
+            cams: by name, texts, settings, affinities (by name, settings) and words;
             towers: entries of `models` that methods ask for;
             lineages and stamps: of the nodes wanted, by name.
         """
@@ -551,7 +562,12 @@ class Plan:
             texts[source.name] = None if one.texts is not None else texts_of(source)
             wanted = cams.setdefault(
                 cam.name,
-                {"texts": source.name, "cam": cam.settings, "affinities": {}},
+                {
+                    "texts": source.name,
+                    "cam": cam.settings,
+                    "affinities": {},
+                    **words_of(source),
+                },
             )
             if node.stage == "affinity":
                 wanted["affinities"][node.name] = node.settings
@@ -564,6 +580,22 @@ class Plan:
             "nodes": [node.name for node in nodes],
             "stamps": [self.stamp(node) | {"settings": node.lineage()} for node in nodes],
         }
+
+    def seen(self, masks: Node) -> dict[str, Any] | None:
+        """What the refinement of masks may ask for; None of masks that are taken as they are.
+
+        Returns:
+            names and background_names: of the texts of the maps;
+            cam, texts and towers, as of `variants`, if it may ask for a tower.
+        """
+        cam, texts = masks.parent("cam"), masks.parent("texts")
+        if cam is None or texts is None:
+            return None
+        found: dict[str, Any] = {**words_of(texts)}
+        if TOWERS in masks.methods:
+            own = None if ranked_texts(masks) else texts_of(texts)
+            found |= {"cam": cam.settings, "texts": own, "towers": masks.towers}
+        return found
 
     def wanted(self, product: Product) -> bool:
         """Whether a job has to make it: something of it is missing, or it is stale."""

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -447,6 +448,53 @@ def test_a_new_target_and_affinity_are_one_function_each(job, tmp_path, monkeypa
     write_pass(*rest, cams, paths)
     for initial, blurred in zip(*(read_maps(path) for path in paths.values()), strict=True):
         np.testing.assert_allclose(blurred.maps, initial.maps, atol=1e-5)
+
+
+WORDY = """
+import torch
+
+seen = []
+
+def spoken(context):
+    sentences = [["a photo of a cat.", "a cat."], ["wall"]]
+    features = context.text_features(sentences)
+    assert torch.equal(features, context.tower.encode_texts(sentences))
+    features.zero_()  # what one method changes is its own
+    seen.append((context.id, context.names, context.background_names))
+    if context.maps is not None:
+        seen.append(context.tower_of("blind").names)
+        context.tower_of("blind").text_features([["wall"]])
+    return context.features.norm(dim=1).unflatten(0, context.grid).expand(len(context.keys), -1, -1)
+"""
+
+
+def test_a_method_has_the_words_and_other_sentences(job, tmp_path, monkeypatch):
+    (tmp_path / "wordy.py").write_text(WORDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    dataset, names, clip, texts, _ = job
+    calls = []
+
+    def encode_texts(items):
+        calls.append(items)
+        return directions(torch.Generator().manual_seed(0), len(items))
+
+    monkeypatch.setattr(clip, "encode_texts", encode_texts)
+    words = {"names": ["cat", "dog", "gnu"], "background_names": ["wall", "sky"]}
+    cams = {"cam": CamVariant("own", {"method": "wordy:spoken"}, **words)}
+    list(compute_pass(dataset, names, clip, texts, cams))
+    seen = method("cam", "wordy:spoken").function.__globals__["seen"]
+    wanted = {id_: [words["names"][key] for key in keys] for id_, keys in dataset.classes.items()}
+    assert {id_: own for id_, own, _ in seen} == wanted
+    assert all(background == ["wall", "sky"] for *_, background in seen)
+    assert len(calls) == 1 + len(names), "the context asks once for all images"
+    seen.clear()
+    blind = SimpleNamespace(
+        **{name: getattr(clip, name) for name in ("preprocess", "passed", "grid", "device")}
+    )
+    cams = {"cam": CamVariant("own", SOFTMAX, {"own": {"method": "wordy:spoken"}}, **words)}
+    with pytest.raises(InputError, match="text features: this tower has no texts; name a CLIP"):
+        list(compute_pass(dataset, ["a"], clip, texts, cams, towers={"blind": blind}))
+    assert seen[1] == ["dog"], "words stay where the tower has no texts"
 
 
 GREEDY = """

@@ -309,8 +309,8 @@ def test_an_unknown_tower_is_one_line(beside, content):
     change = {"affinity": {"x": {"method": "caa", "tower": "dimo"}}}
     with pytest.raises(InputError, match=r"affinity.x.tower: unknown model `dimo`; did you mean"):
         planned(folder, content, change, "a\tphoto\tsoftmax\tx\t-\n")
-    change = {"masks": {"x": {"refinement": "own:blur", "blur": {"tower": "demo"}}}}
-    with pytest.raises(InputError, match=r"masks.x.blur.tower: only a cam or an affinity gets"):
+    change = {"masks": {"x": {"refinement": "own:blur", "blur": {"tower": "dimo"}}}}
+    with pytest.raises(InputError, match=r"masks.x.blur.tower: unknown model `dimo`; did you mean"):
         planned(folder, content, change, "a\tphoto\tsoftmax\tcaa\tx\n")
 
 
