@@ -594,7 +594,8 @@ class Plan:
         found: dict[str, Any] = {**words_of(texts)}
         if TOWERS in masks.methods:
             own = None if ranked_texts(masks) else texts_of(texts)
-            found |= {"cam": cam.settings, "texts": own, "towers": masks.towers}
+            towers = cam.towers | masks.towers  # its cam may be asked for maps of other views
+            found |= {"cam": cam.settings, "texts": own, "towers": towers}
         return found
 
     def wanted(self, product: Product) -> bool:

@@ -56,8 +56,8 @@ def near(context, settings: Near):
     return scores
 
 
-def unmarked(context):
-    return context.tower_of().features.numpy()
+def lit(context, settings: Near):
+    return context.tower_of(settings.tower).features.mean(dim=1).unflatten(0, context.grid)
 
 
 def words(context):
@@ -236,6 +236,13 @@ def test_the_texts_of_a_ranking_are_read_by_those_that_ask(planned):
     assert plan.seen(nodes["other"])["texts"] is None
     assert plan.seen(nodes["own"])["texts"]["templates"] == ["a photo of a {}."]
     assert plan.seen(nodes["plain"]).keys() == {"names", "background_names"}
+
+
+def test_the_towers_of_the_cam_come_along(planned):
+    cam = {"model": "demo", "method": "towered:lit", "tower": "exact"}
+    plan = planned("x\t\tphoto\tlit\t-\tnear\n", cam={"lit": cam})
+    node = plan.graph.paths["x"]["masks"]
+    assert (plan.seen(node)["towers"].keys(), node.towers) == ({"exact"}, {})
 
 
 def test_a_row_that_asks_runs_nothing_else_again(planned):
