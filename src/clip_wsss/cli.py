@@ -15,6 +15,7 @@ from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, project
 from clip_wsss.data.check import check as check_data
 from clip_wsss.data.check import shortened
+from clip_wsss.models.check import check_models
 from clip_wsss.runs.config import GROUPS, read_yaml
 from clip_wsss.runs.graph import Graph, Node
 from clip_wsss.runs.plan import Plan, make_plan
@@ -74,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(command=command)
         return one
 
-    add("check", _check, "look at all data that the runs will use, and say what is wrong")
+    add(
+        "check", _check, "look at all data and towers that the runs will use, and say what is wrong"
+    )
     path = add("path", _path, "print the folder of a stage of a run")
     path.add_argument("run", help="its name in the runs table")
     path.add_argument("stage", choices=GROUPS)
@@ -113,6 +116,7 @@ def _node(graph: Graph, run: Run, stage: str) -> Node:
 
 def _check(plan: Plan, options: argparse.Namespace) -> int:
     report = check_data(plan.dataset, plan.uses, plan.config.compute.workers)
+    report["errors"] += check_models(plan.models)
     for line in shortened(report["warnings"]):
         print(f"warning: {line}")
     for line in shortened(report["errors"]):

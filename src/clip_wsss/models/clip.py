@@ -86,6 +86,17 @@ def load_clip(
     return FrozenClip(network, tokenizer, crop, statistics, position, PRECISIONS[precision])
 
 
+def check_clip(model: dict) -> None:
+    """Look whether an entry of `models` can be loaded, downloading no weights.
+
+    Raises:
+        InputError: as `load_clip`; of weights that a tag names, what is known before they are here.
+    """
+    config, _, name, weights = _resolve(model, download=False)
+    if weights is not None:
+        _build(config, name, weights, torch.float32)
+
+
 def load_for(entry: dict, model: dict, device: str | torch.device = "cpu") -> FrozenClip:
     """Load the CLIP of a cam entry: a `models` entry at the precision that the CAMs want.
 
@@ -102,8 +113,11 @@ def load_for(entry: dict, model: dict, device: str | torch.device = "cpu") -> Fr
     )
 
 
-def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
-    """Config, preprocessing, name of the architecture and weights of a `models` entry."""
+def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
+    """Config, preprocessing, name of the architecture and `Weights` of a `models` entry.
+
+    The weights are None where they would have to be downloaded and shall not be.
+    """
     architecture, source = model.get("architecture"), str(model["weights"])
     file = find(source)
     local = file.is_file() or file.suffix in (".pt", ".pth", ".bin", ".safetensors")
@@ -135,7 +149,7 @@ def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
             f"models: weights {source} are QuickGELU ones, architecture {name} is not; take the "
             '"-quickgelu" architecture or a config with "quick_gelu": true'
         )
-    if weights is None:
+    if weights is None and download:
         weights = _download(str(architecture), source, tag)
     preprocess = asdict(open_clip.transform.PreprocessCfg())
     for stated in (config.pop("preprocess_cfg", None), tag):

@@ -193,6 +193,8 @@ class Graph:
                         f"runs: two stages of different settings would both be {node.folder}; "
                         "change any setting of one of them"
                     )
+        for name, model in self.used_models.items():
+            _check_files(name, model)
 
     @property
     def root(self) -> Path:
@@ -231,6 +233,17 @@ class Graph:
         used = (own.cam, own.affinity, own.masks)
         names = {name for one in used if one is not None for name in models_of(one).values()}
         return {name: self.config.models[name] for name in sorted(names)}
+
+    @cached_property
+    def used_models(self) -> dict[str, Model]:
+        """The entries of `models` that the runs are made with, by name."""
+        names = {name for run in self.runs for name in self.models(run)}
+        for settings in self.settings.values():
+            if (entry := settings.segmentation) is not None:
+                names |= set(models_of(entry).values())
+                if not segmentor_of(entry):
+                    names.add(_backbone(read_segmentor_file(entry.segmentor)))
+        return {name: self.config.models[name] for name in sorted(names - {None})}
 
     def seeds(self, node: Node) -> list[int]:
         """Seeds of a training or of its predictions, of all runs together."""
@@ -495,7 +508,7 @@ class Graph:
 
     def _segmentor_clip(self, segmentor: dict[str, Any], path: str) -> Model | None:
         """The entry of `models` that the backbone of a segmentor names, if it names one."""
-        name = (segmentor.get("model", {}).get("backbone") or {}).get("model")
+        name = _backbone(segmentor)
         if name is not None and name not in self.config.models:
             message = unknown("entry of models", str(name), self.config.models)
             raise InputError(f"{path}: model.backbone.model: {message}")
@@ -519,6 +532,11 @@ class Graph:
                 {"cam": cam.settings, "affinity": affinity.settings, "masks": masks.settings},
             ),
         }
+
+
+def _backbone(segmentor: dict[str, Any]) -> str | None:
+    """The entry of `models` that a segmentor's file names."""
+    return (segmentor.get("model", {}).get("backbone") or {}).get("model")
 
 
 _TRUNK = ("precision", "position_embedding")
@@ -597,6 +615,19 @@ def _templates(texts: Texts) -> list[str]:
             f"has {len(listed)} templates, counted from 1"
         )
     return [listed[texts.template - 1]]
+
+
+def _check_files(name: str, model: Model) -> None:
+    """Refuse an entry of `models` whose files are missing; the job `check` looks into them."""
+    weights, shape = model.weights, model.architecture or ""
+    named = find(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
+    named |= weights != "pretrained" if model.library == "timm" else model.architecture is None
+    if named and not find(weights).is_file():
+        raise InputError(f"models.{name}.weights: there is no file {weights}")
+    if model.library == "timm" and model.architecture is None:
+        raise InputError(f"models.{name}.architecture: is missing; give a name of timm")
+    if shape.endswith(".json") and not find(shape).is_file():
+        raise InputError(f"models.{name}.architecture: there is no file {shape}")
 
 
 def model_identity(model: Model) -> dict[str, Any]:
