@@ -116,7 +116,7 @@ def write_check(
         InputError: there are errors, a line each, at most 50 and a count of the others.
     """
     report = check(dataset, uses, workers)
-    report["errors"] += others()
+    report["errors"] = [*others(), *report["errors"]]
     write_json(path, report)
     for line in report["warnings"]:
         log.warning("%s", line)

@@ -138,10 +138,7 @@ def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
     else:
         config, name = open_clip.get_model_config(str(architecture)), str(architecture)
         if config is None:
-            raise InputError(
-                f"models: architecture {architecture} is neither a model of open_clip "
-                "(`open_clip.list_models()`) nor the path of a model config"
-            )
+            raise _unknown(architecture)
     _refuse_towers_without_patches(config, name)
     needs_quick_gelu = weights.kind == "openai" if local else tag.get("quick_gelu", False)
     if needs_quick_gelu and not config.get("quick_gelu", False):
@@ -157,10 +154,19 @@ def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
     return config, preprocess, name, weights
 
 
+def _unknown(architecture: str) -> InputError:
+    return InputError(
+        f"models: architecture {architecture} is neither a model of open_clip "
+        "(`open_clip.list_models()`) nor the path of a model config"
+    )
+
+
 def _known_tag(architecture: str, tag: str) -> dict:
     known = open_clip.get_pretrained_cfg(architecture, tag)
     if known:
         return known
+    if Path(architecture).suffix != ".json" and open_clip.get_model_config(architecture) is None:
+        raise _unknown(architecture)
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     plain = architecture.removesuffix("-quickgelu")
     for other in (f"{plain}-quickgelu", plain):
