@@ -12,7 +12,7 @@ from pathlib import Path
 from clip_wsss.core.confidence import check_mu
 from clip_wsss.core.errors import InputError, failed
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find, project
+from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.data.check import check as check_data
 from clip_wsss.data.check import shortened
 from clip_wsss.models.check import check_models
@@ -57,7 +57,7 @@ def _run_workflow(arguments: Sequence[str]) -> int:
     options, others = parser.parse_known_args(arguments)
     command = [sys.executable, "-m", "snakemake"]
     if options.configfile is not None:
-        if not find(options.configfile).is_file():
+        if not is_file(options.configfile):
             return failed(InputError(f"{options.configfile}: there is no such file"))
         command += ["--configfile", str(find(options.configfile))]
     command += ["--snakefile", str(project() / "Snakefile"), *others]

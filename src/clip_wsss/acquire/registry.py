@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.plain import read_yaml
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import is_file
 
 KEYS = ("title", "url", "mirrors", "size", "md5", "licence", "citation")
 
@@ -92,7 +92,7 @@ def digest(ids: Sequence[str]) -> str:
 
 
 def _read(path: str | os.PathLike) -> dict:
-    if not find(path).is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such registry; set sources.registry")
     content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("sources"), dict):

@@ -8,10 +8,10 @@ whatever the two read differently is refused, in files and in the cells of a run
 from __future__ import annotations
 
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -131,7 +131,7 @@ def dump_yaml(content: Any, *, sort_keys: bool = True) -> str:
     return yaml.dump(content, Dumper=_Dumper, sort_keys=sort_keys, allow_unicode=True)
 
 
-def read_yaml(path: str | Path) -> Any:
+def read_yaml(path: str | os.PathLike) -> Any:
     """Read a file of plain YAML: the user's, or the project's of that name.
 
     Raises:

@@ -9,7 +9,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.literals import Unreadable, read_literals
 from clip_wsss.core.plain import check_values, read_yaml
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 
 KEYS = {  # what a segmentor's file holds, and whether it must
     "model": True,
@@ -39,7 +39,7 @@ def read_segmentor_file(path: str | Path) -> dict[str, Any]:
         InputError: the file is missing or says what would have to be executed, a key is missing or
             unknown (such as MMEngine's `custom_imports`), or a value cannot be.
     """
-    if not find(path).is_file():
+    if not is_file(path):
         raise InputError(f"segmentation.segmentor: there is no file {path}")
     python = Path(path).suffix == ".py"
     return checked(read_literals(find(path)) if python else read_yaml(path), path, python)

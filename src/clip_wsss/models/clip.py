@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen_clip import FrozenClip
 from clip_wsss.models.weights import (
     Weights,
@@ -133,7 +133,7 @@ def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
         architecture = _config_beside(file)
     if architecture is None:
         config, name = infer_architecture(weights), f"inferred from {source}"
-    elif Path(architecture).suffix == ".json" or find(architecture).is_file():
+    elif Path(architecture).suffix == ".json" or is_file(architecture):
         config, name = read_architecture(find(architecture)), str(architecture)
     else:
         config, name = open_clip.get_model_config(str(architecture)), str(architecture)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen_clip import attend_head_by_head, mean_map
 from clip_wsss.models.weights import read_weights
 
@@ -119,7 +119,7 @@ def load_timm(
     name, weights = model.get("architecture"), str(model["weights"])
     if name is None or not timm.is_model(name):
         raise InputError(f"models: architecture {name}: timm has no network of this name")
-    if weights != "pretrained" and not find(weights).is_file():
+    if weights != "pretrained" and not is_file(weights):
         raise InputError(f"models: weights {weights}: no such file; name a file, or `pretrained`")
     pretrained = weights == "pretrained"
     if pretrained and not timm.is_model_pretrained(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import add_plugins, methods_of, models_of
 from clip_wsss.core.plain import check_values, read_yaml
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import is_file
 from clip_wsss.data.vocabulary import Vocabulary, duplicates, read_vocabulary
 from clip_wsss.runs.settings import (
     ENTRIES,
@@ -114,7 +115,7 @@ def load_config(content: dict, source: str = "config") -> Config:
             }
     config = validated(Config, merged, source)
     published = config.evaluation.published
-    if published is not None and not find(published).is_file():
+    if published is not None and not is_file(published):
         raise InputError(f"{source}: evaluation.published: there is no file {published}")
     vocabulary = read_vocabulary(config.dataset.vocabulary)
     for group in GROUPS:
@@ -127,7 +128,7 @@ def _use_folders(folders: Any, source: str) -> None:
     """Let methods be found in the folders of a config; anything but texts is refused later."""
     for folder in folders if isinstance(folders, list) else ():
         if isinstance(folder, str):
-            if not Path(folder).is_dir():
+            if not os.path.isdir(folder):
                 raise InputError(f"{source}: plugins: there is no folder {folder}")
             add_plugins(folder)
 
@@ -176,7 +177,7 @@ def check_entry(
         _check_templates(entry, where)
     if not isinstance(entry, Segmentation) or methods_of(entry, "segmentor"):
         return
-    if not find(entry.segmentor).is_file():
+    if not is_file(entry.segmentor):
         raise InputError(f"{where}.segmentor: there is no file {entry.segmentor}")
 
 
@@ -188,7 +189,7 @@ def _check_clip(config: Config, model: str, where: str) -> None:
 def _check_templates(entry: Texts, where: str) -> None:
     """Check the template of a texts entry: `sharpest` and numbers need a list, others their {}."""
     if entry.template == "sharpest" or isinstance(entry.template, int):
-        if not find(entry.templates).is_file():
+        if not is_file(entry.templates):
             raise InputError(f"{where}.templates: there is no file {entry.templates}")
         return
     for template in [entry.template] if isinstance(entry.template, str) else entry.template:

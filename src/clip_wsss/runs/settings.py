@@ -21,7 +21,7 @@ from clip_wsss.core.registry import unknown
 from clip_wsss.labels.online import OnlineSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
+Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -470,6 +470,8 @@ def _message(kind: type[BaseModel], error: ErrorDetails) -> str:
         return f"{prefix}must be 32 small hexadecimal digits; got {said}"
     if found == "string_pattern_mismatch":
         return f"{prefix}`{said}` may hold letters, digits, _ + - and inner dots only"
+    if found == "string_too_long":
+        return f"{prefix}must have at most {context['max_length']} characters; got {said}"
     if found in _KINDS:
         said = f"'{said}'" if isinstance(got, str) else said
         return f"{prefix}must be {_KINDS[found]}; got {said}"

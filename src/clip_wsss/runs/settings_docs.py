@@ -175,8 +175,10 @@ def _kind(annotation: Any) -> str:
         return f"{'mapping' if origin is dict else 'list'} of {' and '.join(names)}"
     if choices:
         return " or ".join(dict.fromkeys(map(_kind, choices)))
-    names = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "text"}
-    return names.get(annotation, getattr(annotation, "__name__", "any value").lower())
+    words: dict[Any, str] = {
+        str: "text", Path: "text", int: "integer", float: "number", bool: "true or false",
+    }  # fmt: skip
+    return words.get(annotation, getattr(annotation, "__name__", "any value").lower())
 
 
 def _default(field: FieldInfo) -> str:

@@ -19,7 +19,7 @@ from clip_wsss.core.methods import KINDS, method, methods_of, with_methods
 from clip_wsss.core.pickles import look_into
 from clip_wsss.core.plain import check_values, plain_value
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.segmentors import MAKES_LABELS, read_segmentor_file
 from clip_wsss.labels.online import resolved
 from clip_wsss.runs.config import GROUPS, check_entry, merge
@@ -260,14 +260,14 @@ def _check_training(config: Config, entry: Segmentation, where: str) -> None:
             f"{where}: init: {entry.segmentor} starts from weights that the run must name; set "
             "init to a file or an address with its checksum"
         )
-    if init != "random" and "://" not in init and not find(init).is_file():
+    if init != "random" and "://" not in init and not is_file(init):
         raise InputError(f"{where}: init: there is no file {init}; get it, or set init to random")
-    if find(init).is_file():
+    if is_file(init):
         look_into(find(init))
 
 
 def _read_table(path: Path) -> list[Run]:
-    if not find(path).is_file():
+    if not is_file(path):
         raise InputError(f"runs.tables: there is no file {path}")
     if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", path.stem):
         raise InputError(
