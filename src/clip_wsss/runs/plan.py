@@ -30,7 +30,6 @@ from clip_wsss.runs.graph import (
     Pass,
     cam_of,
     is_online,
-    model_identity,
     old_results,
     ranked_texts,
     texts_of,
@@ -51,7 +50,7 @@ _ONLINE = (
 # The modules that decide the bytes of a job (with all that they import), and the libraries.
 CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": (("demo.build",), _IMAGES),
-    "check": (("data.check", "models.check"), _CLIP),
+    "check": (("data.check",), _IMAGES),
     "features": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
     "texts": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
     "maps": (
@@ -545,8 +544,8 @@ class Plan:
         """What the check depends on besides its files."""
         dataset = self.config.dataset.model_dump(exclude={"splits", "train_negatives"})
         uses = {split: asdict(use) for split, use in self.uses.items()}
-        models = {name: model_identity(one) for name, one in self.graph.used_models.items()}
-        return {"code": self.code("check"), "dataset": dataset, "uses": uses, "models": models}
+        # No towers: one more in a row would read all images again, and its next job loads it.
+        return {"code": self.code("check"), "dataset": dataset, "uses": uses}
 
     @property
     def shown(self) -> dict[str, Any]:
