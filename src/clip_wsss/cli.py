@@ -12,9 +12,10 @@ from pathlib import Path
 from clip_wsss.core.confidence import check_mu
 from clip_wsss.core.errors import InputError, failed
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find, project
+from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.data.check import check as check_data
 from clip_wsss.data.check import shortened
+from clip_wsss.models.check import check_models
 from clip_wsss.runs.config import GROUPS, read_yaml
 from clip_wsss.runs.graph import Graph, Node
 from clip_wsss.runs.plan import Plan, make_plan
@@ -56,7 +57,7 @@ def _run_workflow(arguments: Sequence[str]) -> int:
     options, others = parser.parse_known_args(arguments)
     command = [sys.executable, "-m", "snakemake"]
     if options.configfile is not None:
-        if not find(options.configfile).is_file():
+        if not is_file(options.configfile):
             return failed(InputError(f"{options.configfile}: there is no such file"))
         command += ["--configfile", str(find(options.configfile))]
     command += ["--snakefile", str(project() / "Snakefile"), *others]
@@ -74,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(command=command)
         return one
 
-    add("check", _check, "look at all data that the runs will use, and say what is wrong")
+    add(
+        "check", _check, "look at all data and towers that the runs will use, and say what is wrong"
+    )
     path = add("path", _path, "print the folder of a stage of a run")
     path.add_argument("run", help="its name in the runs table")
     path.add_argument("stage", choices=GROUPS)
@@ -113,6 +116,7 @@ def _node(graph: Graph, run: Run, stage: str) -> Node:
 
 def _check(plan: Plan, options: argparse.Namespace) -> int:
     report = check_data(plan.dataset, plan.uses, plan.config.compute.workers)
+    report["errors"] = [*check_models(plan.models), *report["errors"]]
     for line in shortened(report["warnings"]):
         print(f"warning: {line}")
     for line in shortened(report["errors"]):

@@ -111,7 +111,7 @@ if SOURCE_OF_DATA == "coco14":
 
 
 rule check:
-    # One look at all lists, labels, image headers and masks, before anything is computed.
+    # One look at all lists, labels, image headers, masks and towers, before anything is computed.
     input:
         images=list(dict.fromkeys(path for split in PLAN.uses for path in PLAN.images_of(split))),
     output:
@@ -125,5 +125,6 @@ rule check:
         stamp=PLAN.check_stamp,
         uses=unseen(PLAN.uses),
         dataset=unseen(DATASET.model_dump()),
+        models=unseen(PLAN.models),
     script:
         "../scripts/check.py"

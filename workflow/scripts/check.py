@@ -1,4 +1,6 @@
-"""Look at all data that the runs will use, and say what is wrong with them."""
+"""Look at all data and towers that the runs will use, and say what is wrong with them."""
+
+from functools import partial
 
 from clip_wsss.runs.jobs import here, job
 
@@ -6,6 +8,8 @@ p, read = snakemake.params, snakemake.input
 with job(snakemake.log[0]):
     from clip_wsss.data.check import write_check
     from clip_wsss.data.datasets import open_dataset
+    from clip_wsss.models.check import check_models
 
     data = open_dataset(here(p.dataset, read.images))
-    write_check(data, p.uses, snakemake.output[0], snakemake.threads)
+    others = partial(check_models, p.models)
+    write_check(data, p.uses, snakemake.output[0], snakemake.threads, others)

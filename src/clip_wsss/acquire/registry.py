@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
-import yaml
-
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.plain import read_yaml
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import is_file
 
 KEYS = ("title", "url", "mirrors", "size", "md5", "licence", "citation")
 
@@ -93,11 +92,14 @@ def digest(ids: Sequence[str]) -> str:
 
 
 def _read(path: str | os.PathLike) -> dict:
-    try:
-        content = yaml.safe_load(find(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such registry; set sources.registry") from None
+    if not is_file(path):
+        raise InputError(f"{path}: no such registry; set sources.registry")
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not isinstance(content.get("sources"), dict):
+        raise InputError(f"{path}: must be a mapping with the key sources")
     for name, entry in content["sources"].items():
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}: {name}: must be a mapping with the keys {', '.join(KEYS)}")
         if missing := [key for key in KEYS if key not in entry]:
             raise InputError(f"{path}: {name}.{missing[0]}: is missing; write null if not known")
     return content

@@ -17,28 +17,68 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, core_schema
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.plain import check_values
 
 PLUGINS = "CLIP_WSSS_PLUGINS"  # folders of files beside configs, for the processes of jobs
 S = TypeVar("S", bound=BaseModel)
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
+# What is made of a list or a text of YAML; everything else stays strict, items too.
+_LENIENT = ("tuple", "set", "frozenset", "enum", "lax-or-strict")
+
+
+def _make_lenient(schema: Any, resolve: Callable[[Any], Any]) -> None:
+    if isinstance(schema, list | tuple):
+        for one in schema:
+            _make_lenient(one, resolve)
+    if not isinstance(schema, dict):
+        return
+    if schema.get("type") == "definition-ref" and resolve(schema)["type"] == "enum":
+        schema = resolve(schema)
+    if schema.get("type") in _LENIENT:
+        schema["strict"] = False
+    if schema.get("type") in ("set", "frozenset"):  # whose order differs from process to process
+        schema["serialization"] = core_schema.plain_serializer_function_ser_schema(
+            lambda value: sorted((getattr(one, "value", one) for one in value), key=repr)
+        )
+    for key, one in schema.items():
+        if key not in ("cls", "default", "expected", "members", "metadata", "serialization"):
+            _make_lenient(one, resolve)
+
+
 class Settings(BaseModel):
-    """Settings of a method or a part of the config; unknown keys, NaN, infinities are refused."""
+    """Settings of a method or a part of the config; unknown keys, NaN, infinities are refused.
+
+    A tuple or a set is a list in YAML, a path a text, and an enum its value.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """The schema of the class, but for what YAML has no value of."""
+        schema = handler(source)
+        _make_lenient(schema, handler.resolve_ref_schema)
+        return schema
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """The settings as YAML writes them, a set sorted, so that they can be read again."""
+        return super().model_dump(**{"mode": "json", **options})
 
 
 @dataclass(frozen=True)
@@ -318,6 +358,18 @@ def add_plugins(folder: str | Path) -> None:
     _use_plugins()
 
 
+def plugin_folders(found: Iterable[Method]) -> list[str]:
+    """The folders beside configs in which methods were found, from the working directory."""
+    folders = set()
+    for one in found:
+        module = one.target.partition(":")[0]
+        file = Path(getattr(sys.modules.get(module), "__file__", None) or module)
+        above = module.count(".") + (file.name == "__init__.py")
+        folders.add(str(file.resolve().parents[above]) if file.is_file() else "")
+    beside = folders.intersection(os.environ.get(PLUGINS, "").split(os.pathsep)) - {os.getcwd()}
+    return sorted(os.path.relpath(folder) for folder in beside if folder)
+
+
 def _use_plugins() -> None:
     for folder in os.environ.get(PLUGINS, "").split(os.pathsep):
         if folder and folder not in sys.path:
@@ -379,9 +431,21 @@ def _check_fields(settings: type[BaseModel], where: str) -> None:
     """Refuse settings that a config could not say.
 
     Raises:
-        InputError: an alias, or a default that the field itself does not take (NaN is one).
+        InputError: an alias, a type that YAML has no value of, settings that are more lenient than
+            `Settings`, or a default that the field itself does not take (NaN is one).
     """
+    for key, value in Settings.model_config.items():
+        if settings.model_config.get(key) != value:
+            raise InputError(f"{where}: {settings.__name__}.model_config: {key} must be {value}")
     for field, info in settings.model_fields.items():
+        if odd := _unsayable(info.annotation):
+            name = odd.__name__ if isinstance(odd, type) else odd
+            raise InputError(
+                f"{where}: setting {field}: a config cannot say {name}; "
+                "use bool, int, float, str, Literal, list, dict[str, ...] or a clip_wsss.Settings"
+            )
+        for inner in _parts(info.annotation):
+            _check_fields(inner, f"{where}: setting {field}")
         if info.alias is not None or info.validation_alias is not None:
             raise InputError(f"{where}: setting {field}: must have no alias; call it {info.alias}")
         for marker in info.metadata:
@@ -391,13 +455,48 @@ def _check_fields(settings: type[BaseModel], where: str) -> None:
     needed = [info.is_required() for info in settings.model_fields.values()]
     try:
         if not any(needed):
-            settings()
+            check_values(settings().model_dump(), where)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(
             f"{where}: setting {key}: its default cannot be ({first['msg']})"
         ) from None
+
+
+def _unsayable(kind: Any) -> Any:
+    """A type within an annotation that no value of YAML can be; None: there is none."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _unsayable(inner[0])
+    if origin is Literal:
+        return next((type(v) for v in inner if type(v) not in _PLAIN), None)
+    if origin in (dict, Mapping):
+        key = inner[0]
+        while get_origin(key) is Annotated:
+            key = get_args(key)[0]
+        words = key is str or (get_origin(key) is Literal and _unsayable(key) is None)
+        return _unsayable(inner[1]) if words else kind
+    if origin in (Union, UnionType, list, tuple, set, frozenset, Sequence):
+        return next((odd for one in inner if (odd := _unsayable(one))), None)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        # `true` would be taken for a value 1.
+        return next((kind for one in kind if type(one.value) is not str), None)
+    known = (*_PLAIN, Any, ..., list, tuple, set, frozenset, dict)
+    if kind in known or (isinstance(kind, type) and issubclass(kind, Settings | Path)):
+        return None
+    return kind
+
+
+_PLAIN = (bool, int, float, str, NoneType)
+
+
+def _parts(kind: Any) -> Iterator[type[BaseModel]]:
+    """The settings within an annotation."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for inner in get_args(kind):
+        yield from _parts(inner)
 
 
 def _evaluated(function: Callable, annotation: str) -> Any:

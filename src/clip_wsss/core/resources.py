@@ -52,9 +52,14 @@ def find(name: str | os.PathLike) -> Path:
         name, else the path as it was written: of what is missing, or is no file.
     """
     path = Path(name)
-    if path.is_file() or path.is_absolute():
+    if os.path.isfile(path) or path.is_absolute():
         return path
     places = [project() / path]
     if path.parts[:2] == ("src", PACKAGE.name):  # an installed package has no src above it
         places.append(PACKAGE.joinpath(*path.parts[2:]))
-    return next((place for place in places if place.is_file()), path)
+    return next((place for place in places if os.path.isfile(place)), path)
+
+
+def is_file(name: str | os.PathLike) -> bool:
+    """Whether there is a file that a config means by a name; of names too long for one, no."""
+    return os.path.isfile(find(name))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.literals import Unreadable, read_literals
-from clip_wsss.core.plain import read_yaml
+from clip_wsss.core.plain import check_values, read_yaml
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 
 KEYS = {  # what a segmentor's file holds, and whether it must
     "model": True,
@@ -22,7 +21,7 @@ KEYS = {  # what a segmentor's file holds, and whether it must
     "checkpoint_interval": True,
 }
 LOADER = ("batch_size", "num_workers")
-LARGEST = 100_000  # values of a file: YAML's aliases can make any number of a few lines
+MAKES_LABELS = "WeCLIP"  # the type of a model for labels: online
 INTERVAL = 500  # updates between checkpoints where a Python file does not say
 # What the suite itself does in the place of these steps.
 _OWN_STEPS = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
@@ -40,7 +39,7 @@ def read_segmentor_file(path: str | Path) -> dict[str, Any]:
         InputError: the file is missing or says what would have to be executed, a key is missing or
             unknown (such as MMEngine's `custom_imports`), or a value cannot be.
     """
-    if not find(path).is_file():
+    if not is_file(path):
         raise InputError(f"segmentation.segmentor: there is no file {path}")
     python = Path(path).suffix == ".py"
     return checked(read_literals(find(path)) if python else read_yaml(path), path, python)
@@ -58,7 +57,7 @@ def checked(content: Any, path: str | Path, python: bool) -> dict[str, Any]:
     for key, needed in KEYS.items():
         if needed and key not in content:
             raise InputError(f"{path}: the key {key} is missing")
-    _check_values(content, path)
+    check_values(content, str(path))
     if not isinstance(content["model"], dict):
         raise InputError(f"{path}: model: must be a mapping; got {content['model']!r}")
     if not isinstance(content.get("init"), str | None):
@@ -102,23 +101,6 @@ def _of_mmengine(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
             for one in schedulers
         ]
     return found
-
-
-def _check_values(content: Any, path: str | Path) -> None:
-    """Refuse numbers that are not finite, and more values than any segmentor has."""
-    waiting, seen = [("", content)], 0
-    while waiting:
-        where, value = waiting.pop()
-        seen += 1
-        if seen > LARGEST:
-            raise InputError(f"{path}: holds more than {LARGEST} values; write a smaller file")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{path}: {where}: must be a finite number; got {value}")
-        if isinstance(value, dict):
-            items: Any = value.items()
-        else:
-            items = enumerate(value) if isinstance(value, list | tuple) else ()
-        waiting += [(f"{where}.{key}" if where else str(key), item) for key, item in items]
 
 
 def _check_model(model: dict[str, Any], path: str | Path) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,14 +97,26 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
 
 
 def write_check(
-    dataset: Dataset, uses: Mapping[str, Use], path: str | Path, workers: int = 1
+    dataset: Dataset,
+    uses: Mapping[str, Use],
+    path: str | Path,
+    workers: int = 1,
+    others: Callable[[], Sequence[str]] = list,
 ) -> None:
     """Write what `check` returns as JSON, and log its warnings.
+
+    Args:
+        dataset: images, labels, ground truth.
+        uses: split -> what is needed of it.
+        path: of the JSON.
+        workers: processes.
+        others: called after them; finds errors of what is no data, a line each.
 
     Raises:
         InputError: there are errors, a line each, at most 50 and a count of the others.
     """
     report = check(dataset, uses, workers)
+    report["errors"] = [*others(), *report["errors"]]
     write_json(path, report)
     for line in report["warnings"]:
         log.warning("%s", line)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen_clip import FrozenClip
 from clip_wsss.models.weights import (
     Weights,
@@ -86,6 +86,17 @@ def load_clip(
     return FrozenClip(network, tokenizer, crop, statistics, position, PRECISIONS[precision])
 
 
+def check_clip(model: dict) -> None:
+    """Look whether an entry of `models` can be loaded, downloading no weights.
+
+    Raises:
+        InputError: as `load_clip`; of weights that a tag names, what is known before they are here.
+    """
+    config, _, name, weights = _resolve(model, download=False)
+    if weights is not None:
+        _build(config, name, weights, torch.float32)
+
+
 def load_for(entry: dict, model: dict, device: str | torch.device = "cpu") -> FrozenClip:
     """Load the CLIP of a cam entry: a `models` entry at the precision that the CAMs want.
 
@@ -102,8 +113,11 @@ def load_for(entry: dict, model: dict, device: str | torch.device = "cpu") -> Fr
     )
 
 
-def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
-    """Config, preprocessing, name of the architecture and weights of a `models` entry."""
+def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
+    """Config, preprocessing, name of the architecture and `Weights` of a `models` entry.
+
+    The weights are None where they would have to be downloaded and shall not be.
+    """
     architecture, source = model.get("architecture"), str(model["weights"])
     file = find(source)
     local = file.is_file() or file.suffix in (".pt", ".pth", ".bin", ".safetensors")
@@ -119,15 +133,12 @@ def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
         architecture = _config_beside(file)
     if architecture is None:
         config, name = infer_architecture(weights), f"inferred from {source}"
-    elif Path(architecture).suffix == ".json" or find(architecture).is_file():
+    elif Path(architecture).suffix == ".json" or is_file(architecture):
         config, name = read_architecture(find(architecture)), str(architecture)
     else:
         config, name = open_clip.get_model_config(str(architecture)), str(architecture)
         if config is None:
-            raise InputError(
-                f"models: architecture {architecture} is neither a model of open_clip "
-                "(`open_clip.list_models()`) nor the path of a model config"
-            )
+            raise _unknown(architecture)
     _refuse_towers_without_patches(config, name)
     needs_quick_gelu = weights.kind == "openai" if local else tag.get("quick_gelu", False)
     if needs_quick_gelu and not config.get("quick_gelu", False):
@@ -135,7 +146,7 @@ def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
             f"models: weights {source} are QuickGELU ones, architecture {name} is not; take the "
             '"-quickgelu" architecture or a config with "quick_gelu": true'
         )
-    if weights is None:
+    if weights is None and download:
         weights = _download(str(architecture), source, tag)
     preprocess = asdict(open_clip.transform.PreprocessCfg())
     for stated in (config.pop("preprocess_cfg", None), tag):
@@ -143,10 +154,19 @@ def _resolve(model: dict) -> tuple[dict, dict, str, Weights]:
     return config, preprocess, name, weights
 
 
+def _unknown(architecture: str) -> InputError:
+    return InputError(
+        f"models: architecture {architecture} is neither a model of open_clip "
+        "(`open_clip.list_models()`) nor the path of a model config"
+    )
+
+
 def _known_tag(architecture: str, tag: str) -> dict:
     known = open_clip.get_pretrained_cfg(architecture, tag)
     if known:
         return known
+    if Path(architecture).suffix != ".json" and open_clip.get_model_config(architecture) is None:
+        raise _unknown(architecture)
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     plain = architecture.removesuffix("-quickgelu")
     for other in (f"{plain}-quickgelu", plain):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen_clip import attend_head_by_head, mean_map
 from clip_wsss.models.weights import read_weights
 
@@ -101,13 +101,16 @@ def _rest(block: Any, x: Tensor, y: Tensor) -> Tensor:
     return x + block.ls2(block.mlp(block.norm2(x)))
 
 
-def load_timm(model: dict[str, Any], device: str | torch.device = "cpu") -> TimmTower:
+def load_timm(
+    model: dict[str, Any], device: str | torch.device = "cpu", *, download: bool = True
+) -> TimmTower:
     """Load an entry of `models` with `library: timm`.
 
     Args:
         model: architecture, a name of timm; weights, `pretrained` (timm downloads them) or a local
             file (safetensors, or a checkpoint that holds tensors alone).
         device: cpu, cuda or auto.
+        download: whether `pretrained` weights are got; without them the network is random.
 
     Raises:
         InputError: an unknown name, another kind of network than a plain ViT, or weights that are
@@ -116,11 +119,17 @@ def load_timm(model: dict[str, Any], device: str | torch.device = "cpu") -> Timm
     name, weights = model.get("architecture"), str(model["weights"])
     if name is None or not timm.is_model(name):
         raise InputError(f"models: architecture {name}: timm has no network of this name")
-    if weights != "pretrained" and not find(weights).is_file():
+    if weights != "pretrained" and not is_file(weights):
         raise InputError(f"models: weights {weights}: no such file; name a file, or `pretrained`")
+    pretrained = weights == "pretrained"
+    if pretrained and not timm.is_model_pretrained(name):
+        raise InputError(
+            f"models: architecture {name}: timm has no weights of this name; choose one of "
+            f"`timm.list_pretrained('{name.partition('.')[0]}*')`, or name a file as weights"
+        )
     options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}
     try:
-        network: Any = timm.create_model(name, pretrained=weights == "pretrained", **options)
+        network: Any = timm.create_model(name, pretrained=pretrained and download, **options)
     except Exception as error:  # whatever the library says, of a download too
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"models: architecture {name} cannot be made by timm ({reason})") from None
@@ -129,7 +138,7 @@ def load_timm(model: dict[str, Any], device: str | torch.device = "cpu") -> Timm
             f"models: architecture {name}: must be a plain VisionTransformer of timm, such as "
             f"vit_small_patch16_224.dino; it is a {type(network).__name__} of another build"
         )
-    if weights != "pretrained":
+    if not pretrained:
         _load(network, weights)
     return TimmTower(network.requires_grad_(False).eval().to(torch_device(device)))
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
+from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import add_plugins, methods_of, models_of
-from clip_wsss.core.plain import read_yaml
+from clip_wsss.core.plain import check_values, read_yaml
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find
-from clip_wsss.data.vocabulary import Vocabulary, read_vocabulary
+from clip_wsss.core.resources import is_file
+from clip_wsss.data.vocabulary import Vocabulary, duplicates, read_vocabulary
 from clip_wsss.runs.settings import (
     ENTRIES,
     Affinity,
@@ -21,6 +23,7 @@ from clip_wsss.runs.settings import (
     Settings,
     Texts,
     check_part,
+    entry_class,
     validated,
     validated_entry,
 )
@@ -31,8 +34,9 @@ GROUPS = tuple(ENTRIES)
 def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict:
     """Merge a config over the files that it names under `inherits`, the later over the earlier.
 
-    Mappings are merged key by key, everything else is replaced. Nothing is inherited that is not
-    named.
+    Mappings are merged key by key, everything else is replaced. A key that is null takes out what a
+    parent says: a group, an entry, or a setting of a method that the entry replaces. Nothing is
+    inherited that is not named.
 
     Args:
         content: of the config.
@@ -46,6 +50,9 @@ def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict
     parents = content.get("inherits", [])
     if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
         raise InputError(f"{source}: inherits: must be a list of files; got {parents!r}")
+    if twice := duplicates(parents):
+        raise InputError(f"{source}: inherits: names {twice[0]} twice; keep one")
+    _use_folders(content.get("plugins"), source)
     merged: dict = {}
     for name in parents:
         if name in line:
@@ -55,9 +62,30 @@ def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict
             raise InputError(f"{name}: must be a mapping of settings")
         merged = merge(merged, with_parents(parent, name, (*line, name)))
     own = {key: value for key, value in content.items() if key != "inherits"}
-    merged = merge(merged, own)
+    merged = _without_taken_out(merge(merged, own), merged, source)
     check_part(merged, source)
     return merged
+
+
+def _without_taken_out(merged: dict, parents: dict, source: str) -> dict:
+    """A config over its parents without what it takes out of them, by null."""
+    found = {key: one for key, one in merged.items() if one is not None or key not in parents}
+    for group in {"models", *GROUPS} & found.keys():
+        above = parents.get(group) or {}
+        if not isinstance(found[group], dict):
+            continue
+        found[group] = entries = {
+            name: one for name, one in found[group].items() if one is not None or name not in above
+        }
+        for name in entries.keys() & above.keys() if group in ENTRIES else ():
+            if isinstance(entries[name], dict) and isinstance(above[name], dict):
+                known = entry_class(group, entries[name], f"{source}: {group}.{name}").model_fields
+                entries[name] = {
+                    key: value
+                    for key, value in entries[name].items()
+                    if value is not None or key in known or key not in above[name]
+                }
+    return found
 
 
 def merge(under: dict, over: dict) -> dict:
@@ -76,6 +104,7 @@ def load_config(content: dict, source: str = "config") -> Config:
         InputError: one line: an unknown key, a wrong value, an entry that names a missing file,
             list or model.
     """
+    check_values(content, source)
     _find_plugins(source)
     merged = with_parents(dict(content), source)
     for group in GROUPS:
@@ -86,13 +115,22 @@ def load_config(content: dict, source: str = "config") -> Config:
             }
     config = validated(Config, merged, source)
     published = config.evaluation.published
-    if published is not None and not find(published).is_file():
+    if published is not None and not is_file(published):
         raise InputError(f"{source}: evaluation.published: there is no file {published}")
     vocabulary = read_vocabulary(config.dataset.vocabulary)
     for group in GROUPS:
         for name, entry in getattr(config, group).items():
             check_entry(config, entry, f"{source}: {group}.{name}", vocabulary)
     return config
+
+
+def _use_folders(folders: Any, source: str) -> None:
+    """Let methods be found in the folders of a config; anything but texts is refused later."""
+    for folder in folders if isinstance(folders, list) else ():
+        if isinstance(folder, str):
+            if not os.path.isdir(folder):
+                raise InputError(f"{source}: plugins: there is no folder {folder}")
+            add_plugins(folder)
 
 
 def _find_plugins(source: str) -> None:
@@ -139,7 +177,7 @@ def check_entry(
         _check_templates(entry, where)
     if not isinstance(entry, Segmentation) or methods_of(entry, "segmentor"):
         return
-    if not find(entry.segmentor).is_file():
+    if not is_file(entry.segmentor):
         raise InputError(f"{where}.segmentor: there is no file {entry.segmentor}")
 
 
@@ -151,7 +189,7 @@ def _check_clip(config: Config, model: str, where: str) -> None:
 def _check_templates(entry: Texts, where: str) -> None:
     """Check the template of a texts entry: `sharpest` and numbers need a list, others their {}."""
     if entry.template == "sharpest" or isinstance(entry.template, int):
-        if not find(entry.templates).is_file():
+        if not is_file(entry.templates):
             raise InputError(f"{where}.templates: there is no file {entry.templates}")
         return
     for template in [entry.template] if isinstance(entry.template, str) else entry.template:

@@ -21,7 +21,7 @@ from typing import Any
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import asks_for_towers, methods_of, models_of
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.core.shards import shard_names
 from clip_wsss.data.datasets import open_dataset
@@ -193,6 +193,8 @@ class Graph:
                         f"runs: two stages of different settings would both be {node.folder}; "
                         "change any setting of one of them"
                     )
+        for name, model in self.used_models.items():
+            _check_files(name, model)
 
     @property
     def root(self) -> Path:
@@ -231,6 +233,17 @@ class Graph:
         used = (own.cam, own.affinity, own.masks)
         names = {name for one in used if one is not None for name in models_of(one).values()}
         return {name: self.config.models[name] for name in sorted(names)}
+
+    @cached_property
+    def used_models(self) -> dict[str, Model]:
+        """The entries of `models` that the runs are made with, by name."""
+        names: set[str | None] = {name for run in self.runs for name in self.models(run)}
+        for settings in self.settings.values():
+            if (entry := settings.segmentation) is not None:
+                names |= set(models_of(entry).values())
+                if not segmentor_of(entry):
+                    names.add(_backbone(read_segmentor_file(entry.segmentor)))
+        return {name: self.config.models[name] for name in sorted(filter(None, names))}
 
     def seeds(self, node: Node) -> list[int]:
         """Seeds of a training or of its predictions, of all runs together."""
@@ -495,7 +508,7 @@ class Graph:
 
     def _segmentor_clip(self, segmentor: dict[str, Any], path: str) -> Model | None:
         """The entry of `models` that the backbone of a segmentor names, if it names one."""
-        name = (segmentor.get("model", {}).get("backbone") or {}).get("model")
+        name = _backbone(segmentor)
         if name is not None and name not in self.config.models:
             message = unknown("entry of models", str(name), self.config.models)
             raise InputError(f"{path}: model.backbone.model: {message}")
@@ -519,6 +532,11 @@ class Graph:
                 {"cam": cam.settings, "affinity": affinity.settings, "masks": masks.settings},
             ),
         }
+
+
+def _backbone(segmentor: dict[str, Any]) -> str | None:
+    """The entry of `models` that a segmentor's file names."""
+    return (segmentor.get("model", {}).get("backbone") or {}).get("model")
 
 
 _TRUNK = ("precision", "position_embedding")
@@ -599,11 +617,24 @@ def _templates(texts: Texts) -> list[str]:
     return [listed[texts.template - 1]]
 
 
+def _check_files(name: str, model: Model) -> None:
+    """Refuse an entry of `models` whose files are missing; the job `check` looks into them."""
+    weights, shape = model.weights, model.architecture or ""
+    named = find(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
+    named |= weights != "pretrained" if model.library == "timm" else model.architecture is None
+    if named and not is_file(weights):
+        raise InputError(f"models.{name}.weights: there is no file {weights}")
+    if model.library == "timm" and model.architecture is None:
+        raise InputError(f"models.{name}.architecture: is missing; give a name of timm")
+    if shape.endswith(".json") and not is_file(shape):
+        raise InputError(f"models.{name}.architecture: there is no file {shape}")
+
+
 def model_identity(model: Model) -> dict[str, Any]:
     """What decides the features of a model: contents of files, names of what is downloaded."""
     identity = model.model_dump(exclude_defaults=True, exclude={"license", "source"})
     identity["weights"] = _file(model.weights)
-    if model.architecture is not None and find(model.architecture).is_file():
+    if model.architecture is not None and is_file(model.architecture):
         identity["architecture"] = _read_json(model.architecture)
     return identity
 
@@ -630,7 +661,7 @@ def _contents(value: Any) -> Any:
 def _file(name: str) -> str:
     """Digest of a local file; what is not one (a tag, an address) stays as it is."""
     path = find(name)
-    if not path.is_file():
+    if not is_file(name):
         return name
     state = path.stat()
     return f"sha256:{_digest(str(path), state.st_size, state.st_mtime_ns)}"

@@ -17,6 +17,7 @@ from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
+from clip_wsss.core.methods import methods_of, plugin_folders
 from clip_wsss.core.resources import find
 from clip_wsss.data.check import Use
 from clip_wsss.data.datasets import open_dataset
@@ -191,6 +192,21 @@ class Plan:
         """The stamp of predictions; those of the images that are shown lie beside `val`."""
         return self.stamp(node) | {"numerics": self.predictions_stamp(split)["numerics"]}
 
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The config with its parents and defaults, which gives the same keys anywhere.
+
+        It is without where and by how many processes it ran, which changes no table, and names the
+        folders of methods that were found beside a config.
+        """
+        config = self.config
+        stages = [vars(one).values() for one in self.graph.settings.values()]
+        entries = [getattr(config, group).values() for group in GROUPS]
+        used = [one for several in (*stages, *entries) for one in several if one is not None]
+        folders = plugin_folders(method for one in used for method in methods_of(one))
+        content = config.model_dump(exclude={"compute": {"device", "workers", "predictors"}})
+        return {**content, "plugins": list(dict.fromkeys([*config.plugins, *folders]))}
+
     @cached_property
     def tables_product(self) -> Product:
         """The tables; their stamp says what they depend on besides the measurements."""
@@ -208,7 +224,7 @@ class Plan:
         content = {
             "runs": runs,
             "settings": settings,
-            "config": self.config.model_dump(exclude={"compute", "sources", "demo"}),
+            "config": self.config.model_dump(exclude={"compute", "sources", "demo", "plugins"}),
             "published": None if published is None else sha256(find(published)),
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -519,10 +535,16 @@ class Plan:
         return found
 
     @property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """The entries of `models` that the runs use, by name."""
+        return {name: model.model_dump() for name, model in self.graph.used_models.items()}
+
+    @property
     def check_stamp(self) -> dict[str, Any]:
         """What the check depends on besides its files."""
         dataset = self.config.dataset.model_dump(exclude={"splits", "train_negatives"})
         uses = {split: asdict(use) for split, use in self.uses.items()}
+        # No towers: one more in a row would read all images again, and its next job loads it.
         return {"code": self.code("check"), "dataset": dataset, "uses": uses}
 
     @property

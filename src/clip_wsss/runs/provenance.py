@@ -127,19 +127,27 @@ def hash_inputs(inputs: Sequence[Path], root: Path = Path()) -> dict[str, Any]:
     return {"files": len(hashes), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
 
 
-def portable(value: Any, root: Path = Path()) -> Any:
+def portable(value: Any, root: Path = Path(), *, keep: bool = False) -> Any:
     """Return settings without absolute paths.
 
     Paths below the project become relative to it; of others only the name is kept, as
     `<outside>/name`.
+
+    Args:
+        value: settings.
+        root: folder of the project.
+        keep: leave paths outside of it as they are, for what is to be read again.
     """
     if isinstance(value, dict):
-        return {key: portable(item, root) for key, item in value.items()}
+        return {key: portable(item, root, keep=keep) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [portable(item, root) for item in value]
+        return [portable(item, root, keep=keep) for item in value]
     if isinstance(value, Path):
         value = str(value)
-    return _portable_path(value, root) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    path = _portable_path(value, root)
+    return value if keep and path.startswith("<outside>/") else path
 
 
 def _portable_path(text: str, root: Path) -> str:

@@ -8,6 +8,7 @@ one gets a new name.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
@@ -20,7 +21,7 @@ from clip_wsss.core.registry import unknown
 from clip_wsss.labels.online import OnlineSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
+Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -298,6 +299,9 @@ class Compute(Settings):
 class Config(Settings):
     """A whole config."""
 
+    plugins: list[Text] = Field(
+        [], description="folders of methods, beside those of the config and of the call"
+    )
     dataset: Dataset
     demo: Demo | None = None
     sources: Sources | None = None
@@ -336,25 +340,21 @@ def validated_entry(group: str, content: Any, source: str) -> Settings:
 
     Args:
         group: of `ENTRIES`.
-        content: of the entry; a part that is null and no setting is as if it were not there, so
-            that a config can take out what its parent says of a method that it replaces.
+        content: of the entry.
         source: for messages.
 
     Raises:
         InputError: as `validated`, or a method that is not there or does not fit its kind.
     """
-    return validated(*_of_methods(group, content, source), source, ".")
+    return validated(entry_class(group, content, source), content, source, ".")
 
 
-def _of_methods(group: str, content: Any, source: str) -> tuple[type[Settings], Any]:
-    """The class of an entry by the methods that it names, and what of its content counts."""
-    if not isinstance(content, dict):
-        return ENTRIES[group], content
+def entry_class(group: str, content: Any, source: str) -> type[Settings]:
+    """The class of an entry by the methods that it names. Raises InputError as `with_methods`."""
     try:
-        kind = with_methods(ENTRIES[group], content)
+        return with_methods(ENTRIES[group], content if isinstance(content, dict) else {})
     except InputError as error:
         raise InputError(f"{source}.{error}") from None
-    return kind, {k: v for k, v in content.items() if v is not None or k in kind.model_fields}
 
 
 def check_part(content: dict, source: str) -> None:
@@ -370,7 +370,7 @@ def check_part(content: dict, source: str) -> None:
             del rest[group]
             for name, one in entries.items():
                 where = f"{source}: {group}.{name}"
-                validated(*_of_methods(group, one, where), where, ".", part=True)
+                validated(entry_class(group, one, where), one, where, ".", part=True)
     validated(Config, rest, source, part=True)
 
 
@@ -409,6 +409,9 @@ def validated(
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
         joint = joint if errors[0]["loc"] else ": "
         raise InputError(f"{source}{joint}{line}") from None
+    except Exception as error:  # whatever a validator of a method's settings raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{source}: the settings cannot be checked ({reason})") from None
 
 
 _KINDS = {
@@ -419,11 +422,19 @@ _KINDS = {
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "frozen_set_type": "a list",
+    "path_type": "text",
+    "none_required": "null",
+    "invalid_key": "under a key that is text",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "string_too_short": "not empty",
     "too_short": "a list that is not empty",
 }
+SHOWN = 100  # characters of a value in a message
+_TRIED = re.compile(r"(constrained|function|json|lax|tuple|list|set|frozenset|dict|literal)(\[|-)")
 _BOUNDS = {
     "greater_than": ("more than", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -434,31 +445,36 @@ _BOUNDS = {
 
 def _message(kind: type[BaseModel], error: ErrorDetails) -> str:
     """The first error as "key: what is wrong"."""
-    place = [str(part) for part in error["loc"] if part != "[key]"]
     found, context, got = error["type"], error.get("ctx", {}), error["input"]
     # A union adds the name of the kind that it tried to the place.
-    while (place and place[-1] in ("str", "int", "list[constrained-str]")) or (
-        place and place[-1].startswith(("constrained-", "list[", "function-"))
-    ):
+    place = [str(p) for p in error["loc"] if p != "[key]" and not _TRIED.match(str(p))]
+    while place and place[-1] in ("str", "int", "float", "bool"):
         place.pop()
     where = ".".join(place)
     prefix = f"{where}: " if where else ""
+    said = got if isinstance(got, str) else repr(got)
+    said = said if len(said) <= SHOWN else f"{said[:SHOWN]}..."
+    if found == "extra_forbidden" and got is None:
+        return f"{prefix}null takes out what a parent says here, and none does; remove it"
     if found == "extra_forbidden":
         return f"{prefix}{unknown('key', place[-1], _keys(kind, place[:-1]))}"
     if found == "missing":
         return f"{prefix}is missing"
-    if found == "literal_error":
+    if found in ("literal_error", "enum"):
         allowed = context["expected"].replace("'", "").replace(" or ", ", ")
-        return f"{prefix}must be one of {allowed}; got {got}"
+        return f"{prefix}must be one of {allowed}; got {said}"
     if found in _BOUNDS:
         words, bound = _BOUNDS[found]
-        return f"{prefix}must be {words} {context[bound]:g}; got {got}"
+        return f"{prefix}must be {words} {context[bound]:g}; got {said}"
     if found == "string_pattern_mismatch" and place[-1:] == ["md5"]:
-        return f"{prefix}must be 32 small hexadecimal digits; got {got}"
+        return f"{prefix}must be 32 small hexadecimal digits; got {said}"
     if found == "string_pattern_mismatch":
-        return f"{prefix}`{got}` may hold letters, digits, _ + - and inner dots only"
+        return f"{prefix}`{said}` may hold letters, digits, _ + - and inner dots only"
+    if found == "string_too_long":
+        return f"{prefix}must have at most {context['max_length']} characters; got {said}"
     if found in _KINDS:
-        return f"{prefix}must be {_KINDS[found]}; got {got!r}"
+        said = f"'{said}'" if isinstance(got, str) else said
+        return f"{prefix}must be {_KINDS[found]}; got {said}"
     if found == "value_error":
         return f"{prefix}{context['error']}"
     return f"{prefix}{' '.join(error['msg'].split())}"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +14,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from clip_wsss.core.methods import KINDS, method, named, registered, with_methods
 from clip_wsss.runs.settings import ENTRIES, Config
@@ -32,7 +33,18 @@ _METHODS = """
 
 Where a value names a method, its settings stand beside it (`cam`, `affinity`, `online`) or below
 its name (`masks`, `inference`, `segmentation`). [extending.md](extending.md) shows one of a kind.
-A config that replaces a method of its parent takes out that method's settings by `name: null`.
+A config that replaces a method of its parent takes out that method's settings by `name: null`; an
+entry or a group of a parent goes the same way. Where no parent says anything, null is refused.
+
+Methods are looked up in the environment, beside the config, in the directory of the call, and in
+the folders that the key `plugins` lists.
+
+A setting of a method of your own may be a bool, int, float or str, a `Literal` of them, an `Enum`
+of texts, a `list`, `tuple`, `set` or `dict[str, ...]`, a `Path`, or a `clip_wsss.Settings`. In YAML
+a tuple or a set is a list, an enum its value.
+
+YAML's versions read some unquoted words differently. `010`, `1_000`, `0x10`, `12:30`, dates, `yes`,
+`no`, `on` and `off` are refused, in cells too, and in files `1e-5` (write `1.0e-5`).
 """
 
 
@@ -155,18 +167,25 @@ def _kind(annotation: Any) -> str:
     if choices and all(isinstance(choice, str) for choice in choices):
         return ", ".join(f"`{choice}`" for choice in choices)
     origin = getattr(annotation, "__origin__", None)
-    if origin in (list, dict):
-        return f"{'list' if origin is list else 'mapping'} of {_kind(choices[-1])}"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return ", ".join(f"`{one.value}`" for one in annotation)
+    if origin in (list, tuple, set, frozenset, dict):
+        kinds = choices[1:] if origin is dict else [one for one in choices if one is not ...]
+        names = dict.fromkeys(map(_kind, kinds))
+        return f"{'mapping' if origin is dict else 'list'} of {' and '.join(names)}"
     if choices:
         return " or ".join(dict.fromkeys(map(_kind, choices)))
-    names = {str: "text", int: "integer", float: "number", bool: "true or false"}
-    return names.get(annotation, getattr(annotation, "__name__", "any value").lower())
+    words: dict[Any, str] = {
+        str: "text", Path: "text", int: "integer", float: "number", bool: "true or false",
+    }  # fmt: skip
+    return words.get(annotation, getattr(annotation, "__name__", "any value").lower())
 
 
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return ""
-    return f"`{yaml.safe_dump(field.default, default_flow_style=True).splitlines()[0]}`"
+    default = to_jsonable_python(field.default)
+    return f"`{yaml.safe_dump(default, default_flow_style=True).splitlines()[0]}`"
 
 
 def main() -> None:

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import KINDS, method, methods_of, with_methods
 from clip_wsss.core.pickles import look_into
+from clip_wsss.core.plain import check_values, plain_value
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find
-from clip_wsss.core.segmentors import read_segmentor_file
+from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.segmentors import MAKES_LABELS, read_segmentor_file
 from clip_wsss.labels.online import resolved
 from clip_wsss.runs.config import GROUPS, check_entry, merge
 from clip_wsss.runs.settings import (
@@ -107,7 +106,11 @@ def resolve(config: Config, group: str, cell: str) -> Settings:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise InputError(f"{group}: `{cell}`: {key}: {parent} holds no settings")
-        place[last] = _value(text, f"{group}: `{cell}`: {key}")
+        try:
+            place[last] = plain_value(text)
+        except InputError as error:
+            raise InputError(f"{group}: `{cell}`: {key}: {error}") from None
+    check_values(said, f"{group}: `{cell}`")
     return validated_entry(group, _changed(content, said, group), f"{group} `{cell}`")
 
 
@@ -120,18 +123,6 @@ def _changed(content: dict, said: dict, group: str) -> dict:
         return merged
     gone = before.model_fields.keys() - after.model_fields.keys() - said.keys()
     return {key: value for key, value in merged.items() if key not in gone}
-
-
-def _value(text: str, where: str) -> Any:
-    """The value that a cell writes: a number, true, false, null or a word."""
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise InputError(f"{where}: {text} is not a value that can be read") from None
-    try:
-        return float(text) if isinstance(value, str) else value  # YAML takes 1e-05 for text
-    except ValueError:
-        return value
 
 
 def run_settings(config: Config, run: Run) -> RunSettings:
@@ -255,22 +246,28 @@ def _check_training(config: Config, entry: Segmentation, where: str) -> None:
     """Refuse what would stop a training after hours of CAMs."""
     if entry.precision == "amp" and config.compute.device == "cpu":
         raise InputError(f"{where}: precision: amp needs CUDA; set it to float32")
-    built = methods_of(entry, "segmentor")
-    init = entry.init or (None if built else read_segmentor_file(entry.segmentor).get("init"))
-    init = init or "random"
+    file = {} if methods_of(entry, "segmentor") else read_segmentor_file(entry.segmentor)
+    kind = file["model"]["type"] if file else None  # a function says it when it is called
+    if kind is not None and (kind == MAKES_LABELS) != (entry.labels == "online"):
+        raise InputError(
+            f"{where}: labels: {entry.labels} needs a segmentor "
+            f"{'of' if entry.labels == 'online' else 'of another'} type {MAKES_LABELS}; "
+            f"{entry.segmentor} is of type {kind}; change one of the two"
+        )
+    init = entry.init or file.get("init") or "random"
     if init == "required":
         raise InputError(
             f"{where}: init: {entry.segmentor} starts from weights that the run must name; set "
             "init to a file or an address with its checksum"
         )
-    if init != "random" and "://" not in init and not find(init).is_file():
+    if init != "random" and "://" not in init and not is_file(init):
         raise InputError(f"{where}: init: there is no file {init}; get it, or set init to random")
-    if find(init).is_file():
+    if is_file(init):
         look_into(find(init))
 
 
 def _read_table(path: Path) -> list[Run]:
-    if not find(path).is_file():
+    if not is_file(path):
         raise InputError(f"runs.tables: there is no file {path}")
     if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", path.stem):
         raise InputError(

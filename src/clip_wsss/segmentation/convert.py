@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from mmengine import Config
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.plain import dump_yaml
 from clip_wsss.core.segmentors import checked
 
 
@@ -27,7 +27,7 @@ def convert(config: str | Path, out: str | Path) -> None:
     except Exception as error:  # it is a program
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{config}: cannot be executed ({reason}); correct it") from None
-    text = yaml.safe_dump(_lists(checked(content, config, True)), sort_keys=False)
+    text = dump_yaml(_lists(checked(content, config, True)), sort_keys=False)
     Path(out).write_text(text, encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.pickles import Stored, look_into, state_dict
 from clip_wsss.core.registry import unknown
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 
 RANDOM = "random"  # none
 REQUIRED = "required"  # in a segmentor's file: the run must say
@@ -61,7 +61,7 @@ def fetch(init: str | None) -> Path | None:
                 "torchvision://ResNet101_Weights.IMAGENET1K_V1"
             ) from None
     elif "://" not in init:
-        if not find(init).is_file():
+        if not is_file(init):
             raise InputError(f"init: there is no file {init}; get it, or set init to random")
         return find(init)
     if not checksum and (found := re.search(r"-([0-9a-f]{8,})\.\w+$", address)):

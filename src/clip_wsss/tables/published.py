@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 from clip_wsss.runs.stages import SCORED
 
 COLUMNS = ("method", "stage", "split", "miou", "source", "note")
@@ -21,7 +21,7 @@ def read_published(path: str | Path) -> pd.DataFrame:
         InputError: a missing file or column, an unknown stage, a figure beyond 0 to 100.
     """
     path = Path(path)
-    if not find(path).is_file():
+    if not is_file(path):
         raise InputError(f"evaluation.published: there is no file {path}; null quotes nothing")
     table = pd.read_csv(find(path), dtype=str, keep_default_na=False)
     if list(table.columns) != list(COLUMNS):

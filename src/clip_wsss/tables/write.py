@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-import yaml
 
 from clip_wsss.core.files import write_text
+from clip_wsss.core.plain import dump_yaml
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.graph import Node, described
 from clip_wsss.runs.plan import Plan
@@ -134,7 +134,8 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     For each runs table `<table>.csv`, `.md` and `.tex`; for all runs `figures.csv` (one line a
     figure), `per_class.csv` and `.md`, `confidence.csv` (the mu curves), `metrics.json` and
     `headline.csv` (for DVC), `runs.json` (for clip_wsss.compare), `index.csv` (the folder of every
-    stage of a run), and `config.yaml` (the resolved config). In the folder of every stage
+    stage of a run), and `config.yaml` (the resolved config, which can be used as one: paths outside
+    of the project are in it as they were given). In the folder of every stage
     `settings.yaml`: its settings and those of the stages before it, defaults left out.
 
     Args:
@@ -174,15 +175,9 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     _write_json(_runs(rows, plan), out_dir / "runs.json")
     folders = pd.DataFrame(described(plan.graph), columns=["run", "stage", "folder"])
     _write_csv(folders, out_dir / "index.csv")
-    # Where and by how many processes it ran changes no table.
-    resolved = plan.config.model_dump(exclude={"compute": {"device", "workers", "predictors"}})
-    write_text(out_dir / "config.yaml", _yaml(resolved))
+    write_text(out_dir / "config.yaml", dump_yaml(portable(plan.resolved, keep=True)))
     for file, lineage in plan.lineages.items():
-        write_text(file, _yaml(lineage))
-
-
-def _yaml(settings: dict) -> str:
-    return yaml.safe_dump(portable(settings), sort_keys=True, allow_unicode=True)
+        write_text(file, dump_yaml(portable(lineage)))
 
 
 def percent(share: float) -> float:

@@ -15,10 +15,12 @@ from pydantic import ValidationError
 from clip_wsss.core import methods
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import KINDS, PLUGINS, add_plugins, method, methods_of, registered
+from clip_wsss.core.plain import dump_yaml
 from clip_wsss.masks.context import MaskContext
-from clip_wsss.runs.config import load_config, merge
+from clip_wsss.runs.config import load_config, merge, read_config, with_parents
 from clip_wsss.runs.graph import Graph
 from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.provenance import portable
 from clip_wsss.runs.settings import validated_entry
 from clip_wsss.runs.table import read_runs, resolve
 
@@ -244,14 +246,28 @@ def test_a_setting_with_the_name_of_the_entrys_own_is_refused(beside):
         validated_entry("masks", {"refinement": "masks_:source"}, "masks.x")
 
 
-def test_null_takes_out_what_a_parent_says_of_another_method(beside):
-    beside(own=BLUR)
-    parent = {"refinement": "crf", "crf": {"iterations": 5}}
-    own = {"refinement": "own:blur", "blur": {"sigma": 3.0}}
+def test_null_takes_out_what_a_parent_says(beside):
+    folder = beside(own=BLUR)
+    parent = {"masks": {"x": {"refinement": "crf", "crf": {"iterations": 5}}, "y": {}}, "demo": {}}
+    (folder / "parent.yaml").write_text(yaml.safe_dump(parent), encoding="utf-8")
+
+    def over(**own):
+        own["inherits"] = [str(folder / "parent.yaml")]
+        return with_parents(own, "own.yaml")
+
+    blur = {"refinement": "own:blur", "blur": {"sigma": 3.0}}
     with pytest.raises(InputError, match="unknown key `crf`"):
-        validated_entry("masks", merge(parent, own), "masks.x")
-    found = validated_entry("masks", merge(parent, own | {"crf": None}), "masks.x")
-    assert found == validated_entry("masks", own, "masks.x")
+        over(masks={"x": blur})
+    assert over(masks={"x": blur | {"crf": None}})["masks"] == {"x": blur, "y": {}}
+    assert over(masks={"x": None})["masks"] == {"y": {}}
+    assert over(masks=None, demo=None) == {}
+    line = r"own.yaml: masks.{}: null takes out what a parent says here, and none does; remove it"
+    with pytest.raises(InputError, match=line.format("x.foo")):
+        over(masks={"x": {"foo": None}})
+    with pytest.raises(InputError, match=line.format("x.crf.foo")):
+        over(masks={"x": {"crf": {"foo": None}}})
+    with pytest.raises(InputError, match=r"masks.z: must be a mapping; got None"):
+        over(masks={"z": None})
 
 
 def test_a_cell_that_switches_the_method_drops_the_old_ones_settings(beside, content):
@@ -268,6 +284,104 @@ def test_a_cell_that_switches_the_method_drops_the_old_ones_settings(beside, con
     assert resolve(config, "affinity", "caa,power=3").layers == 2, "the others stay"
     with pytest.raises(InputError, match="unknown key `layers`"):
         resolve(config, "affinity", "caa,method=own:blur,layers=3")
+
+
+RICH = """
+import enum
+from pathlib import Path
+from typing import Annotated, Literal
+from pydantic import Field, field_validator
+from clip_wsss import Settings
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+class Inner(Settings):
+    sides: tuple[int, int] = (1, 2)
+
+class Rich(Settings):
+    scales: tuple[float, ...] = (1.0,)
+    pair: tuple[int, float] | None = None
+    sides: Annotated[tuple[Literal["left", "right"], ...], Field(min_length=1)] = ("left",)
+    names: set[str] = {"b", "a"}
+    numbers: frozenset[int] = frozenset()
+    colour: Colour = Colour.RED
+    colours: set[Colour] = set()
+    file: Path = Path("x")
+    inner: Inner = Inner()
+    pairs: list[tuple[int, int]] = []
+    table: dict[str, tuple[int, ...]] = {}
+    amount: float = 1.0
+
+    @field_validator("amount")
+    @classmethod
+    def _check(cls, value):
+        return 1 / (value - 7) and value
+
+def rich(context, settings: Rich):
+    return context.maps
+"""
+SAID = {
+    "scales": [1, 0.5], "pair": [1, 2], "sides": ["right", "left"], "names": ["z", "y", "x"],
+    "numbers": [3, 2], "colour": "blue", "colours": ["red"], "file": "a/b",
+    "inner": {"sides": [3, 4]}, "pairs": [[1, 2]], "table": {"k": [1]},
+}  # fmt: skip
+
+
+def test_lists_and_words_of_yaml_become_tuples_sets_enums_and_paths(beside, content):
+    folder = beside(own=RICH)
+    entry = {"method": "own:rich", **SAID}
+    found = validated_entry("affinity", entry, "x")
+    assert (found.scales, found.pair, found.sides) == ((1.0, 0.5), (1, 2.0), ("right", "left"))
+    assert (found.names, found.numbers) == ({"x", "y", "z"}, {2, 3})
+    assert (found.colour.name, found.file) == ("BLUE", Path("a/b"))
+    assert (found.inner.sides, found.pairs, found.table) == ((3, 4), [(1, 2)], {"k": (1,)})
+    said = found.model_dump(exclude_defaults=True)
+    plain = {**SAID, "names": ["x", "y", "z"], "numbers": [2, 3]}
+    assert said == {"method": "own:rich", **plain}, "a set is sorted"
+    assert validated_entry("affinity", said, "x") == found
+    own = method("affinity", "own:rich").bound(found.model_dump()).keywords["settings"]
+    assert own.model_dump(exclude_defaults=True) == plain, "what a job gets"
+    keys = []
+    for order in (["z", "y", "x"], ["x", "y", "z"]):
+        change = {"affinity": {"rich": {**entry, "names": order}}}
+        _, graph = planned(folder, content, change, "a\tphoto\tsoftmax\trich\t-\n")
+        node = graph.paths["a"]["affinity"]
+        keys.append((node.key, node.label, dump_yaml(Plan(graph).resolved)))
+    assert keys[0] == keys[1]
+    assert node.label.startswith("rich+colour=blue+colours=red+file=a-b+sides=3_4+names=x_y_z")
+    small = {"method": "own:rich", "scales": [1.0], "names": ["a", "b"]}
+    assert validated_entry("affinity", small, "x").model_dump(exclude_defaults=True).keys() == {
+        "method"
+    }, "defaults"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ({"scales": 1.0}, "x.scales: must be a list; got 1.0"),
+        ({"scales": [1.0, "2"]}, "x.scales.1: must be a number; got '2'"),
+        ({"scales": [True]}, "x.scales.0: must be a number; got True"),
+        ({"scales": [float("nan")]}, "x.scales.0: must be a finite number; got nan"),
+        ({"pair": [1.0, 2]}, "x.pair.0: must be an integer; got 1.0"),
+        ({"pair": [1]}, "x.pair.1: is missing"),
+        ({"sides": []}, "x.sides: must be a list that is not empty; got []"),
+        ({"sides": ["up"]}, "x.sides.0: must be one of left, right; got up"),
+        ({"names": {"a": 1}}, "x.names: must be a list; got {'a': 1}"),
+        ({"numbers": ["1"]}, "x.numbers.0: must be an integer; got '1'"),
+        ({"colour": "green"}, "x.colour: must be one of red, blue; got green"),
+        ({"colour": True}, "x.colour: must be one of red, blue; got True"),
+        ({"file": 3}, "x.file: must be text; got 3"),
+        ({"inner": {"sides": [1, 2, 3]}}, "x.inner.sides: "),
+        ({"amount": 7.0}, "x: the settings cannot be checked (ZeroDivisionError: "),
+    ],
+)
+def test_their_items_stay_strict(beside, said, line):
+    beside(own=RICH)
+    with pytest.raises(InputError) as error:
+        validated_entry("affinity", {"method": "own:rich", **said}, "x")
+    assert str(error.value).startswith(line)
 
 
 # ---- keys ----------------------------------------------------------------------------------------
@@ -372,8 +486,37 @@ def test_the_process_of_a_job_finds_what_lies_beside_the_config(beside, content,
     assert (made.returncode, made.stdout) == (0, "own:blur\n"), made.stderr
 
 
+def test_the_resolved_config_finds_what_lay_beside_the_config(beside, content, monkeypatch):
+    """Read again from another folder, by a process that knows nothing of the first one."""
+    folder = beside(own=BLUR)
+    (folder / "mine.pt").write_bytes((ROOT / content["models"]["demo"]["weights"]).read_bytes())
+    shape = content["models"]["demo"]["architecture"]
+    change = {
+        "models": {"mine": {"architecture": shape, "weights": str(folder / "mine.pt")}},
+        "affinity": {"mine": {"method": "own:blur", "tower": "mine"}},
+    }
+    rows = "a\tphoto\tsoftmax\tmine\tcrf,refinement=own:blur,blur.sigma=3\n"
+    _, graph = planned(folder, content, change, rows)
+    before = {name: path["masks"].key for name, path in graph.paths.items()}
+    other = folder.parent / "other/config.yaml"
+    other.parent.mkdir()
+    other.write_text(dump_yaml(portable(Plan(graph).resolved, keep=True)), encoding="utf-8")
+    monkeypatch.setenv(PLUGINS, "")
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one != str(folder)])
+    monkeypatch.delitem(sys.modules, "own")
+    methods._method.cache_clear()
+    config = read_config(other)
+    assert config.plugins == [os.path.relpath(folder)]
+    after = Graph(config, read_runs(config))
+    assert {name: path["masks"].key for name, path in after.paths.items()} == before
+    with pytest.raises(InputError, match=r"my.yaml: plugins: there is no folder nowhere"):
+        load_config({"plugins": ["nowhere"]}, "my.yaml")
+
+
 BAD = """
-from pydantic import Field
+import datetime
+import enum
+from pydantic import BaseModel, ConfigDict, Field
 from clip_wsss import Settings
 
 class Undefined(Settings):
@@ -385,9 +528,51 @@ class Outside(Settings):
 class Aliased(Settings):
     amount: float = Field(1.0, alias="alpha")
 
+class Lenient(Settings):
+    model_config = ConfigDict(allow_inf_nan=True)
+    amount: float = 1.0
+
+class Lost(Settings):
+    amounts: list[float] = Field([float("nan")])
+
+class Unbounded(Settings):
+    amount: float = Field(float("inf"), allow_inf_nan=True)
+
+class Foreign(BaseModel):
+    amount: float = 1.0
+
+class Part(Settings):
+    when: datetime.date | None = None
+
+class Raw(Settings):
+    content: bytes = b""
+
+class Numbered(Settings):
+    weights: dict[int, float] = {}
+
+class Level(enum.Enum):
+    ONE = 1
+
+class Levelled(Settings):
+    level: Level = Level.ONE
+
+class Outer(Settings):
+    part: Foreign = Foreign()
+
+class Deep(Settings):
+    part: Part = Part()
+
 def undefined(context, settings: Undefined): ...
 def outside(context, settings: Outside): ...
 def aliased(context, settings: Aliased): ...
+def lenient(context, settings: Lenient): ...
+def lost(context, settings: Lost): ...
+def unbounded(context, settings: Unbounded): ...
+def raw(context, settings: Raw): ...
+def numbered(context, settings: Numbered): ...
+def levelled(context, settings: Levelled): ...
+def outer(context, settings: Outer): ...
+def deep(context, settings: Deep): ...
 async def later(context): ...
 def stream(context):
     yield context
@@ -402,6 +587,14 @@ def first(settings: Undefined, context): ...
         ("undefined", r"setting amount: its default cannot be \(Input should be a finite number"),
         ("outside", r"setting amount: its default cannot be \(Input should be greater than 0"),
         ("aliased", r"setting amount: must have no alias"),
+        ("lenient", r"Lenient.model_config: allow_inf_nan must be False"),
+        ("lost", r"setting amounts.0: its default cannot be \(Input should be a finite number"),
+        ("unbounded", r"affinity: amount: must be a finite number; got inf"),
+        ("raw", r"setting content: a config cannot say bytes; use bool, int, float, str"),
+        ("numbered", r"setting weights: a config cannot say dict\[int, float\]; use"),
+        ("levelled", r"setting level: a config cannot say Level; use"),
+        ("outer", r"setting part: a config cannot say Foreign; use .* or a clip_wsss.Settings"),
+        ("deep", r"setting part: setting when: a config cannot say date; use"),
         ("later", r"must be a plain function"),
         ("stream", r"must be a plain function"),
         ("keyword", r"must take \(context\) or \(context, settings\), settings last"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clip_wsss.core import resources
-from clip_wsss.core.resources import checkout, find, project, use_workflow
+from clip_wsss.core.resources import checkout, find, is_file, project, use_workflow
 
 NAME = "config/templates/imagenet20.txt"
 CLIP = "src/clip_wsss/demo/clip/model.json"
@@ -33,6 +33,11 @@ def test_the_file_of_the_user_comes_first_and_keeps_its_name(tmp_path):
 @pytest.mark.parametrize("name", ["config/no.txt", "openai", "config", "/no/such/file", "../no"])
 def test_what_is_no_file_stays_as_it_is_written(name):
     assert find(name) == Path(name)
+
+
+def test_a_name_that_no_file_can_have():
+    assert not is_file("x" * 3000)
+    assert find("x" * 3000).name == "x" * 3000
 
 
 def test_an_installed_package(tmp_path, monkeypatch):

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import KINDS, method, registered, with_methods
+from clip_wsss.core.plain import dump_yaml
 from clip_wsss.labels.online import OnlineSettings
 from clip_wsss.labels.weclip import LabelSettings
 from clip_wsss.masks.refinements.par import ParSettings
 from clip_wsss.runs import settings_docs
 from clip_wsss.runs.config import load_config, read_config, read_yaml, with_parents
+from clip_wsss.runs.graph import Graph
+from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.provenance import portable
 from clip_wsss.runs.settings import (
     ENTRIES,
     Config,
@@ -23,6 +27,7 @@ from clip_wsss.runs.settings import (
     Settings,
     validated_entry,
 )
+from clip_wsss.runs.table import read_runs
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -185,6 +190,20 @@ def test_a_parent_is_checked_by_itself(tmp_path):
     own = {"inherits": [path], "segmentation": {"x": {"mu": 2}}}
     with pytest.raises(InputError, match=r"own\.yaml: segmentation\.x\.mu: must be at most 1"):
         with_parents(own, "own.yaml")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "voc12.yaml", "coco14.yaml"])
+def test_the_resolved_config_gives_the_same_keys(name, tmp_path):
+    def keys(config):
+        graph = Graph(config, read_runs(config))
+        paths = {run: {k: n.key for k, n in path.items()} for run, path in graph.paths.items()}
+        return paths, dump_yaml(portable(Plan(graph).resolved, keep=True))
+
+    paths, text = keys(read_config(f"config/{name}"))
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    assert keys(read_config(tmp_path / "config.yaml")) == (paths, text)
+    assert str(ROOT) not in text
+    assert yaml.safe_load(text) == read_yaml(tmp_path / "config.yaml"), "as Snakemake reads it"
 
 
 def test_a_cycle_of_parents_is_refused(tmp_path):

@@ -8,6 +8,7 @@ import yaml
 from clip_wsss.core.errors import InputError
 from clip_wsss.runs import table as runs
 from clip_wsss.runs.config import load_config, read_config
+from clip_wsss.runs.graph import Graph
 
 ROOT = Path(__file__).parents[3]
 HEADER = "name\tbase\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\tnote\n"
@@ -182,6 +183,79 @@ def test_what_would_stop_a_training_late_stops_at_once(config, read, changes, li
     config["segmentation"]["cgl"].update(changes)
     with pytest.raises(InputError, match=line):
         read(HEADER + ROW)
+
+
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [
+        (
+            "cgl,labels=online",
+            "labels: online needs a segmentor of type WeCLIP; config/",
+        ),
+        ("weclip,labels=masks", "labels: masks needs a segmentor of another type"),
+        (
+            "weclip,segmentor=config/segmentors/frozen-clip.yaml",
+            "frozen-clip.yaml is of type EncoderDecoder; change one of the two",
+        ),
+        (
+            "cgl,segmentor=config/segmentors/online/weclip-demo.yaml",
+            "needs a segmentor of another type WeCLIP; config/segmentors/online/weclip-demo.yaml",
+        ),
+    ],
+)
+def test_a_segmentor_that_cannot_make_its_labels_is_refused(config, read, cell, line):
+    config["segmentation"]["weclip"].pop("online")
+    with pytest.raises(InputError) as error:
+        read(HEADER + ROW.replace("\tcgl\t", f"\t{cell}\t"))
+    assert line in str(error.value)
+    assert f"row `one`: segmentation `{cell}`: labels: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [
+        ("caa,layers=010", "layers: `010`: some readers of YAML"),
+        ("caa,layers=1_0", "layers: `1_0`: some readers"),
+        ("caa,layers=0x2", "layers: `0x2`: some readers"),
+        ("caa,layers=12:30", "layers: `12:30`: some readers"),
+        ("caa,layers=1e1", "layers: must be an integer; got 10.0"),
+        ("caa,layers=2.0", "layers: must be an integer; got 2.0"),
+        ("caa,layers=true", "layers: must be an integer; got True"),
+        ("caa,layers=yes", "layers: `yes`: some readers"),
+        ("caa,layers=~", "layers: must be an integer; got None"),
+        ("caa,layers=2001-01-01", "layers: `2001-01-01`: some readers"),
+        ("caa,threshold=.nan", "threshold: must be a finite number; got nan"),
+        ("caa,threshold=1e999", "threshold: must be a finite number; got inf"),
+        ("caa,threshold=nan", "threshold: must be a number; got 'nan'"),
+        ("caa,layers=99999999999999999999", "layers: must be less than 2**63 from zero"),
+        ("caa,foo=null", "foo: null takes out what a parent says here, and none does"),
+        ("caa," + "layers=" + 200 * "9", "layers: must be an integer; got '999"),
+    ],
+)  # fmt: skip
+def test_a_value_of_a_cell_is_read_in_one_way(read, cell, line):
+    with pytest.raises(InputError) as error:
+        read(HEADER + ROW.replace("\tcaa\t", f"\t{cell}\t"))
+    assert line in str(error.value).replace(cell, "...")
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ({"weights": "no.pt"}, "models.demo.weights: there is no file no.pt"),
+        ({"weights": "pyproject"}, None),  # a tag, which the job `check` looks up
+        ({"architecture": None, "weights": "openai"}, "demo.weights: there is no file openai"),
+        ({"architecture": "no.json"}, "models.demo.architecture: there is no file no.json"),
+    ],
+)
+def test_a_tower_whose_file_is_missing_is_refused(config, read, model, line):
+    config["models"]["demo"].update(model)
+    config["runs"]["tables"] = ["config/runs/ladder.tsv"]
+    loaded = load_config(config)
+    if line is None:
+        assert Graph(loaded, runs.read_runs(loaded)).used_models.keys() == {"demo"}
+        return
+    with pytest.raises(InputError, match=line):
+        Graph(loaded, runs.read_runs(loaded))
 
 
 def test_a_missing_table_is_named(config):

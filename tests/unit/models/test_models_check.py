@@ -1,0 +1,106 @@
+"""Towers that cannot be loaded are said before the first map, and nothing is downloaded for it."""
+
+import json
+
+import open_clip
+import pytest
+import timm
+import torch
+from clip_cases import make_openai_state_dict, small_config, write_model
+from safetensors.torch import save_file
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.data.check import Use, write_check
+from clip_wsss.models.check import check_models
+
+TIMM = {"library": "timm", "architecture": "vit_tiny_patch16_224"}
+
+
+@pytest.fixture(autouse=True)
+def _no_download(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("nothing is to be downloaded")
+
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained", refuse)
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", refuse)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Entries of `models` by what is wrong with their file."""
+    config = small_config()
+    state = make_openai_state_dict(config)
+    entries = {"good": write_model(tmp_path, config, state)}
+    (tmp_path / "wide.json").write_text(json.dumps(small_config(width=48)), encoding="utf-8")
+    entries["shape"] = {**entries["good"], "architecture": str(tmp_path / "wide.json")}
+    (tmp_path / "junk.pt").write_bytes(b"no weights")
+    entries["junk"] = {**entries["good"], "weights": str(tmp_path / "junk.pt")}
+    torch.save([1, 2], tmp_path / "list.pt")
+    entries["list"] = {**entries["good"], "weights": str(tmp_path / "list.pt")}
+    (tmp_path / "bad.json").write_text("{}", encoding="utf-8")
+    entries["json"] = {**entries["good"], "architecture": str(tmp_path / "bad.json")}
+    save_file({"head.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    entries["timm"] = {**TIMM, "weights": str(tmp_path / "other.safetensors")}
+    return {name: {"library": "open_clip", **entry} for name, entry in entries.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("shape", "does not fit the architecture"),
+        ("junk", "junk.pt: the weights cannot be read ("),
+        ("list", "list.pt: holds no state dict of a CLIP model"),
+        ("json", "bad.json: an open_clip model config has the keys embed_dim"),
+        ("timm", "other.safetensors: lacks blocks.0.attn.proj.bias; is it of another"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_a_line(files, name, line):
+    (said,) = check_models({"good": files["good"], name: files[name]})
+    assert said.startswith(f"models.{name}: ")
+    assert line in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ({"architecture": "ViT-B-61", "weights": "openai"}, "architecture ViT-B-61 is neither"),
+        (
+            {"architecture": "ViT-B-32", "weights": "opneai"},
+            "weights opneai is no file and no tag of ViT-B-32 (open_clip's: ",
+        ),
+        ({"architecture": "RN50-quickgelu", "weights": "openai"}, "is a ResNet"),
+        ({"architecture": "ViT-B-16-quickgelu", "weights": "openai"}, None),
+        ({**TIMM, "weights": "pretrained"}, None),
+        (
+            {**TIMM, "architecture": "vit_tiny", "weights": "pretrained"},
+            "architecture vit_tiny: timm has no network of this name",
+        ),
+        (
+            {**TIMM, "architecture": f"{TIMM['architecture']}.dinoo", "weights": "pretrained"},
+            "timm has no weights of this name; choose one of `timm.list_pretrained('vit_tiny_pat",
+        ),
+        (
+            {**TIMM, "architecture": "resnet18", "weights": "pretrained"},
+            "architecture resnet18 cannot be made by timm (",
+        ),
+    ],
+)
+def test_names_are_known_without_a_download(model, line):
+    said = check_models({"x": {"library": "open_clip", **model}})
+    if line is None:
+        assert said == []
+    else:
+        assert said[0].startswith("models.x: ")
+        assert line in said[0]
+
+
+def test_they_are_said_with_what_is_wrong_with_the_data(dataset, tmp_path):
+    model = {"library": "open_clip", "architecture": "ViT-B-61", "weights": "openai"}
+    with pytest.raises(InputError) as error:
+        write_check(
+            dataset, {"gone": Use()}, tmp_path / "x.json", others=lambda: check_models({"x": model})
+        )
+    first, second = str(error.value).split("\n")
+    assert first.startswith("models.x: architecture ViT-B-61")
+    assert "gone" in second
