@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CLASSES = ("background", "cat", "dog")
 QUALITY = {"plain": 0.55, "softmax": 0.6, "caa": 0.7, "crf": 0.8}  # share of right pixels
 POWERS = (1, 2)
+CHOSEN = "a clean origami {}."  # the template that a ranking chose
 
 
 def content(**evaluation) -> dict:
@@ -127,8 +128,23 @@ def write_results(made: Plan, gain: float = 0) -> None:
     sign(made)
 
 
+def sign_tables(made: Plan) -> None:
+    """Write the sidecar of the tables, as they are now."""
+    product = made.tables_product
+    outputs = {file.relative_to(made.root).as_posix(): file for file in product.files}
+    write_sidecar(product.sidecar, product.stamp, outputs, {})
+
+
 def sign(made: Plan) -> None:
-    """Write the sidecars of all measurements, as they are now."""
+    """Write the sidecars of all measurements and rankings, as they are now."""
+    for product in made.rankings:
+        sharpness = product.files[-1]
+        sharpness.parent.mkdir(parents=True, exist_ok=True)
+        if not sharpness.exists():
+            sharpness.write_text(
+                f"rank,template,sharpness\n1,{CHOSEN},0.1\n2,a photo of a {{}}.,0.2\n"
+            )
+        write_sidecar(product.sidecar, product.stamp, {"sharpness": sharpness}, {})
     for product in made.scores:
         outputs = {file.name: file for file in product.files}
         write_sidecar(product.sidecar, product.stamp, outputs, {})

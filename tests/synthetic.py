@@ -165,6 +165,8 @@ def write_results(made: Synthetic) -> None:
     for product in made.plan.scores:
         outputs = {file.name: file for file in product.files}
         write_sidecar(product.sidecar, product.stamp, outputs, {})
+    for product in made.plan.rankings:
+        write_sidecar(product.sidecar, product.stamp, {"sharpness": product.files[-1]}, {})
 
 
 def _truth(made: Synthetic, name: str) -> np.ndarray:

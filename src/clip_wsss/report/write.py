@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from clip_wsss.core.archives import Archives
+from clip_wsss.core.csvs import read_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
 from clip_wsss.core.maps import read_skipped
@@ -114,7 +115,7 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
             }
             for run in runs
         ],
-        "data": Markup(json.dumps(data, ensure_ascii=False).replace("</", "<\\/")),
+        "data": Markup(json.dumps(data, ensure_ascii=False).replace("<", r"\u003c")),
         "css": Markup(_asset("report.css")),
         "js": Markup(_asset("report.js")),
     }
@@ -139,7 +140,7 @@ def _read(results: Results, name: str) -> pd.DataFrame:
     path = results.root / "tables" / f"{name}.csv"
     if not path.is_file():
         raise InputError(f"{path}: missing; run snakemake to make it")
-    return pd.read_csv(path)
+    return read_csv(path)
 
 
 def _start(results: Results, tables: dict[str, pd.DataFrame]) -> str:
@@ -243,7 +244,7 @@ def _cost(results: Results) -> dict | None:
 
 def _costs(results: Results) -> pd.DataFrame:
     path = results.root / "tables/cost.csv"
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    return read_csv(path) if path.is_file() else pd.DataFrame()
 
 
 def _time(results: Results) -> str | None:

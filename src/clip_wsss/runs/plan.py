@@ -432,6 +432,11 @@ class Plan:
         return [product for node in self.ranking.nodes for product in self.products(node)]
 
     @cached_property
+    def rankings(self) -> list[Product]:
+        """Ranked texts alone."""
+        return [self.texts(node) for node in self.ranking.nodes if node.stage == "texts"]
+
+    @cached_property
     def val(self) -> list[Product]:
         """The predictions of the validation split."""
         if self.config.dataset.splits.val is None:
