@@ -11,8 +11,9 @@ rule tables:
         fresh(lambda wildcards: [PLAN.tables_product]),
         scores=[product.files[0] for product in PLAN.scores],
         counts=[file for product in PLAN.scores for file in product.files[1:]],
-        sidecars=[product.sidecar for product in (*PLAN.scores, *PLAN.rankings)],
+        sidecars=[product.sidecar for product in (*PLAN.scores, *PLAN.rankings, *PLAN.trainings)],
         provenance=[product.sidecar.with_name("provenance.json") for product in PLAN.scores],
+        logs=[product.files[-1] for product in PLAN.trainings],
         texts=[file for product in PLAN.texts_files for file in product.files],
     output:
         tables=[described(path) for path in PLAN.tables],

@@ -31,6 +31,7 @@ from clip_wsss.runs.stages import LABEL_STAGES, SCORED
 from clip_wsss.runs.table import Run
 from clip_wsss.tables.layout import TITLES
 from clip_wsss.tables.published import read_published
+from clip_wsss.tables.remarks import notes
 from clip_wsss.tables.write import check_scores
 
 WIDE = 60  # letters; longer facts take a line of their own
@@ -103,6 +104,7 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         "cost": _cost(results),
         "skipped": _skipped(results),
         "warnings": _warnings(results),
+        "remarks": _remarks(results),
         "provenance": _facts(
             {**provenance, "seeds": _seeds(results), "time_of_all_jobs": _time(results)}
         ),
@@ -273,6 +275,13 @@ def _warnings(results: Results) -> list[str]:
     path = results.root / "data/check.json"
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return shortened(report.get("warnings", []))
+
+
+def _remarks(results: Results) -> list[str]:
+    """What makes figures say less than they seem to."""
+    if not results.scored:
+        return []
+    return notes(_read(results, "remarks"), [run.name for run in results.runs])
 
 
 def _seeds(results: Results) -> str:

@@ -81,7 +81,7 @@ SCRIPTS = {"data": ("demo_data",), "features": ("texts",)}
 LAYOUTS = ("csv", "md", "tex")
 TABLES = (
     "figures.csv", "per_class.csv", "per_class.md", "confidence.csv", "headline.csv",
-    "metrics.json", "runs.json", "index.csv", "config.yaml",
+    "metrics.json", "remarks.csv", "runs.json", "index.csv", "config.yaml",
 )  # fmt: skip
 
 

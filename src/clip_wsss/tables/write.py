@@ -6,6 +6,7 @@ never the same twice.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from clip_wsss.score.calibration import MUS, mu_curve
 from clip_wsss.score.changes import Entries, changes, entries, flat_changes
 from clip_wsss.score.measurements import Difference, Figure, Folder, Reader, difference, map_scoring
 from clip_wsss.score.metrics import power_key
+from clip_wsss.tables import remarks
 from clip_wsss.tables.layout import write_layouts
 from clip_wsss.tables.published import quoted, read_published
 
@@ -133,7 +135,7 @@ def _with_template(plan: Plan, run: Run) -> Entries:
 
 
 def check_scores(plan: Plan) -> None:
-    """Make sure that every measurement, and every ranking of templates, is what the plan says.
+    """Make sure that measurements, rankings of templates and logs are what the plan says.
 
     Raises:
         InputError: one is missing, was made by other settings or other code, or was changed since.
@@ -142,6 +144,8 @@ def check_scores(plan: Plan) -> None:
         sidecar.check(product.sidecar, product.stamp)
     for product in plan.rankings:
         sidecar.check(product.sidecar, product.stamp, ["sharpness"])
+    for product in plan.trainings:
+        sidecar.check(product.sidecar, product.stamp, ["log"])
 
 
 def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
@@ -149,9 +153,10 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
 
     For each runs table `<table>.csv`, `.md` and `.tex`; for all runs `figures.csv` (one line a
     figure), `per_class.csv` and `.md`, `confidence.csv` (the mu curves), `metrics.json` and
-    `headline.csv` (for DVC), `runs.json` (for clip_wsss.compare), `index.csv` (the folder of every
-    stage of a run), and `config.yaml` (the resolved config). In the folder of every stage
-    `settings.yaml`: its settings and those of the stages before it, defaults left out.
+    `headline.csv` (for DVC), `remarks.csv` (what was counted beside), `runs.json` (for
+    clip_wsss.compare), `index.csv` (the folder of every stage of a run), and `config.yaml` (the
+    resolved config). In the folder of every stage `settings.yaml`: its settings and those of the
+    stages before it, defaults left out.
 
     Args:
         plan: of the results.
@@ -167,12 +172,15 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     rows = read_rows(plan)
     path = plan.config.evaluation.published
     published = None if path is None else read_published(path)
+    remarked = remarks.table([line for row in rows.values() for line in _remarks(row, plan)])
+    write_csv(remarked, out_dir / "remarks.csv")
     for table in plan.graph.tables:
         own = {name: row for name, row in rows.items() if row.run.table == table}
         lines = [_line(row, rows, own, published) for row in own.values()]
         frame = pd.DataFrame(lines + _quoted_lines(published), columns=_columns())
         weights = [plan.graph.models(row.run) for row in own.values()]
-        notes = [f"Weights of {n}: {m.origin}." for one in weights for n, m in one.items()]
+        notes = remarks.notes(remarked, list(own))
+        notes += [f"Weights of {n}: {m.origin}." for one in weights for n, m in one.items()]
         write_layouts(frame, out_dir / table, plan.config.dataset.name, notes)
     write_csv(_figures(rows), out_dir / "figures.csv")
     per_class = _per_class(rows)
@@ -196,6 +204,21 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     write_text(out_dir / "config.yaml", _yaml(resolved))
     for file, lineage in plan.lineages.items():
         write_text(file, _yaml(lineage))
+
+
+def _remarks(row: Row, plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """The remarks of a run: run, stage, and what is said."""
+    for stage in row.stages:
+        for info in map(row.reader.info, row.files[stage]):
+            seed = f"seed {info['seed']}: " if len(row.files[stage]) > 1 else ""
+            for words in remarks.remarks_of(info):
+                yield row.run.name, stage, f"{seed}{words}"
+            for words in remarks.remarks_of_split(info):
+                yield row.run.name, remarks.ALL, words
+    for seed in row.run.seeds if "segmentation" in row.path else ():
+        log = plan.training(row.path["segmentation"], seed).files[-1]
+        for words in remarks.remarks_of_training(log):
+            yield row.run.name, "segmentation", f"seed {seed}: {words}"
 
 
 def _yaml(settings: dict) -> str:

@@ -235,6 +235,12 @@ def test_names_and_notes_are_no_markup(made, tmp_path):
     assert "<!--" not in html
 
 
+def test_what_was_counted_beside_the_figures_is_shown(html):
+    # FAULTS 1
+    assert "<li>train: intervals over 6 images, fewer than 30, say little.</li>" in html
+    assert "no ground truth of" in html
+
+
 def test_many_runs_are_chosen_from_a_list(made, tmp_path):
     more = [replace(made.runs[3], name=f"crf{n}", table="ladder") for n in range(14)]
     html = report_of(made, tmp_path / "r.html", runs=[*made.runs, *more])

@@ -10,10 +10,14 @@ from made_results import (
     REPOSITORY,
     config,
     content,
+    draw,
     ladder,
     plan,
     run,
     score,
+    sign,
+    write_logs,
+    write_measurement,
     write_results,
 )
 
@@ -338,6 +342,42 @@ def test_names_and_notes_stay_text(tmp_path):
     assert "<" not in text
     body = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace(r"\|", "").count("|") for line in body}) == 1
+
+
+def test_what_makes_a_figure_say_less_is_said(tmp_path):
+    # FAULTS 1, 3, 4, 17
+    cells = {"affinity": "caa", "masks": "crf", "segmentation": "cgl"}
+    made = plan(tmp_path, [run("plain", None), run("seg", "plain", **cells, seeds=(0, 1))])
+    write_results(made)
+    maps = draw(0.5, 0).assign(power=1.0)
+    zero = {"maps": 9, "zero_maps": 2, "zero_classes": ["dog"], "scaled_down": 3}
+    file = tmp_path / score(made, "plain", "initial")
+    write_measurement(file, "initial", maps, **zero, without_truth=["cat"])
+    file = tmp_path / score(made, "seg", "mask")
+    write_measurement(file, "mask", draw(0.5, 0), unsure=4, skipped=["x"])
+    write_logs(made, pixels=[5, 0, 0])
+    sign(made, logs=False)
+    write_tables(made)
+    said = [
+        "- train: intervals over 12 images, fewer than 30, say little.",
+        "- train: no ground truth of cat; the mIoU is without them.",
+        "- initial CAM of plain, seg: 2 of 9 maps are zero all over, which is background; all maps "
+        "of dog are.",
+        "- initial CAM of plain, seg: 3 of 12 images were scaled down for their maps.",
+        "- pseudo mask of seg: 4 of 12 masks have no pixel of a confidence of 0.95 or more.",
+        "- pseudo mask of seg: 1 images were left out: x.",
+        "- segmentation of seg: seed 0: no pixel counted in 2 of 3 updates.",
+        "- segmentation of seg: seed 1: no pixel counted in 2 of 3 updates.",
+    ]
+    text = (tmp_path / "tables/ladder.md").read_text().splitlines()
+    assert set(said) <= set(text)
+    assert set(read_csv(tmp_path / "tables/remarks.csv")["stage"]) == {
+        "all", "initial", "mask", "segmentation",
+    }  # fmt: skip
+    (log,) = {product.files[-1] for product in made.trainings[:1]}
+    log.write_text(log.read_text().replace(",0\n", ",9\n"))
+    with pytest.raises(InputError, match=r"log\.csv: changed since the job that made it"):
+        write_tables(made)
 
 
 def test_a_ranking_that_was_changed_by_hand_is_refused(tmp_path):
