@@ -5,6 +5,7 @@ the figures are known by construction and no stage has to run.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CLASSES = ("background", "cat", "dog")
 QUALITY = {"plain": 0.55, "softmax": 0.6, "caa": 0.7, "crf": 0.8}  # share of right pixels
 POWERS = (1, 2)
+CHOSEN = "a clean origami {}."  # the template that a ranking chose
 
 
 def content(**evaluation) -> dict:
@@ -96,16 +98,18 @@ def write_measurement(path: Path, stage: str, counts: pd.DataFrame, **more) -> N
     info = {
         "stage": stage, "dataset": "demo", "split": "val" if stage == "segmentation" else "train",
         "images": counts["id"].nunique(), "seed": None, "precision": "float32", "skipped": [],
+        "without_truth": [],
     }  # fmt: skip
     if stage in MAP_STAGES:
         values = {f"{p:g}": _iou(part) for p, part in counts.groupby("power")}
         mious = {power: mean_iou(found) for power, found in values.items()}
         best = max(mious, key=mious.__getitem__)
         info |= {"powers": mious, "iou": {power: _named(found) for power, found in values.items()},
-                 "oracle": {"power": float(best), "miou": mious[best]}, "zero_maps": 0}  # fmt: skip
+                 "oracle": {"power": float(best), "miou": mious[best]}, "maps": info["images"],
+                 "zero_maps": 0, "zero_classes": [], "scaled_down": 0}  # fmt: skip
     else:
         values = _iou(counts)
-        info |= {"miou": mean_iou(values), "iou": _named(values), "unlabelled": 0.0}
+        info |= {"miou": mean_iou(values), "iou": _named(values), "unlabelled": 0.0, "unsure": 0}
     path.write_text(json.dumps({**info, **more}))
     counts.to_parquet(path.with_name("counts.parquet"), index=False)
 
@@ -127,8 +131,35 @@ def write_results(made: Plan, gain: float = 0) -> None:
     sign(made)
 
 
-def sign(made: Plan) -> None:
-    """Write the sidecars of all measurements, as they are now."""
+def sign_tables(made: Plan) -> None:
+    """Write the sidecar of the tables, as they are now."""
+    product = made.tables_product
+    outputs = {file.relative_to(made.root).as_posix(): file for file in product.files}
+    write_sidecar(product.sidecar, product.stamp, outputs, {})
+
+
+def write_logs(made: Plan, pixels: Sequence[int] = (7, 7, 7)) -> None:
+    """Write the logs of all trainings: an update each, with so many counted pixels."""
+    for product in made.trainings:
+        log = product.files[-1]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        rows = "".join(f"{n},0.5,0.1,{number}\n" for n, number in enumerate(pixels, start=1))
+        log.write_text(f"iteration,loss,lr,pixels\n{rows}")
+        write_sidecar(product.sidecar, product.stamp, {"log": log}, {})
+
+
+def sign(made: Plan, logs: bool = True) -> None:
+    """Write the sidecars of all measurements and rankings, as they are now."""
+    for product in made.rankings:
+        sharpness = product.files[-1]
+        sharpness.parent.mkdir(parents=True, exist_ok=True)
+        if not sharpness.exists():
+            sharpness.write_text(
+                f"rank,template,sharpness\n1,{CHOSEN},0.1\n2,a photo of a {{}}.,0.2\n"
+            )
+        write_sidecar(product.sidecar, product.stamp, {"sharpness": sharpness}, {})
+    if logs:
+        write_logs(made)
     for product in made.scores:
         outputs = {file.name: file for file in product.files}
         write_sidecar(product.sidecar, product.stamp, outputs, {})

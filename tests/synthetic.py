@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
+from made_results import write_logs
 from PIL import Image
 
 from clip_wsss.core.archives import MASKS, PREDICTIONS, encode_image, write_archive
@@ -165,6 +166,9 @@ def write_results(made: Synthetic) -> None:
     for product in made.plan.scores:
         outputs = {file.name: file for file in product.files}
         write_sidecar(product.sidecar, product.stamp, outputs, {})
+    for product in made.plan.rankings:
+        write_sidecar(product.sidecar, product.stamp, {"sharpness": product.files[-1]}, {})
+    write_logs(made.plan)
 
 
 def _truth(made: Synthetic, name: str) -> np.ndarray:

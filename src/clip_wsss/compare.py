@@ -16,7 +16,9 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
+from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
 from clip_wsss.core.errors import InputError, failed
+from clip_wsss.runs.sidecar import check_bytes, parse_sidecar
 from clip_wsss.runs.stages import MAP_STAGES, SCORED
 from clip_wsss.score.changes import changes, flat_changes
 from clip_wsss.score.measurements import Difference, Figure, Folder, Reader, Source, difference
@@ -78,6 +80,29 @@ class Revision:
             ) from None
 
 
+class Whole:
+    """A results folder whose files are what their sidecars say, or they are not read."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self._sidecars: dict[str, dict] = {}
+
+    def __str__(self) -> str:
+        return str(self.source)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file. Raises InputError where it is missing or was changed since it was made."""
+        folder = name.rpartition("/")[0]
+        if folder not in self._sidecars:
+            beside = f"{folder}/sidecar.json"
+            with self.source.open(beside) as file:
+                self._sidecars[folder] = parse_sidecar(file.read(), f"{self.source}/{beside}")
+        with self.source.open(name) as file:
+            data = file.read()
+        check_bytes(self._sidecars[folder], f"{self.source}/{name}", data)
+        return io.BytesIO(data)
+
+
 def open_source(text: str, results: str) -> Source:
     """Return the results folder that A or B names.
 
@@ -96,9 +121,10 @@ def compare(first: Source, second: Source) -> "Comparison":
 
     Raises:
         InputError: a folder without tables/runs.json or with that of an earlier version, or a
-            measurement that is missing.
+            measurement that is missing or was changed since it was made.
     """
     old, new = _index(first), _index(second)
+    first, second = Whole(first), Whole(second)
     reader = Reader(first, old["resamples"], old["seed"])
     # The resamples must be the same on both sides, so the first decides on them.
     others = Reader(second, old["resamples"], old["seed"])
@@ -163,8 +189,8 @@ class Comparison:
         """Write comparison.md, stages.csv and classes.csv."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.md").write_text(self.text(), encoding="utf-8")
-        self.stages.to_csv(folder / "stages.csv", index=False, lineterminator="\n")
-        self.classes.to_csv(folder / "classes.csv", index=False, lineterminator="\n")
+        write_csv(self.stages, folder / "stages.csv")
+        write_csv(self.classes, folder / "classes.csv")
 
     def text(self) -> str:
         """Return it as Markdown."""
@@ -174,7 +200,7 @@ class Comparison:
             ("only in B", self.added),
             ("settings of both sides", self.settings),
         ):
-            lines += [f"- {title}: {', '.join(items)}"] if items else []
+            lines += [f"- {title}: {markdown_text(', '.join(items))}"] if items else []
         changed = self.changed
         same = len(self.stages) - len(changed)
         lines += [f"- the same on both sides: {same} of {len(self.stages)} figures", ""]
@@ -211,13 +237,17 @@ def _merged(frame: pd.DataFrame) -> list[dict]:
 
 def _index(source: Source) -> dict:
     with source.open("tables/runs.json") as file:
-        index = json.load(file)
-    if index.get("format") != INDEX_FORMAT:
+        try:
+            index = json.load(file)
+        except ValueError:
+            index = {}
+    if not isinstance(index, dict) or index.get("format") != INDEX_FORMAT:
         raise InputError(
             f"{source}: tables/runs.json was written by another version of this suite; compare "
             "with that version, or make the results again with this one"
         )
-    return index
+    with Whole(source).open("tables/runs.json"):
+        return index
 
 
 def _figure(reader: Reader, run: dict, stage: str) -> Figure | None:
@@ -282,7 +312,7 @@ def _gap(row: dict) -> str:
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    return markdown_table([head, ["---"] * len(head), *rows]).splitlines()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -5,9 +6,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from dvc.repo import Repo
-from made_results import config, draw, ladder, plan, run, score, write_measurement, write_results
+from made_results import (
+    config,
+    draw,
+    ladder,
+    plan,
+    run,
+    score,
+    sign,
+    sign_tables,
+    write_measurement,
+    write_results,
+)
 
 from clip_wsss.compare import compare, main
+from clip_wsss.core.errors import InputError
 from clip_wsss.score.measurements import Folder
 from clip_wsss.tables.write import write_tables
 
@@ -16,6 +29,7 @@ def write(root, runs, gain=0.0, **evaluation):
     made = plan(root, runs, config(**evaluation))
     write_results(made, gain)
     write_tables(made)
+    sign_tables(made)
     return Folder(root)
 
 
@@ -92,6 +106,7 @@ def test_stages_that_cannot_be_compared_are_said_so(tmp_path):
     old, new = write(tmp_path / "a", runs), write(tmp_path / "b", runs)
     mask = tmp_path / "b" / score(plan("", runs), "crf", "mask")
     write_measurement(mask, "mask", draw(0.8, 0), split="other")
+    sign(plan(tmp_path / "b", runs))
     found = compare(old, new)
     assert "not comparable" in found.text()
     assert len(found.changed) == 1
@@ -104,6 +119,7 @@ def test_only_common_images_are_compared(tmp_path):
     counts = pd.read_parquet((tmp_path / "a" / file).with_name("counts.parquet"))
     fewer = counts[counts["id"] >= "i03"].reset_index(drop=True)
     write_measurement(tmp_path / "b" / file, "mask", fewer)
+    sign(plan(tmp_path / "b", runs))
     row = compare(old, new).stages.set_index("stage").loc["mask"]
     assert row["images"] == 9
     assert row["difference"] == row["low"] == row["high"] == 0  # where both are, they are the same
@@ -139,6 +155,25 @@ def test_results_of_an_earlier_version_are_refused_in_one_line(tmp_path, capsys)
     assert error.count("\n") == 1
 
 
+def test_what_was_changed_by_hand_is_not_compared(tmp_path):
+    # FAULTS 5
+    old, new = write(tmp_path / "a", ladder()[:1]), write(tmp_path / "b", ladder()[:1])
+    file = tmp_path / "b" / score(plan("", ladder()[:1]), "plain", "initial")
+    for path in (file, file.with_name("counts.parquet"), tmp_path / "b/tables/runs.json"):
+        before = path.read_bytes()
+        path.write_bytes(before + b" ")
+        line = rf"{re.escape(str(path))}: changed since the job that made it; make it again: snake"
+        with pytest.raises(InputError, match=line):
+            compare(old, new)
+        path.write_bytes(before)
+    compare(old, new)
+    for name in ("sidecar.json", "counts.parquet"):
+        file.with_name(name).rename(tmp_path / "kept")
+        with pytest.raises(InputError, match=rf"{name}: no such file; run snakemake first"):
+            compare(old, new)
+        (tmp_path / "kept").rename(file.with_name(name))
+
+
 def git(*arguments):
     name = ["-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run(["git", *name, *arguments], check=True, capture_output=True)
@@ -157,6 +192,7 @@ def test_git_revisions(tmp_path, monkeypatch, capsys):
     git("init", "-q")
     write_results(made)
     write_tables(made)
+    sign_tables(made)
     Path("results.dvc").write_text("outs:\n- path: results/demo\n")
     Path(".gitignore").write_text("/results/demo\n")
     with Repo.init() as repo:
@@ -166,6 +202,7 @@ def test_git_revisions(tmp_path, monkeypatch, capsys):
     shutil.rmtree("results")
     write_results(made, 0.2)
     write_tables(made)
+    sign_tables(made)
     git("rm", "-q", "results.dvc", ".gitignore")
     git("add", "-A")
     git("commit", "-q", "-m", "by Git")

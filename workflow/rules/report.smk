@@ -1,6 +1,7 @@
 # Tables and the report; and the rule that trains the demo's CLIP again, which nothing asks for.
 
 TABLES = RESULTS / "tables"
+SHOWN = [*PLAN.maps, *PLAN.masks, *PLAN.val, PLAN.tables_product]  # what the report reads
 DESCRIBED = {"tables/per_class.csv": "Classes", "tables/confidence.csv": "Runs"}
 
 
@@ -10,8 +11,9 @@ rule tables:
         fresh(lambda wildcards: [PLAN.tables_product]),
         scores=[product.files[0] for product in PLAN.scores],
         counts=[file for product in PLAN.scores for file in product.files[1:]],
-        sidecars=[product.sidecar for product in PLAN.scores],
+        sidecars=[product.sidecar for product in (*PLAN.scores, *PLAN.rankings, *PLAN.trainings)],
         provenance=[product.sidecar.with_name("provenance.json") for product in PLAN.scores],
+        logs=[product.files[-1] for product in PLAN.trainings],
         texts=[file for product in PLAN.texts_files for file in product.files],
     output:
         tables=[described(path) for path in PLAN.tables],
@@ -36,7 +38,7 @@ rule report:
         rules.tables.input,
         shards=[file for product in (*PLAN.maps, *PLAN.masks) for file in product.files],
         predictions=[file for product in PLAN.val for file in product.files],
-        sidecars=[product.sidecar for product in (*PLAN.maps, *PLAN.masks, *PLAN.val)],
+        sidecars=[product.sidecar for product in SHOWN],
         images=[*images_of(SPLITS.pseudo), *images_of(SPLITS.val)],
     output:
         page=report(RESULTS / "report.html", caption="../report/report.rst", category="Report"),
@@ -46,7 +48,7 @@ rule report:
         LOGS / "report.log",
     params:
         stamp=PLAN.report_product.stamp,
-        reads=unseen([product.stamp for product in (*PLAN.maps, *PLAN.masks, *PLAN.val)]),
+        reads=unseen([product.stamp for product in SHOWN]),
         config=unseen(PLAN.config.model_dump()),
         root=unseen(RESULTS),
         scripts=unseen(PLAN.scripts),

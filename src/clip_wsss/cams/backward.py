@@ -71,9 +71,17 @@ def fitting_batch(clip: Clip, grid: tuple[int, int], wanted: int) -> int:
     An image holds its attention maps, `HELD` of them whatever is asked for and those of the last
     block's heads, what enters each block, and in a block's MLP some 16 times its tokens.
     """
+    return max(1, min(wanted, BATCH_BYTES[clip.device.type] // _held(clip, grid)))
+
+
+def _held(clip: Clip, grid: tuple[int, int]) -> int:
     tokens, maps = clip.prefix + grid[0] * grid[1], min(HELD, clip.layers) + 3 + clip.heads
-    held = 4 * (tokens**2 * maps + tokens * clip.width * (16 + clip.layers))
-    return max(1, min(wanted, BATCH_BYTES[clip.device.type] // held))
+    return 4 * (tokens**2 * maps + tokens * clip.width * (16 + clip.layers))
+
+
+def pass_bytes(clip: Clip, grid: tuple[int, int], affinities: bool) -> int:
+    """What an image takes of memory at the most; an affinity has some attention maps in float64."""
+    return _held(clip, grid) + 8 * (grid[0] * grid[1]) ** 2 * 5 * affinities
 
 
 def class_maps(

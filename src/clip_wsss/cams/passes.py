@@ -17,16 +17,20 @@ import numpy as np
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import ImageMaps, load_npz, write_maps
+from clip_wsss.core.memory import TooLargeError, check_memory, out_of_memory
 from clip_wsss.core.progress import over_images
+from clip_wsss.data.datasets import some
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clip_wsss.cams.backward import PassImage, WantedCam
     from clip_wsss.cams.context import MapContext
     from clip_wsss.core.methods import Method
     from clip_wsss.data.datasets import Dataset
     from clip_wsss.models.tower import Clip, Tower
 
+ROOM = "lower max_patches of its model, leave the image out, or free memory"
 READERS = 2  # threads that decode the images of the next batches
 
 
@@ -122,9 +126,8 @@ def compute_pass(
 
     See `write_pass`.
     """
-    import torch
 
-    from clip_wsss.cams.backward import PassImage, WantedCam, class_maps, fitting_batch, target_of
+    from clip_wsss.cams.backward import PassImage, WantedCam, fitting_batch, target_of
     from clip_wsss.core.methods import method
 
     wanted = {}
@@ -142,19 +145,29 @@ def compute_pass(
             cam.background_names,
         )
     groups: dict[tuple[int, int], list[tuple[str, list[int]]]] = {}
+    down = []
     for id_ in ids:
         try:
-            grid, keys = clip.grid(dataset.size(id_)), dataset.labels(id_)
+            size, keys = dataset.size(id_), dataset.labels(id_)
+            grid = clip.fitted(size)
             if not keys:  # allowed by `dataset.negatives`: no map, and the mask is background
                 empty = ImageMaps(
-                    id_, dataset.size(id_), np.zeros(0, np.int64), np.zeros((0, *grid), np.float32)
+                    id_, size, np.zeros(0, np.int64), np.zeros((0, *grid), np.float32)
                 )
                 outputs = (name for cam in cams.values() for name in cam.affinities)
                 yield id_, dict.fromkeys((*cams, *outputs), empty)
                 continue
+            _check_room(clip, id_, size, cams)
+            if grid != clip.grid(size):
+                down.append(f"{id_} ({size[1]} x {size[0]})")
             groups.setdefault(grid, []).append((id_, keys))
         except InputError as error:
             yield _skip(id_, error, on_bad_image)
+    if down:
+        logging.warning(
+            "scaled down for the maps, since they have more than %d patches (models.max_patches): "
+            "%d images: %s", clip.max_patches, len(down), some(down),
+        )  # fmt: skip
 
     def read(item: tuple[str, list[int]]):
         id_, keys = item
@@ -181,17 +194,70 @@ def compute_pass(
                     good.append((PassImage(id_, rgb, keys), pixels))
             if not good:
                 continue
-            images, batch_pixels = zip(*good, strict=True)
-            results = class_maps(clip, torch.stack(batch_pixels), images, texts, wanted, towers)
-            for image, maps in zip(images, results, strict=True):
+            for image, maps in _maps_of(clip, good, texts, wanted, towers):
+                if isinstance(maps, InputError):
+                    yield _skip(image.id, maps, on_bad_image)
+                    continue
                 classes, size = np.array(image.keys, dtype=np.int64), image.rgb.shape[:2]
+                scaled = clip.fitted(size) != clip.grid(size)
                 yield (
                     image.id,
                     {
-                        name: ImageMaps(image.id, tuple(size), classes, own.cpu().numpy())
+                        name: ImageMaps(image.id, tuple(size), classes, own, scaled)
                         for name, own in maps.items()
                     },
                 )
+
+
+def _maps_of(
+    clip: Clip,
+    batch: Sequence[tuple[PassImage, Tensor]],
+    texts: Mapping[str, tuple[Tensor, Tensor]],
+    wanted: Mapping[str, WantedCam],
+    towers: Mapping[str, Tower] | None,
+) -> Iterator[tuple[PassImage, dict[str, np.ndarray] | InputError]]:
+    """Maps of a batch; where memory runs out, of each half, and at last which image it was."""
+    import torch
+
+    from clip_wsss.cams.backward import class_maps
+
+    images, pixels = zip(*batch, strict=True)
+    try:
+        made = class_maps(clip, torch.stack(pixels), images, texts, wanted, towers)
+        found = [{name: own.cpu().numpy() for name, own in maps.items()} for maps in made]
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        found = []
+    if found:
+        yield from zip(images, found, strict=True)
+        return
+    if clip.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if len(batch) == 1:
+        size = images[0].rgb.shape[:2]
+        yield (
+            images[0],
+            TooLargeError(f"{_many(clip, images[0].id, size)} does not fit into memory; {ROOM}"),
+        )
+        return
+    logging.warning("%d images together do not fit into memory; each half by itself", len(batch))
+    for part in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+        yield from _maps_of(clip, part, texts, wanted, towers)
+
+
+def _many(clip: Clip, id_: str, size: Sequence[int]) -> str:
+    gh, gw = clip.fitted(size)
+    return f"{id_}: {size[1]} x {size[0]} pixels are {gh} x {gw} patches, whose attention"
+
+
+def _check_room(clip: Clip, id_: str, size: Sequence[int], cams: Mapping[str, CamVariant]) -> None:
+    """Refuse an image whose pass would not fit into memory."""
+    from clip_wsss.cams.backward import pass_bytes
+
+    affinities = any(cam.affinities for cam in cams.values())
+    needed = pass_bytes(clip, clip.fitted(size), affinities)
+    check_memory(needed, _many(clip, id_, size), ROOM, clip.device)
 
 
 def _guarded(made: Method, settings: dict) -> Callable[[MapContext], Tensor]:

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import check_file, read_bytes, write_bytes
+from clip_wsss.core.memory import TooLargeError, check_memory
 
 Colour = tuple[int, int, int]
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
@@ -24,6 +25,7 @@ COLOURS = ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 MODES = ("1", "L", "LA", "P", "PA", *COLOURS, *GREY16)  # what becomes 8-bit RGB
 ORIENTATION, BITS, PHOTOMETRIC = ExifTags.Base.Orientation, 258, 262  # tags of EXIF and TIFF
 BIT_DEPTH = "bits of a stored value"  # key of Image.info
+SMALLER = "scale it down (with its mask), or leave it out"
 WHITE = {"L": 255, "I;16": 65535}  # in the two modes of a grey PNG
 
 
@@ -66,6 +68,8 @@ def open_image(path: str | os.PathLike, stored: bool = False) -> Iterator[Image.
             yield image
     except InputError:
         raise
+    except MemoryError:
+        raise TooLargeError(f"{path}: does not fit into memory; {SMALLER}") from None
     except UnidentifiedImageError:
         known = "JPEG, PNG, BMP, WebP, TIFF, GIF"
         raise InputError(
@@ -85,6 +89,8 @@ def read_rgb(path: str | os.PathLike, stored: bool = False) -> np.ndarray:
         InputError: it is truncated, or as for `open_image`.
     """
     with open_image(path, stored) as image:
+        pixels = image.width * image.height
+        check_memory(16 * pixels, f"{path}: an image of {image.width} x {image.height}", SMALLER)
         image.load()
         if image.format == "PNG":  # whose EXIF may lie behind the pixels
             _check_orientation(image, str(path), stored)

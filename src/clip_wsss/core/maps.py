@@ -7,6 +7,7 @@ refined maps of an affinity. Nothing here needs torch.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,14 @@ class ImageMaps:
         size: (H, W) of the image.
         keys: (K,) int64, 0-based classes in label order; K is 0 for an image without a class.
         maps: (K, gh, gw) float32 in [0, 1].
+        scaled_down: whether the image was scaled down for them, since it has too many patches.
     """
 
     id: str
     size: tuple[int, int]
     keys: np.ndarray
     maps: np.ndarray
+    scaled_down: bool = False
 
 
 def write_maps(
@@ -46,7 +49,7 @@ def write_maps(
 
     The npz holds ids, sizes (n, 2), grids (n, 2), classes (n,): K of each image, keys: all keys
     one after the other, maps: all maps one after the other, flat, and the ids and reasons of
-    skipped images.
+    skipped images; and where there are any, scaled_down: the images that were.
     """
     skipped = skipped or {}
     arrays: dict[str, Any] = {
@@ -59,6 +62,8 @@ def write_maps(
         "skipped": np.array(list(skipped), dtype=np.str_),
         "reasons": np.array(list(skipped.values()), dtype=np.str_),
     }
+    if down := [image.id for image in images if image.scaled_down]:
+        arrays["scaled_down"] = np.array(down, dtype=np.str_)
     write_npz(path, arrays, compressed=True)
 
 
@@ -68,7 +73,8 @@ def read_maps(path: Path) -> list[ImageMaps]:
     Raises:
         InputError: the file is missing or no shard of maps.
     """
-    shard = _load_shard(path, "ids", "sizes", "grids", "classes", "keys", "maps")
+    shard = _load_shard(path)
+    down = set(shard.get("scaled_down", np.zeros(0)).tolist())
     images, key, value = [], 0, 0
     for id_, size, (gh, gw), count in zip(
         shard["ids"], shard["sizes"], shard["grids"], shard["classes"], strict=True
@@ -80,6 +86,7 @@ def read_maps(path: Path) -> list[ImageMaps]:
                 size=(int(size[0]), int(size[1])),
                 keys=shard["keys"][key : key + count].astype(np.int64),
                 maps=shard["maps"][values].reshape(count, gh, gw),
+                scaled_down=str(id_) in down,
             )
         )
         key, value = key + count, values.stop
@@ -150,15 +157,19 @@ def load_npz(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
             return {name: file[name] for name in names or file.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not an npz that can be read ({error})") from None
 
 
 def _load_shard(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Arrays of a shard: those with some names, or all."""
     try:
-        return load_npz(path, names)
+        shard = load_npz(path, names)
     except KeyError:
-        raise InputError(f"{path}: is not a shard of maps; delete it and run again") from None
+        shard = {}
+    if not set(names or ("ids", "sizes", "grids", "classes", "keys", "maps")) <= shard.keys():
+        raise InputError(f"{path}: is not a shard of maps; delete it and run again")
+    return shard
 
 
 def _flat(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:

@@ -93,7 +93,25 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
         report["splits"][split] = {"images": len(ids), **numbers}
         report["errors"] += errors
         report["warnings"] += warnings
+    report["errors"] += _outside(dataset, uses)
     return report
+
+
+def _outside(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:
+    """What is to be scored, but gets no maps and masks."""
+    splits = dataset.settings.get("splits") or {}
+    pseudo, score = splits.get("pseudo"), splits.get("score")
+    if score not in uses or pseudo is None:
+        return []
+    try:
+        made, scored = set(dataset.ids(pseudo)), dataset.ids(score)
+    except InputError:
+        return []  # which was said
+    names = [name for name in scored if name not in made]
+    return [
+        f"dataset.splits.score: {some(names)} of {score} are not in {pseudo} (splits.pseudo), so "
+        "they get no masks to score; name a list that is a part of it"
+    ] if names else []  # fmt: skip
 
 
 def write_check(

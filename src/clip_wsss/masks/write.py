@@ -19,7 +19,9 @@ import numpy as np
 from clip_wsss.core.archives import MASKS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.confidence import EDGES, encode
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import SMALLER
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
+from clip_wsss.core.memory import TooLargeError, fitting, out_of_memory
 from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.progress import over_images
@@ -298,7 +300,8 @@ def _in_batches(
             if number + AHEAD < len(parts):
                 waiting.append(pool.map(read, parts[number + AHEAD]))
             contexts = list(waiting.pop(0))
-            done.append(pool.map(partial(_encoded, entry), contexts, refine(contexts)))
+            refined = list(_refined_in_parts(refine, contexts))
+            done.append(pool.map(partial(_encoded_or_not, dataset, entry), contexts, refined))
             if len(done) > AHEAD:
                 yield from done.pop(0)
         for rest in done:
@@ -331,8 +334,44 @@ def _context(dataset: Dataset, entry: dict, image: ImageMaps, **said: Any) -> Ma
 
 
 def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps, **said: Any) -> EncodedImage:
-    context = _context(dataset, entry, image, **said)
-    return _encoded(entry, context, refined_by(entry, context))
+    try:
+        with fitting(f"{image.id}: its mask", SMALLER):
+            context = _context(dataset, entry, image, **said)
+            return _encoded(entry, context, refined_by(entry, context))
+    except TooLargeError as error:
+        return _left_out(dataset, image.id, error)
+
+
+def _left_out(dataset: Dataset, id_: str, error: TooLargeError) -> EncodedImage:
+    if dataset.settings["on_bad_image"] == "fail":
+        raise error
+    return EncodedImage(id_, skipped=str(error))
+
+
+def _refined_in_parts(
+    refine: Callable[[Sequence[MaskContext]], list[np.ndarray]], contexts: Sequence[MaskContext]
+) -> Iterator[np.ndarray | TooLargeError]:
+    """What `refine` makes of a batch; where memory runs out, of each half."""
+    try:
+        yield from refine(contexts)
+        return
+    except Exception as error:
+        if not out_of_memory(error) and not isinstance(error, TooLargeError):
+            raise
+        if len(contexts) == 1:
+            what = f"{contexts[0].id}: its mask does not fit into memory; {SMALLER}"
+            yield error if isinstance(error, TooLargeError) else TooLargeError(what)
+            return
+    for part in (contexts[: len(contexts) // 2], contexts[len(contexts) // 2 :]):
+        yield from _refined_in_parts(refine, part)
+
+
+def _encoded_or_not(
+    dataset: Dataset, entry: dict, context: MaskContext, refined: np.ndarray | TooLargeError
+) -> EncodedImage:
+    if isinstance(refined, TooLargeError):
+        return _left_out(dataset, context.id, refined)
+    return _encoded(entry, context, refined)
 
 
 def _encoded(entry: dict, context: MaskContext, refined: np.ndarray) -> EncodedImage:

@@ -13,6 +13,7 @@ from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen_clip import FrozenClip
+from clip_wsss.models.tower import MAX_PATCHES
 from clip_wsss.models.weights import (
     Weights,
     infer_architecture,
@@ -39,7 +40,7 @@ def load_clip(
             beside a safetensors file, or inferred from OpenAI-format weights), and `weights`,
             an open_clip tag or a local file (OpenAI `.pt` as state dict or JIT archive,
             open_clip checkpoint, safetensors with the whole or a compact vocabulary); and
-            `round_weights`, none if it is absent.
+            `round_weights` and `max_patches`, at their defaults if they are absent.
         precision: of the vision tower's matrices and activations; texts, the image feature and
             the softmax are float32 in any case.
         round_weights: instead of the entry's: `float16` passes the matrices through float16
@@ -83,7 +84,9 @@ def load_clip(
     options = open_clip.transform.PreprocessCfg(**{**preprocess, "size": visual.image_size})
     crop = open_clip.transform.image_transform_v2(options, is_train=False)
     statistics = (options.mean, options.std)
-    return FrozenClip(network, tokenizer, crop, statistics, position, PRECISIONS[precision])
+    most = model.get("max_patches", MAX_PATCHES)
+    dtype = PRECISIONS[precision]
+    return FrozenClip(network, tokenizer, crop, statistics, position, dtype, most)
 
 
 def check_clip(model: dict) -> None:

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from clip_wsss.models.tower import MAX_PATCHES, capped
+
 if TYPE_CHECKING:
     from clip_wsss.models.tower import Passed
 
@@ -39,6 +41,7 @@ class FrozenClip:
         logit_scale: float, exp of the stored one.
         device: where the tensors live.
         dtype: of the vision tower's activations.
+        max_patches: of an image; a larger one is scaled down.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class FrozenClip:
         statistics: tuple[Sequence[float], Sequence[float]],
         position: dict,
         dtype: torch.dtype,
+        max_patches: int = MAX_PATCHES,
     ):
         self.network, self.visual = network, network.visual
         self.tokenize, self.crop = tokenize, crop
@@ -57,7 +61,7 @@ class FrozenClip:
         self.layers = len(self.visual.transformer.resblocks)
         self.heads = self.visual.transformer.resblocks[-1].attn.num_heads
         self.width, self.embedding = self.visual.proj.shape
-        self.prefix = 1
+        self.prefix, self.max_patches = 1, max_patches
         self.device = self.visual.proj.device
         self.logit_scale = float(network.logit_scale.detach().exp())
         self.mean, self.std = (np.array(values, dtype=np.float32) for values in statistics)
@@ -66,17 +70,22 @@ class FrozenClip:
         """Patches (gh, gw) of an image of size (H, W): each side rounded up by itself."""
         return math.ceil(size[0] / self.patch[0]), math.ceil(size[1] / self.patch[1])
 
+    def fitted(self, size: Sequence[float]) -> tuple[int, int]:
+        """See `clip_wsss.models.tower.Tower`."""
+        return capped(self.grid(size), self.max_patches)
+
     def preprocess(self, rgb: np.ndarray, scale: float = 1.0) -> Tensor:
         """An image at its own size (docs/parity.md, fact 2), or at a multiple of it.
 
         Args:
             rgb: (H, W, 3) uint8.
-            scale: of the sides, before they are rounded up to whole patches.
+            scale: of the sides, before they are rounded up to whole patches. An image of more
+                than `max_patches` is scaled down to these.
 
         Returns:
             (3, H', W') float32 on the CPU; sides are whole numbers of patches.
         """
-        gh, gw = self.grid((rgb.shape[0] * scale, rgb.shape[1] * scale))
+        gh, gw = self.fitted((rgb.shape[0] * scale, rgb.shape[1] * scale))
         size = (gw * self.patch[1], gh * self.patch[0])
         resized = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
         scaled = (resized.astype(np.float32) / np.float32(255) - self.mean) / self.std

@@ -22,14 +22,15 @@ from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen_clip import attend_head_by_head, mean_map
+from clip_wsss.models.tower import MAX_PATCHES, capped
 from clip_wsss.models.weights import read_weights
 
 
 class TimmTower:
     """See `clip_wsss.models.tower.Tower`."""
 
-    def __init__(self, network: Any):
-        self.network = network
+    def __init__(self, network: Any, max_patches: int = MAX_PATCHES):
+        self.network, self.max_patches = network, max_patches
         self.patch: tuple[int, int] = tuple(network.patch_embed.patch_size)
         self.layers = len(network.blocks)
         self.heads = network.blocks[-1].attn.num_heads
@@ -43,9 +44,13 @@ class TimmTower:
         """Patches (gh, gw) of an image of size (H, W): each side rounded up by itself."""
         return math.ceil(size[0] / self.patch[0]), math.ceil(size[1] / self.patch[1])
 
+    def fitted(self, size: Sequence[float]) -> tuple[int, int]:
+        """See `clip_wsss.models.tower.Tower`."""
+        return capped(self.grid(size), self.max_patches)
+
     def preprocess(self, rgb: np.ndarray, scale: float = 1.0) -> Tensor:
         """(H, W, 3) uint8 -> (3, H', W') float32 on the CPU, whole patches, normalised."""
-        gh, gw = self.grid((rgb.shape[0] * scale, rgb.shape[1] * scale))
+        gh, gw = self.fitted((rgb.shape[0] * scale, rgb.shape[1] * scale))
         size = (gw * self.patch[1], gh * self.patch[0])
         resized = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
         scaled = (resized.astype(np.float32) / np.float32(255) - self.mean) / self.std
@@ -140,7 +145,8 @@ def load_timm(
         )
     if not pretrained:
         _load(network, weights)
-    return TimmTower(network.requires_grad_(False).eval().to(torch_device(device)))
+    network = network.requires_grad_(False).eval().to(torch_device(device))
+    return TimmTower(network, model.get("max_patches", MAX_PATCHES))
 
 
 def _is_plain(network: nn.Module) -> bool:

@@ -7,6 +7,7 @@ differentiable end that GradCAM goes back through. `clip_wsss.models.frozen_clip
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+
+
+MAX_PATCHES = 8192  # of an image: 2048 x 1024 pixels of a patch of 16
+
+
+def capped(grid: tuple[int, int], most: int) -> tuple[int, int]:
+    """A grid of at most `most` patches, with about the shape of the one that is given."""
+    gh, gw = grid
+    if gh * gw <= most:
+        return grid
+    scale = math.sqrt(most / (gh * gw))
+    gh = min(most, max(1, int(gh * scale)))
+    return gh, min(max(1, int(gw * scale)), most // gh)
 
 
 class Tower(Protocol):
@@ -29,6 +43,7 @@ class Tower(Protocol):
         prefix: P, tokens before the patches: CLS, and registers.
         mean: (3,) float32, of the pixels in [0, 1] that it was trained on.
         std: (3,) float32, their deviation.
+        max_patches: of an image; a larger one is scaled down.
         device: where the tensors live.
         dtype: of the activations.
     """
@@ -40,6 +55,7 @@ class Tower(Protocol):
     prefix: int
     mean: np.ndarray
     std: np.ndarray
+    max_patches: int
     device: torch.device
     dtype: torch.dtype
 
@@ -47,8 +63,12 @@ class Tower(Protocol):
         """Patches (gh, gw) of an image of size (H, W): each side rounded up by itself."""
         ...
 
+    def fitted(self, size: Sequence[float]) -> tuple[int, int]:
+        """Patches of an image as it is seen: `grid`, at most `max_patches` of them."""
+        ...
+
     def preprocess(self, rgb: np.ndarray, scale: float = 1.0) -> Tensor:
-        """(H, W, 3) uint8 -> (3, H', W') float32 on the CPU, whole patches, normalised."""
+        """(H, W, 3) uint8 -> (3, H', W') float32 on the CPU, `fitted`, normalised."""
         ...
 
     def passed(self, batch: Tensor, held: int, by_head: int) -> tuple[list[Tensor], Tensor]:

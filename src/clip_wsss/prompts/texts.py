@@ -80,7 +80,7 @@ def write_image_features(
             if not dataset.labels(id_):
                 skipped[id_] = "has no class, so it ranks nothing"
                 continue
-            groups.setdefault(clip.grid(dataset.size(id_)), []).append(id_)
+            groups.setdefault(clip.fitted(dataset.size(id_)), []).append(id_)
         except InputError as error:
             _skip(dataset, id_, error, skipped)
     for members in groups.values():

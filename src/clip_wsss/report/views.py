@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from clip_wsss.core.csvs import read_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.choice import choose
 from clip_wsss.data.datasets import IGNORE, Dataset
@@ -297,7 +298,7 @@ def rankings(results: Results) -> list[dict]:
 
 def _ranking(results: Results, texts: Node) -> pd.DataFrame:
     """Columns rank, template, sharpness of ranked texts."""
-    return pd.read_csv(results.path(f"{texts.folder}/sharpness.csv"))
+    return read_csv(results.path(f"{texts.folder}/sharpness.csv"))
 
 
 def _scatter(results: Results, ranking: pd.DataFrame, ranked: Node) -> Markup | None:

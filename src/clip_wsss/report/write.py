@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from clip_wsss.core.archives import Archives
+from clip_wsss.core.csvs import read_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
 from clip_wsss.core.maps import read_skipped
@@ -30,6 +31,7 @@ from clip_wsss.runs.stages import LABEL_STAGES, SCORED
 from clip_wsss.runs.table import Run
 from clip_wsss.tables.layout import TITLES
 from clip_wsss.tables.published import read_published
+from clip_wsss.tables.remarks import notes
 from clip_wsss.tables.write import check_scores
 
 WIDE = 60  # letters; longer facts take a line of their own
@@ -102,6 +104,7 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         "cost": _cost(results),
         "skipped": _skipped(results),
         "warnings": _warnings(results),
+        "remarks": _remarks(results),
         "provenance": _facts(
             {**provenance, "seeds": _seeds(results), "time_of_all_jobs": _time(results)}
         ),
@@ -114,7 +117,7 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
             }
             for run in runs
         ],
-        "data": Markup(json.dumps(data, ensure_ascii=False).replace("</", "<\\/")),
+        "data": Markup(json.dumps(data, ensure_ascii=False).replace("<", r"\u003c")),
         "css": Markup(_asset("report.css")),
         "js": Markup(_asset("report.js")),
     }
@@ -139,7 +142,7 @@ def _read(results: Results, name: str) -> pd.DataFrame:
     path = results.root / "tables" / f"{name}.csv"
     if not path.is_file():
         raise InputError(f"{path}: missing; run snakemake to make it")
-    return pd.read_csv(path)
+    return read_csv(path)
 
 
 def _start(results: Results, tables: dict[str, pd.DataFrame]) -> str:
@@ -243,7 +246,7 @@ def _cost(results: Results) -> dict | None:
 
 def _costs(results: Results) -> pd.DataFrame:
     path = results.root / "tables/cost.csv"
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    return read_csv(path) if path.is_file() else pd.DataFrame()
 
 
 def _time(results: Results) -> str | None:
@@ -272,6 +275,13 @@ def _warnings(results: Results) -> list[str]:
     path = results.root / "data/check.json"
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return shortened(report.get("warnings", []))
+
+
+def _remarks(results: Results) -> list[str]:
+    """What makes figures say less than they seem to."""
+    if not results.scored:
+        return []
+    return notes(_read(results, "remarks"), [run.name for run in results.runs])
 
 
 def _seeds(results: Results) -> str:

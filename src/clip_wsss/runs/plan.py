@@ -82,7 +82,7 @@ SCRIPTS = {"data": ("demo_data",), "features": ("texts",)}
 LAYOUTS = ("csv", "md", "tex")
 TABLES = (
     "figures.csv", "per_class.csv", "per_class.md", "confidence.csv", "headline.csv",
-    "metrics.json", "runs.json", "index.csv", "config.yaml",
+    "metrics.json", "remarks.csv", "runs.json", "index.csv", "config.yaml",
 )  # fmt: skip
 
 
@@ -446,6 +446,11 @@ class Plan:
     def texts_files(self) -> list[Product]:
         """Ranked texts, and the features that ranked them."""
         return [product for node in self.ranking.nodes for product in self.products(node)]
+
+    @cached_property
+    def rankings(self) -> list[Product]:
+        """Ranked texts alone."""
+        return [self.texts(node) for node in self.ranking.nodes if node.stage == "texts"]
 
     @cached_property
     def val(self) -> list[Product]:

@@ -121,6 +121,9 @@ class Model(Settings):
     round_weights: Literal["none", "float16"] = Field(
         "none", description="float16: matrices pass through it, as OpenAI's did"
     )
+    max_patches: Count = Field(
+        8192, description="of an image; a larger one is scaled down for its maps, not its masks"
+    )
     license: Text | None = Field(None, description="of the weights; shown beside the figures")
     source: Text | None = Field(None, description="where the weights come from; likewise")
 

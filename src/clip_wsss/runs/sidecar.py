@@ -72,13 +72,21 @@ def read_sidecar(path: Path) -> dict:
         InputError: it is missing, or no sidecar of this format.
     """
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_bytes()
     except OSError:
         raise InputError(f"{path}: missing, so {_remedy(path)}") from None
-    except ValueError:
+    return parse_sidecar(text, path)
+
+
+def parse_sidecar(text: bytes, path: str | Path) -> dict:
+    """What a sidecar's text holds. Raises InputError as `read_sidecar`; `path` names it."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
         record = None
     right = isinstance(record, dict) and set(record) == FIELDS and record["format"] == FORMAT
-    if not right or not all(isinstance(record[name], dict) for name in FIELDS - PLAIN):
+    right = right and all(isinstance(record[name], dict) for name in FIELDS - PLAIN)
+    if not right or set(record["outputs"]) != set(record["files"]):
         raise InputError(f"{path}: not a sidecar of format {FORMAT}; {_remedy(path)}")
     return record
 
@@ -117,6 +125,23 @@ def check(path: Path, stamp: dict, names: Sequence[str] | None = None) -> dict:
     return record
 
 
+def check_bytes(record: dict, path: str | Path, data: bytes) -> None:
+    """Make sure that an output is what its sidecar says, wherever both are kept.
+
+    Args:
+        record: what the sidecar holds.
+        path: of the output, in its sidecar's folder.
+        data: what the output holds.
+
+    Raises:
+        InputError: it was changed since, or is no output of that job.
+    """
+    name = next((n for n, file in record["files"].items() if file == Path(path).name), None)
+    if name is None or hashlib.sha256(data).hexdigest() != record["outputs"][name]:
+        sidecar = Path(path).with_name("sidecar.json")
+        raise InputError(f"{path}: changed since the job that made it; {_remedy(sidecar)}")
+
+
 def current(path: Path, stamp: dict, inputs: Inputs) -> bool:
     """Whether a job may keep its outputs: plan, inputs and outputs are what the sidecar says.
 
@@ -150,5 +175,5 @@ def _plain(value: object) -> object:
     return json.loads(json.dumps(value))
 
 
-def _remedy(path: Path) -> str:
+def _remedy(path: str | Path) -> str:
     return f"make it again: snakemake --cores all --forcerun {path}"

@@ -39,7 +39,10 @@ from clip_wsss.runs.settings import Affinity as AffinitySettings
 
 COLUMNS = ("name", "base", *GROUPS, "seed", "note")
 # Other tables of a results folder, which a runs table's would overwrite (docs/results.md).
-RESERVED = ("confidence", "config", "cost", "figures", "headline", "index", "per_class", "sweeps")
+RESERVED = (
+    *("confidence", "config", "cost", "figures", "headline", "index", "per_class", "remarks"),
+    "sweeps",
+)
 DEFAULT_INFERENCE = "default"  # the entry that a table without the column means
 _CELL = re.compile(r"[A-Za-z0-9_.+-]+(,[A-Za-z0-9_.-]+=[A-Za-z0-9_.:+/~-]+)*")
 _EMPTY = ("", "-")
@@ -143,7 +146,7 @@ def read_runs(config: Config) -> list[Run]:
     """
     paths = [Path(path) for path in config.runs.tables]
     for path in paths:
-        if sum(other.stem == path.stem for other in paths) > 1:
+        if sum(other.stem.casefold() == path.stem.casefold() for other in paths) > 1:
             raise InputError(f"runs.tables: two tables are called {path.stem}; rename one")
     runs = [run for path in paths for run in _read_table(path)]
     for number, sweep in enumerate(config.runs.sweeps):
@@ -176,7 +179,8 @@ def _check_base(run: Run, runs: dict[str, Run], where: str) -> None:
         if base not in runs:
             raise InputError(f"{where}: base: {unknown('run', base, runs)}")
         if base in line:
-            raise InputError(f"{where}: base: {' -> '.join((*line, base))} is a circle")
+            circle = " -> ".join((*line, base))
+            raise InputError(f"{where}: base: {circle} is a circle; name another run, or write -")
         line.append(base)
         base = runs[base].base
 
@@ -274,7 +278,7 @@ def _read_table(path: Path) -> list[Run]:
             f"runs.tables: {path}: the name of a table may hold letters, digits, _ + - and inner "
             "dots only; rename the file"
         )
-    if path.stem in RESERVED:
+    if path.stem.casefold() in RESERVED:
         raise InputError(
             f"runs.tables: {path}: another table is called {path.stem}.csv; rename the file"
         )

@@ -19,9 +19,12 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from clip_wsss.core.archives import Archive
+from clip_wsss.core.confidence import encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import atomic_path, write_text
+from clip_wsss.core.images import SMALLER
 from clip_wsss.core.maps import ImageMaps, read_maps, read_skipped, upsample_maps
+from clip_wsss.core.memory import fitting
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.datasets import IGNORE, Dataset
 from clip_wsss.runs.stages import MAP_STAGES
@@ -35,6 +38,8 @@ from clip_wsss.score.confusion import (
     mean_iou,
 )
 
+SURE = int(encode(np.array([0.95], np.float32))[0])  # the code of the paper's mu
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -46,9 +51,12 @@ class Measurement:
         read: the maps, or the archives of labels, a file a shard; images of
             other splits are passed over.
         json: what follows from the counts. Of maps: powers (power -> mIoU), iou (power -> class ->
-            IoU), oracle (power and mIoU of the best), zero_maps (how many maps of the scored
-            images are zero all over); of labels: miou, iou (class -> IoU), unlabelled (share of
-            the counted pixels that are predicted 255).
+            IoU), oracle (power and mIoU of the best), maps (how many the scored images have),
+            zero_maps (of these zero all over), zero_classes (those whose maps all are),
+            scaled_down (images that were, for their maps); of labels: miou, iou (class -> IoU),
+            unlabelled (share of the counted pixels that are predicted 255), of pseudo masks
+            unsure (images without a labelled pixel of a confidence of `SURE` or more). Of both
+            without_truth: the classes that have none, which the mIoU is without.
         counts: Parquet of id, truth, prediction, for maps power, and pixels.
         precision: of the network, for the JSON.
         seed: of the training, for the JSON.
@@ -136,7 +144,9 @@ class _Counts:
         self.classes = len(dataset.vocabulary.classes) + 1
         self.skipped = _Skipped(dataset)
         self.images: dict[str, dict[str, np.ndarray]] = {}
-        self.zero_maps, self.calibration = 0, Calibration()
+        # (classes, 2): how many maps, how many are zero all over
+        self.maps = np.zeros((self.classes - 1, 2), np.int64)
+        self.scaled_down, self.unsure, self.calibration = 0, 0, Calibration()
         self.left_out: dict[str, str] = {}  # in the shard itself
 
 
@@ -152,14 +162,16 @@ class _MapCounts(_Counts):
     def add(self, name: str, truth: Callable[[], np.ndarray]) -> None:
         """Count an image, or note why it cannot be counted."""
         image, powers = self._maps[name], self.measurement.counted
-        with self.skipped.bad(name):
+        with self.skipped.bad(name), fitting(f"{name}: its score", SMALLER):
             grid = _maps(image, self.path)
             mask = _fitting(truth(), name, image.size)
             full = upsample_maps(grid, image.size)
             keys = [int(key) for key in image.keys]
             counts = count_sweep(mask, full, keys, powers, self.classes)
             self.images[name] = _columns(counts, powers)
-            self.zero_maps += int((grid == 0).all(axis=(1, 2)).sum())
+            self.maps[keys, 0] += 1
+            self.maps[keys, 1] += (grid == 0).all(axis=(1, 2))
+            self.scaled_down += image.scaled_down
 
     def close(self) -> None:
         """Forget the maps: what was counted goes from process to process."""
@@ -187,10 +199,11 @@ class _LabelCounts(_Counts):
                 f"{IGNORE}"
             )
         codes = None if self.measurement.confidence is None else self._archive.codes(name)
-        with self.skipped.bad(name):
+        with self.skipped.bad(name), fitting(f"{name}: its score", SMALLER):
             mask = _fitting(truth(), name, label.shape)
             self.images[name] = _columns([count_label(mask, label, self.classes)])
             if codes is not None:
+                self.unsure += not (codes[label != IGNORE] >= SURE).any()
                 counted = (mask != IGNORE) & (label != IGNORE)
                 self.calibration.add(codes, label == mask, counted)
 
@@ -207,7 +220,7 @@ def _write(
     parts: Sequence[_Counts],
 ) -> dict:
     """Write what was counted for one measurement, and what follows from it."""
-    skipped, calibration, zero_maps = _Skipped(dataset), Calibration(), 0
+    skipped, calibration = _Skipped(dataset), Calibration()
     images: dict[str, dict[str, np.ndarray]] = {}
     left_out: dict[str, str] = {}
     paths: dict[str, Path] = {}
@@ -222,7 +235,6 @@ def _write(
         images |= part.images
         skipped.reasons |= part.skipped.reasons
         left_out |= part.left_out
-        zero_maps += part.zero_maps
         calibration.merge(part.calibration)
     for name in ids:
         if name not in images and name not in skipped:
@@ -232,11 +244,24 @@ def _write(
     counts = _table([(name, images[name]) for name in kept])
     result = _result(dataset, split, one, kept, skipped)
     if one.stage in MAP_STAGES:
-        result |= _follows_of_maps(dataset, one, counts) | {"zero_maps": zero_maps}
+        result |= _follows_of_maps(dataset, one, counts)
+        made, zero = np.sum([part.maps for part in parts], axis=0).T
+        classes = np.array(dataset.vocabulary.classes)
+        result |= {
+            "maps": int(made.sum()),
+            "zero_maps": int(zero.sum()),
+            "zero_classes": classes[(zero == made) & (made > 0)].tolist(),
+            "scaled_down": sum(part.scaled_down for part in parts),
+        }
     else:
         result["miou"], result["iou"] = _scores(dataset, counts)
         unlabelled = counts["pixels"][counts["prediction"] == IGNORE].sum()
         result["unlabelled"] = float(unlabelled / max(counts["pixels"].sum(), 1))
+        if one.stage == "mask":
+            result["unsure"] = sum(part.unsure for part in parts)
+    there = set(counts["truth"])
+    names = ("background", *dataset.vocabulary.classes)
+    result["without_truth"] = [name for place, name in enumerate(names) if place not in there]
     if one.confidence is not None:
         _write_parquet(one.confidence, calibration.table())
     _write_parquet(one.counts, counts)

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 
 from clip_wsss.core.archives import PREDICTIONS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import SMALLER
+from clip_wsss.core.memory import TooLargeError, fitting
 from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.progress import over_images
@@ -162,21 +164,51 @@ def predict(
         part = 4 * workers  # images in memory
         for start in range(0, len(ids), part):
             read, skipped = _read(dataset, ids[start : start + part])
-            maps = map(predictor.probabilities, read.values())
+            found = ((name, _fitting(predictor, name, rgb)) for name, rgb in read.items())
             if refined:
-                halves = [probabilities.astype(np.float16) for probabilities in maps]
-                maps = mapped(refine, read, halves, read.values())
-            labels = (x.argmax(axis=0).astype(np.uint8) for x in maps)
-            yield from map(encode_image, read, labels)
+                halves = {name: _half(one) for name, one in found}
+                found = zip(
+                    halves, mapped(refine, halves, halves.values(), read.values()), strict=True
+                )
+            for name, one in found:
+                if isinstance(one, TooLargeError):
+                    if dataset.settings["on_bad_image"] == "fail":
+                        raise one
+                    skipped[name] = str(one)
+                else:
+                    yield encode_image(name, one.argmax(axis=0).astype(np.uint8))
             yield from (EncodedImage(name, skipped=why) for name, why in skipped.items())
 
     with parallel_map(workers if refined else 1) as mapped:
         write_archive(out, PREDICTIONS, over_images(images(mapped), len(ids), "predicting"))
 
 
-def _refined(inference: dict, id_: str, scores: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+def _fitting(predictor: Predictor, name: str, rgb: np.ndarray) -> np.ndarray | TooLargeError:
+    """Class probabilities of an image, or that they do not fit into memory."""
+    try:
+        with fitting(f"{name}: its prediction", SMALLER):
+            return predictor.probabilities(rgb)
+    except TooLargeError as error:
+        if predictor.device == "cuda":
+            torch.cuda.empty_cache()
+        return error
+
+
+def _half(scores: np.ndarray | TooLargeError) -> np.ndarray | TooLargeError:
+    return scores if isinstance(scores, TooLargeError) else scores.astype(np.float16)
+
+
+def _refined(
+    inference: dict, id_: str, scores: np.ndarray | TooLargeError, rgb: np.ndarray
+) -> np.ndarray | TooLargeError:
     """The scores of an image after the mask refinement of an entry of `inference`."""
-    refined = refined_by(inference, MaskContext(scores, rgb, range(len(scores) - 1), id_))
+    if isinstance(scores, TooLargeError):
+        return scores
+    try:
+        with fitting(f"{id_}: the refinement of its prediction", SMALLER):
+            refined = refined_by(inference, MaskContext(scores, rgb, range(len(scores) - 1), id_))
+    except TooLargeError as error:
+        return error
     check_scores(refined, scores, inference["refinement"])
     return refined
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from clip_wsss.core.csvs import markdown_table, write_csv
 from clip_wsss.core.progress import seconds_an_image
 from clip_wsss.core.shards import shard_pattern
 from clip_wsss.data.datasets import open_dataset
@@ -72,10 +73,9 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
     table = pd.DataFrame(lines, columns=list(COLUMNS)).astype({"images": "Int64"})
     out_dir = plan.root / "tables" if out_dir is None else Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out_dir / "cost.csv", index=False, lineterminator="\n")
+    write_csv(table, out_dir / "cost.csv")
     rows = [COLUMNS, ["---"] * len(COLUMNS), *table.astype(object).fillna("").to_numpy()]
-    text = "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
-    (out_dir / "cost.md").write_text(text, encoding="utf-8")
+    (out_dir / "cost.md").write_text(markdown_table(rows), encoding="utf-8")
 
 
 def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
 from clip_wsss.runs.stages import MAP_STAGES, SCORED
 
 TITLES = {
@@ -36,7 +37,7 @@ def write_layouts(
         dataset: named in the captions.
         more_notes: below the table, after those that say what its figures are.
     """
-    frame.to_csv(f"{stem}.csv", index=False, lineterminator="\n")
+    write_csv(frame, f"{stem}.csv")
     head, lines = _readable(frame)
     shown = {
         "quoted": (frame["kind"] == "quoted").any(),
@@ -57,7 +58,7 @@ def _readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     lines = []
     for row in frame.to_dict("records"):
         if row["kind"] == "quoted":
-            name = f"{row['run']} (quoted: {row['source']})"
+            name = _text(f"{row['run']} (quoted: {row['source']})")
             cells = [name, "", _text(row["note"]), row["split"], ""]
             cells += [_figure(row[stage]) for stage in stages]
             lines.append([*cells, "", "", ""])
@@ -118,7 +119,7 @@ def _figure(value) -> str:
 
 
 def _text(value) -> str:
-    return str(value) if _there(value) else ""
+    return " ".join(str(value).split()) if _there(value) else ""  # on one line
 
 
 def _there(value) -> bool:
@@ -126,10 +127,8 @@ def _there(value) -> bool:
 
 
 def _markdown(title: str, head: list[str], lines: list[list[str]], notes: list[str]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    table = "".join(f"| {' | '.join(row)} |\n" for row in cells)
-    return f"# {title}\n\n{table}\n" + "".join(f"- {note}\n" for note in notes)
+    table = markdown_table([head, ["---"] * len(head), *lines])
+    return f"# {title}\n\n{table}\n" + "".join(f"- {markdown_text(note)}\n" for note in notes)
 
 
 _LATEX = {
@@ -155,7 +154,7 @@ def _latex(title: str, head: list[str], lines: list[list[str]], notes: list[str]
     body = [" & ".join(map(_escape, row)) + r" \\" for row in lines]
     return "\n".join(
         [
-            *(f"% {line}" for line in (title, "needs \\usepackage{booktabs}", *notes)),
+            *(f"% {_text(one)}" for one in (title, "needs \\usepackage{booktabs}", *notes)),
             r"\begin{tabular}{" + "l" * len(head) + "}",
             r"\toprule",
             " & ".join(map(_escape, head)) + r" \\",

@@ -6,6 +6,7 @@ never the same twice.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from clip_wsss.core.csvs import markdown_table, read_csv, write_csv
 from clip_wsss.core.files import write_text
 from clip_wsss.core.plain import dump_yaml
 from clip_wsss.runs import sidecar
@@ -27,6 +29,7 @@ from clip_wsss.score.calibration import MUS, mu_curve
 from clip_wsss.score.changes import Entries, changes, entries, flat_changes
 from clip_wsss.score.measurements import Difference, Figure, Folder, Reader, difference, map_scoring
 from clip_wsss.score.metrics import power_key
+from clip_wsss.tables import remarks
 from clip_wsss.tables.layout import write_layouts
 from clip_wsss.tables.published import quoted, read_published
 
@@ -109,7 +112,7 @@ def read_rows(plan: Plan) -> dict[str, Row]:
         run.name: Row(
             run,
             graph.paths[run.name],
-            entries(graph, run),
+            _with_template(plan, run),
             graph.scores(run),
             *map_scoring(graph, run),
             reader,
@@ -118,14 +121,31 @@ def read_rows(plan: Plan) -> dict[str, Row]:
     }
 
 
+def _with_template(plan: Plan, run: Run) -> Entries:
+    """What a run is made with, and of ranked texts the template that was chosen."""
+    found, texts = entries(plan.graph, run), plan.graph.paths[run.name].get("texts")
+    if texts is not None and texts.identity["template"] == "sharpest":
+        own = found["texts"]
+        assert own is not None  # the run has texts
+        ranking = read_csv(plan.root / texts.folder / "sharpness.csv")
+        chosen = ranking.loc[ranking["rank"] == 1, "template"].iloc[0]
+        for part in (own["settings"], own["identity"]):
+            part["template"] = f"sharpest ({chosen})"
+    return found
+
+
 def check_scores(plan: Plan) -> None:
-    """Make sure that every measurement is what the plan says.
+    """Make sure that measurements, rankings of templates and logs are what the plan says.
 
     Raises:
         InputError: one is missing, was made by other settings or other code, or was changed since.
     """
     for product in plan.scores:
         sidecar.check(product.sidecar, product.stamp)
+    for product in plan.rankings:
+        sidecar.check(product.sidecar, product.stamp, ["sharpness"])
+    for product in plan.trainings:
+        sidecar.check(product.sidecar, product.stamp, ["log"])
 
 
 def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
@@ -133,10 +153,11 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
 
     For each runs table `<table>.csv`, `.md` and `.tex`; for all runs `figures.csv` (one line a
     figure), `per_class.csv` and `.md`, `confidence.csv` (the mu curves), `metrics.json` and
-    `headline.csv` (for DVC), `runs.json` (for clip_wsss.compare), `index.csv` (the folder of every
-    stage of a run), and `config.yaml` (the resolved config, which can be used as one: paths outside
-    of the project are in it as they were given). In the folder of every stage
-    `settings.yaml`: its settings and those of the stages before it, defaults left out.
+    `headline.csv` (for DVC), `remarks.csv` (what was counted beside), `runs.json` (for
+    clip_wsss.compare), `index.csv` (the folder of every stage of a run), and `config.yaml` (the
+    resolved config, which can be used as one: paths outside of the project are in it as they were
+    given). In the folder of every stage `settings.yaml`: its settings and those of the stages
+    before it, defaults left out.
 
     Args:
         plan: of the results.
@@ -152,32 +173,56 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     rows = read_rows(plan)
     path = plan.config.evaluation.published
     published = None if path is None else read_published(path)
+    remarked = remarks.table([line for row in rows.values() for line in _remarks(row, plan)])
+    write_csv(remarked, out_dir / "remarks.csv")
     for table in plan.graph.tables:
         own = {name: row for name, row in rows.items() if row.run.table == table}
         lines = [_line(row, rows, own, published) for row in own.values()]
         frame = pd.DataFrame(lines + _quoted_lines(published), columns=_columns())
         weights = [plan.graph.models(row.run) for row in own.values()]
-        notes = [f"Weights of {n}: {m.origin}." for one in weights for n, m in one.items()]
+        notes = remarks.notes(remarked, list(own))
+        notes += [f"Weights of {n}: {m.origin}." for one in weights for n, m in one.items()]
         write_layouts(frame, out_dir / table, plan.config.dataset.name, notes)
-    _write_csv(_figures(rows), out_dir / "figures.csv")
+    write_csv(_figures(rows), out_dir / "figures.csv")
     per_class = _per_class(rows)
-    _write_csv(per_class, out_dir / "per_class.csv")
+    write_csv(per_class, out_dir / "per_class.csv")
     (out_dir / "per_class.md").write_text(_per_class_markdown(per_class), encoding="utf-8")
-    _write_csv(_confidence(rows, plan.root), out_dir / "confidence.csv")
+    write_csv(_confidence(rows, plan.root), out_dir / "confidence.csv")
     ends = {name: row.headline for name, row in rows.items() if row.headline}
-    headline = [(name, end.stage, percent(end.value)) for name, end in ends.items()]
-    _write_csv(pd.DataFrame(headline, columns=["run", "stage", "miou"]), out_dir / "headline.csv")
+    headline = [(name, end.stage, end.scoring, percent(end.value)) for name, end in ends.items()]
+    columns = ["run", "stage", "scoring", "miou"]
+    write_csv(pd.DataFrame(headline, columns=columns), out_dir / "headline.csv")
     numbers = {
-        name: {stage: percent(row.figure(stage).value) for stage in row.stages}
+        name: {_named(figure): percent(figure.value) for figure in map(row.figure, row.stages)}
         for name, row in rows.items()
     }
     _write_json(numbers, out_dir / "metrics.json")
     _write_json(_runs(rows, plan), out_dir / "runs.json")
     folders = pd.DataFrame(described(plan.graph), columns=["run", "stage", "folder"])
-    _write_csv(folders, out_dir / "index.csv")
+    write_csv(folders, out_dir / "index.csv")
     write_text(out_dir / "config.yaml", dump_yaml(portable(plan.resolved, keep=True)))
     for file, lineage in plan.lineages.items():
         write_text(file, dump_yaml(portable(lineage)))
+
+
+def _remarks(row: Row, plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """The remarks of a run: run, stage, and what is said."""
+    for stage in row.stages:
+        for info in map(row.reader.info, row.files[stage]):
+            seed = f"seed {info['seed']}: " if len(row.files[stage]) > 1 else ""
+            for words in remarks.remarks_of(info):
+                yield row.run.name, stage, f"{seed}{words}"
+            for words in remarks.remarks_of_split(info):
+                yield row.run.name, remarks.ALL, words
+    for seed in row.run.seeds if "segmentation" in row.path else ():
+        log = plan.training(row.path["segmentation"], seed).files[-1]
+        for words in remarks.remarks_of_training(log):
+            yield row.run.name, "segmentation", f"seed {seed}: {words}"
+
+
+def _named(figure: Figure) -> str:
+    """The stage of a figure, and that an oracle chose its power."""
+    return f"{figure.stage} oracle" if figure.scoring == "oracle" else figure.stage
 
 
 def percent(share: float) -> float:
@@ -238,7 +283,11 @@ def _line(
 def _changes(base: Row, row: Row) -> list[str]:
     """What a row's settings change against its base's, in words."""
     words = changes(base.entries, row.entries)
-    return words + flat_changes({"scoring": base.scoring}, {"scoring": row.scoring})
+    words += flat_changes({"scoring": base.scoring}, {"scoring": row.scoring})
+    seeds = [" ".join(map(str, one.run.seeds)) for one in (base, row)]
+    if not words and seeds[0] != seeds[1]:  # else the column of seeds says so
+        words.append(f"seeds: {seeds[0]} -> {seeds[1]}")
+    return words
 
 
 def _against(base: Row, row: Row) -> dict:
@@ -306,10 +355,7 @@ def _interval_cells(name: str, value: float, around) -> dict:
 
 
 def _difference_cells(change: Difference, of: Figure, minus: Figure) -> dict:
-    names = [
-        f"{figure.stage} oracle" if figure.scoring == "oracle" else figure.stage
-        for figure in (of, minus)
-    ]
+    names = [_named(figure) for figure in (of, minus)]
     return {
         **_interval_cells("difference", change.value, change.interval),
         "difference_of": names[0] if names[0] == names[1] else " - ".join(names),
@@ -383,8 +429,8 @@ def _per_class_markdown(per_class: pd.DataFrame) -> str:
     heads = ["class", *(f"{name} ({stage})" for name, stage in stages.items())]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for label, values in wide.iterrows():
-        lines.append([label, *("" if np.isnan(v) else f"{v:.1f}" for v in values)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        lines.append([str(label), *("" if np.isnan(v) else f"{v:.1f}" for v in values)])
+    return markdown_table(lines)
 
 
 def _confidence(rows: dict[str, Row], root: Path) -> pd.DataFrame:
@@ -430,10 +476,6 @@ def _runs(rows: dict[str, Row], plan: Plan) -> dict:
             for row in rows.values()
         ],
     }
-
-
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    frame.to_csv(path, index=False, lineterminator="\n")
 
 
 def _write_json(content: dict, path: Path) -> None:

@@ -19,6 +19,7 @@ from clip_wsss.cams.passes import CamVariant, compute_pass, read_text_features, 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import read_maps, read_skipped
 from clip_wsss.core.methods import method, registered
+from clip_wsss.models.tower import capped
 
 TARGETS = sorted(registered("target"))
 CAA = {
@@ -560,3 +561,80 @@ def test_maps_of_any_kind_of_numbers_are_taken(job, tmp_path, monkeypatch, name)
     cams = {"cam": CamVariant("own", SOFTMAX, {"own": {"method": f"greedily:{name}"}})}
     for _, maps in compute_pass(*rest, cams):
         assert maps["own"].maps.dtype == np.float32
+
+
+def test_a_large_image_is_scaled_down_and_counted(job, tmp_path, caplog):
+    # FAULTS 17
+    clip = job[2]
+    before, after = (outputs(tmp_path / folder, "cam", "caa") for folder in "ab")
+    write_pass(*job, before)
+    most, clip.max_patches = clip.max_patches, 13
+    write_pass(*job, after)
+    clip.max_patches = most
+    for name, path in after.items():
+        for image, whole in zip(read_maps(path), read_maps(before[name]), strict=True):
+            assert image.size == whole.size
+            large = np.prod(whole.maps.shape[1:]) > 13
+            assert image.scaled_down == large
+            if large:
+                assert image.maps.shape[1:] == (3, 4)  # of 4 x 5
+            else:
+                np.testing.assert_allclose(image.maps, whole.maps, atol=5e-5)
+    assert "more than 13 patches (models.max_patches): 4 images: d (20 x 16), c (20" in caplog.text
+    assert not any(image.scaled_down for image in read_maps(before["cam"]))
+
+
+@pytest.mark.parametrize(
+    ("grid", "most", "wanted"),
+    [
+        ((24, 32), 768, (24, 32)),
+        ((240, 320), 8192, (78, 104)),
+        ((1, 9000), 8192, (1, 8192)),
+        ((9000, 1), 10, (10, 1)),
+        ((3, 3), 1, (1, 1)),
+        ((2, 100_000), 50, (1, 50)),
+    ],
+)
+def test_a_capped_grid_keeps_the_shape(grid, most, wanted):
+    assert capped(grid, most) == wanted
+
+
+def test_an_image_that_would_not_fit_costs_itself_only(job, tmp_path, monkeypatch):
+    # FAULTS 17
+    dataset = job[0]
+    dataset.images["a"] = np.zeros((400, 400, 3), np.uint8)
+    monkeypatch.setattr("clip_wsss.core.memory.available", lambda device: 10**9)
+    paths = outputs(tmp_path, "cam", "caa")
+    line = r"a: 400 x 400 pixels are 90 x 90 patches, whose attention takes about \S+ GB of memory"
+    with pytest.raises(InputError, match=line):
+        write_pass(*job, paths)
+    write_pass(*job, paths, on_bad_image="skip")
+    assert [image.id for image in read_maps(paths["caa"])] == ["d", "c", "b", "e", "f"]
+    assert read_skipped(paths["caa"])["a"].endswith(
+        "1.0 GB are free; lower max_patches of its model, leave the image out, or free memory"
+    )
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_batch_that_runs_out_of_memory_is_divided(job, tmp_path, monkeypatch, caplog, most):
+    # FAULTS 17
+    whole, divided = (outputs(tmp_path / folder, "cam", "caa") for folder in "ab")
+    write_pass(*job, whole)
+
+    def small(clip, batch, images, *rest):
+        if len(images) > most or (most == 1 and images[0].id == "b"):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
+        return class_maps(clip, batch, images, *rest)
+
+    monkeypatch.setattr(backward, "class_maps", small)
+    if most == 1:
+        line = "b: 24 x 8 pixels are 2 x 6 patches, whose attention does not fit into memory; lower"
+        with pytest.raises(InputError, match=line):
+            write_pass(*job, divided)
+    write_pass(*job, divided, on_bad_image="skip")
+    assert "4 images together do not fit into memory; each half by itself" in caplog.text
+    kept = {image.id: image for image in read_maps(divided["caa"])}
+    assert list(kept) == [name for name in job[1] if name != "b" or most == 2]
+    for image in read_maps(whole["caa"]):
+        if image.id in kept:
+            np.testing.assert_allclose(kept[image.id].maps, image.maps, atol=5e-5)

@@ -123,6 +123,18 @@ def test_bad_images_that_may_be_left_out_are_warnings(own):
     assert len(own.check(on_bad_image="skip")["errors"]) == 3, "none is left"
 
 
+def test_scored_images_must_get_masks(own):
+    # FAULTS 10
+    own.write("ImageSets/Segmentation/score.txt", b"a\nb\n")
+    own.write("ImageSets/Segmentation/pseudo.txt", b"c\na\n")
+    uses = {"pseudo": Use(labels=True), "score": Use(masks=True)}
+    splits = {"pseudo": "pseudo", "score": "score"}
+    (line,) = own.check(uses, splits=splits)["errors"]
+    assert line.startswith("dataset.splits.score: b of score are not in pseudo (splits.pseudo), so")
+    own.write("ImageSets/Segmentation/pseudo.txt", b"c\na\nb\n")
+    assert own.check(uses, splits=splits)["errors"] == []
+
+
 def test_masks_and_labels_that_disagree_are_counted(own):
     own.write("Annotations/b.xml", xml("dog", "cat"))
     own.mask("c", np.maximum(box(DOG), box(CAT)[::-1]))

@@ -1,5 +1,7 @@
 """Pseudo masks: float16 scores, ties, confidence, archives, sources, processes."""
 
+import importlib
+
 import cv2
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from clip_wsss.core.images import encode_grey, write_label
 from clip_wsss.core.maps import ImageMaps, background_scores, upsample_maps, write_maps
 from clip_wsss.core.methods import registered
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.write import (
     labels_and_confidence,
+    refined_by,
     write_ground_truth,
     write_import,
     write_masks,
@@ -97,7 +101,7 @@ class Images:
     """A data set of flat images."""
 
     def __init__(self, sizes):
-        self.sizes = sizes
+        self.sizes, self.settings = sizes, {"on_bad_image": "fail"}
 
     def image(self, name):
         height, width = self.sizes[name]
@@ -305,3 +309,47 @@ def test_masks_in_batches_are_those_of_single_images(shard, tmp_path, monkeypatc
     assert found.ids == wanted.ids
     for name in found.ids:
         np.testing.assert_array_equal(found.label(name), wanted.label(name))
+
+
+@pytest.mark.parametrize(
+    ("backend", "function"),
+    [("pydensecrf", "refinements.crf.exact"), ("torch", "torch_crf.torch_crf")],
+)
+def test_a_mask_that_does_not_fit_costs_its_image_only(
+    shard, tmp_path, monkeypatch, backend, function
+):
+    # FAULTS 17
+    dataset, _, maps = shard
+    entry = PLAIN | {"refinement": "crf", "crf": {"backend": backend, "iterations": 2}}
+    write_shard(dataset, maps, entry, tmp_path / "whole.zip")
+    module, name = f"clip_wsss.masks.{function}".rsplit(".", 1)
+    own = getattr(importlib.import_module(module), name)
+
+    def small(energies, images, **more):
+        if 17 in (len(image) for image in (images if isinstance(images, list) else [images])):
+            raise MemoryError  # in the batch of a
+        return own(energies, images, **more)
+
+    monkeypatch.setattr(f"{module}.{name}", small)
+    with pytest.raises(InputError, match="a: its mask does not fit into memory; scale it down"):
+        write_shard(dataset, maps, entry, tmp_path / "m.zip")
+    assert not (tmp_path / "m.zip").exists()
+    dataset.settings["on_bad_image"] = "skip"
+    write_shard(dataset, maps, entry, tmp_path / "m.zip")
+    found, whole = Archive(tmp_path / "m.zip"), Archive(tmp_path / "whole.zip")
+    assert found.ids == ["c", "b"]
+    assert found.skipped["a"].startswith("a: its mask does not fit into memory; scale it down")
+    for image in found.ids:
+        np.testing.assert_array_equal(found.label(image), whole.label(image))
+
+
+def test_the_memory_of_a_crf_is_tested_before_it_is_taken(monkeypatch):
+    # FAULTS 17
+    monkeypatch.setattr("clip_wsss.core.memory.available", lambda device: 10**9)
+    scores, rgb = np.zeros((3, 2000, 3000), np.float16), np.zeros((2000, 3000, 3), np.uint8)
+    entry = PLAIN | {"refinement": "crf", "crf": {}}
+    line = (
+        "photo: a CRF of 3000 x 2000 pixels and 3 labels takes about 4.2 GB of memory, and 1.0 GB"
+    )
+    with pytest.raises(InputError, match=line):
+        refined_by(entry, MaskContext(scores, rgb, [0, 1], "photo"))

@@ -14,7 +14,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
 from clip_wsss.core.methods import method
 from clip_wsss.masks.context import MaskContext
-from clip_wsss.masks.refinements.crf import CrfSettings, crf, crf_image
+from clip_wsss.masks.refinements.crf import CrfSettings, crf, crf_image, unary
 from clip_wsss.masks.refinements.none import none
 from clip_wsss.masks.refinements.par import ParSettings, par
 from clip_wsss.runs.settings import validated_entry
@@ -128,6 +128,17 @@ def test_crf_follows_the_edge_of_the_image():
     label = probabilities.argmax(axis=0)
     assert not label[:, :10].any()
     assert label[:, 10:].all()
+
+
+def test_the_unary_is_made_in_float16():
+    # FAULTS 16: fact 15. -log of a float16 is rounded to one; float32 would give 1.20381, 0.356396,
+    # 9.210175, 0.0510877 and, as 1e-5 is no float16, 11.512925.
+    scores = np.array([0.3, 0.7, 1e-4, 0.95, 0, 1], np.float16).reshape(1, 2, 3)
+    energies = unary(scores)
+    assert energies.dtype == np.float32
+    assert energies.shape == (1, 6)
+    wanted = [1.2041015625, 0.3564453125, 9.2109375, 0.05108642578125, 11.5078125, 0]
+    assert energies[0].tolist() == wanted
 
 
 def test_crf_survives_zeros_and_ones():

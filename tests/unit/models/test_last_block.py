@@ -5,6 +5,7 @@ import torch
 from clip_cases import make_openai_state_dict, random_clip, small_config
 
 from clip_wsss.models import last_block
+from clip_wsss.models.clip import _matrices
 from clip_wsss.models.last_block import Derived, Recorded, through_last_block
 
 SIZE = (20, 24)
@@ -45,6 +46,34 @@ def test_small_slopes_survive_half_precision(tmp_path):
     assert torch.equal(derived.weights(slope * 2**-60), derived.weights(slope) * 2**-60)
     both = torch.stack([derived.weights(slope).flatten(), recorded.weights(slope).flatten()])
     assert torch.corrcoef(both)[0, 1] > 0.999
+
+
+def test_the_scale_of_slopes_is_a_power_of_two():
+    # FAULTS 16
+    sizes = torch.tensor([0.0, 1.0, 6.0, 0.75, 3e-9, 1e30, float("inf"), float("nan")])
+    powers = [1.0, 2.0, 8.0, 1.0, 2.0**-28, 2.0**100, 1.0, 1.0]
+    assert last_block.power_of_two(sizes).tolist() == powers
+
+
+def test_small_slopes_survive_float16(tmp_path):
+    """float16 has nothing below 2 ** -24, so without the scale all would be 0."""
+    # FAULTS 16
+    config = small_config()
+    clip = random_clip(tmp_path, config, make_openai_state_dict(config, 3))
+    for matrix in _matrices(clip.visual):
+        matrix.data = matrix.data.half()
+    clip.dtype = torch.float16
+    x, _ = clip.trunk(torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(0)), 0)
+    assert x.dtype == torch.float16
+    for passed in (through_last_block(clip, x, False), last_block._record(clip, x, False)):
+        slope = torch.randn(passed.pooled.shape, generator=torch.Generator().manual_seed(1))
+        weights = passed.weights(slope)
+        assert weights.abs().max() > 0
+        for factor in (2.0**-60, 2.0**60):
+            assert torch.equal(passed.weights(slope * factor), weights * factor)
+    # What the scale divides by is a power of 2, so that no digit changes.
+    _, scale = through_last_block(clip, x, False)._scaled(slope)
+    assert (torch.frexp(scale).mantissa == 0.5).all()
 
 
 def test_slopes_do_not_know_of_each_other(tmp_path):

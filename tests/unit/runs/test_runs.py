@@ -131,7 +131,10 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
         (HEADER + ROW.replace("\t0\t", "\t0 0\t"), "seed: must be one or more"),
         (HEADER + ROW.replace("\t0\t", "\t99999999999999999999\t"), "seed: must be one or more"),
         (HEADER + ROW.replace("\t-\t", "\ttwo\t"), "base: unknown run `two`"),
-        (HEADER + ROW.replace("\t-\t", "\tone\t"), "base: one -> one is a circle"),
+        (
+            HEADER + ROW.replace("\t-\t", "\tone\t"),
+            "base: one -> one is a circle; name another run, or write -",
+        ),
         (HEADER + ROW.replace("\tphoto\t", "\t-\t"), "cam needs texts"),
         (HEADER + ROW.replace("\tsoftmax\t", "\t-\t"), "texts needs cam"),
         (HEADER + ROW.replace("photo\tsoftmax", "-\t-"), "affinity needs cam"),
@@ -278,6 +281,21 @@ def test_a_sweep_over_a_stage_that_its_base_lacks(config, read):
         read(HEADER + ROW.replace("cgl\tdefault", "-\t-"))
 
 
+def test_a_note_may_hold_anything_but_a_tab(read):
+    # FAULTS 10
+    note = 'issue #3 # "really" <!-- =1+1'
+    (run,) = read(HEADER + ROW.rstrip("\n") + f"{note}\n")
+    assert run.note.endswith(note)
+
+
+def test_bases_of_several_rows_in_a_circle(read):
+    # FAULTS 10, 11
+    rows = [ROW.replace("one", name).replace("\t-\t", f"\t{base}\t", 1)
+            for name, base in (("a", "b"), ("b", "c"), ("c", "a"))]  # fmt: skip
+    with pytest.raises(InputError, match="row `a`: base: a -> b -> c -> a is a circle; name"):
+        read(HEADER + "".join(rows))
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_a_table_in_another_encoding_is_refused(config, tmp_path, encoding):
     (tmp_path / "table.tsv").write_bytes((HEADER + ROW.rstrip() + "\tü\n").encode(encoding))
@@ -286,11 +304,14 @@ def test_a_table_in_another_encoding_is_refused(config, tmp_path, encoding):
         runs.read_runs(load_config(config))
 
 
-def test_two_tables_of_one_name_are_refused(config, tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "t.tsv").write_text(HEADER + ROW, encoding="utf-8")
-    config["runs"]["tables"] = [str(tmp_path / folder / "t.tsv") for folder in ("a", "b")]
+@pytest.mark.parametrize("other", ["b/t.tsv", "b/T.tsv"])  # some systems know no case
+def test_two_tables_of_one_name_are_refused(config, tmp_path, other):
+    # FAULTS 10
+    names = ["a/t.tsv", other]
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(HEADER + ROW, encoding="utf-8")
+    config["runs"]["tables"] = [str(tmp_path / name) for name in names]
     with pytest.raises(InputError, match="two tables are called t"):
         runs.read_runs(load_config(config))
 

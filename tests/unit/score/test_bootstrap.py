@@ -30,6 +30,14 @@ def test_tally_by_hand():
     np.testing.assert_allclose(tally_iou(sums.sum(axis=0)), [11 / 16, 4 / 6, 0])
 
 
+def test_a_class_without_ground_truth_has_no_iou():
+    # FAULTS 16: whether it is predicted or not, and the mean is without it.
+    sums = np.array([[3, 1, 0], [0, 0, 0], [0, 5, 0], [0, 0, 2]], float)
+    values = tally_iou(sums)
+    np.testing.assert_array_equal(values, [0.75, np.nan, np.nan, 0])
+    assert nan_mean(values) == 0.375
+
+
 def test_an_unlabelled_pixel_is_a_miss_only():
     counts = pd.DataFrame([("a", 1, 255, 3), ("a", 1, 1, 5)], columns=COUNTS.columns)
     np.testing.assert_array_equal(tally(counts, ["a"], 2)[0], [[0, 0, 0], [5, 0, 3]])

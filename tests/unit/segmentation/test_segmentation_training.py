@@ -554,6 +554,32 @@ def test_predictions_are_an_archive(trained):
     assert out.read_bytes() == before
 
 
+@pytest.mark.parametrize("refinement", ["none", "crf"])
+def test_a_prediction_that_does_not_fit_costs_its_image_only(trained, monkeypatch, refinement):
+    # FAULTS 17
+    settings = trained.inference | {"refinement": refinement, "crf": {"iterations": 1}}
+    whole = predicted(trained, trained.root / "whole" / "p.zip", inference=settings)
+    own, seen = Predictor.probabilities, []
+
+    def small(self, rgb):
+        seen.append(rgb)
+        if len(seen) == 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate")
+        return own(self, rgb)
+
+    monkeypatch.setattr(Predictor, "probabilities", small)
+    out, lost = trained.root / "fewer" / "p.zip", trained.ids[1]
+    with pytest.raises(InputError, match=f"{lost}: its prediction does not fit into memory; scale"):
+        predicted(trained, out, inference=settings)
+    seen.clear()
+    dataset = trained.dataset | {"on_bad_image": "skip"}
+    found = predicted(trained, out, inference=settings, dataset=dataset)
+    assert found.ids == [name for name in trained.ids if name != lost]
+    assert list(found.skipped) == [lost]
+    for name in found.ids:
+        assert (found.label(name) == whole.label(name)).all()
+
+
 CRF = {
     "backend": "pydensecrf",
     "image": "rgb",

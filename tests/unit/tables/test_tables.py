@@ -6,16 +6,22 @@ import pandas as pd
 import pytest
 import yaml
 from made_results import (
+    CHOSEN,
     REPOSITORY,
     config,
     content,
+    draw,
     ladder,
     plan,
     run,
     score,
+    sign,
+    write_logs,
+    write_measurement,
     write_results,
 )
 
+from clip_wsss.core.csvs import read_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.runs.config import load_config
 from clip_wsss.score.bootstrap import interval, nan_mean, resampled_iou, tally
@@ -135,8 +141,15 @@ def test_oracle_figures_are_labelled(tmp_path):
     numbers = json.loads((tmp_path / "tables/metrics.json").read_text())
     assert numbers["fixed"]["initial"] == table.loc["fixed", "initial"]
     assert table.loc["oracle", "initial"] == table.loc["fixed", "initial"]
-    assert numbers["oracle"]["initial"] == table.loc["oracle", "initial_oracle"]
-    assert numbers["oracle"]["initial"] == figures["oracle", "initial", "oracle"]
+    # FAULTS 14
+    assert list(numbers["oracle"]) == ["initial oracle", "mask"]
+    assert numbers["oracle"]["initial oracle"] == table.loc["oracle", "initial_oracle"]
+    assert numbers["oracle"]["initial oracle"] == figures["oracle", "initial", "oracle"]
+    headline = read(tmp_path, "headline.csv").set_index("run")
+    assert headline["scoring"].to_dict() == {
+        "fixed": "fixed",
+        "oracle": "fixed",
+    }  # both end in masks
     assert table.loc["oracle", "initial_oracle"] > table.loc["oracle", "initial"]
     assert table.loc["oracle", "initial_oracle_power"] == 2
     assert table.loc["oracle", "difference_of"] == "initial oracle - initial"
@@ -304,6 +317,84 @@ def test_a_run_with_the_settings_of_its_base_has_no_difference(tmp_path):
     assert lines(tmp_path).loc["other", "differs"] == "target: softmax -> logit"
 
 
+def test_a_run_that_differs_from_its_base_in_seeds_only(tmp_path):
+    # FAULTS 11
+    cells = {"affinity": "caa", "masks": "crf", "segmentation": "cgl"}
+    runs = [run("one", None, **cells), run("two", "one", **cells, seeds=(1, 2))]
+    tables_of(tmp_path, [*runs, run("again", "two", **cells, seeds=(2, 1))])
+    table = lines(tmp_path)
+    assert table["differs"].tolist()[1:] == ["seeds: 0 -> 1 2", "seeds: 1 2 -> 2 1"]
+    gap = table.loc["two", "segmentation"] - table.loc["one", "segmentation"]
+    assert table.loc["two", "difference"] == pytest.approx(gap, abs=2e-4)
+    assert table.loc["again", "difference"] == 0
+
+
+def test_names_and_notes_stay_text(tmp_path):
+    # FAULTS 12
+    runs = [run("=1+1", None, note="<!--<script>"), run("NA", "=1+1", cam="plain", note="a|b")]
+    tables_of(tmp_path, runs)
+    assert (tmp_path / "tables/ladder.csv").read_text().splitlines()[1].startswith("'=1+1,")
+    table = read_csv(tmp_path / "tables/ladder.csv").set_index("run")
+    assert table.index.tolist()[:2] == ["=1+1", "NA"]
+    assert table["note"].tolist()[:2] == ["<!--<script>", "a|b"]
+    assert table.loc["NA", "base"] == "=1+1"
+    text = (tmp_path / "tables/ladder.md").read_text()
+    assert "<" not in text
+    body = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace(r"\|", "").count("|") for line in body}) == 1
+
+
+def test_what_makes_a_figure_say_less_is_said(tmp_path):
+    # FAULTS 1, 3, 4, 17
+    cells = {"affinity": "caa", "masks": "crf", "segmentation": "cgl"}
+    made = plan(tmp_path, [run("plain", None), run("seg", "plain", **cells, seeds=(0, 1))])
+    write_results(made)
+    maps = draw(0.5, 0).assign(power=1.0)
+    zero = {"maps": 9, "zero_maps": 2, "zero_classes": ["dog"], "scaled_down": 3}
+    file = tmp_path / score(made, "plain", "initial")
+    write_measurement(file, "initial", maps, **zero, without_truth=["cat"])
+    file = tmp_path / score(made, "seg", "mask")
+    write_measurement(file, "mask", draw(0.5, 0), unsure=4, skipped=["x"])
+    write_logs(made, pixels=[5, 0, 0])
+    sign(made, logs=False)
+    write_tables(made)
+    said = [
+        "- train: intervals over 12 images, fewer than 30, say little.",
+        "- train: no ground truth of cat; the mIoU is without them.",
+        "- initial CAM of plain, seg: 2 of 9 maps are zero all over, which is background; all maps "
+        "of dog are.",
+        "- initial CAM of plain, seg: 3 of 12 images were scaled down for their maps.",
+        "- pseudo mask of seg: 4 of 12 masks have no pixel of a confidence of 0.95 or more.",
+        "- pseudo mask of seg: 1 images were left out: x.",
+        "- segmentation of seg: seed 0: no pixel counted in 2 of 3 updates.",
+        "- segmentation of seg: seed 1: no pixel counted in 2 of 3 updates.",
+    ]
+    text = (tmp_path / "tables/ladder.md").read_text().splitlines()
+    assert set(said) <= set(text)
+    assert set(read_csv(tmp_path / "tables/remarks.csv")["stage"]) == {
+        "all", "initial", "mask", "segmentation",
+    }  # fmt: skip
+    (log,) = {product.files[-1] for product in made.trainings[:1]}
+    log.write_text(log.read_text().replace(",0\n", ",9\n"))
+    with pytest.raises(InputError, match=r"log\.csv: changed since the job that made it"):
+        write_tables(made)
+
+
+def test_a_ranking_that_was_changed_by_hand_is_refused(tmp_path):
+    # FAULTS 5, 13
+    made = plan(tmp_path, [run("photo", None), run("ranked", "photo", texts="sharpest")])
+    write_results(made)
+    (product,) = made.rankings
+    text = product.files[-1].read_text()
+    product.files[-1].write_text(text.replace("2,a photo", "1,a photo"))
+    with pytest.raises(InputError, match=r"sharpness\.csv: changed since the job that made it"):
+        write_tables(made)
+    product.files[-1].write_text(text)
+    write_tables(made)
+    words = f"template: a photo of a {{}}. -> sharpest ({CHOSEN})"
+    assert lines(tmp_path).loc["ranked", "differs"] == words
+
+
 def test_without_ground_truth_there_are_tables_without_figures(tmp_path):
     settings = content()
     settings["dataset"]["masks"] = None
@@ -360,7 +451,7 @@ def test_latex_escapes_what_would_break_it(tmp_path):
     text = (tmp_path / "tables/ladder.tex").read_text()
     assert r"a\_b" in text
     assert r"c\&d" in text
-    assert r"a photo of a \{\}. $\to$ sharpest" in text
+    assert r"a photo of a \{\}. $\to$ sharpest (a clean origami \{\}.)" in text  # FAULTS 13
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines()[1:] if line]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1

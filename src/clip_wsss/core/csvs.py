@@ -1,0 +1,46 @@
+"""Tables as CSV, and cells of Markdown tables: whatever a name or a note holds stays text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes for the beginning of a formula
+# Columns of text, even where a name looks like a number or like nothing (`1`, `NA`).
+TEXTS = (
+    *("run", "base", "differs", "split", "seeds", "class", "template", "folder", "source", "note"),
+    *("segmentation_split", "headline", "scoring", "difference_of", "difference_note"),
+)
+
+
+def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write a table; a text that a spreadsheet would compute gets an apostrophe before it."""
+    safe = frame.map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v)
+    safe.to_csv(path, index=False, lineterminator="\n")
+
+
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """Read what `write_csv` has written; empty cells are NaN."""
+    import pandas as pd
+
+    frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values="")
+    marked = tuple(f"'{letter}" for letter in FORMULA)
+    return frame.map(lambda v: v[1:] if isinstance(v, str) and v.startswith(marked) else v)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its first row the head, the second the line below it."""
+    return "".join(f"| {' | '.join(map(markdown_text, row))} |\n" for row in rows)
+
+
+def markdown_text(words: object) -> str:
+    """A text on one line that Markdown shows as it is: no HTML, link or further cell."""
+    line = " ".join(str(words).split())
+    line = _ENTITY.sub("&amp;", line.replace("\\", r"\\"))
+    return line.replace("<", "&lt;").replace("|", r"\|").replace("](", r"]\(")

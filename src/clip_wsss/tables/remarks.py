@@ -1,0 +1,79 @@
+"""What makes a figure say less than it seems to: counted by who measured, said beside the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.data.check import FEW
+from clip_wsss.data.datasets import some
+from clip_wsss.tables.layout import TITLES
+
+ALL = "all"  # stages, of a remark about the split
+
+
+def remarks_of(info: Mapping[str, Any]) -> list[str]:
+    """What a score.json counts, in words."""
+    images, found = info["images"], []
+    if info.get("zero_maps"):
+        words = f"{info['zero_maps']} of {info['maps']} maps are zero all over, which is background"
+        if info["zero_classes"]:
+            words += f"; all maps of {some(info['zero_classes'])} are"
+        found.append(words)
+    if info.get("scaled_down"):
+        found.append(f"{info['scaled_down']} of {images} images were scaled down for their maps")
+    if info.get("unsure"):
+        found.append(
+            f"{info['unsure']} of {images} masks have no pixel of a confidence of 0.95 or more"
+        )
+    if info.get("unlabelled"):
+        found.append(f"{info['unlabelled']:.2%} of the pixels are unlabelled")
+    if info["skipped"]:
+        found.append(f"{len(info['skipped'])} images were left out: {some(info['skipped'])}")
+    return found
+
+
+def remarks_of_split(info: Mapping[str, Any]) -> list[str]:
+    """Likewise, what every measurement of the split shares."""
+    found, split = [], info["split"]
+    if info["images"] < FEW:
+        found.append(
+            f"{split}: intervals over {info['images']} images, fewer than {FEW}, say little"
+        )
+    if info["without_truth"]:
+        words = some(info["without_truth"])
+        found.append(f"{split}: no ground truth of {words}; the mIoU is without them")
+    return found
+
+
+def remarks_of_training(log: Path) -> list[str]:
+    """What a training's log says.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        pixels = pd.read_csv(log)["pixels"]
+    except (OSError, ValueError, KeyError):
+        raise InputError(f"{log}: not the log of a training; train again") from None
+    empty = int((pixels == 0).sum())
+    return [f"no pixel counted in {empty} of {len(pixels)} updates"] if empty else []
+
+
+def notes(frame: pd.DataFrame, runs: Sequence[str]) -> list[str]:
+    """The remarks of some runs, each once with the runs that share it; those of a split first."""
+    found: dict[str, list[str]] = {ALL: []}
+    own = frame[frame["run"].isin(runs)]
+    for (stage, remark), group in own.groupby(["stage", "remark"], sort=False):
+        title = "" if stage == ALL else f"{TITLES[stage]} of {some(group['run'].tolist())}: "
+        found.setdefault(stage, []).append(f"{title}{remark}.")
+    return [line for lines in found.values() for line in lines]
+
+
+def table(lines: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
+    """Remarks as a table, (run, stage, remark) each; what a split has is of stage `ALL`."""
+    return pd.DataFrame(list(dict.fromkeys(lines)), columns=["run", "stage", "remark"])
