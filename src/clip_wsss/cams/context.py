@@ -161,6 +161,12 @@ class MapContext:
             (N, N) float64. Where attention is nearly even, the map hardly differs from patch to
             patch, and min-max would blow up what float32 rounds off.
         """
+        if layers > max(HELD, self.tower.layers):  # up to `HELD`, a small tower has all it can
+            own = self.tower.layers
+            raise InputError(
+                f"attention of {layers} blocks is asked for, and the tower has {own}; set layers to "
+                f"{own} or fewer"
+            )
         layers = min(layers, self.tower.layers)
 
         def make() -> Tensor:

@@ -206,7 +206,9 @@ def write_shard(
     if batch is not None or (asks and device != "cpu"):  # one process for a GPU
         refine_all = partial(_one_by_one, entry) if batch is None else partial(batch, settings=own)
         read = partial(_context, dataset, entry, device=device, **said)
-        made = _in_batches(read, entry, images, refine_all, workers)
+        made = _in_batches(
+            read, partial(_encoded_or_not, dataset, entry), images, refine_all, workers
+        )
         progress = over_images(made, len(images), f"masks {Path(out).stem}")
         write_archive(out, MASKS, (image for part in (progress, rest) for image in part))
         return
@@ -286,7 +288,7 @@ def _write(
 
 def _in_batches(
     read: Callable[[ImageMaps], MaskContext],
-    entry: dict,
+    encoded: Callable[[MaskContext, np.ndarray | TooLargeError], EncodedImage],
     images: Sequence[ImageMaps],
     refine: Callable[[Sequence[MaskContext]], list[np.ndarray]],
     workers: int,
@@ -301,7 +303,7 @@ def _in_batches(
                 waiting.append(pool.map(read, parts[number + AHEAD]))
             contexts = list(waiting.pop(0))
             refined = list(_refined_in_parts(refine, contexts))
-            done.append(pool.map(partial(_encoded_or_not, dataset, entry), contexts, refined))
+            done.append(pool.map(encoded, contexts, refined))
             if len(done) > AHEAD:
                 yield from done.pop(0)
         for rest in done:

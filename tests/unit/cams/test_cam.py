@@ -638,3 +638,15 @@ def test_a_batch_that_runs_out_of_memory_is_divided(job, tmp_path, monkeypatch, 
     for image in read_maps(whole["caa"]):
         if image.id in kept:
             np.testing.assert_allclose(kept[image.id].maps, image.maps, atol=5e-5)
+
+
+def test_more_attention_maps_than_the_tower_has_blocks_are_refused(job, tmp_path):
+    # FAULTS 10: of a tower with fewer than 8 blocks, up to 8 mean all
+    *rest, _ = job
+    for layers, wanted in ((8, None), (99, "attention of 99 blocks is asked for, and the tower")):
+        cams = {"cam": CamVariant("own", SOFTMAX, {"caa": CAA | {"layers": layers}})}
+        if wanted is None:
+            write_pass(*rest, cams, outputs(tmp_path, "cam", "caa"))
+        else:
+            with pytest.raises(InputError, match=wanted):
+                write_pass(*rest, cams, outputs(tmp_path, "cam", "caa"))

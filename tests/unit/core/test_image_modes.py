@@ -2,15 +2,18 @@
 
 import io
 import os
+import re
 import socket
 import struct
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from clip_wsss.core import images
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import image_size, read_label, read_rgb, voc_palette
 from clip_wsss.data.vocabulary import read_vocabulary
@@ -99,6 +102,59 @@ MODES = {
 def test_modes_that_are_converted(tmp_path, mode):
     suffix, make, colour = MODES[mode]
     assert pixel(make(tmp_path / f"a{suffix}")) == colour
+
+
+# Every mode of Pillow -> how a pixel of it is stored, and what it becomes; None: refused.
+PIXELS = {
+    "1": (1, (255, 255, 255)),
+    "L": (7, (7, 7, 7)),
+    "LA": ((100, 51), (224, 224, 224)),
+    "La": ((20, 51), None),
+    "P": (3, (9, 8, 7)),
+    "PA": ((3, 255), (9, 8, 7)),
+    "RGB": ((9, 8, 7), (9, 8, 7)),
+    "RGBA": ((200, 0, 0, 0), (255, 255, 255)),
+    "RGBa": ((51, 0, 0, 51), (255, 204, 204)),
+    "RGBX": ((9, 8, 7, 0), (9, 8, 7)),
+    "CMYK": ((255, 0, 0, 51), (0, 204, 204)),
+    "YCbCr": ((90, 128, 128), (90, 90, 90)),
+    "HSV": ((0, 0, 9), (9, 9, 9)),
+    "LAB": ((90, 128, 128), None),
+    "I": (9, None),
+    "F": (0.5, None),
+    "I;16": (32896, (128, 128, 128)),
+    "I;16L": (32896, (128, 128, 128)),
+    "I;16B": (32896, (128, 128, 128)),
+    "I;16N": (32896, (128, 128, 128)),
+}
+
+
+@pytest.mark.parametrize("mode", PIXELS)
+def test_every_mode_of_pillow_is_converted_or_refused(mode):
+    # FAULTS 7
+    stored, colour = PIXELS[mode]
+    image = Image.new(mode, (3, 2), stored)
+    if mode in ("P", "PA"):
+        image.putpalette([0] * 9 + [9, 8, 7])
+    reason = images._unusable(image)
+    assert (reason is not None) == (colour is None)
+    if colour is not None:
+        rgb = images._rgb(image)
+        assert (rgb.dtype, rgb.shape, tuple(rgb[1, 2].tolist())) == (np.uint8, (2, 3, 3), colour)
+
+
+def test_the_documented_table_has_every_mode():
+    # FAULTS 7
+    assert {*Image.MODES, *images.MODES} <= PIXELS.keys()
+    text = Path("docs/datasets.md").read_text(encoding="utf-8")
+    table = text[text.index("| stored as (Pillow's mode)") : text.index("**EXIF.**")]
+    rows = {
+        line.split("|")[1]: line.split("|")[2].strip() for line in table.splitlines()[2:] if line
+    }
+    for mode, (_, colour) in PIXELS.items():
+        found = {said for row, said in rows.items() if mode in re.findall(r"\w+(?:;\w+)?", row)}
+        assert ("refused" in found) == (colour is None) or mode == "I;16", mode
+        assert found, mode
 
 
 def test_16_bits_are_rounded(tmp_path):
