@@ -35,8 +35,8 @@ rule report:
         rules.tables.output,
         rules.tables.input,
         shards=[file for product in (*PLAN.maps, *PLAN.masks) for file in product.files],
-        predictions=[file for product in PLAN.val for file in product.files],
-        sidecars=[product.sidecar for product in (*PLAN.maps, *PLAN.masks, *PLAN.val)],
+        predictions=[file for product in (*PLAN.val, *PLAN.labels) for file in product.files],
+        sidecars=[product.sidecar for product in PLAN.pictured],
         images=[*images_of(SPLITS.pseudo), *images_of(SPLITS.val)],
     output:
         page=report(RESULTS / "report.html", caption="../report/report.rst", category="Report"),
@@ -46,7 +46,7 @@ rule report:
         LOGS / "report.log",
     params:
         stamp=PLAN.report_product.stamp,
-        reads=unseen([product.stamp for product in (*PLAN.maps, *PLAN.masks, *PLAN.val)]),
+        reads=unseen([product.stamp for product in PLAN.pictured]),
         config=unseen(PLAN.config.model_dump()),
         root=unseen(RESULTS),
         scripts=unseen(PLAN.scripts),
