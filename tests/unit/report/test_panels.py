@@ -104,6 +104,20 @@ def test_predictions_of_the_shown_images_are_shown(tmp_path):
         assert panels.panel(files_of(made, "seg-cgl"), name)["prediction"] in panels.album.pictures
 
 
+def test_final_labels_of_an_online_run_are_shown(tmp_path):
+    made = synthetic.build(tmp_path, runs=[synthetic.online(), *synthetic.ladder()[-1:]])
+    panels = Panels(made.dataset)
+    cells = panels.panel(files_of(made, "weclip"), "train_0000")
+    archive = made.plan.predictions(made.plan.graph.paths["weclip"]["inference"], 0, "labels")
+    wanted = Archives(archive.files)["train_0000"].label("train_0000")
+    again = Panels(made.dataset)
+    assert panels.album.pictures[cells["labels"]] == again.album.pictures[again._picture(
+        ("own",), lambda: again._label(wanted))]  # fmt: skip
+    seen = panels.panel(files_of(made, "weclip"), "val_0000")
+    assert seen["labels"] == "!predicted on train only"
+    assert panels.panel(files_of(made, "seg-cgl"), "train_0000")["labels"] == f"!{NOT_PART}"
+
+
 def test_a_missing_file_of_a_stage_is_named(tmp_path):
     made = synthetic.build(tmp_path, train=2, runs=synthetic.ladder()[3:4])
     files = files_of(made, "crf")
