@@ -432,6 +432,22 @@ def test_the_shipped_published_figures_can_be_read(name):
     assert quoted(table, "clip-es", "demo", "segmentation", "val") is None
 
 
+@pytest.mark.parametrize(
+    ("dataset", "row", "figure", "users"),
+    [
+        ("voc12", "weclip", 76.4, "74.4 to 75.5"),
+        ("voc12", "weclip-no-crf", 74.9, "73 to 74"),
+        ("coco14", "weclip", 47.1, "45.1"),
+        ("coco14", "weclip-no-crf", None, ""),
+    ],
+)
+def test_weclips_rows_have_their_published_figures_beside_them(dataset, row, figure, users):
+    published = read_published(f"config/published/{dataset}.csv")
+    found = quoted(published, row, dataset, "segmentation", "val")
+    assert (None if found is None else found["miou"]) == figure
+    assert found is None or users in found["note"]
+
+
 def test_costs(tmp_path):
     settings = content()
     lists = tmp_path / "data/ImageSets/Segmentation"
