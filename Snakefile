@@ -34,7 +34,7 @@ rule all:
     default_target: True
     input:
         [file for product in (*PLAN.maps, *PLAN.masks) for file in product.files],
-        [file for product in (*PLAN.trainings, *PLAN.val) for file in product.files],
+        [file for product in (*PLAN.trainings, *PLAN.val, *PLAN.labels) for file in product.files],
         PLAN.tables,
         PLAN.tables_product.sidecar,
         RESULTS / "report.html",

@@ -25,7 +25,7 @@ from clip_wsss.runs.graph import Graph, Node
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.settings import Config
 from clip_wsss.runs.sidecar import write_sidecar
-from clip_wsss.runs.stages import MAP_STAGES
+from clip_wsss.runs.stages import MAP_STAGES, TRAINED
 from clip_wsss.runs.table import Run
 from clip_wsss.score.metrics import Measurement, measure
 
@@ -77,6 +77,12 @@ def ladder() -> list[Run]:
         Run("crf", "caa", **crf, note="dense CRF", **table),
         Run("seg-cgl", "crf", **crf, **trained, note="segmentor", **table),
     ]
+
+
+def online(name: str = "weclip", inference: str = "weclip") -> Run:
+    """A run whose labels are made online."""
+    cells = ("clip-es", "clip-es", "clip-es", "weclip", "weclip", inference)
+    return Run(name, None, *cells, seeds=(0, 1), table="ladder")
 
 
 def content(folder: Path, masks: bool = True) -> dict:
@@ -160,6 +166,9 @@ def write_results(made: Synthetic) -> None:
         if "inference" in path and made.config.dataset.splits.val:
             for seed in run.seeds:
                 write_predictions(made, path["inference"], seed, "val", "val")
+        if "inference" in path and made.plan.graph.labels_whole_images(path["inference"]):
+            for seed in run.seeds:
+                write_predictions(made, path["inference"], seed, "labels", "train")
         for stage, files in made.plan.graph.scores(run).items():
             for number, file in enumerate(files):
                 _write_score(made, run, stage, number, made.root / file)
@@ -249,9 +258,10 @@ def _write_score(made: Synthetic, run: Run, stage: str, number: int, path: Path)
     graph, dataset, counts = made.plan.graph, made.dataset, path.with_name("counts.parquet")
     group = {"initial": "cam", "refined": "affinity", "mask": "masks"}.get(stage, "inference")
     node, split, more = graph.paths[run.name][group], "train", {}
-    if stage == "segmentation":
-        split, more = "val", {"seed": run.seeds[number]}
-        files = [made.root / graph.predictions(node, run.seeds[number], "val")]
+    if stage in TRAINED:
+        own = "labels" if stage == "labels" else "val"
+        split, more = {"labels": "train", "val": "val"}[own], {"seed": run.seeds[number]}
+        files = [made.root / graph.predictions(node, run.seeds[number], own)]
     else:
         files = [made.root / file for file in graph.shard_files(node)]
     if stage in MAP_STAGES:

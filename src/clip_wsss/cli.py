@@ -158,6 +158,12 @@ def _export(plan: Plan, options: argparse.Namespace) -> int:
             archive = product.files[0]
             export_masks([archive], out / f"predictions/seed{seed}")
             made.append(f"predictions/seed{seed}")
+    if "inference" in path and graph.labels_whole_images(path["inference"]):
+        for seed in run.seeds:
+            product = plan.predictions(path["inference"], seed, "labels")
+            check(product.sidecar, product.stamp)
+            export_masks(product.files, out / f"final-labels/seed{seed}")
+            made.append(f"final-labels/seed{seed}")
     print(f"{out}: {', '.join(made)}")
     return 0
 

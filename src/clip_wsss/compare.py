@@ -18,8 +18,9 @@ import pandas as pd
 
 from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
 from clip_wsss.core.errors import InputError, failed
+from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.sidecar import check_bytes, parse_sidecar
-from clip_wsss.runs.stages import MAP_STAGES, SCORED
+from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
 from clip_wsss.score.changes import changes, flat_changes
 from clip_wsss.score.measurements import Difference, Figure, Folder, Reader, Source, difference
 from clip_wsss.tables.write import INDEX_FORMAT, percent
@@ -44,7 +45,7 @@ GROUPS_OF = {  # what a stage depends on
     "initial": ("texts", "cam"),
     "refined": ("texts", "cam", "affinity"),
     "mask": ("texts", "cam", "affinity", "masks"),
-    "segmentation": ("texts", "cam", "affinity", "masks", "segmentation", "inference"),
+    **dict.fromkeys(TRAINED, GROUPS),
 }
 SHOWN = 15  # classes that are printed
 
@@ -262,7 +263,7 @@ def _changes(old: dict, new: dict, stage: str) -> list[str]:
     if stage in MAP_STAGES:
         words += flat_changes(*({key: run[key] for key in ("background_power", "scoring")}
                                 for run in (old, new)))  # fmt: skip
-    if stage == "segmentation" and old["seeds"] != new["seeds"]:
+    if stage in TRAINED and old["seeds"] != new["seeds"]:
         seeds = [" ".join(map(str, run["seeds"])) for run in (old, new)]
         words.append(f"seeds: {seeds[0]} -> {seeds[1]}")
     return words

@@ -102,6 +102,29 @@ def test_a_run_as_plain_folders(project, capsys):
     assert ((kept == label) | (kept == 255)).all()
 
 
+def test_final_labels_as_a_plain_folder(project, capsys):
+    own = "weclip\tphoto\tsoftmax\tcaa\tweclip\tweclip\tweclip\t3\n"
+    Path("runs.tsv").write_text(HEADER + ROWS + own, encoding="utf-8")
+    plan = cli._plan("my.yaml")
+    made = synthetic.Synthetic(plan, plan.dataset)
+    synthetic.write_results(made)
+    for product in (*plan.maps, *plan.masks, *plan.val, *plan.labels):
+        named = {path.stem: path for path in product.files if path.is_file()}
+        write_sidecar(product.sidecar, product.stamp, named, {})
+    code, out, error = call(capsys, "export", "weclip", "--out", "mine")
+    assert code == 0, error
+    assert "predictions/seed3, final-labels/seed3" in out
+    labels = sorted(path.stem for path in Path("mine/final-labels/seed3/labels").glob("*.png"))
+    assert labels == sorted(made.dataset.ids("train"))
+    assert not Path("mine/final-labels/seed3/confidence").exists()
+    _, out, _ = call(capsys, "clean")
+    assert "nothing that no run uses" in out
+    plan.labels[0].files[0].write_bytes(b"x")
+    code, _, error = call(capsys, "export", "weclip", "--out", "mine")
+    assert code == 1
+    assert "labels.zip: changed since" in error
+
+
 def test_what_no_run_uses_is_listed_and_deleted_on_request(project, capsys):
     code, out, _ = call(capsys, "clean")
     assert code == 0

@@ -55,7 +55,7 @@ def _by_kind(counts) -> dict[str, int]:
     found: dict[str, int] = {}
     for rule, number in counts:
         kind = rule.partition("_")[0]
-        rule = kind if kind in ("maps", "texts", "inference") else rule
+        rule = kind if kind in ("maps", "texts", "inference", "labels") else rule
         found[rule] = found.get(rule, 0) + number
     return found
 

@@ -12,7 +12,10 @@ name\tbase\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference
 weclip\t-\tclip-es\tclip-es\tclip-es\tweclip\tweclip\tweclip
 ranked\tweclip\tsharpest\tclip-es\tcorrected\tweclip\tweclip-corrected\tweclip
 """
-RETRAINED = {"segmentation": 1, "inference": 1, "score_predictions": 1}
+RETRAINED = {
+    **{"segmentation": 1, "inference": 1, "score_predictions": 1},
+    **{"labels": 1, "score_labels": 1},
+}
 LAST = {"tables": 1, "report": 1, "all": 1}
 
 
@@ -25,10 +28,16 @@ def test_rows_with_labels_made_online(project):
     assert result.code == 0, result.text
     results = project.folder / RESULTS
     table = pd.read_csv(results / "tables/test.csv").set_index("run")
-    for stage in ("initial", "refined", "mask", "segmentation"):
+    for stage in ("initial", "refined", "mask", "labels", "segmentation"):
         assert (table.loc[["weclip", "ranked"], stage] > 0).all(), stage
     assert "weclip" in (results / "report.html").read_text("utf-8")
     assert project.snakemake("-n").nothing_to_do
+
+    # The same training refined: predicted, labelled and scored again, and nothing trained.
+    project.write_runs(ROWS + ROWS.splitlines()[1].replace("weclip", "crf", 1) + "-crf\n")
+    jobs = {key: one for key, one in project.snakemake("-n").jobs.items() if key not in LAST}
+    assert jobs == {key: one for key, one in RETRAINED.items() if key != "segmentation"}
+    project.write_runs(ROWS)
 
     # What the masks come out like is nothing to the training, how labels are made is.
     index = pd.read_csv(results / "tables/index.csv").set_index(["run", "stage"])["folder"]

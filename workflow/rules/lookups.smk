@@ -272,6 +272,13 @@ def trained(predicted):
     return lambda wildcards: [PLAN.training(node.parents[0], seed) for node, seed in predicted]
 
 
+def texts_of_labels(labelled):
+    """A function of the wildcards that gives the ranked texts that their makers read."""
+    return lambda wildcards: [
+        text for node, _ in labelled for text in PLAN.texts_read(node.parents[0])
+    ]
+
+
 def threads_of_inference(predicted):
     """A mask refinement is spread over processes; the network is not."""
     refined = any(node.settings["refinement"] != "none" for node, _ in predicted)

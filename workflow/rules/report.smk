@@ -1,7 +1,7 @@
 # Tables and the report; and the rule that trains the demo's CLIP again, which nothing asks for.
 
 TABLES = RESULTS / "tables"
-SHOWN = [*PLAN.maps, *PLAN.masks, *PLAN.val, PLAN.tables_product]  # what the report reads
+SHOWN = [*PLAN.pictured, PLAN.tables_product]  # what the report reads
 DESCRIBED = {"tables/per_class.csv": "Classes", "tables/confidence.csv": "Runs"}
 
 
@@ -37,7 +37,7 @@ rule report:
         rules.tables.output,
         rules.tables.input,
         shards=[file for product in (*PLAN.maps, *PLAN.masks) for file in product.files],
-        predictions=[file for product in PLAN.val for file in product.files],
+        predictions=[file for product in (*PLAN.val, *PLAN.labels) for file in product.files],
         sidecars=[product.sidecar for product in SHOWN],
         images=[*images_of(SPLITS.pseudo), *images_of(SPLITS.val)],
     output:

@@ -1,11 +1,12 @@
 # Measurements: one JSON each, with the counts of every image, the sidecar and the provenance.
 #
-# One job measures all maps and masks, and one all predictions, since the ground truth is then read
-# once. It leaves measurements as they are that would come out the same.
+# One job measures all maps and masks, one all predictions, and one the labels of finished trainings,
+# since the ground truth is then read once. It leaves measurements as they are that would come out the same.
 
 for name, split, stages in [
     ("score", SPLITS.score, (*MAP_STAGES, "mask")),
     ("score_predictions", SPLITS.val, ("segmentation",)),
+    ("score_labels", SPLITS.score, ("labels",)),
 ]:
     measured = [one for one in PLAN.measured if one[0] in stages]
     masks = [one for one in measured if one[0] == "mask"]

@@ -34,7 +34,7 @@ rule segmentation:
 
 # Predictions of the validation split, and of the images that the report shows. A job takes its share
 # of all trainings and leaves predictions as they are that would come out the same.
-for share, predicted in enumerate(PLAN.shares_of_inference, start=1):
+for share, predicted in enumerate(PLAN.shares(PLAN.predicted if PLAN.val else []), start=1):
     if predicted:
 
         rule:
@@ -65,6 +65,40 @@ for share, predicted in enumerate(PLAN.shares_of_inference, start=1):
                 compute=unseen(COMPUTE.model_dump()),
             script:
                 "../scripts/inference.py"
+
+
+# The labels that a training which makes its own gives the scored images in the end, in such shares.
+for share, labelled in enumerate(PLAN.shares(PLAN.labelled), start=1):
+    if labelled:
+
+        rule:
+            name:
+                f"labels_{share}"
+            input:
+                fresh(predictions(labelled, "labels")),
+                images=PLAN.images_of_inference("labels"),
+                checkpoint=files(trained(labelled)),
+                sidecar=sidecars(trained(labelled)),
+                texts=files(texts_of_labels(labelled)),
+                texts_sidecars=sidecars(texts_of_labels(labelled)),
+            output:
+                labels=predicted_files(labelled, "labels.zip"),
+                sidecar=predicted_files(labelled, "labels.json"),
+            log:
+                LOGS / f"labels-{share}.log",
+            benchmark:
+                BENCHMARKS / f"labels-{share}.tsv"
+            threads: threads_of_inference(labelled)
+            resources:
+                gpu=GPU,
+            params:
+                stamp=PLAN.predictions_stamp("labels"),
+                wanted=unseen([PLAN.prediction(*one, "labels") for one in labelled]),
+                dataset=unseen(DATASET.model_dump()),
+                split=unseen(SPLITS.score),
+                compute=unseen(COMPUTE.model_dump()),
+            script:
+                "../scripts/labels.py"
 
 
 # Predictions of the test split, which only a submission asks for.

@@ -74,3 +74,6 @@ def weclip(texts: tuple[Tensor, Tensor], settings: LabelSettings) -> Callable:
     from clip_wsss.segmentation.weclip.labels import WeCLIPLabels
 
     return WeCLIPLabels(settings, texts)
+
+
+weclip.final = True  # type: ignore[attr-defined]  # what it returns has it

@@ -35,6 +35,7 @@ TITLES = {
     "refined": "CAA",
     "mask": "Pseudo mask",
     "confidence": "Confidence",
+    "labels": "Final labels",
     "prediction": "Prediction",
 }
 STAGES = tuple(TITLES)
@@ -49,12 +50,14 @@ class StageFiles:
         initial: shards of maps; refined: the same after the affinity.
         masks: archives of pseudo masks; a run without any is shown with what its last maps say at
             the background power `power`.
+        labels: the archive of the labels that the finished training gives, of one seed.
         predictions: archives of predictions, of one seed.
     """
 
     initial: tuple[Path, ...] = ()
     refined: tuple[Path, ...] = ()
     masks: tuple[Path, ...] = ()
+    labels: tuple[Path, ...] = ()
     predictions: tuple[Path, ...] = ()
     power: float = 1
 
@@ -73,7 +76,10 @@ def stage_files(plan: Plan, run: Run) -> StageFiles:
         return tuple(plan.root / name for name in graph.shard_files(node)) if node else ()
 
     archives: list[Path] = []
+    labels: tuple[Path, ...] = ()
     if "inference" in path:
+        if graph.labels_whole_images(path["inference"]):
+            labels = plan.predictions(path["inference"], run.seeds[0], "labels").files
         shown, val = (
             plan.root / graph.predictions(path["inference"], run.seeds[0], split)
             for split in ("shown", "val")
@@ -84,6 +90,7 @@ def stage_files(plan: Plan, run: Run) -> StageFiles:
         initial=shards("cam"),
         refined=shards("affinity"),
         masks=shards("masks"),
+        labels=labels,
         predictions=tuple(archives),
         power=plan.config.evaluation.background_power,
     )
@@ -118,6 +125,7 @@ class Panels:
             "refined": self._map(files.refined, name),
             "mask": self._mask(files, name),
             "confidence": self._confidence(files.masks, name),
+            "labels": self._prediction(files.labels, name, "score"),
             "prediction": self._prediction(files.predictions, name),
         }
         assert tuple(stages) == STAGES
@@ -207,11 +215,11 @@ class Panels:
 
         return self._picture(("confidence", archives, name), make)
 
-    def _prediction(self, archives: tuple[Path, ...], name: str) -> str:
+    def _prediction(self, archives: tuple[Path, ...], name: str, split: str = "val") -> str:
         def make() -> bytes | str:
             archive = self.find_archive(archives, name)
             if archive is None:
-                return f"!predicted on {self.dataset.settings['splits']['val']} only"
+                return f"!predicted on {self.dataset.settings['splits'][split]} only"
             return self._label(archive.label(name))
 
         if not archives:

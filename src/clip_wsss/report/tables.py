@@ -12,7 +12,7 @@ import pandas as pd
 
 from clip_wsss.core.images import voc_palette
 from clip_wsss.report.charts import DARK, shade, ticks
-from clip_wsss.runs.stages import MAP_STAGES, SCORED
+from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
 from clip_wsss.tables.layout import TITLES
 from clip_wsss.tables.published import COLUMNS as PUBLISHED
 
@@ -131,7 +131,7 @@ def ladder(frame: pd.DataFrame) -> dict | None:
 
 
 def heatmaps(per_class: pd.DataFrame) -> list[dict]:
-    """Per-class IoU of all runs: their labels (each run's last stage before training), predictions.
+    """Per-class IoU of all runs: the last labels of each, and its predictions.
 
     Args:
         per_class: tables/per_class.csv.
@@ -218,8 +218,8 @@ def _stage(line: dict, stage: str) -> dict:
     if not there(line[stage]):
         return EMPTY
     extra = [_range(line, stage)]
-    if stage == "segmentation" and there(line["segmentation_sd"]):
-        extra.append(f"± {_one(line['segmentation_sd'])} over seeds")
+    if stage in TRAINED and there(line[f"{stage}_sd"]):
+        extra.append(f"± {_one(line[f'{stage}_sd'])} over seeds")
     if stage == "segmentation" and there(line["segmentation_of_full"]):
         extra.append(f"{_one(line['segmentation_of_full'])} % of full supervision")
     if stage in MAP_STAGES and line[f"{stage}_oracle_power"] != line[f"{stage}_power"]:

@@ -21,7 +21,7 @@ from clip_wsss.report.panels import Panels, stage_files
 from clip_wsss.report.tables import colour
 from clip_wsss.runs.graph import Node
 from clip_wsss.runs.plan import Plan
-from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED
+from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED, TRAINED
 from clip_wsss.runs.table import Run
 from clip_wsss.score.breakdown import by_classes, by_size, coarse, extremes, image_iou, region_iou
 from clip_wsss.score.calibration import MUS, mu_curve
@@ -39,7 +39,10 @@ MU = 0.95  # the paper's, marked on the mu curve
 SCATTERED = 3  # templates that must have been measured before they are drawn against mIoU
 # What is shown of the best and worst images, by what they were scored on.
 OF_LABELS = ("image", "truth", "initial", "refined", "mask", "confidence")
-OF_PREDICTIONS = ("image", "truth", "prediction")
+OF_TRAINING = {
+    "labels": ("Final labels", ("image", "truth", "labels")),
+    "segmentation": ("Segmentation", ("image", "truth", "prediction")),
+}
 
 
 @dataclass(frozen=True)
@@ -108,14 +111,13 @@ class Results:
         return power
 
     def measurements(self, run: Run) -> list[Measurement]:
-        """What the run ends in: its pseudo labels, and the predictions of its first seed."""
+        """What the run ends in: its pseudo labels, and what the first seed's training gives."""
         files, found = self.files[run.name], []
         labels = [stage for stage in LABEL_STAGES if stage in files]
         if labels:
             stage = labels[-1]
             found.append(Measurement(stage, files[stage][0], self.power(run, stage)))
-        if "segmentation" in files:
-            found.append(Measurement("segmentation", files["segmentation"][0]))
+        found += [Measurement(stage, files[stage][0]) for stage in TRAINED if stage in files]
         return found
 
 
@@ -256,16 +258,15 @@ def _extremes(
     results: Results, panels: Panels, run: Run, scored: tuple[Measurement, pd.DataFrame]
 ) -> dict:
     found, images = scored
-    trained = found.stage == "segmentation"
+    title, stages = OF_TRAINING.get(found.stage, ("Pseudo labels", OF_LABELS))
     scores = dict(zip(images["id"], images["iou"], strict=True))
     best, worst = (
         [_item(results, panels, run, name, f"IoU {scores[name]:.1%}") for name in names]
         for names in extremes(images, EXTREMES)
     )
-    title = "Segmentation" if trained else "Pseudo labels"
     return {
         "title": f"{title}, {results.info(found.file)['split']}",
-        "stages": OF_PREDICTIONS if trained else OF_LABELS,
+        "stages": stages,
         "best": best,
         "worst": worst,
     }

@@ -27,7 +27,7 @@ from clip_wsss.report import tables as report_tables
 from clip_wsss.report.views import Results, details, pictures, rankings
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.plan import Plan
-from clip_wsss.runs.stages import LABEL_STAGES, SCORED
+from clip_wsss.runs.stages import SCORED
 from clip_wsss.runs.table import Run
 from clip_wsss.tables.layout import TITLES
 from clip_wsss.tables.published import read_published
@@ -37,7 +37,10 @@ from clip_wsss.tables.write import check_scores
 WIDE = 60  # letters; longer facts take a line of their own
 QUOTES = 3  # published figures in the paragraph of a stage; the table has all
 # How the page draws a picture: a mask keeps its pixels and can lie over the image.
-KINDS = {"truth": "label", "mask": "label", "prediction": "label", "confidence": "map"}
+KINDS = {
+    **dict.fromkeys(("truth", "mask", "labels", "prediction"), "label"),
+    "confidence": "map",
+}
 
 
 def write_report(plan: Plan, dataset: Dataset, out: Path, provenance: dict[str, Any]) -> None:
@@ -81,6 +84,7 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         "stages": [
             {"key": stage, "title": title, "kind": KINDS.get(stage, "photo")}
             for stage, title in panels.TITLES.items()
+            if stage != "labels" or any("labels" in files for files in results.files.values())
         ],
         **shown,
     }
@@ -175,7 +179,7 @@ def _opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> d
         {"label": "Images", "value": f"{sum(counts.values()):,}", "detail": images},
     ]
     for label, stages in (
-        ("Best pseudo labels, mIoU", LABEL_STAGES),
+        ("Best pseudo labels, mIoU", SCORED[:-1]),
         ("Best segmentation, mIoU", ("segmentation",)),
     ):
         found = [

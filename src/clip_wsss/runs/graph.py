@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import asks_for_towers, methods_of, models_of
+from clip_wsss.core.methods import asks_for_towers, method, methods_of, models_of
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.segmentors import read_segmentor_file
@@ -160,6 +160,15 @@ def is_online(node: Node) -> bool:
     return node.stage == "segmentation" and node.settings["labels"] == "online"
 
 
+def has_final_labels(inference: Node) -> bool:
+    """Whether predictions are of a training whose maker labels whole images too, by `final`."""
+    training = inference.parents[0]
+    if not is_online(training):
+        return False
+    maker = method("labels", training.settings["online"]["labels"]["method"])
+    return hasattr(maker.function, "final")
+
+
 def cam_of(node: Node) -> Node:
     """The cam of a node of maps: itself, or the one that an affinity refines."""
     return node if node.stage == "cam" else node.parents[0]
@@ -287,7 +296,10 @@ class Graph:
         return f"{node.folder}/seed{seed}"
 
     def predictions(self, node: Node, seed: int, split: str) -> str:
-        """The archive of the predictions of a split: val, test, or shown (for pictures)."""
+        """The archive of the predictions of a split: val, test, or shown (for pictures).
+
+        Beside them lie the `labels` that an online training gives its own images in the end.
+        """
         return f"{node.folder}/seed{seed}/{split}.zip"
 
     def score(self, stage: str, node: Node, seed: int | None = None) -> str:
@@ -295,7 +307,7 @@ class Graph:
         return f"score/{stage}/{node.name}" + ("" if seed is None else f"/seed{seed}")
 
     def scores(self, run: Run) -> dict[str, list[str]]:
-        """The score.json files of a run, stage by stage; `segmentation` has one a seed."""
+        """The score.json files of a run, stage by stage; those of a training have one a seed."""
         dataset, path = self.config.dataset, self.paths[run.name]
         found: dict[str, list[str]] = {}
         if dataset.masks is not None and dataset.splits.score is not None:
@@ -303,12 +315,17 @@ class Graph:
                 node = path.get(group)
                 if node is not None and node.settings.get("source") != "ground-truth":
                     found[stage] = [f"{self.score(stage, node)}/score.json"]
-        node = path.get("inference")
-        if node is not None and dataset.masks is not None and dataset.splits.val is not None:
-            found["segmentation"] = [
-                f"{self.score('segmentation', node, seed)}/score.json" for seed in run.seeds
-            ]
+        if (node := path.get("inference")) is not None:
+            val = dataset.masks is not None and dataset.splits.val is not None
+            for stage in ("labels",) * self.labels_whole_images(node) + ("segmentation",) * val:
+                found[stage] = [f"{self.score(stage, node, seed)}/score.json" for seed in run.seeds]
         return found
+
+    def labels_whole_images(self, inference: Node) -> bool:
+        """Whether the labels of a finished training are made: where they can be, and be scored."""
+        dataset = self.config.dataset
+        scored = dataset.masks is not None and dataset.splits.score is not None
+        return scored and has_final_labels(inference)
 
     def folders(self) -> set[str]:
         """All folders of stages and scores that some run uses."""

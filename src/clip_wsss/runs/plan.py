@@ -37,7 +37,7 @@ from clip_wsss.runs.graph import (
 )
 from clip_wsss.runs.settings import Config
 from clip_wsss.runs.sidecar import COMPARED, combined, read_sidecar
-from clip_wsss.runs.stages import MAP_STAGES
+from clip_wsss.runs.stages import MAP_STAGES, TRAINED
 from clip_wsss.runs.table import read_runs
 
 _IMAGES = ("numpy", "pillow", "opencv-python-headless")
@@ -66,6 +66,7 @@ CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("segmentation.predict", "data.choice", *_ONLINE),
         (*_TRAINING, "pydensecrf2"),
     ),
+    "labels": (("segmentation.predict", *_ONLINE), (*_TRAINING, "pydensecrf2")),
     "submission": (("segmentation.submission",), ()),
     "score": (("score.metrics",), (*_IMAGES, "pandas", "pyarrow")),
     "tables": (("tables.write",), ("numpy", "pandas", "pyarrow")),
@@ -157,17 +158,22 @@ class Plan:
             job = "masks-towers" if TOWERS in node.methods else job
         if is_online(node) or any(map(is_online, node.parents)):
             job = f"{job}-online"
-        code = self.code(job)
-        if node.methods:  # whose code counts for those alone that name them
-            lines = [code, *sorted(map(self._method_code, set(node.methods)))]
-            code = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        code = self._code_with(job, node.methods)
         return {"stage": node.stage, "key": node.key, "code": code, "numerics": numerics}
+
+    def _code_with(self, job: str, methods: tuple[str, ...]) -> str:
+        """The fingerprint of a job and of methods, whose code counts for those that name them."""
+        code = self.code(job)
+        if methods:
+            lines = [code, *sorted(map(self._method_code, set(methods)))]
+            code = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return code
 
     def score_stamp(self, stage: str, node: Node, seed: int | None = None) -> dict[str, Any]:
         """The stamp of a measurement."""
         splits, job = self.config.dataset.splits, "score"
         numerics: dict[str, Any] = {
-            "split": splits.val if stage == "segmentation" else splits.score,
+            "split": splits.val if stage == "segmentation" else splits.score,  # labels too
             "truth": self.config.dataset.masks,
         }
         if stage in MAP_STAGES:
@@ -182,15 +188,24 @@ class Plan:
         return {"code": self.code("maps"), "numerics": self.stamp(one.nodes[0])["numerics"]}
 
     def predictions_stamp(self, split: str) -> dict[str, Any]:
-        """What all predictions of a split share."""
-        compute, splits = self.config.compute, self.config.dataset.splits
+        """What all predictions of a split share, or all `labels` of finished trainings."""
+        compute = self.config.compute
         shown = {"shown": self.shown} if split == "val" else {}
-        numerics = {"threads": compute.threads, "split": getattr(splits, split), **shown}
-        return {"code": self.code("inference"), "numerics": numerics}
+        numerics = {"threads": compute.threads, "split": self.split_of(split), **shown}
+        job = "labels" if split == "labels" else "inference"
+        return {"code": self.code(job), "numerics": numerics}
+
+    def split_of(self, predicted: str) -> str | None:
+        """The images of predictions of val or test, or of `labels` of finished trainings."""
+        return getattr(self.config.dataset.splits, "score" if predicted == "labels" else predicted)
 
     def inference_stamp(self, node: Node, split: str) -> dict[str, Any]:
         """The stamp of predictions; those of the images that are shown lie beside `val`."""
-        return self.stamp(node) | {"numerics": self.predictions_stamp(split)["numerics"]}
+        stamp = self.stamp(node) | {"numerics": self.predictions_stamp(split)["numerics"]}
+        if split == "labels":  # made by the training's own maker
+            methods = (*node.methods, *node.parents[0].methods)
+            stamp["code"] = self._code_with("labels", methods)
+        return stamp
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -311,13 +326,18 @@ class Plan:
         return [] if ranked is None else [self.texts(ranked)]
 
     def predictions(self, node: Node, seed: int, split: str) -> Product:
-        """The predictions of a split: val, with the images that the report shows, or test."""
+        """The predictions of a split: val, with the images that the report shows, or test.
+
+        Or `labels`: those of the finished training's own maker, of the scored images.
+        """
         names = (split, "shown") if split == "val" else (split,)
         files = tuple(self.root / self.graph.predictions(node, seed, name) for name in names)
         inputs: dict[str, list[Product | Path]] = {
             "lists": [*self.images_of_inference(split)],
             "checkpoint": [self.training(node.parents[0], seed)],
         }
+        if split == "labels":
+            inputs["texts"] = [*self.texts_read(node.parents[0])]
         return Product(self.sidecar(files[0]), files, self.inference_stamp(node, split), inputs)
 
     def features(self, node: Node) -> Product:
@@ -342,17 +362,17 @@ class Plan:
         folder = self.root / self.graph.score(stage, node, seed)
         names = ["score.json", "counts.parquet", *(["confidence.parquet"] * (stage == "mask"))]
         files = tuple(folder / name for name in names)
-        splits = self.config.dataset.splits
+        stamp = self.score_stamp(stage, node, seed)
         read: list[Product] = (
             [self.shard(node, shard) for shard in self.graph.shards]
             if seed is None
-            else [self.predictions(node, seed, "val")]
+            else [self.predictions(node, seed, "labels" if stage == "labels" else "val")]
         )
         inputs: dict[str, list[Product | Path]] = {
-            "lists": [*self.images_of(splits.score if seed is None else splits.val)],
+            "lists": [*self.images_of(stamp["numerics"]["split"])],
             "read": [*read],
         }
-        return Product(folder / "sidecar.json", files, self.score_stamp(stage, node, seed), inputs)
+        return Product(folder / "sidecar.json", files, stamp, inputs)
 
     @cached_property
     def maps(self) -> list[Product]:
@@ -380,7 +400,7 @@ class Plan:
         for run in self.graph.runs:
             for stage in self.graph.scores(run):
                 node = self.graph.paths[run.name][groups.get(stage, "inference")]
-                for seed in run.seeds if stage == "segmentation" else (None,):
+                for seed in run.seeds if stage in TRAINED else (None,):
                     found[self.graph.score(stage, node, seed)] = (stage, node, seed)
         return [found[folder] for folder in sorted(found)]
 
@@ -447,6 +467,11 @@ class Plan:
         """Ranked texts, and the features that ranked them."""
         return [product for node in self.ranking.nodes for product in self.products(node)]
 
+    @property
+    def pictured(self) -> list[Product]:
+        """What the report shows pictures of."""
+        return [*self.maps, *self.masks, *self.val, *self.labels]
+
     @cached_property
     def rankings(self) -> list[Product]:
         """Ranked texts alone."""
@@ -460,28 +485,39 @@ class Plan:
         return [self.predictions(node, seed, "val") for node, seed in self.predicted]
 
     @cached_property
+    def labels(self) -> list[Product]:
+        """The labels that finished trainings give the images that labels are scored on."""
+        return [self.predictions(node, seed, "labels") for node, seed in self.labelled]
+
+    @cached_property
+    def labelled(self) -> list[tuple[Node, int]]:
+        """Which of all predictions have them beside them."""
+        return [one for one in self.predicted if self.graph.labels_whole_images(one[0])]
+
+    @cached_property
     def predicted(self) -> list[tuple[Node, int]]:
         """All predictions: the node and the seed of the training."""
         nodes = self.graph.nodes("inference")
         return [(node, seed) for node in nodes for seed in self.graph.seeds(node)]
 
-    @cached_property
-    def shares_of_inference(self) -> list[list[tuple[Node, int]]]:
-        """What each job of inference predicts; a new row moves none of the others."""
+    def shares(self, predicted: list[tuple[Node, int]]) -> list[list[tuple[Node, int]]]:
+        """What each job of inference makes of some; a new row moves none of the others."""
         shares: list[list[tuple[Node, int]]] = [[] for _ in range(self.config.compute.predictors)]
-        for node, seed in self.predicted if self.val else []:
+        for node, seed in predicted:
             training = int(node.parents[0].key[:8], 16) + seed
             shares[training % len(shares)].append((node, seed))
         return shares
 
     def prediction(self, node: Node, seed: int, split: str) -> dict[str, Any]:
-        """What the job that predicts a split is asked for, beside the files."""
+        """What the job that predicts a split, or makes `labels`, is asked for beside the files."""
         product = self.predictions(node, seed, split)
+        texts = [one for one in product.inputs.get("texts", []) if isinstance(one, Product)]
         return {
             "segmentor": node.parents[0].settings,
             "entry": node.settings,
             "stamp": product.stamp | {"settings": node.lineage()},
             "reads": self.training(node.parents[0], seed).stamp,
+            "texts": [one.stamp for one in texts],
         }
 
     @cached_property
@@ -561,7 +597,7 @@ class Plan:
 
     def images_of_inference(self, split: str) -> list[Path]:
         """Inputs of whoever predicts a split, and with `val` the images that are shown."""
-        found = self.images_of(getattr(self.config.dataset.splits, split))
+        found = self.images_of(self.split_of(split))
         found += self.images_of(self.shown["split"]) if split == "val" else []
         return list(dict.fromkeys(found))
 

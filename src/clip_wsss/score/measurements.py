@@ -96,7 +96,7 @@ class Figure:
     """One figure of a table: the mIoU of a stage of a run, a mean where it has several seeds.
 
     Attributes:
-        stage: initial, refined, mask or segmentation.
+        stage: initial, refined, mask, labels or segmentation.
         files: the score.json files, one a seed.
         power: background power of a map, else None.
         scoring: fixed, or oracle where the power was chosen by the ground truth.

@@ -46,7 +46,7 @@ class Measurement:
     """What is measured, and where it goes.
 
     Attributes:
-        stage: initial or refined, of maps; mask or segmentation, of labels: 0..C or 255,
+        stage: initial or refined, of maps; mask, labels or segmentation, of labels: 0..C or 255,
             unlabelled, which is a miss of the true class and a false alarm of none.
         read: the maps, or the archives of labels, a file a shard; images of
             other splits are passed over.

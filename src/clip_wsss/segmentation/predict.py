@@ -1,9 +1,10 @@
-"""Prediction of a trained segmentor: an archive of labels."""
+"""Prediction of a trained segmentor, and its own labels: archives of labels."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -19,7 +20,12 @@ from clip_wsss.core.progress import over_images
 from clip_wsss.data.datasets import Dataset, open_dataset
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.write import check_scores, refined_by
-from clip_wsss.segmentation.segmentor import build_model, read_segmentor, use_device
+from clip_wsss.segmentation.segmentor import (
+    build_model,
+    online_module,
+    read_segmentor,
+    use_device,
+)
 from clip_wsss.segmentation.views import fit_long_side, mean_logits
 from clip_wsss.segmentation.weights import read_state
 
@@ -33,6 +39,7 @@ class Predictor:
         checkpoint: from `train`.
         classes: names, background first.
         device: auto, cpu or cuda.
+        texts: npz of text features, which `final_scores` needs.
 
     Raises:
         InputError: the checkpoint is missing, damaged, of other classes or another segmentor.
@@ -45,15 +52,15 @@ class Predictor:
         checkpoint: str | Path,
         classes: list[str],
         device: str,
+        texts: str | Path | None = None,
     ):
         self.device = use_device(device)
         self.scales, self.flip = inference["scales"], inference["flip"]
         self.long_side = inference.get("long_side")
         self.logits = inference.get("average") == "logits"
-        model = build_model(
-            read_segmentor(entry["segmentor"], entry), entry, len(classes), entry["segmentor"]
-        )
-        load_checkpoint(model, checkpoint, classes, entry["segmentor"])
+        segmentor, path = read_segmentor(entry["segmentor"], entry), entry["segmentor"]
+        model = build_model(segmentor, entry, len(classes), path, texts)
+        load_checkpoint(model, checkpoint, classes, path)
         self.model = model.eval().to(self.device)
 
     @torch.no_grad()
@@ -87,6 +94,33 @@ class Predictor:
             logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
             total = total + logits.float().softmax(dim=1)
         return (total / len(views))[0].cpu().numpy()
+
+    def final_scores(self, rgb: np.ndarray, keys: Sequence[int]) -> np.ndarray:
+        """What the labels of an image follow from: the maker's scores after the training.
+
+        The image is seen once, at its own size; scales, flips and sizes of `inference` are those of
+        predictions.
+
+        Args:
+            rgb: (H, W, 3) uint8.
+            keys: its classes, 0-based; without any it is background all over.
+
+        Returns:
+            (1 + K, H, W) float32 in [0, 1], background first.
+
+        Raises:
+            InputError: a maker's scores of another shape.
+        """
+        size = rgb.shape[:2]
+        if not keys:
+            return np.ones((1, *size), np.float32)
+        scores = self.model.final_scores(rgb, keys).float().cpu().numpy()
+        if scores.shape != (1 + len(keys), *size):
+            wanted = (1 + len(keys), *size)
+            raise InputError(
+                f"online.method: final must return {wanted} scores; got {scores.shape}"
+            )
+        return scores
 
     def _logits(self, view: torch.Tensor) -> torch.Tensor:
         if isinstance(self.model.decode_head, torch.nn.ModuleList):  # each head sees the last one's
@@ -155,41 +189,121 @@ def predict(
     torch.set_num_threads(threads)
     dataset = open_dataset(dataset_settings)
     classes = ["background", *dataset.vocabulary.classes]
+    predictor = Predictor(entry, inference, checkpoint, classes, device)
+
+    def scored(rgb: np.ndarray, keys: Sequence[int]) -> np.ndarray:
+        return predictor.probabilities(rgb)
+
+    every = range(len(classes) - 1)
+    _write(dataset, ids, lambda name: every, scored, inference, out, workers, "predicting")
+
+
+def label(
+    entry: dict,
+    inference: dict,
+    checkpoint: str | Path,
+    dataset_settings: dict,
+    ids: Sequence[str],
+    out: str | Path,
+    texts: str | Path | None = None,
+    threads: int = 1,
+    device: str = "auto",
+    workers: int = 1,
+) -> None:
+    """Label images of known classes as a finished training that makes its labels itself would.
+
+    Args:
+        entry: as of `predict`, with `labels: online` and a maker that has `final`.
+        inference: likewise; what counts is the refinement, here of the maker's scores.
+        checkpoint: from `train`.
+        dataset_settings: the config's `dataset`.
+        ids: the images.
+        out: the archive, of kind predictions: 0 background, 1..C classes of the image.
+        texts: npz of ranked texts; None: those of the entry are encoded.
+        threads: of torch.
+        device: auto, cpu or cuda.
+        workers: processes of the refinement; they change nothing but the time.
+
+    Raises:
+        InputError: as `predict`, and an image without labels.
+    """
+    torch.set_num_threads(threads)
+    dataset = open_dataset(dataset_settings)
+    classes = ["background", *dataset.vocabulary.classes]
+    with TemporaryDirectory() as folder:
+        if texts is None:
+            texts = Path(folder) / "texts.npz"
+            online_module("data").write_texts(entry["online"], use_device(device), texts)
+        predictor = Predictor(entry, inference, checkpoint, classes, device, texts)
+    scored = predictor.final_scores
+    _write(dataset, ids, dataset.labels, scored, inference, out, workers, "labelling")
+
+
+def _write(
+    dataset: Dataset,
+    ids: Sequence[str],
+    keys_of: Callable[[str], Sequence[int]],
+    scored: Callable[[np.ndarray, Sequence[int]], np.ndarray],
+    inference: dict,
+    out: str | Path,
+    workers: int,
+    title: str,
+) -> None:
+    """Write the archive of the labels that scores of some classes give after a refinement.
+
+    Args:
+        dataset: gives the images.
+        ids: of the images.
+        keys_of: an image's classes, 0-based, which are scored.
+        scored: image (H, W, 3), keys -> (1 + K, H, W) float32 in [0, 1].
+        inference: refinement, and settings under its name.
+        out: the archive.
+        workers: processes of the refinement.
+        title: of the progress.
+    """
     method("refinement", inference["refinement"])  # said before the first image
     refined = inference["refinement"] != "none"
     refine = partial(_refined, inference)
-    predictor = Predictor(entry, inference, checkpoint, classes, device)
 
     def images(mapped: Callable) -> Iterator[EncodedImage]:
         part = 4 * workers  # images in memory
         for start in range(0, len(ids), part):
-            read, skipped = _read(dataset, ids[start : start + part])
-            found = ((name, _fitting(predictor, name, rgb)) for name, rgb in read.items())
+            read, skipped = _read(dataset, ids[start : start + part], keys_of)
+            found = ((name, _fitting(scored, name, *one)) for name, one in read.items())
             if refined:
                 halves = {name: _half(one) for name, one in found}
-                found = zip(
-                    halves, mapped(refine, halves, halves.values(), read.values()), strict=True
-                )
+                both = zip(*read.values(), strict=True)
+                found = zip(halves, mapped(refine, halves, halves.values(), *both), strict=True)
             for name, one in found:
                 if isinstance(one, TooLargeError):
                     if dataset.settings["on_bad_image"] == "fail":
                         raise one
                     skipped[name] = str(one)
                 else:
-                    yield encode_image(name, one.argmax(axis=0).astype(np.uint8))
+                    yield encode_image(name, label_of(one, read[name][1]))
             yield from (EncodedImage(name, skipped=why) for name, why in skipped.items())
 
     with parallel_map(workers if refined else 1) as mapped:
-        write_archive(out, PREDICTIONS, over_images(images(mapped), len(ids), "predicting"))
+        write_archive(out, PREDICTIONS, over_images(images(mapped), len(ids), title))
 
 
-def _fitting(predictor: Predictor, name: str, rgb: np.ndarray) -> np.ndarray | TooLargeError:
-    """Class probabilities of an image, or that they do not fit into memory."""
+def label_of(scores: np.ndarray, keys: Sequence[int]) -> np.ndarray:
+    """The label map (H, W) uint8 of scores (1 + K, H, W) of K classes; the first of equals wins."""
+    return np.array([0, *(key + 1 for key in keys)], np.uint8)[scores.argmax(axis=0)]
+
+
+def _fitting(
+    scored: Callable[[np.ndarray, Sequence[int]], np.ndarray],
+    name: str,
+    rgb: np.ndarray,
+    keys: Sequence[int],
+) -> np.ndarray | TooLargeError:
+    """The scores of an image, or that they do not fit into memory."""
     try:
         with fitting(f"{name}: its prediction", SMALLER):
-            return predictor.probabilities(rgb)
+            return scored(rgb, keys)
     except TooLargeError as error:
-        if predictor.device == "cuda":
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return error
 
@@ -199,26 +313,32 @@ def _half(scores: np.ndarray | TooLargeError) -> np.ndarray | TooLargeError:
 
 
 def _refined(
-    inference: dict, id_: str, scores: np.ndarray | TooLargeError, rgb: np.ndarray
+    inference: dict,
+    id_: str,
+    scores: np.ndarray | TooLargeError,
+    rgb: np.ndarray,
+    keys: Sequence[int],
 ) -> np.ndarray | TooLargeError:
     """The scores of an image after the mask refinement of an entry of `inference`."""
     if isinstance(scores, TooLargeError):
         return scores
     try:
         with fitting(f"{id_}: the refinement of its prediction", SMALLER):
-            refined = refined_by(inference, MaskContext(scores, rgb, range(len(scores) - 1), id_))
+            refined = refined_by(inference, MaskContext(scores, rgb, keys, id_))
     except TooLargeError as error:
         return error
     check_scores(refined, scores, inference["refinement"])
     return refined
 
 
-def _read(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Images that can be read, and why others cannot."""
+def _read(
+    dataset: Dataset, names: Sequence[str], keys_of: Callable[[str], Sequence[int]]
+) -> tuple[dict[str, tuple[np.ndarray, Sequence[int]]], dict[str, str]]:
+    """Images that can be read with their classes, and why others cannot."""
     images, skipped = {}, {}
     for name in names:
         try:
-            images[name] = dataset.image(name)
+            images[name] = dataset.image(name), keys_of(name)
         except InputError as error:
             if dataset.settings["on_bad_image"] == "fail":
                 raise

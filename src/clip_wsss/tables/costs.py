@@ -99,10 +99,16 @@ def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:
             yield "segmentation", None, graph.training(path["segmentation"], seed), ".tsv"
     if "inference" in path:
         yield "inference", "val", "inference", "-*.tsv"
+    scores = {"segmentation": "score_predictions", "labels": "score_labels"}
     for stage in graph.scores(run):
-        predicted = stage == "segmentation"
-        name = "score_predictions" if predicted else "score"
-        yield "score", "val" if predicted else "score", name, ".tsv"
+        if stage == "labels":
+            yield "inference", "score", "labels", "-*.tsv"
+        yield (
+            "score",
+            "val" if stage == "segmentation" else "score",
+            scores.get(stage, "score"),
+            ".tsv",
+        )
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -7,17 +7,20 @@ from pathlib import Path
 import pandas as pd
 
 from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
-from clip_wsss.runs.stages import MAP_STAGES, SCORED
+from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
 
 TITLES = {
     "initial": "initial CAM",
     "refined": "refined CAM",
     "mask": "pseudo mask",
+    "labels": "final labels",
     "segmentation": "segmentation",
 }
 _NOTES = (
     "mIoU in percent with its 95 % interval (bootstrap over the images); a segmentation of several "
     "seeds is their mean ± standard deviation, and its interval resamples the seeds too.",
+    "`final labels` are those that a finished training with labels made online gives the images "
+    "that masks are scored on, after the mask refinement of its inference.",
     "The difference is paired: both runs on the same resamples. It is more than noise where its "
     "interval excludes 0; with one seed the interval covers the images and not the training.",
     "`oracle` figures choose the background power p by the ground truth.",
@@ -40,6 +43,7 @@ def write_layouts(
     write_csv(frame, f"{stem}.csv")
     head, lines = _readable(frame)
     shown = {
+        "final labels": frame["labels"].notna().any(),
         "quoted": (frame["kind"] == "quoted").any(),
         "full supervision": frame["segmentation_of_full"].notna().any(),
     }
@@ -74,8 +78,8 @@ def _stage(row: dict, stage: str) -> str:
     if not _there(row[stage]):
         return ""
     parts = [_figure(row[stage])]
-    if stage == "segmentation" and _there(row["segmentation_sd"]):
-        parts.append(f"± {_figure(row['segmentation_sd'])}")
+    if stage in TRAINED and _there(row[f"{stage}_sd"]):
+        parts.append(f"± {_figure(row[f'{stage}_sd'])}")
     parts.append(_range(row, stage))
     if stage in MAP_STAGES:
         oracle = f"oracle {_figure(row[f'{stage}_oracle'])}, p = {row[f'{stage}_oracle_power']:g}"

@@ -22,7 +22,7 @@ from clip_wsss.runs import sidecar
 from clip_wsss.runs.graph import Node, described
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.provenance import portable
-from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED
+from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED, TRAINED
 from clip_wsss.runs.table import Run
 from clip_wsss.score.bootstrap import interval
 from clip_wsss.score.calibration import MUS, mu_curve
@@ -89,18 +89,20 @@ class Row:
 def compared(row: Row, base: Row) -> tuple[Figure, Figure] | None:
     """Choose the figures whose difference says what a row changes against its base row.
 
-    The segmentations, where both rows have one; else the labels that each ends in (a row may end
-    in the refined map and its base in the initial one: that step is the difference); else the
-    last stage of both that is not the same measurement. None where everything is the same.
+    The segmentations, where both rows have one, or the labels that both trainings give in the end;
+    else the labels that each ends in before (a row may end in the refined map and its base in the
+    initial one: that step is the difference); else the last stage of both that is not the same
+    measurement. None where everything is the same.
     """
-    pairs = []
-    if "segmentation" in row.files and "segmentation" in base.files:
-        pairs.append((row.figure("segmentation"), base.figure("segmentation")))
+
+    def both(*stages: str) -> list[tuple[Figure, Figure]]:
+        common = [stage for stage in stages if stage in row.files and stage in base.files]
+        return [(row.figure(stage), base.figure(stage)) for stage in common]
+
+    pairs = both(*reversed(TRAINED))
     if row.labels and base.labels:
         pairs.append((row.labels, base.labels))
-    for stage in reversed(LABEL_STAGES):
-        if stage in row.files and stage in base.files:
-            pairs.append((row.figure(stage), base.figure(stage)))
+    pairs += both(*reversed(LABEL_STAGES))
     return next((pair for pair in pairs if not pair[0].same(pair[1])), None)
 
 
@@ -236,8 +238,9 @@ def _columns() -> list[str]:
         columns += [stage, f"{stage}_low", f"{stage}_high"]
         if stage in MAP_STAGES:
             columns += [f"{stage}_power", f"{stage}_oracle", f"{stage}_oracle_power"]
+        columns += [f"{stage}_sd"] * (stage in TRAINED)
         if stage == "segmentation":
-            columns += [f"{stage}_sd", f"{stage}_of_full"]
+            columns += [f"{stage}_of_full"]
             columns += [f"{stage}_split", f"{stage}_images", f"{stage}_precision"]
         columns += [f"{stage}_quoted", f"{stage}_minus_quoted"]
     columns += ["headline", "scoring", "miou", "miou_low", "miou_high"]
@@ -336,8 +339,9 @@ def _stage_cells(row: Row, stage: str) -> dict:
         cells[f"{stage}_power"] = figure.power
         cells[f"{stage}_oracle"] = percent(oracle["miou"])
         cells[f"{stage}_oracle_power"] = oracle["power"]
+    if stage in TRAINED:
+        cells[f"{stage}_sd"] = percent(figure.deviation)
     if stage == "segmentation":
-        cells["segmentation_sd"] = percent(figure.deviation)
         cells["segmentation_split"] = figure.info["split"]
         cells["segmentation_images"] = figure.info["images"]
         cells["segmentation_precision"] = figure.info["precision"]

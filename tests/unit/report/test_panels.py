@@ -43,10 +43,11 @@ def test_panel_says_what_a_run_does_not_have(made):
     plain = panels.panel(files_of(made, "plain"), "train_0000")
     missing = {stage for stage, cell in plain.items() if cell == f"!{NOT_PART}"}
     assert tuple(plain) == STAGES
-    assert missing == {"refined", "confidence", "prediction"}
+    assert missing == {"refined", "confidence", "labels", "prediction"}
     trained = panels.panel(files_of(made, "seg-cgl"), "train_0000")
     assert trained["prediction"] == "!predicted on val only"
-    assert all(trained[stage] in panels.album.pictures for stage in STAGES[:-1])
+    assert trained["labels"] == f"!{NOT_PART}"
+    assert all(trained[stage] in panels.album.pictures for stage in STAGES[:-2])
     seen = panels.panel(files_of(made, "seg-cgl"), "val_0000")
     assert seen["prediction"] in panels.album.pictures
     assert seen["initial"].startswith("!")
@@ -90,7 +91,7 @@ def test_masks_of_other_sources_are_shown_without_maps(tmp_path):
     made = synthetic.build(tmp_path, train=2, runs=rows)
     cells = Panels(made.dataset).panel(files_of(made, "true"), "train_0000")
     missing = {stage for stage, cell in cells.items() if cell == f"!{NOT_PART}"}
-    assert missing == {"initial", "refined", "prediction"}
+    assert missing == {"initial", "refined", "labels", "prediction"}
     assert cells["mask"] == cells["truth"]
 
 
@@ -101,6 +102,20 @@ def test_predictions_of_the_shown_images_are_shown(tmp_path):
     panels = Panels(made.dataset)
     for name in ("train_0000", "val_0000"):
         assert panels.panel(files_of(made, "seg-cgl"), name)["prediction"] in panels.album.pictures
+
+
+def test_final_labels_of_an_online_run_are_shown(tmp_path):
+    made = synthetic.build(tmp_path, runs=[synthetic.online(), *synthetic.ladder()[-1:]])
+    panels = Panels(made.dataset)
+    cells = panels.panel(files_of(made, "weclip"), "train_0000")
+    archive = made.plan.predictions(made.plan.graph.paths["weclip"]["inference"], 0, "labels")
+    wanted = Archives(archive.files)["train_0000"].label("train_0000")
+    again = Panels(made.dataset)
+    assert panels.album.pictures[cells["labels"]] == again.album.pictures[again._picture(
+        ("own",), lambda: again._label(wanted))]  # fmt: skip
+    seen = panels.panel(files_of(made, "weclip"), "val_0000")
+    assert seen["labels"] == "!predicted on train only"
+    assert panels.panel(files_of(made, "seg-cgl"), "train_0000")["labels"] == f"!{NOT_PART}"
 
 
 def test_a_missing_file_of_a_stage_is_named(tmp_path):
@@ -128,7 +143,7 @@ def test_a_restart_keeps_what_was_read_and_no_picture(made):
 def test_pictures_are_made_smaller_on_request(made):
     small = Panels(made.dataset, side=20)
     cells = small.panel(files_of(made, "crf"), "train_0000")
-    assert {max(small.album.rgb(cells[stage]).shape) for stage in STAGES[:-1]} == {20}
+    assert {max(small.album.rgb(cells[stage]).shape) for stage in STAGES[:-2]} == {20}
     assert small.longest == 48
 
 

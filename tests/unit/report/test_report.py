@@ -278,6 +278,32 @@ def test_a_measurement_of_another_plan_is_refused(made, tmp_path):
         report_of(made, tmp_path / "r.html", config=config)
 
 
+def test_final_labels_are_a_stage_where_a_run_has_them(data, tmp_path):
+    assert "labels" not in [stage["key"] for stage in data["stages"]]
+    own = synthetic.build(tmp_path, runs=[synthetic.online(), *synthetic.ladder()[-1:]])
+    write_tables(own.plan)
+    html = report_of(own, tmp_path / "report.html")
+    shown = data_of(html)
+    assert [stage["key"] for stage in shown["stages"]][-2:] == ["labels", "prediction"]
+    assert 'style="--stages: 8"' in html
+    groups = {group["title"]: group for group in shown["extremes"]["weclip"]}
+    assert list(groups) == ["Pseudo labels, train", "Final labels, train", "Segmentation, val"]
+    best = groups["Final labels, train"]["best"][0]
+    assert best["cells"]["labels"] in shown["pictures"]
+    assert groups["Final labels, train"]["stages"] == ["image", "truth", "labels"]
+    frame = pd.read_csv(own.root / "tables/ladder.csv")
+    frame = frame[frame["kind"] == "measured"]
+    table = runs_table(frame, "ladder")
+    place = [column["label"] for column in table["columns"]].index("final labels")
+    cells = [row[place] for row in table["rows"]]
+    assert cells[0]["value"] == frame["labels"].iloc[0]
+    assert "over seeds" in cells[0]["extra"]
+    assert cells[1]["text"] == "–"
+    rows = ladder(frame)["rows"]
+    assert [m["stage"] for m in rows[0]["marks"]][-2:] == ["labels", "segmentation"]
+    assert f"Final labels, train, {frame['images'].iloc[0]} images, seed 0" in html
+
+
 def test_left_out_images_are_listed(tmp_path):
     made = synthetic.build(tmp_path, runs=synthetic.ladder()[3:4])
     write_tables(made.plan)

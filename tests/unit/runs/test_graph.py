@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import yaml
 from PIL import Image
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.runs.config import load_config
+from clip_wsss.runs import plan as plan_module
+from clip_wsss.runs.config import load_config, read_yaml
 from clip_wsss.runs.fingerprint import module_files
 from clip_wsss.runs.graph import Graph, folder_digest
 from clip_wsss.runs.plan import Plan
@@ -366,3 +368,76 @@ def test_the_code_of_online_labels_counts_for_their_trainings_only(graph):
     assert not [name for name in offline if "weclip" in name.split(".")]
     others = {"clip_wsss.prompts.texts", "clip_wsss.cams.backward", "clip_wsss.runs.settings"}
     assert not others & offline.keys()
+
+
+class Labeller:
+    """A maker of labels that knows no whole images."""
+
+    layers = 0
+
+    def __init__(self, texts):
+        pass
+
+
+class Finisher(Labeller):
+    """One that does."""
+
+    def final(self, seen):
+        """Scores of the one image."""
+
+
+def test_final_labels_are_made_where_a_maker_can_and_they_can_be_scored(graph):
+    def change(content, score="train"):
+        content["dataset"]["splits"]["score"] = score
+        entry = content["segmentation"]["weclip"]
+        for maker in (Labeller, Finisher):
+            online = {"method": f"{__name__}:{maker.__name__}"}
+            content["segmentation"][maker.__name__] = {**entry, "online": online}
+
+    rows = ONLINE.replace("weclip\t0", "weclip\t0 3") + FULL.replace("full", "offline")
+    for name in ("Labeller", "Finisher"):
+        rows += ONLINE.replace("full", name).replace("weclip\tweclip\t0", f"{name}\tweclip\t0")
+    plan = Plan(graph(rows, change))
+    scores = {run.name: plan.graph.scores(run) for run in plan.graph.runs}
+    assert [name for name, found in scores.items() if "labels" in found] == ["full", "Finisher"]
+    assert list(scores["full"]) == ["initial", "refined", "mask", "labels", "segmentation"]
+    assert len(scores["full"]["labels"]) == 2
+    node = plan.graph.paths["full"]["inference"]
+    assert (node, 3) in plan.labelled
+    made = plan.predictions(node, 3, "labels")
+    assert made.files == (plan.root / node.folder / "seed3/labels.zip",)
+    assert plan.score("labels", node, 3).inputs["read"] == [made]
+    assert made.stamp["numerics"]["split"] == "train"
+    assert not Plan(graph(rows, partial(change, score=None))).labelled
+
+
+def test_the_makers_code_counts_for_final_labels_and_not_for_predictions(graph, monkeypatch):
+    def codes():
+        plan = Plan(graph(ONLINE))
+        node = plan.graph.paths["full"]["inference"]
+        return [plan.inference_stamp(node, split)["code"] for split in ("val", "labels")]
+
+    before = codes()
+    changed = {"clip_wsss.labels.weclip:weclip": "0" * 16}
+    known = plan_module.function_fingerprint
+    monkeypatch.setattr(
+        plan_module, "function_fingerprint", lambda name: changed.get(name) or known(name)
+    )
+    assert [a == b for a, b in zip(before, codes(), strict=True)] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["weclip", "weclip-voc12", "weclip-coco14"])
+def test_a_training_is_shown_with_and_without_crf(content, name):
+    """Rows of the shipped tables, which share their trainings."""
+    config = {"weclip": "config", "weclip-voc12": "voc12", "weclip-coco14": "coco14"}[name]
+    content = read_yaml(f"config/{config}.yaml")
+    content["runs"] = {"tables": [f"config/runs/{name}.tsv"]}
+    settings = load_config(content)
+    paths = Graph(settings, read_runs(settings)).paths
+    for own in ("weclip", "weclip-corrected"):
+        crf, plain = paths[own], paths[f"{own}-no-crf"]
+        assert crf["segmentation"] == plain["segmentation"]
+        assert crf["inference"].settings["refinement"] == "crf"
+        assert plain["inference"].settings["refinement"] == "none"
+        views = [one["inference"].settings for one in (crf, plain)]
+        assert all(views[0][key] == views[1][key] for key in ("scales", "flip", "long_side"))

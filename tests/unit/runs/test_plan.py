@@ -42,6 +42,7 @@ def test_no_products_share_a_file(made):
         *plan.masks,
         *plan.trainings,
         *plan.val,
+        *plan.labels,
         *plan.scores,
     ]
     files = [file for one in products for file in (one.sidecar, *one.files)]
@@ -113,7 +114,8 @@ def test_jobs_of_inference_share_the_trainings_out_and_none_moves(made):
         compute = made.config.compute.model_copy(update={"predictors": predictors})
         runs = [run for run in made.plan.graph.runs if run.name not in left_out]
         config = made.config.model_copy(update={"compute": compute})
-        return Plan(Graph(config, runs)).shares_of_inference
+        plan = Plan(Graph(config, runs))
+        return plan.shares(plan.predicted)
 
     assert shares(1) == [made.plan.predicted]
     three = shares(3)

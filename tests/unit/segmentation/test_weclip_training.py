@@ -15,9 +15,11 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from segmentation_case import SEGMENTORS, Case
 
+from clip_wsss.core.archives import Archive
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
 from clip_wsss.core.methods import with_methods
+from clip_wsss.data.datasets import open_dataset
 from clip_wsss.labels.online import (
     OnlineSettings,
     WeCLIPSettings,
@@ -25,13 +27,16 @@ from clip_wsss.labels.online import (
     resolved,
 )
 from clip_wsss.labels.weclip import LabelSettings
+from clip_wsss.masks.context import MaskContext
+from clip_wsss.masks.refinements.crf import CrfSettings, crf
 from clip_wsss.models.clip import load_for
 from clip_wsss.prompts.texts import encode
 from clip_wsss.segmentation import hooks, transforms, warmup_poly
+from clip_wsss.segmentation import predict as prediction
 from clip_wsss.segmentation.affinity_loss import affinity_label, affinity_loss, pixel_loss
 from clip_wsss.segmentation.hooks import latest_checkpoint
 from clip_wsss.segmentation.losses import PixelLoss
-from clip_wsss.segmentation.predict import Predictor, load_checkpoint
+from clip_wsss.segmentation.predict import Predictor, label_of, load_checkpoint
 from clip_wsss.segmentation.segmentor import build_model, digest, read_segmentor
 from clip_wsss.segmentation.train import train
 from clip_wsss.segmentation.weclip import data
@@ -436,8 +441,8 @@ def sample_of(keys: list[int], size: tuple[int, int]) -> SegDataSample:
 def test_labels_only_hold_the_classes_of_their_image(case):
     model = case.model().eval()
     rgb = np.random.default_rng(0).integers(0, 256, (45, 38, 3)).astype(np.uint8)
-    assert set(np.unique(model.pseudo_label(rgb, [1]))) <= {0, 2}
-    assert model.pseudo_label(rgb, [1], long_side=64).shape == (45, 38)
+    assert set(np.unique(label_of(model.final_scores(rgb, [1]).numpy(), [1]))) <= {0, 2}
+    assert model.final_scores(rgb, [1], long_side=64).shape == (2, 45, 38)
     inputs = torch.randn(1, 3, 32, 32)
     assert torch.isfinite(sum(model(inputs, [sample_of([1], (32, 32))], mode="loss").values()))
 
@@ -599,4 +604,95 @@ def save_texts(case: OnlineCase, folder):
 def test_a_file_that_does_not_fit_the_row_is_one_line(case, tmp_path, labels, line):
     with pytest.raises(InputError, match=line) as caught:
         train_row(case, tmp_path, row_of(case, **labels))
+    assert "\n" not in str(caught.value)
+
+
+# ---- labels of whole images by a finished training ----------------------------------------------
+
+CRF = {"refinement": "crf", "crf": {"backend": "fast", "iterations": 3}}
+
+
+def final_labels(case: OnlineCase, entry: dict, row, out, **changes) -> Archive:
+    """Labels of four images, as the job of the workflow makes them."""
+    inference = {"scales": [1.0], "flip": False, "refinement": "none", **changes}
+    settings = changes.pop("dataset", case.dataset)
+    texts = inference.pop("texts", None)
+    inference.pop("dataset", None)
+    prediction.label(
+        entry, inference, row / "c.pth", settings, case.ids[:4], out, texts, device="cpu"
+    )
+    return Archive(out)
+
+
+def test_a_finished_training_labels_its_images(case, row, tmp_path):
+    entry = row_of(case)
+    found = final_labels(case, entry, row, tmp_path / "a.zip")
+    assert list(found.ids) == case.ids[:4]
+    model = build_model(
+        read_segmentor(entry["segmentor"]), entry, 3, "weclip", save_texts(case, tmp_path)
+    )
+    load_checkpoint(model, row / "c.pth", ["background", "cat", "dog"], "weclip")
+    images = open_dataset(case.dataset)
+    seen: set[int] = set()
+    for name in found.ids:
+        rgb, keys = images.image(name), images.labels(name)
+        wanted = label_of(model.eval().final_scores(rgb, keys).numpy(), keys)
+        np.testing.assert_array_equal(found.label(name), wanted)
+        assert set(np.unique(wanted)) <= {0, *(key + 1 for key in keys)}
+        seen |= set(np.unique(wanted).tolist())
+    assert len(seen) > 1
+    again = final_labels(case, entry, row, tmp_path / "b.zip", scales=[0.5], long_side=8, flip=True)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes(), "views"
+    texts = save_texts(case, tmp_path)
+    ranked = entry | {"online": entry["online"] | {"texts": None}}
+    final_labels(case, ranked, row, tmp_path / "b.zip", texts=texts)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes(), "ranked texts"
+    refined = final_labels(case, entry, row, tmp_path / "c.zip", **CRF)
+    for name in refined.ids:
+        keys, rgb = images.labels(name), images.image(name)
+        scores = model.final_scores(rgb, keys).numpy().astype(np.float16)
+        wanted = crf(MaskContext(scores, rgb, keys), CrfSettings(**CRF["crf"]))
+        np.testing.assert_array_equal(refined.label(name), label_of(wanted, keys))
+    assert any((refined.label(n) != again.label(n)).any() for n in refined.ids)
+
+
+def test_images_without_a_class_are_background_or_stop(case, row, tmp_path):
+    rows = (case.root / "labels.csv").read_text().splitlines()
+    rows[1] = f"{case.ids[0]},"
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    settings = case.dataset | {"labels": str(tmp_path / "labels.csv")}
+    entry = row_of(case)
+    with pytest.raises(InputError, match=f"{case.ids[0]}: has no labels"):
+        final_labels(case, entry, row, tmp_path / "a.zip", dataset=settings)
+    skipped = final_labels(
+        case, entry, row, tmp_path / "a.zip", dataset=settings | {"on_bad_image": "skip"}
+    )
+    assert list(skipped.skipped) == case.ids[:1]
+    empty = final_labels(
+        case, entry, row, tmp_path / "a.zip", dataset=settings | {"negatives": "background"}, **CRF
+    )
+    assert not empty.label(case.ids[0]).any()
+
+
+class Squares(Boxed):
+    """Scores of whole images too."""
+
+    def final(self, seen):
+        """A square of the first class."""
+        scores = torch.zeros(1 + len(seen.keys[0]), *seen.size)
+        scores[0] = 0.5
+        scores[1, : self.settings.side, : self.settings.side] = 1
+        return scores[: 3 if self.settings.side < 20 else 1]
+
+
+def test_another_maker_labels_whole_images_by_one_method(case, tmp_path):
+    entry = row_of(case, online(method=f"{__name__}:Squares", side=9))
+    train_row(case, tmp_path, entry)
+    found = final_labels(case, entry, tmp_path, tmp_path / "a.zip")
+    label = found.label(case.ids[1])
+    assert (label[:9, :9] == open_dataset(case.dataset).labels(case.ids[1])[0] + 1).all()
+    assert (label > 0).sum() == 81
+    entry["online"]["labels"]["side"] = 20
+    with pytest.raises(InputError, match=r"final must return \(3, .* scores; got \(1, ") as caught:
+        final_labels(case, entry, tmp_path, tmp_path / "a.zip")
     assert "\n" not in str(caught.value)

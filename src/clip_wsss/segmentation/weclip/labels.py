@@ -1,7 +1,9 @@
 """Pseudo labels made in every step from the pass of the frozen ViT that feeds the decoder.
 
 A maker of labels (kind `labels` of `clip_wsss.core.methods`) is made of the text features and its
-settings; it says how many attention maps it reads (`layers`) and is called with a `Seen`.
+settings; it says how many attention maps it reads (`layers`) and is called with a `Seen`. One that
+can label whole images when the training is over has `final` too, as `WeCLIPLabels` has; a function
+that returns such a maker says so by an attribute of that name.
 """
 
 from collections.abc import Sequence
@@ -66,14 +68,39 @@ class WeCLIPLabels:
     @torch.no_grad()
     def __call__(self, seen: Seen) -> Tensor:
         """Label maps, (B, H, W) int64: 0 background, key + 1 for a class, 255 ignored."""
-        cams, last = self.cams(seen)
-        seen.attention[:, -1] = last
-        dynamic = self.settings.is_dynamic(seen.update)
-        labels = [self.label(seen, place, cam, dynamic) for place, cam in enumerate(cams)]
+        labels = []
+        for keys, scores in zip(seen.keys, self.scored(seen), strict=True):
+            best = scores.argmax(dim=0)
+            labels.append(torch.tensor([0, *(key + 1 for key in keys)], device=best.device)[best])
         label = torch.stack(labels)
         if self.settings.padding == "ignored":
             label[seen.padding] = IGNORE
         return label
+
+    @torch.no_grad()
+    def final(self, seen: Seen) -> Tensor:
+        """Scores of the one image of `seen`, (1 + K, H, W) in [0, 1]: its label is the largest's.
+
+        PAR multiplies by 1 + `position_weight` a round, which is divided out.
+        """
+        (scores,), own = self.scored(seen), self.settings
+        if own.refinement == "par":
+            scores = scores / (1 + own.par.position_weight) ** own.par.iterations
+        return scores.clamp(0, 1)
+
+    def scored(self, seen: Seen) -> list[Tensor]:
+        """The scores (1 + K, H, W) float32 of each image, after PAR."""
+        cams, last = self.cams(seen)
+        seen.attention[:, -1] = last
+        dynamic = self.settings.is_dynamic(seen.update)
+        found = []
+        for place, cam in enumerate(cams):
+            refined = self.refined(cam, self.combined(seen, place, dynamic))
+            scores = self.scores(refined, seen.size)
+            if self.settings.refinement == "par":
+                scores = spread(scores, seen.images[place], self.settings.par)
+            found.append(scores)
+        return found
 
     def cams(self, seen: Seen) -> tuple[list[Tensor], Tensor]:
         """Initial CAMs (K, gh, gw) of each image, and the last block's maps (B, N, N).
@@ -120,13 +147,3 @@ class WeCLIPLabels:
         full = F.interpolate(scaled[None], size, mode="bilinear", align_corners=False)[0]
         background = (1 - full.amax(dim=0, keepdim=True)) ** self.settings.background_power
         return torch.cat([background, full])
-
-    def label(self, seen: Seen, place: int, cam: Tensor, dynamic: bool) -> Tensor:
-        """The label map (H, W) int64 of one image."""
-        refined = self.refined(cam, self.combined(seen, place, dynamic))
-        scores = self.scores(refined, seen.size)
-        if self.settings.refinement == "par":
-            scores = spread(scores, seen.images[place], self.settings.par)
-        best = scores.argmax(dim=0)
-        values = torch.tensor([0, *(key + 1 for key in seen.keys[place])], device=best.device)
-        return values[best]

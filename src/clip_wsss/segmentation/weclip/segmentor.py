@@ -146,10 +146,10 @@ class WeCLIP(BaseModel):
             }
 
     @torch.no_grad()
-    def pseudo_label(
+    def final_scores(
         self, rgb: np.ndarray, keys: Sequence[int], long_side: int | None = None
-    ) -> np.ndarray:
-        """The pseudo label of a whole image by a finished training, as WeCLIP's tables quote it.
+    ) -> Tensor:
+        """Scores of a whole image by a finished training, whose labels WeCLIP's tables quote.
 
         Args:
             rgb: (H, W, 3) uint8.
@@ -158,7 +158,7 @@ class WeCLIP(BaseModel):
                 script), or at its own size (in its training script).
 
         Returns:
-            (H, W) uint8.
+            (1 + K, H, W) in [0, 1], background first: the maker's `final`.
         """
         assert self._labels is not None  # a finished training has texts
         bgr = torch.from_numpy(np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1)))
@@ -179,7 +179,7 @@ class WeCLIP(BaseModel):
             padding=padding,
             update=None,
         )
-        return self._labels(seen)[0].cpu().numpy().astype(np.uint8)
+        return self._labels.final(seen)
 
     def _look(self, inputs: Tensor, maps: int) -> tuple[list[Tensor], Tensor, tuple[int, int]]:
         """The one pass of the frozen ViT: streams, attention maps, grid."""
