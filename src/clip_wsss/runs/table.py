@@ -244,6 +244,16 @@ def _check_online(run: Run, settings: RunSettings, where: str) -> None:
                 f"{what} by {maker.name}, which takes `{key}` from {group}; "
                 f"`{run.cell(group)}` has no such setting, so name another entry or maker"
             )
+    # A maker that repeats the affinity would leave out what it does not know of it, unseen.
+    known = {key: cell for key, cell in KINDS["labels"].elsewhere.items() if key in maker.fields}
+    taken = {key for group, key in known.values() if group == "affinity"}
+    said = settings.affinity.model_dump(exclude_defaults=True) if settings.affinity else {}
+    others = said.keys() - {"method", *(key for _, key in KINDS["labels"].elsewhere.values())}
+    if taken and others:
+        raise InputError(
+            f"{what} by {maker.name}, which does not take `{min(others)}` from affinity; leave it "
+            f"out of `{run.cell('affinity')}`, or name another entry or maker"
+        )
     row = {group: getattr(settings, group).model_dump() for group in ("cam", "affinity", "masks")}
     labels = resolved(online.online, row)["labels"]
     if maker.settings is not None:
