@@ -535,21 +535,22 @@ def ranked_texts(node: Node) -> Node | None:
 
 def _plain(stage: str, entry: Settings, parents: Sequence[Node], method: str) -> Node:
     """A node whose settings need no resolving."""
-    own = entry.model_dump(exclude_defaults=True)
-    _with_folders(entry, own)
+    own, shown = (entry.model_dump(exclude_defaults=True) for _ in range(2))
+    _with_folders(entry, own, shown)
     chosen = getattr(entry, method)
-    label = "+".join([*([_short(chosen)] if chosen != "none" else []), *_flat(own, (method,))])
+    label = "+".join([*([_short(chosen)] if chosen != "none" else []), *_flat(shown, (method,))])
     identity = {**own, method: chosen}
     node = _node(stage, label or "plain", identity, parents, entry.model_dump())
     return replace(node, methods=tuple(one.target for one in methods_of(entry)))
 
 
-def _with_folders(entry: Settings, *settings: dict) -> None:
-    """Replace the folders of files by image in settings by what they hold."""
+def _with_folders(entry: Settings, own: dict, shown: dict) -> None:
+    """Replace the folders in settings for the key and for the label by what they hold."""
     for key, folder in named_by(entry, "folder").items():
         where = f"{type(entry).__name__.lower()}.{key}"
-        for place in settings:
-            _put(place, key, folder_digest(folder, where, (".png", ".npz")))
+        digest = folder_digest(folder, where, (".png", ".npz"))
+        _put(own, key, digest)
+        _put(shown, key, digest[:8])
 
 
 def _put(settings: Any, key: str, value: Any) -> None:
