@@ -180,6 +180,16 @@ def test_kept_regions_equal_their_slow_twin(seed, share_of):
     assert (kept_regions(maps.reshape(2, 6), areas, own) == wanted).all()
 
 
+def test_a_patch_counts_from_half_of_its_pixels_on():
+    maps = torch.zeros(1, *GRID)
+    maps[0, 0, 0] = 1
+    areas = np.zeros((2, N))
+    areas[0, :3] = PATCH**2, PATCH**2 / 2, PATCH**2 / 2 - 1
+    areas[1] = PATCH**2 - areas[0]
+    mask = superpixel_masks(context(maps, areas=areas), SuperpixelSettings())
+    assert mask.ravel().tolist() == [1, 1] + [0] * (N - 2)
+
+
 def test_an_empty_mask_falls_back_to_the_boxes_and_says_so(caplog):
     maps = torch.zeros(2, *GRID)
     maps[0, 0, 0] = 1
@@ -324,10 +334,11 @@ def test_the_inverse_leaves_an_even_map_and_zero_of_it_is_caa():
     maps, tower = random(2, *GRID), FakeTower()
     ours = context(maps, tower)
     assert torch.equal(spectral(ours, SpectralSettings(inverse=0)), caa(ours, CaaSettings()))
-    tower.maps["qk"] = torch.full((LAYERS, N, N), 1 / N)  # makes every map even
+    tower.maps["qk"] = torch.full((LAYERS, N, N), 2 / N)  # makes every map even, and doubles it
+    own = {"sinkhorn": 0, "mask": "none"}
     ours = context(maps, tower)
     torch.testing.assert_close(
-        spectral(ours, SpectralSettings(inverse=9)), caa(ours, CaaSettings())
+        spectral(ours, SpectralSettings(inverse=9, **own)), caa(ours, CaaSettings(**own))
     )
 
 
