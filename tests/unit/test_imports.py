@@ -21,6 +21,7 @@ ORDER = [
 PLACES = {  # a library -> who may import it
     "open_clip": ("models", "demo"),
     "timm": ("models",),
+    "skimage": ("affinities",),
     "mmseg": ("segmentation",),
     "mmcv": ("segmentation",),
     "pydensecrf": ("masks",),

@@ -115,6 +115,7 @@ KINDS: dict[str, Kind] = {
     "labels": Kind("clip_wsss.labels", ("texts",), "a maker of labels", _FROM_THE_ROW),
     "segmentor": Kind("clip_wsss.segmentors", (), "what a segmentor's file holds"),
 }
+OTHERS = ("model", "folder")  # what `Names` may mark that is no method
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ class Names:
     """Marks a field of settings whose value names a method, a model, or another kind of entry.
 
     Attributes:
-        kind: of `KINDS`, or `model` for an entry of `models`.
+        kind: of `KINDS`, `model` for an entry of `models`, or `folder` for one of files by image,
+            whose contents count.
         where: `here`, the method's settings stand beside the field; `under`, below a key of the
             method's short name.
     """
@@ -295,13 +297,19 @@ def _own(found: Method) -> type[BaseModel] | None:
 
 
 def marked(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Names, Any]]:
-    """The fields that name something, those of nested settings too: (dotted key, marker, value)."""
+    """The fields that name something: (dotted key, marker, value).
+
+    Those of nested settings and of lists of them too; a place in a list is a number, from 0.
+    """
     values = {field: getattr(settings, field) for field in type(settings).model_fields}
     for field, marker, value in named(type(settings), values):
         yield prefix + field, marker, value
     for field, value in values.items():
-        if isinstance(value, BaseModel):
-            yield from marked(value, f"{prefix}{field}.")
+        listed = value if isinstance(value, list) else []
+        inner = {field: value} | {f"{field}.{place}": one for place, one in enumerate(listed)}
+        for key, one in inner.items():
+            if isinstance(one, BaseModel):
+                yield from marked(one, f"{prefix}{key}.")
 
 
 def methods_of(settings: BaseModel, *kinds: str) -> list[Method]:
@@ -320,10 +328,15 @@ def is_method(kind: str, value: str) -> bool:
 
 def models_of(settings: BaseModel) -> dict[str, str]:
     """The entries of `models` that settings name, by the dotted key of the field."""
+    return named_by(settings, "model")
+
+
+def named_by(settings: BaseModel, kind: str) -> dict[str, Any]:
+    """What the fields marked with a kind of `Names` say, by their dotted keys."""
     return {
         key: value
         for key, marker, value in marked(settings)
-        if marker.kind == "model" and value is not None
+        if marker.kind == kind and value is not None
     }
 
 
@@ -449,8 +462,8 @@ def _check_fields(settings: type[BaseModel], where: str) -> None:
         if info.alias is not None or info.validation_alias is not None:
             raise InputError(f"{where}: setting {field}: must have no alias; call it {info.alias}")
         for marker in info.metadata:
-            if isinstance(marker, Names) and marker.kind not in {*KINDS, "model"}:
-                kinds = ", ".join((*KINDS, "model"))
+            if isinstance(marker, Names) and marker.kind not in (*KINDS, *OTHERS):
+                kinds = ", ".join((*KINDS, *OTHERS))
                 raise InputError(f"{where}: setting {field}: Names must be of {kinds}")
     needed = [info.is_required() for info in settings.model_fields.values()]
     try:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from clip_wsss.core.errors import InputError
 
 PACKAGE = "clip_wsss"
+LIBRARIES = {"skimage": "scikit-image"}  # of some methods only: what they import -> distribution
 
 
 class _Source(NamedTuple):
@@ -54,13 +55,19 @@ def code_fingerprint(
 
 
 def function_fingerprint(function: str) -> str:
-    """Return the same of the module behind a dotted `package.module:function`, a plug-in.
+    """Return the same of the module behind a dotted `package.module:function`, a method.
 
     Raises:
         InputError: the module is not installed, or is not valid Python.
     """
-    files = module_files(function.partition(":")[0])
-    return _digest([f"module {name} {_source(path).meaning}" for name, path in files.items()])
+    sources = {name: _source(path) for name, path in module_files(function.split(":")[0]).items()}
+    imports = {name.split(".")[0] for one in sources.values() for _, name in one.imports}
+    parts = [f"module {name} {one.meaning}" for name, one in sources.items()]
+    parts += [
+        f"library {LIBRARIES[name]} {_version(LIBRARIES[name])}"
+        for name in sorted(imports & LIBRARIES.keys())
+    ]
+    return _digest(parts)
 
 
 def module_files(module: str) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import asks_for_towers, method, methods_of, models_of
+from clip_wsss.core.methods import asks_for_towers, method, methods_of, models_of, named_by
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.segmentors import read_segmentor_file
@@ -442,11 +442,11 @@ class Graph:
         return replace(node, methods=(*_code(affinity, towers), *cam.methods), towers=towers)
 
     def _with_towers(self, entry: Cam | Affinity | Masks) -> tuple[dict, dict, dict[str, dict]]:
-        """Settings that are not at their defaults, with what the towers that they name hold.
+        """Settings that are not at their defaults, with what the towers and folders in them hold.
 
         Returns:
-            The settings for the key, with the contents of the towers, not their names; those for
-            the label, with what the towers are; and the entries of `models`, by name.
+            The settings for the key, with the contents of the towers and folders, not their names;
+            those for the label, with what the towers are; and the entries of `models`, by name.
         """
         is_cam = isinstance(entry, Cam)
         left_out = {"model"} if is_cam else {"scoring"}  # which decides no bytes
@@ -458,11 +458,9 @@ class Graph:
             model = self.config.models[name]
             towers[name] = model.model_dump()
             made = self._model(model)
-            *parents, last = key.split(".")
-            for place, value in ((own, made.identity), (shown, made.label)):
-                for parent in parents:
-                    place = place.setdefault(parent, {})
-                place[last] = value
+            _put(own, key, made.identity)
+            _put(shown, key, made.label)
+        _with_folders(entry, own, shown)
         return own, shown, towers
 
     def _masks(self, masks: Masks, maps: Node | None) -> Node:
@@ -478,9 +476,9 @@ class Graph:
         if masks.source == "ground-truth":
             identity["masks"] = self.config.dataset.masks
         elif masks.source == "import":
-            identity = {"source": "import", "folder": folder_digest(str(masks.folder), "folder")}
+            identity = {"source": "import", "folder": folder_digest(str(masks.folder))}
             if masks.confidences is not None:
-                identity["confidences"] = folder_digest(masks.confidences, "confidences")
+                identity["confidences"] = folder_digest(masks.confidences, "masks.confidences")
         return _node("masks", label, identity, (self.images,), masks.model_dump())
 
     def _segmentation(self, entry: Segmentation, masks: Node) -> Node:
@@ -572,12 +570,32 @@ def ranked_texts(node: Node) -> Node | None:
 
 def _plain(stage: str, entry: Settings, parents: Sequence[Node], method: str) -> Node:
     """A node whose settings need no resolving."""
-    own = entry.model_dump(exclude_defaults=True)
+    own, shown = (entry.model_dump(exclude_defaults=True) for _ in range(2))
+    _with_folders(entry, own, shown)
     chosen = getattr(entry, method)
-    label = "+".join([*([_short(chosen)] if chosen != "none" else []), *_flat(own, (method,))])
+    label = "+".join([*([_short(chosen)] if chosen != "none" else []), *_flat(shown, (method,))])
     identity = {**own, method: chosen}
     node = _node(stage, label or "plain", identity, parents, entry.model_dump())
     return replace(node, methods=tuple(one.target for one in methods_of(entry)))
+
+
+def _with_folders(entry: Settings, own: dict, shown: dict) -> None:
+    """Replace the folders in settings for the key and for the label by what they hold."""
+    for key, folder in named_by(entry, "folder").items():
+        where = f"{type(entry).__name__.lower()}.{key}"
+        digest = folder_digest(folder, where, (".png", ".npz"))
+        _put(own, key, digest)
+        _put(shown, key, digest[:8])
+
+
+def _put(settings: Any, key: str, value: Any) -> None:
+    """Set what stands at a dotted key; a place in a list is a number."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        settings = (
+            settings[int(parent)] if isinstance(settings, list) else settings.setdefault(parent, {})
+        )
+    settings[last] = value
 
 
 def _code(entry: Settings, towers: dict[str, dict]) -> tuple[str, ...]:
@@ -604,8 +622,10 @@ def _flat(settings: dict, leave_out: Sequence[str] = (), prefix: str = "") -> li
     for key, value in sorted(settings.items()):
         if not prefix and key in leave_out:
             continue
-        if isinstance(value, dict):
-            found += _flat(value, (), f"{prefix}{key}.")
+        inner = value if isinstance(value, list) else [value]
+        if inner and all(isinstance(one, dict) for one in inner):
+            for one in inner:
+                found += _flat(one, (), f"{prefix}{key}.")
         else:
             found.append(f"{key}={_word(value)}")
     return found
@@ -690,18 +710,20 @@ def _digest(path: str, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_digest(folder: str, key: str = "folder") -> str:
-    """Digest of the names and contents of the images of a folder.
+def folder_digest(
+    folder: str, key: str = "masks.folder", suffixes: Sequence[str] = IMAGE_SUFFIXES
+) -> str:
+    """Digest of the names and contents of a folder's files by image.
 
     Raises:
-        InputError: there is no such folder, or it holds no image.
+        InputError: there is no such folder, or it holds no file of these suffixes.
     """
     path = Path(folder)
     if not path.is_dir():
-        raise InputError(f"masks.{key}: there is no folder {folder}")
-    files = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
+        raise InputError(f"{key}: there is no folder {folder}")
+    files = sorted(one for one in path.iterdir() if one.suffix.lower() in suffixes)
     if not files:
-        raise InputError(f"masks.{key}: {folder} must hold <id>.png for each image")
+        raise InputError(f"{key}: {folder} must hold <id>.png for each image")
     lines = [f"{_file(str(one))} {one.name}" for one in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

@@ -142,7 +142,8 @@ def _rows(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, s
     for name, field in kind.model_fields.items():
         inner, entries = _settings(field)
         if inner is not None and not entries:
-            yield from _rows(inner, f"{prefix}{name}.")
+            listed = "[]" if getattr(field.annotation, "__origin__", None) is list else ""
+            yield from _rows(inner, f"{prefix}{name}{listed}.")
             continue
         words = (field.description or "").replace("|", "\\|")
         yield f"`{prefix}{name}`", _values(field), _default(field), words

@@ -239,6 +239,18 @@ def _check_online(run: Run, settings: RunSettings, where: str) -> None:
                 f"{what} by {maker.name}, which takes `{key}` from {group}; "
                 f"`{run.cell(group)}` has no such setting, so name another entry or maker"
             )
+    # A maker that repeats the affinity would leave out what it does not know of it, unseen.
+    elsewhere = {f: cell for f, cell in KINDS["labels"].elsewhere.items() if cell[0] == "affinity"}
+    assert settings.affinity is not None
+    said = settings.affinity.model_dump(exclude_defaults=True).keys()
+    others = (
+        said - {key for _, key in elsewhere.values()} - ({"method"} if ":" in maker.name else set())
+    )
+    if others and elsewhere.keys() & maker.fields.keys():
+        raise InputError(
+            f"{what} by {maker.name}, which does not take `{min(others)}` from affinity; leave it "
+            f"out of `{run.cell('affinity')}`, or name another entry or maker"
+        )
     row = {group: getattr(settings, group).model_dump() for group in ("cam", "affinity", "masks")}
     labels = resolved(online.online, row)["labels"]
     if maker.settings is not None:

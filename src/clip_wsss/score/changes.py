@@ -130,6 +130,15 @@ def _word(flat: dict, key: str) -> str:
         return str(value).lower() if value is not None else "none"
     if isinstance(value, float):
         return f"{value:g}"
+    if value == []:
+        return "none"
     if isinstance(value, list):
-        return f"{len(value)} templates" if key == "template" else ", ".join(map(str, value))
+        return f"{len(value)} templates" if key == "template" else ", ".join(map(_item, value))
     return str(value)
+
+
+def _item(value: Any) -> str:
+    """A value of a list; settings in it as they would stand in a cell."""
+    if not isinstance(value, dict):
+        return str(value)
+    return " ".join(f"{key}={_word(value, key)}" for key in value if value[key] is not None)

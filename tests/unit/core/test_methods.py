@@ -100,10 +100,10 @@ def planned(folder, content, change, rows):
 
 
 def test_what_is_registered():
-    assert set(registered("affinity")) == {"caa"}
+    assert set(registered("affinity")) == {"caa", "cda", "cosine", "spectral"}
     assert set(registered("cam")) == {"gradcam"}
     assert set(registered("target")) == {"softmax", "logit"}
-    assert set(registered("refinement")) == {"none", "crf", "par"}
+    assert set(registered("refinement")) == {"none", "crf", "par", "pamr", "sepl"}
     assert set(registered("loss")) == {"cross-entropy", "confidence-guided", "balanced"}
     assert set(registered("labels")) == {"weclip"}
 
@@ -154,7 +154,7 @@ def test_a_dotted_name(beside):
         ("raises:blur", "raises cannot be imported (ValueError: first second); install its"),
         ("own:blur:again", "`own:blur:again` must be package.module:function"),
         ("own.py:", "`own.py:` must be package.module:function"),
-        ("crv", "must be one of crf, none, par, or package.module:function; got crv"),
+        ("crv", "must be one of crf, none, pamr, par, sepl, or package.module:function; got crv"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_method(beside, name, message):

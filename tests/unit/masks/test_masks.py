@@ -143,7 +143,9 @@ def test_shard_of_masks(shard, tmp_path, refinement):
 
 def test_unknown_refinement_is_refused(shard, tmp_path):
     dataset, _, maps = shard
-    with pytest.raises(InputError, match=r"must be one of crf, none, par, or .* got snake"):
+    with pytest.raises(
+        InputError, match=r"must be one of crf, none, pamr, par, sepl, or .* got snake"
+    ):
         write_shard(dataset, maps, PLAIN | {"refinement": "snake"}, tmp_path / "m.zip")
 
 

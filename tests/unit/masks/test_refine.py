@@ -155,7 +155,9 @@ def test_no_refinement_keeps_scores():
 
 
 def test_an_unknown_refinement_is_refused_with_those_that_are_known():
-    with pytest.raises(InputError, match=r"must be one of crf, none, par, or .* got crf2"):
+    with pytest.raises(
+        InputError, match=r"must be one of crf, none, pamr, par, sepl, or .* got crf2"
+    ):
         method("refinement", "crf2")
 
 

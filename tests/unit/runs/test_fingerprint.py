@@ -147,6 +147,14 @@ def test_the_packages_and_the_imports_of_a_module_count(plugin):
     assert function_fingerprint("plugs.a:f") == before
 
 
+def test_a_library_of_some_methods_counts_for_those_that_import_it(plugin, monkeypatch):
+    plugin(plugs__of__a="def f():\n    from skimage.color import rgb2lab", plugs__of__b="x = 1")
+    before = [function_fingerprint(f"plugs.{one}:f") for one in "ab"]
+    monkeypatch.setattr(fingerprint, "_version", lambda library: f"99 of {library}")
+    after = [function_fingerprint(f"plugs.{one}:f") for one in "ab"]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True]
+
+
 def test_a_package_without_init_and_a_package_itself(plugin):
     plugin(plugs__of__part__of__a="from . import b", plugs__of__part__of__b="")
     assert set(module_files("plugs.part.a")) == {"plugs.part.a", "plugs.part.b"}

@@ -191,6 +191,48 @@ def test_masks_of_other_sources(graph, tmp_path):
     assert moved(folders(one, "other"), folders(two, "other")) == set(GROUPS[3:]), "an edit is seen"
 
 
+def test_a_folder_that_a_mask_refinement_reads_counts_by_its_contents(graph, tmp_path):
+    def folder(name, value):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / name / "x.png")
+        return reading(name)
+
+    def reading(name):
+        entry = {"refinement": "sepl", "sepl": {"folder": str(tmp_path / name)}}
+        return lambda c: c["masks"].update(voted=entry)
+
+    rows = FULL.replace("crf", "voted")
+    one, two, other = (graph(rows, folder(*of)) for of in (("a", 1), ("b", 1), ("c", 2)))
+    assert folders(one) == folders(two), "a copy elsewhere is the same"
+    assert moved(folders(one), folders(other)) == set(GROUPS[3:])
+    node = one.paths["full"]["masks"]
+    assert node.settings["sepl"]["folder"] == str(tmp_path / "a"), "which the job reads"
+    assert str(tmp_path) not in str(node.identity)
+    np.savez(tmp_path / "c" / "y.npz", regions=np.zeros((1, 4, 4)))
+    again = graph(rows, reading("c"))
+    assert moved(folders(again), folders(other)) == set(GROUPS[3:])
+
+
+def test_towers_of_a_mixture_count_by_their_weights(graph):
+    def entry(tower, weight):
+        def change(c):
+            c["models"]["again"] = c["models"]["exact"]
+            mixed = [{"layers": 3}, {"tower": tower, "weight": weight}]
+            c["affinity"]["caa"].update(mixed=mixed)
+
+        return change
+
+    one, renamed = graph(change=entry("exact", 0.6)), graph(change=entry("again", 0.6))
+    assert folders(one) == folders(renamed)
+    assert one.paths["full"]["affinity"].towers.keys() == {"exact"}
+    for other in (entry("demo", 0.6), entry("exact", 0.5)):
+        assert moved(folders(one), folders(graph(change=other))) == set(GROUPS[2:])
+    with pytest.raises(InputError, match=r"caa.mixed.1.tower: unknown model `dimo`; did you mean"):
+        graph(change=entry("dimo", 0.6))
+    with pytest.raises(InputError, match=r"mixed.1.weight: must be more than 0; got 0"):
+        graph(change=entry("exact", 0))
+
+
 @pytest.mark.parametrize(
     ("folder", "line"), [("no", "there is no folder"), (".", "must hold <id>.png")]
 )

@@ -146,6 +146,14 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
             HEADER + ROW.replace("caa\tcrf\tcgl", "-\tweclip\tweclip"),
             "from the other cells; name affinity",
         ),
+        (
+            HEADER + ROW.replace("caa\tcrf\tcgl", "caa,attention=qq\tweclip\tweclip"),
+            "which does not take `attention` from affinity; leave it out of `caa,attention=qq`",
+        ),
+        (
+            HEADER + ROW.replace("caa\tcrf\tcgl", "cda\tweclip\tweclip"),
+            "which does not take `method` from affinity; leave it out of `cda`",
+        ),
         (HEADER + ROW.replace("crf\tcgl", "crf\tweclip"), "must be one of none, par; got crf"),
         (
             HEADER + ROW.replace("photo\tsoftmax\tcaa\tcrf\tcgl", "-\t-\t-\tground-truth\tweclip"),

@@ -143,3 +143,11 @@ def test_some_groups_alone(groups):
     assert found == [
         {"texts": "target: logit -> softmax", "affinity": "affinity: none -> caa"}[groups[0]]
     ]
+
+
+def test_a_list_of_settings_is_written_as_in_cells():
+    old, new = run("a", None, affinity="caa"), run("b", None, affinity="two-towers")
+    assert words(old, new) == [
+        "weight: 1 -> 0.4",
+        "mixed: none -> layers=3 attention=qk tower=exact weight=0.6",
+    ]

@@ -612,7 +612,9 @@ def test_the_crf_refines_predictions_in_any_number_of_processes(trained, tmp_pat
         )
         found.append((tmp_path / "p.zip").read_bytes())
     assert found[0] == found[1] != found[2] == found[3] != found[4]
-    with pytest.raises(InputError, match=r"must be one of crf, none, par, or .* got snake"):
+    with pytest.raises(
+        InputError, match=r"must be one of crf, none, pamr, par, sepl, or .* got snake"
+    ):
         predicted(
             trained, tmp_path / "p.zip", inference=trained.inference | {"refinement": "snake"}
         )

@@ -5,6 +5,7 @@ Torch is imported when it runs, so that whoever lists the mask refinements does 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -67,17 +68,41 @@ def spread(maps: Tensor, image: Tensor, settings: ParSettings) -> Tensor:
 
     height, width = maps.shape[1:]
     pad = max(settings.dilations)
-    steps = [(r * dy, r * dx) for r in settings.dilations for dy, dx in DIRECTIONS]
+    steps = neighbours(settings.dilations)
     with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
         image = F.interpolate(
             image[None].float(), (height, width), mode="bilinear", align_corners=True
         )[0]
         weights = _weights(image, steps, pad, settings)
-        for _ in range(settings.iterations):
-            canvas = F.pad(maps[None], (pad,) * 4, mode="replicate")[0]
-            maps = torch.zeros_like(maps)
-            for step, own in zip(steps, weights, strict=True):
-                maps.addcmul_(own, _shifted(canvas, step, pad, (height, width)))
+        return diffused(maps, steps, weights, settings.iterations)
+
+
+def neighbours(dilations: Sequence[int]) -> list[tuple[int, int]]:
+    """Where the eight neighbours at each distance lie: (dy, dx)."""
+    return [(r * dy, r * dx) for r in dilations for dy, dx in DIRECTIONS]
+
+
+def diffused(
+    maps: Tensor, steps: list[tuple[int, int]], weights: Tensor, iterations: int
+) -> Tensor:
+    """The maps after some rounds in which a pixel becomes the weighted sum of its neighbours.
+
+    Args:
+        maps: (K, H, W) float32.
+        steps: where the n neighbours lie, (dy, dx) pixels from one; beyond the border the outermost
+            pixels are repeated.
+        weights: (n, H, W) float32, what each counts.
+        iterations: rounds.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    size, pad = (maps.shape[1], maps.shape[2]), max(max(step) for step in steps)
+    for _ in range(iterations):
+        canvas = F.pad(maps[None], (pad,) * 4, mode="replicate")[0]
+        maps = torch.zeros_like(maps)
+        for step, own in zip(steps, weights, strict=True):
+            maps.addcmul_(own, shifted(canvas, step, pad, size))
     return maps
 
 
@@ -92,15 +117,15 @@ def _weights(
     canvas = F.pad(image[None], (pad,) * 4, mode="replicate")[0]
     mean, square = torch.zeros_like(image), torch.zeros_like(image)
     for step in steps:  # differences to the pixel itself lose fewer digits than the colours
-        mean += _shifted(canvas, step, pad, size) - image
+        mean += shifted(canvas, step, pad, size) - image
     mean /= len(steps)
     for step in steps:
-        square += (_shifted(canvas, step, pad, size) - image - mean).square_()
+        square += (shifted(canvas, step, pad, size) - image - mean).square_()
     deviation = (square / (len(steps) - 1)).sqrt_()  # (3, H, W)
     scale = 1 / ((deviation + 1e-8) * settings.contrast)
     colour = image.new_empty(len(steps), *size)
     for own, step in zip(colour, steps, strict=True):
-        apart = (_shifted(canvas, step, pad, size) - image).mul_(scale)
+        apart = (shifted(canvas, step, pad, size) - image).mul_(scale)
         torch.mean(apart.square_(), dim=0, out=own)
     radius = torch.tensor(steps, dtype=torch.float32).norm(dim=1)
     distance = (radius / (radius.std() + 1e-8) / settings.contrast).square()
@@ -108,7 +133,7 @@ def _weights(
     return colour.neg_().softmax(dim=0).add_(near[:, None, None])
 
 
-def _shifted(canvas: Tensor, step: tuple[int, int], pad: int, size: tuple[int, int]) -> Tensor:
+def shifted(canvas: Tensor, step: tuple[int, int], pad: int, size: tuple[int, int]) -> Tensor:
     """What lies `step` = (dy, dx) from every pixel, a view of the canvas that `pad` has widened."""
     y, x = pad + step[0], pad + step[1]
     return canvas[:, y : y + size[0], x : x + size[1]]
