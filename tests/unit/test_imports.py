@@ -15,8 +15,8 @@ ROOT = Path(clip_wsss.__file__).parent
 # they are called (labels, losses) are below `segmentation`, which names them.
 ORDER = [
     "core", "data", "acquire", "models", "prompts", "cams", "affinities", "masks", "demo",
-    "labels", "losses", "segmentation", "runs", "score", "tables", "report", "parity", "compare",
-    "export", "cli", "__main__",
+    "labels", "losses", "segmentation", "runs", "score", "tables", "report", "api", "parity",
+    "compare", "export", "pictures", "doctor", "cli", "__main__",
 ]  # fmt: skip
 PLACES = {  # a library -> who may import it
     "open_clip": ("models", "demo"),
