@@ -536,6 +536,7 @@ def _windows(
         if name in window or len(window) == size:
             yield window
             window = {}
-        window[name] = _Picture(name, image, [labels] if isinstance(labels, str) else [*labels])
+        said = [labels] if isinstance(labels, str) else labels
+        window[name] = _Picture(name, image, [label for label in said if label])
     if window:
         yield window

@@ -102,13 +102,14 @@ def _done(out: Path, settings: dict) -> dict[str, tuple[str, ...]]:
     """The lines of images.csv by name; none where nothing was made."""
     if not (out / "images.csv").is_file():
         return {}
-    if json.loads(read_text(out / "settings.json", "missing; give --overwrite")) != settings:
+    rows = list(csv.reader(read_text(out / "images.csv", "missing").splitlines()[1:]))
+    made = json.loads(read_text(out / "settings.json", "missing; give --overwrite"))
+    if rows and made != settings:
         raise InputError(
-            f"{out}: holds masks of other settings (settings.json); give another --out, "
-            "or make them anew with --overwrite"
+            f"{out}: holds masks of other settings (settings.json); give another --out, or make "
+            "them anew with --overwrite"
         )
-    lines = csv.reader(read_text(out / "images.csv", "missing").splitlines()[1:])
-    return {line[0]: tuple(line) for line in lines if line}
+    return {row[0]: tuple(row) for row in rows if row}
 
 
 def _is_there(out: Path, name: str) -> bool:
@@ -146,8 +147,8 @@ def find_pictures(paths: Sequence[Path], by_folder: bool = False) -> list[Pictur
                 raise InputError(f"{file}: has the name of {found[name].path}; rename one")
             found[name] = Picture(name, file, labels)
     if not found:
-        where = "a folder for each class, with" if by_folder else ""
-        raise InputError(f"{', '.join(map(str, paths))}: must hold {where} pictures")
+        what = "a folder for each class, with pictures" if by_folder else "pictures"
+        raise InputError(f"{', '.join(map(str, paths))}: must hold {what}")
     return list(found.values())
 
 
