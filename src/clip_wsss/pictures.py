@@ -140,9 +140,9 @@ def find_pictures(paths: Sequence[Path], by_folder: bool = False) -> list[Pictur
         for file in files:
             if path.is_dir() and file.suffix.lower() not in IMAGE_SUFFIXES:
                 continue
-            labels, name = (), image_id(file.name)
-            if by_folder:
-                labels, name = (file.parent.name,), f"{file.parent.name}/{name}"
+            name = image_id(file.name)
+            labels = (file.parent.name,) if by_folder else ()
+            name = f"{file.parent.name}/{name}" if by_folder else name
             if name in found:
                 raise InputError(f"{file}: has the name of {found[name].path}; rename one")
             found[name] = Picture(name, file, labels)

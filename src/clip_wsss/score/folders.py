@@ -179,17 +179,15 @@ def _check_values(
         )
 
 
-def lines(score: FolderScore) -> list[tuple[str, str, str, str]]:
+def lines(score: FolderScore) -> list[tuple[str, ...]]:
     """Class, IoU and its interval in percent, and last the mIoU."""
     rows = [(name, score.iou[name], score.intervals[name]) for name in score.iou]
     rows.append(("mIoU", score.miou, score.interval))
-    return [
-        ("class", "iou", "low", "high"),
-        *(
-            (name, *("" if np.isnan(v) else f"{100 * v:.2f}" for v in (value, own.low, own.high)))
-            for name, value, own in rows
-        ),
-    ]
+    found: list[tuple[str, ...]] = [("class", "iou", "low", "high")]
+    for name, value, own in rows:
+        figures = (value, own.low, own.high)
+        found.append((name, *("" if np.isnan(one) else f"{100 * one:.2f}" for one in figures)))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

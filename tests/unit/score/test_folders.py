@@ -49,7 +49,9 @@ def test_known_answers(folders):
 def test_one_image_has_no_spread_and_a_class_without_truth_no_iou(folders):
     score = score_folders(*folders, WORDS, ids=["b"])
     assert score.iou == pytest.approx({"background": 2 / 3, "cat": np.nan, "dog": 0.5}, nan_ok=True)
-    assert score.interval.low == score.interval.high == score.miou == pytest.approx((2 / 3 + 0.5) / 2)
+    assert (
+        score.interval.low == score.interval.high == score.miou == pytest.approx((2 / 3 + 0.5) / 2)
+    )
 
 
 def test_a_truth_of_255_may_count_and_labels_of_255_are_missed(folders):
@@ -58,7 +60,9 @@ def test_a_truth_of_255_may_count_and_labels_of_255_are_missed(folders):
     # The 0 of the truth left out, of which image a has four, and image b two.
     write("my truth", {"a": [[0, 0, 1, 1], [0, 0, 1, 1]]})
     score = score_folders(*folders, WORDS, ignore=0)
-    assert score.iou == pytest.approx({"background": np.nan, "cat": 2 / 4, "dog": 1 / 3}, nan_ok=True)
+    assert score.iou == pytest.approx(
+        {"background": np.nan, "cat": 2 / 4, "dog": 1 / 3}, nan_ok=True
+    )
     write("labels", {"b": [[2, 255, 0, 0]]})
     with pytest.raises(InputError, match=r"b.png: holds the value 255, .*; --allow-255 counts 255"):
         score_folders(*folders, WORDS)
