@@ -1,5 +1,6 @@
 """CLIP-based weakly supervised semantic segmentation: one package a stage."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from clip_wsss.core.methods import Names, Settings
@@ -14,7 +15,6 @@ __all__ = ["Names", "PseudoMask", "Segmenter", "Settings", "segment", "segment_a
 def __getattr__(name: str) -> Any:
     """What `clip_wsss.api` offers, imported when it is first asked for."""
     if name in __all__:
-        from clip_wsss import api
-
-        return getattr(api, name)
+        # By its name: its code counts for no job (`clip_wsss.runs.fingerprint`).
+        return getattr(import_module("clip_wsss.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
