@@ -1,4 +1,4 @@
-"""The command `clip-wsss`: runs the workflow, checks data, finds, exports, compares results."""
+"""The command `clip-wsss`: makes masks, scores them, runs the workflow, finds what it made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from clip_wsss.core.confidence import check_mu
@@ -22,20 +23,22 @@ from clip_wsss.runs.plan import Plan, make_plan
 from clip_wsss.runs.sidecar import check
 from clip_wsss.runs.table import Run
 
+MODULES = {  # commands that have a module of their own, and what they do
+    "masks": ("pictures", "pseudo masks of pictures with labels, as PNGs"),
+    "score": ("score.folders", "mIoU of a folder of label PNGs"),
+    "doctor": ("doctor", "what is installed and found here, to paste into an issue"),
+    "compare": ("compare", "compare two results folders or revisions"),
+    "parity": ("parity", "the numbers of a preset, image by image"),
+}
 STAGES = ("features", *GROUPS, "score")  # folders of results that `clean` looks into
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] == ["compare"]:
-        from clip_wsss.compare import main as compare
-
-        return compare(arguments[1:])
-    if arguments[:1] == ["parity"]:
-        from clip_wsss.parity import main as parity
-
-        return parity(arguments[1:])
+    if arguments[:1] and arguments[0] in MODULES:
+        module, _ = MODULES[arguments[0]]
+        return import_module(f"clip_wsss.{module}").main(arguments[1:])
     if arguments[:1] == ["run"]:
         return _run_workflow(arguments[1:])
     options = _parser().parse_args(arguments)
@@ -88,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     clean = add("clean", _clean, "list what no run of the config uses, or delete it")
     clean.add_argument("--yes", action="store_true", help="delete it")
     commands.add_parser("run", help="run the workflow: snakemake's arguments", add_help=False)
-    commands.add_parser("compare", help="compare two results folders or revisions", add_help=False)
-    commands.add_parser("parity", help="the numbers of a preset, image by image", add_help=False)
+    for name, (_, words) in MODULES.items():
+        commands.add_parser(name, help=words, add_help=False)
     return parser
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clip_wsss.affinities.box_rule import box_mask, boxes
+from clip_wsss.api import read_preset as read_row
 from clip_wsss.cams.passes import CamVariant, compute_pass
 from clip_wsss.core.errors import InputError, failed
 from clip_wsss.core.maps import ImageMaps, upsample_maps, write_npz
@@ -26,9 +27,6 @@ from clip_wsss.core.resources import project
 from clip_wsss.data.datasets import Dataset, open_dataset
 from clip_wsss.masks.write import labels_and_confidence
 from clip_wsss.prompts.texts import encode
-from clip_wsss.runs.config import read_config
-from clip_wsss.runs.settings import unknown
-from clip_wsss.runs.table import read_runs, run_settings
 from clip_wsss.score.confusion import Sparse, count_label, count_sweep, iou, mean_iou
 
 POWERS = tuple(range(1, 11))
@@ -50,12 +48,9 @@ def read_preset(dataset: str, preset: str) -> dict:
         InputError: there is no such config or run.
     """
     with chdir(project()):  # a preset is the project's, whatever lies in the user's folder
-        config = read_config(f"config/{dataset}.yaml")
-        runs = {run.name: run for run in read_runs(config)}
-        if preset not in runs:
-            raise InputError(f"config/{dataset}.yaml: {unknown('run', preset, runs)}")
-        found = run_settings(config, runs[preset])
-    entries = {group: getattr(found, group) for group in ("texts", "cam", "affinity", "masks")}
+        found = read_row(f"{dataset}:{preset}")
+    config, groups = found.config, ("texts", "cam", "affinity", "masks")
+    entries = {group: getattr(found.stages, group) for group in groups}
     return {
         "vocabulary": str(project() / config.dataset.vocabulary),
         "size": config.dataset.size,

@@ -15,8 +15,8 @@ ROOT = Path(clip_wsss.__file__).parent
 # they are called (labels, losses) are below `segmentation`, which names them.
 ORDER = [
     "core", "data", "acquire", "models", "prompts", "cams", "affinities", "masks", "demo",
-    "labels", "losses", "segmentation", "runs", "score", "tables", "report", "parity", "compare",
-    "export", "cli", "__main__",
+    "labels", "losses", "segmentation", "runs", "score", "tables", "report", "api", "parity",
+    "compare", "export", "pictures", "doctor", "cli", "__main__",
 ]  # fmt: skip
 PLACES = {  # a library -> who may import it
     "open_clip": ("models", "demo"),
@@ -112,9 +112,22 @@ def test_a_heavy_library_has_one_place(library):
 
 
 @pytest.mark.parametrize(
-    "modules", ["clip_wsss.cli", "clip_wsss.runs.plan, clip_wsss.tables.write", "clip_wsss.compare"]
+    "modules",
+    [
+        "clip_wsss.cli, clip_wsss.api",
+        "clip_wsss.runs.plan, clip_wsss.tables.write",
+        "clip_wsss.compare",
+    ],
 )
 def test_plans_tables_and_the_command_load_no_torch(modules):
-    heavy = "{'torch', 'mmseg', 'matplotlib'}"
+    heavy = "{'torch', 'mmseg', 'matplotlib', 'open_clip'}"
     code = f"import sys, {modules}; sys.exit(bool({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_itself_loads_nothing():
+    code = (
+        "import sys, clip_wsss; assert not {'torch', 'numpy', 'cv2'} & sys.modules.keys(); "
+        "clip_wsss.segment; assert 'torch' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

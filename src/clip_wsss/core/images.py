@@ -97,6 +97,18 @@ def read_rgb(path: str | os.PathLike, stored: bool = False) -> np.ndarray:
         return _rgb(image)
 
 
+def as_rgb(image: Image.Image, where: str) -> np.ndarray:
+    """A picture in memory, (H, W, 3) uint8 RGB; transparency lies on white.
+
+    Raises:
+        InputError: an EXIF orientation, or a mode without a conversion to RGB; `where` names it.
+    """
+    _check_orientation(image, where, stored=False)
+    if reason := _unusable(image):
+        raise InputError(f"{where}: {reason}; convert it to 8-bit RGB or grey")
+    return _rgb(image)
+
+
 def image_size(path: str | os.PathLike, stored: bool = False) -> tuple[int, int]:
     """Height and width of an image. Raises InputError as `open_image`."""
     with open_image(path, stored) as image:

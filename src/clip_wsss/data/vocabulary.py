@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import Colour, voc_palette
 from clip_wsss.core.plain import read_yaml
+from clip_wsss.core.resources import find
 
 IGNORE = 255  # ignore index of ground truth: borders, crowds
 # Names of what is no class: as one of the classes they would shift the others by one.
@@ -57,7 +59,22 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     Raises:
         InputError: the file is missing, malformed, or renames a class that it does not have.
     """
-    content = read_yaml(path)
+    return make_vocabulary(read_yaml(path), str(path))
+
+
+def open_vocabulary(name: str | Path) -> Vocabulary:
+    """A vocabulary of the suite by its name (voc12, coco14), or a file; see `read_vocabulary`."""
+    own = find(f"config/vocabularies/{name}.yaml")
+    return read_vocabulary(own if own.is_file() else name)
+
+
+def make_vocabulary(content: Any, path: str) -> Vocabulary:
+    """A vocabulary from what its file holds; see `read_vocabulary`.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+    """
     keys = {"classes", "names", "backgrounds"}
     if not isinstance(content, dict) or not keys <= set(content) <= keys | {"colours"}:
         raise InputError(
@@ -95,10 +112,10 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
             raise InputError(f"{path}: backgrounds.{name} must be a list of words")
         backgrounds[name] = tuple(words)
     colours = _colours(content.get("colours") or {}, classes, path)
-    return Vocabulary(tuple(classes), names, backgrounds, str(path), colours)
+    return Vocabulary(tuple(classes), names, backgrounds, path, colours)
 
 
-def _colours(given, classes: list[str], path: str | Path) -> dict[Colour, int]:
+def _colours(given, classes: list[str], path: str) -> dict[Colour, int]:
     """Colour -> value of a mask: those that are given, else VOC's."""
     values = {"background": 0, **{name: place for place, name in enumerate(classes, 1)}}
     values["ignored"] = IGNORE

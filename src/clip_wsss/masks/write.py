@@ -36,7 +36,12 @@ CERTAIN = len(EDGES) - 1  # the code of a confidence of 1
 
 
 def labels_and_confidence(
-    maps: np.ndarray, keys: np.ndarray, rgb: np.ndarray, entry: dict, id_: str = ""
+    maps: np.ndarray,
+    keys: np.ndarray,
+    rgb: np.ndarray,
+    entry: dict,
+    id_: str = "",
+    device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Label and confidence of every pixel of an image.
 
@@ -47,12 +52,13 @@ def labels_and_confidence(
         entry: of the group `masks`: refinement, background_power, and settings under the
             refinement's name.
         id_: of the image.
+        device: torch's, for refinements that use it.
 
     Returns:
         (H, W) uint8, 0 background, key + 1 for a class, and (H, W) float32 in [0, 1]: the
         largest probability, or without a refinement the largest of [background, maps].
     """
-    context = mask_context(maps, keys, rgb, entry, id_)
+    context = mask_context(maps, keys, rgb, entry, id_, device)
     return decided(refined_by(entry, context), context, entry)
 
 

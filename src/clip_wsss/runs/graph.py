@@ -411,7 +411,7 @@ class Graph:
             }
             label = "sharpest"
         else:
-            identity["template"] = _templates(texts)
+            identity["template"] = templates_of(texts)
             label = "_".join(one.replace("{}", "X") for one in identity["template"])
             label = (
                 label
@@ -639,7 +639,7 @@ def _word(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _templates(texts: Texts) -> list[str]:
+def templates_of(texts: Texts) -> list[str]:
     """The templates that an entry names outright: one, several, or a line of its list."""
     if isinstance(texts.template, list):
         return list(texts.template)

@@ -1,0 +1,240 @@
+"""Pseudo masks of pictures with image-level labels, as PNGs.
+
+A mask that is there stays, as long as the picture, its labels and the settings are the same; so the
+same command goes on where it was stopped. A bad picture costs that picture alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from clip_wsss.api import Segmenter
+from clip_wsss.core.confidence import encode
+from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.files import read_text, sha256, write_json
+from clip_wsss.core.images import encode_grey, encode_label, write_bytes
+from clip_wsss.core.registry import unknown
+from clip_wsss.data.annotations import read_labels
+from clip_wsss.data.check import shortened
+from clip_wsss.data.lists import IMAGE_SUFFIXES, image_id
+from clip_wsss.export import GREY
+
+FOLDERS = ("labels", "confidence")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its labels.
+
+    Attributes:
+        name: of its files in the folders of masks.
+        path: of the picture.
+        labels: class names.
+    """
+
+    name: str
+    path: Path
+    labels: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> tuple[str, str, str]:
+        """Its line of images.csv."""
+        digest = sha256(self.path) if self.path.is_file() else ""
+        return self.name, ";".join(self.labels), digest
+
+
+def write_masks(
+    segmenter: Segmenter, pictures: Sequence[Picture], out: Path, overwrite: bool = False
+) -> tuple[int, int, dict[str, str]]:
+    """Write the masks of pictures.
+
+    Args:
+        segmenter: makes them.
+        pictures: no two of one name.
+        out: gets labels/<name>.png (VOC palette), confidence/<name>.png (grey, 255 for 1),
+            classes.csv (value, class), settings.json, and images.csv (image, labels, sha256 of the
+            picture), a line as soon as a picture is done.
+        overwrite: make them all anew, whatever the settings of those that are there.
+
+    Returns:
+        How many were made, how many were kept, and path -> what is wrong with a bad picture.
+
+    Raises:
+        InputError: `out` holds masks of other settings, or the weights cannot be used.
+    """
+    settings = json.loads(json.dumps(segmenter.settings))
+    done = {} if overwrite else _done(out, settings)
+    lines = {one.name: one.line for one in pictures}
+    kept = {one for one in lines if lines[one] == done.get(one) and _is_there(out, one)}
+    left = [one for one in pictures if one.name not in kept]
+    names = enumerate(("background", *segmenter.vocabulary.classes))
+    write_json(out / "settings.json", settings)
+    _write_csv(out / "classes.csv", [("value", "class"), *names])
+    others = [line for name, line in done.items() if name in kept or name not in lines]
+    _write_csv(out / "images.csv", [("image", "labels", "sha256"), *others])
+    bad = {}
+    outcomes = segmenter.outcomes((one.path, one.labels) for one in left)
+    progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
+    for one, found in zip(left, progress, strict=True):
+        if isinstance(found, InputError):
+            bad[str(one.path)] = str(found)
+            continue
+        codes = GREY[encode(found.confidence)]
+        for folder, data in zip(
+            FOLDERS, (encode_label(found.label), encode_grey(codes)), strict=True
+        ):
+            write_bytes(out / folder / f"{one.name}.png", data)
+        with (out / "images.csv").open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(lines[one.name])
+    return len(left) - len(bad), len(kept), bad
+
+
+def _done(out: Path, settings: dict) -> dict[str, tuple[str, ...]]:
+    """The lines of images.csv by name; none where nothing was made."""
+    if not (out / "images.csv").is_file():
+        return {}
+    rows = list(csv.reader(read_text(out / "images.csv", "missing").splitlines()[1:]))
+    made = json.loads(read_text(out / "settings.json", "missing; give --overwrite"))
+    if rows and made != settings:
+        raise InputError(
+            f"{out}: holds masks of other settings (settings.json); give another --out, or make "
+            "them anew with --overwrite"
+        )
+    return {row[0]: tuple(row) for row in rows if row}
+
+
+def _is_there(out: Path, name: str) -> bool:
+    return all((out / folder / f"{name}.png").is_file() for folder in FOLDERS)
+
+
+def _write_csv(path: Path, lines: Sequence[Sequence]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def find_pictures(paths: Sequence[Path], by_folder: bool = False) -> list[Picture]:
+    """Pictures of files and folders, without labels.
+
+    Args:
+        paths: files, and folders whose pictures are taken.
+        by_folder: the folders hold a folder for each class; the pictures lie there, and have its
+            name before theirs and as their label.
+
+    Raises:
+        InputError: there is no such file or folder, no picture, or two of one name.
+    """
+    found: dict[str, Picture] = {}
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file or folder")
+        files = [path] if path.is_file() else sorted(path.glob("*/*" if by_folder else "*"))
+        for file in files:
+            if path.is_dir() and file.suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            name = image_id(file.name)
+            labels = (file.parent.name,) if by_folder else ()
+            name = f"{file.parent.name}/{name}" if by_folder else name
+            if name in found:
+                raise InputError(f"{file}: has the name of {found[name].path}; rename one")
+            found[name] = Picture(name, file, labels)
+    if not found:
+        what = "a folder for each class, with pictures" if by_folder else "pictures"
+        raise InputError(f"{', '.join(map(str, paths))}: must hold {what}")
+    return list(found.values())
+
+
+def labelled(
+    pictures: Sequence[Picture], labels: str | None, table: Path | None, classes: Sequence[str]
+) -> list[Picture]:
+    """The pictures with their labels.
+
+    Args:
+        pictures: with labels where neither of the next two is given.
+        labels: class names with commas between them, of all pictures.
+        table: of labels by picture (docs/datasets.md); one without a row has no labels.
+        classes: that there are.
+
+    Raises:
+        InputError: a table that cannot be used, or an unknown class that is not of a table.
+    """
+    if table is not None:
+        rows = read_labels(table, classes)
+        return [
+            Picture(one.name, one.path, tuple(rows.get(image_id(one.path.name), ())))
+            for one in pictures
+        ]
+    if labels is not None:
+        said = tuple(filter(None, map(str.strip, labels.split(","))))
+        if not said:
+            raise InputError("--labels: names no class; name those that the pictures show")
+        pictures = [Picture(one.name, one.path, said) for one in pictures]
+    for label in dict.fromkeys(label for one in pictures for label in one.labels):
+        if label not in classes:
+            raise InputError(
+                f"labels: {unknown('class', label, classes)} (--classes takes words of your own)"
+            )
+    return list(pictures)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 1 if a picture was bad."""
+    parser = argparse.ArgumentParser(prog="clip-wsss masks", description=__doc__)
+    add = parser.add_argument
+    add("pictures", nargs="+", type=Path, help="files, or folders of them")
+    labels = parser.add_mutually_exclusive_group(required=True)
+    labels.add_argument("--labels", help="of all pictures: dog,cat")
+    labels.add_argument("--csv", type=Path, help="labels by picture, with columns image and labels")
+    labels.add_argument("--by-folder", action="store_true", help="the folder's name is the label")
+    add("--out", type=Path, default=Path("masks"), help="(%(default)s)")
+    add("--preset", default="clip-es", help="[config:]row[,group.key=value…] (%(default)s)")
+    add("--classes", help="words of your own, or a vocabulary: voc12, coco14, a file")
+    add("--weights", default="auto", help="auto (OpenAI's), a file, a tag of open_clip, or demo")
+    add("--architecture", help="of other weights: a name in open_clip or a model config")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--workers", type=int, default=1, help="processes of the CRF (%(default)s)")
+    add("--threads", type=int, help="of torch (what the preset's config says)")
+    add("--overwrite", action="store_true", help="make masks anew that are there")
+    options = parser.parse_args(arguments)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        pictures = find_pictures(options.pictures, options.by_folder)
+        segmenter = Segmenter(
+            options.preset,
+            classes=_classes(options.classes),
+            weights=options.weights,
+            architecture=options.architecture,
+            device=options.device,
+            workers=options.workers,
+        )
+        classes = segmenter.vocabulary.classes
+        pictures = labelled(pictures, options.labels, options.csv, classes)
+        import torch
+
+        torch.set_num_threads(options.threads or segmenter.preset.config.compute.threads)
+        made, kept, bad = write_masks(segmenter, pictures, options.out, options.overwrite)
+    except InputError as error:
+        return failed(error)
+    for line in shortened(list(bad.values())):
+        print(f"error: {line}", file=sys.stderr)
+    print(f"{options.out}: {made} made, {kept} kept, {len(bad)} bad")
+    return 1 if bad else 0
+
+
+def _classes(text: str | None) -> str | list[str] | None:
+    """A vocabulary by its name or file, or words with commas between them."""
+    if text is None or text in ("voc12", "coco14") or text.endswith((".yaml", ".yml")):
+        return text
+    return [word.strip() for word in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""Label PNGs of one folder against the ground truth in another: mIoU, its interval, every class.
+
+Whoever made the labels: the counts, the mIoU and the intervals are those of the workflow's tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.files import atomic_path
+from clip_wsss.core.images import read_label
+from clip_wsss.core.processes import parallel_map
+from clip_wsss.data.datasets import some
+from clip_wsss.data.lists import read_ids
+from clip_wsss.data.vocabulary import IGNORE, Vocabulary, open_vocabulary
+from clip_wsss.score.bootstrap import (
+    Interval,
+    interval,
+    nan_mean,
+    resampled_iou,
+    tally,
+    tally_iou,
+)
+from clip_wsss.score.confusion import Sparse, count_label
+
+
+@dataclass(frozen=True)
+class FolderScore:
+    """What a folder of labels scores.
+
+    Attributes:
+        images: how many were scored.
+        miou: mean IoU over the classes with ground truth, in [0, 1].
+        interval: its 95 % interval over the images.
+        iou: of every class by name, background first; NaN without ground truth.
+        intervals: of every class.
+        unlabelled: share of the counted pixels whose label is 255.
+    """
+
+    images: int
+    miou: float
+    interval: Interval
+    iou: dict[str, float]
+    intervals: dict[str, Interval]
+    unlabelled: float
+
+
+def score_folders(
+    labels: Path,
+    truth: Path,
+    vocabulary: Vocabulary,
+    *,
+    ids: Sequence[str] | None = None,
+    common: bool = False,
+    ignore: int | None = IGNORE,
+    unlabelled: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+    workers: int = 1,
+) -> FolderScore:
+    """Score the labels of a folder.
+
+    Args:
+        labels: holds <id>.png: 0 background, n the n-th class.
+        truth: likewise, of the same sizes.
+        vocabulary: the classes; a mask in RGB is read by its colours.
+        ids: the images; None: all, which both folders must have.
+        common: only the images that both folders have.
+        ignore: a value of the ground truth that is left out; None: no value is.
+        unlabelled: whether labels may be 255: a miss of the true class, a false alarm of none.
+        resamples: of the images, for the intervals.
+        seed: of the resamples.
+        workers: processes; they change nothing but the time.
+
+    Raises:
+        InputError: other images or sizes in one folder, a mask that cannot be read, or a value that
+            is no class.
+    """
+    names = _ids(Path(labels), Path(truth), ids, common)
+    classes = ("background", *vocabulary.classes)
+    read = partial(_count, Path(labels), Path(truth), vocabulary, ignore, unlabelled)
+    with parallel_map(min(workers, len(names))) as mapped:
+        progress = tqdm(mapped(read, names), total=len(names), desc="score", disable=None)
+        counts = pd.concat(
+            [
+                pd.DataFrame(dict(zip(("truth", "prediction", "pixels"), one, strict=True))).assign(
+                    id=name
+                )
+                for name, one in zip(names, progress, strict=True)
+            ]
+        )
+    if counts.empty:
+        raise InputError(f"{truth}: holds no pixel that counts; look at --ignore")
+    # Images without a counted pixel are drawn by no resample, as in the tables.
+    sums = tally(counts, sorted(counts["id"].unique()), len(classes))
+    values, samples = tally_iou(sums.sum(axis=0)), resampled_iou(sums, resamples, seed)
+    missing = counts["pixels"][counts["prediction"] == IGNORE].sum()
+    return FolderScore(
+        images=len(names),
+        miou=float(nan_mean(values)),
+        interval=interval(nan_mean(samples)),
+        iou=dict(zip(classes, values.tolist(), strict=True)),
+        intervals=dict(zip(classes, map(interval, samples.T), strict=True)),
+        unlabelled=float(missing / counts["pixels"].sum()),
+    )
+
+
+def _ids(labels: Path, truth: Path, ids: Sequence[str] | None, common: bool) -> list[str]:
+    """The images to score, sorted."""
+    ours, theirs = (_pngs(folder) for folder in (labels, truth))
+    if common:
+        ours = theirs = ours & theirs if ids is None else ours & theirs & set(ids)
+        if not ours:
+            raise InputError(f"{labels}: has no image that {truth} has; names must be <id>.png")
+    wanted = (ours | theirs) if ids is None else set(ids)
+    for folder, there, other in ((labels, ours, truth), (truth, theirs, labels)):
+        if lacking := sorted(wanted - there):
+            raise InputError(
+                f"{folder}: lacks {some(lacking)} of the {len(wanted)} images "
+                f"{f'of {other}' if ids is None else 'listed'}; add them, name a list of images "
+                "with --list, or score what both folders have with --common"
+            )
+    return sorted(wanted)
+
+
+def _pngs(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    found = {path.stem for path in folder.iterdir() if path.suffix.lower() == ".png"}
+    if not found:
+        raise InputError(f"{folder}: must hold label PNGs, <id>.png")
+    return found
+
+
+def _count(
+    labels: Path,
+    truth: Path,
+    vocabulary: Vocabulary,
+    ignore: int | None,
+    unlabelled: bool,
+    name: str,
+) -> Sparse:
+    """The counts of an image."""
+    said, right = labels / f"{name}.png", truth / f"{name}.png"
+    label, mask = (read_label(path, vocabulary.colours) for path in (said, right))
+    if label.shape != mask.shape:
+        raise InputError(
+            f"{said}: is {label.shape[1]} x {label.shape[0]}, but {right} is {mask.shape[1]} x "
+            f"{mask.shape[0]} (width x height); make it at the size of the ground truth"
+        )
+    classes = 1 + len(vocabulary.classes)
+    _check_values(mask, right, classes, ignore, "--ignore names a value that is left out")
+    allowed, remedy = (IGNORE, "") if unlabelled else (None, "--allow-255 counts 255 as a miss")
+    _check_values(label, said, classes, allowed, remedy)
+    if ignore not in (None, IGNORE):  # what counting leaves out is 255
+        mask = np.where(mask == ignore, np.uint8(IGNORE), mask)
+    return count_label(mask, label, classes)
+
+
+def _check_values(
+    label: np.ndarray, path: Path, classes: int, other: int | None, remedy: str
+) -> None:
+    strange = [v for v in np.unique(label).tolist() if v >= classes and v != other]
+    if strange:
+        raise InputError(
+            f"{path}: holds the value {strange[0]}, but there are {classes - 1} classes (0 to "
+            f"{classes - 1}); correct it or --vocabulary{'; ' * bool(remedy)}{remedy}"
+        )
+
+
+def lines(score: FolderScore) -> list[tuple[str, ...]]:
+    """Class, IoU and its interval in percent, and last the mIoU."""
+    rows = [(name, score.iou[name], score.intervals[name]) for name in score.iou]
+    rows.append(("mIoU", score.miou, score.interval))
+    found: list[tuple[str, ...]] = [("class", "iou", "low", "high")]
+    for name, value, own in rows:
+        figures = (value, own.low, own.high)
+        found.append((name, *("" if np.isnan(one) else f"{100 * one:.2f}" for one in figures)))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="clip-wsss score", description=__doc__)
+    add = parser.add_argument
+    add("labels", type=Path, help="folder of <id>.png, palette or grey: 0 background, n a class")
+    add("truth", type=Path, help="folder of ground truth, <id>.png")
+    add("--vocabulary", default="voc12", help="voc12, coco14 or a file (%(default)s)")
+    add("--list", type=Path, help="the images, an id a line; without it all, which both must have")
+    add("--common", action="store_true", help="score the images that both folders have")
+    add("--ignore", default=str(IGNORE), help="value of the truth left out, or none (%(default)s)")
+    add("--allow-255", action="store_true", help="labels may be 255: missed pixels of no class")
+    add("--bootstrap", type=int, default=1000, help="resamples of the images (%(default)s)")
+    add("--seed", type=int, default=0, help="of the resamples (%(default)s)")
+    add("--workers", type=int, default=1, help="processes (%(default)s)")
+    add("--csv", type=Path, help="write the table there, too")
+    options = parser.parse_args(arguments)
+    try:
+        score = score_folders(
+            options.labels,
+            options.truth,
+            vocabulary := open_vocabulary(options.vocabulary),
+            ids=None if options.list is None else _listed(options, vocabulary),
+            common=options.common,
+            ignore=_ignored(options.ignore),
+            unlabelled=options.allow_255,
+            resamples=options.bootstrap,
+            seed=options.seed,
+            workers=options.workers,
+        )
+    except InputError as error:
+        return failed(error)
+    table = lines(score)
+    width = max(len(name) for name, *_ in table)
+    for name, *figures in table:
+        print(f"{name:{width}} " + " ".join(f"{figure:>6}" for figure in figures))
+    print(
+        f"{score.images} images, 95 % intervals over images, {100 * score.unlabelled:.2f} % of the "
+        "pixels unlabelled (255)"
+    )
+    if options.csv is not None:
+        with (
+            atomic_path(options.csv) as part,
+            part.open("w", encoding="utf-8", newline="") as file,
+        ):
+            csv.writer(file, lineterminator="\n").writerows(table)
+    return 0
+
+
+def _listed(options: argparse.Namespace, vocabulary: Vocabulary) -> list[str]:
+    known = partial(_pngs, options.truth)
+    return read_ids(options.list, options.truth.name, known, vocabulary.classes)
+
+
+def _ignored(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not text.isdecimal() or not 0 <= int(text) <= 255:
+        raise InputError(f"--ignore: must be 0 to 255 or none; got {text}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

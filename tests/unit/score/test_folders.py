@@ -1,0 +1,143 @@
+"""Folders of label PNGs: known answers, the figures of a run, and what does not fit in a line."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+from PIL import Image
+
+from clip_wsss import cli
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import voc_palette
+from clip_wsss.data.vocabulary import make_vocabulary
+from clip_wsss.export import export_masks
+from clip_wsss.score.folders import score_folders
+from clip_wsss.score.measurements import Folder, Reader
+
+WORDS = make_vocabulary({"classes": ["cat", "dog"], "names": {}, "backgrounds": {}}, "words")
+TRUTH = {"a": [[0, 0, 1, 1], [0, 0, 1, 255]], "b": [[2, 2, 0, 0]]}
+LABELS = {"a": [[0, 0, 1, 1], [0, 1, 0, 2]], "b": [[2, 0, 0, 0]]}
+# By hand, the 255 left out: background 5 of 5 + 2 + 1, cat 2 of 2 + 1 + 1, dog 1 of 1 + 1.
+IOU = {"background": 5 / 8, "cat": 2 / 4, "dog": 1 / 2}
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Labels and truth of two images."""
+    monkeypatch.chdir(tmp_path)
+    write("labels", LABELS)
+    write("my truth", TRUTH)
+    return Path("labels"), Path("my truth")
+
+
+def write(folder: str, masks: dict) -> None:
+    Path(folder).mkdir(exist_ok=True)
+    for name, mask in masks.items():
+        Image.fromarray(np.array(mask, np.uint8)).save(Path(folder) / f"{name}.png")
+
+
+def test_known_answers(folders):
+    score = score_folders(*folders, WORDS)
+    assert (score.images, score.unlabelled) == (2, 0)
+    assert score.iou == pytest.approx(IOU)
+    assert score.miou == pytest.approx(np.mean(list(IOU.values())))
+    assert score.interval.low <= score.miou <= score.interval.high
+
+
+def test_one_image_has_no_spread_and_a_class_without_truth_no_iou(folders):
+    score = score_folders(*folders, WORDS, ids=["b"])
+    assert score.iou == pytest.approx({"background": 2 / 3, "cat": np.nan, "dog": 0.5}, nan_ok=True)
+    assert (
+        score.interval.low == score.interval.high == score.miou == pytest.approx((2 / 3 + 0.5) / 2)
+    )
+
+
+def test_a_truth_of_255_may_count_and_labels_of_255_are_missed(folders):
+    with pytest.raises(InputError, match=r"a.png: holds the value 255, .*; --ignore names a value"):
+        score_folders(*folders, WORDS, ignore=None)
+    # The 0 of the truth left out, of which image a has four, and image b two.
+    write("my truth", {"a": [[0, 0, 1, 1], [0, 0, 1, 1]]})
+    score = score_folders(*folders, WORDS, ignore=0)
+    assert score.iou == pytest.approx(
+        {"background": np.nan, "cat": 2 / 4, "dog": 1 / 3}, nan_ok=True
+    )
+    write("labels", {"b": [[2, 255, 0, 0]]})
+    with pytest.raises(InputError, match=r"b.png: holds the value 255, .*; --allow-255 counts 255"):
+        score_folders(*folders, WORDS)
+    score = score_folders(*folders, WORDS, ids=["b"], unlabelled=True)
+    assert score.iou["dog"] == 0.5
+    assert score.iou["background"] == 1, "255 is a false alarm of no class"
+    assert score.unlabelled == 1 / 4
+
+
+def test_palettes_colours_and_processes_change_nothing(folders):
+    wanted = score_folders(*folders, WORDS)
+    for name, mask in LABELS.items():
+        rgb = voc_palette()[np.array(mask)]
+        Image.fromarray(rgb).save(folders[0] / f"{name}.png")
+    assert score_folders(*folders, WORDS, workers=2) == wanted
+
+
+@pytest.mark.parametrize(
+    ("label", "line"),
+    [
+        ({"c": [[0]]}, "my truth: lacks c of the 3 images of labels; add them, name a list"),
+        ({"a": [[0, 0]]}, "a.png: is 2 x 1, but my truth/a.png is 4 x 2 (width x height)"),
+        ({"b": [[3, 0, 0, 0]]}, "b.png: holds the value 3, but there are 2 classes (0 to 2)"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(folders, label, line):
+    write("labels", label)
+    with pytest.raises(InputError) as error:
+        score_folders(*folders, WORDS)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_lists_and_what_both_have(folders):
+    write("labels", {"c": [[0]]})
+    write("my truth", {"d": [[0]]})
+    assert score_folders(*folders, WORDS, common=True).images == 2
+    assert score_folders(*folders, WORDS, ids=["a", "b"]).iou == pytest.approx(IOU)
+    with pytest.raises(InputError, match="my truth: lacks c of the 2 images listed"):
+        score_folders(*folders, WORDS, ids=["a", "c"])
+    with pytest.raises(InputError, match="nowhere: there is no such folder"):
+        score_folders(Path("nowhere"), folders[1], WORDS)
+    for name in ("a", "b"):
+        (folders[0] / f"{name}.png").unlink()
+    with pytest.raises(InputError, match="labels: has no image that my truth has"):
+        score_folders(*folders, WORDS, common=True)
+
+
+def test_the_command(folders, capsys):
+    Path("words.yaml").write_text("{classes: [cat, dog], names: {}, backgrounds: {}}")
+    Path("list.txt").write_text("a\nb\n")
+    same = ["score", "labels", "my truth", "--vocabulary", "words.yaml", "--csv", "out/table.csv"]
+    assert cli.main([*same, "--list", "list.txt"]) == 0
+    out = capsys.readouterr().out
+    assert "2 images, 95 % intervals over images, 0.00 % of the pixels unlabelled (255)" in out
+    table = list(csv.reader(Path("out/table.csv").read_text().splitlines()))
+    assert table[0] == ["class", "iou", "low", "high"]
+    assert {name: iou for name, iou, *_ in table[1:]} == {
+        "background": "62.50", "cat": "50.00", "dog": "50.00", "mIoU": "54.17",
+    }  # fmt: skip
+    assert cli.main([*same, "--ignore", "x"]) == 1
+    assert capsys.readouterr().err == "error: --ignore: must be 0 to 255 or none; got x\n"
+
+
+def test_exported_masks_score_as_in_the_tables(tmp_path):
+    made = synthetic.build(tmp_path)
+    masks = made.plan.graph.paths["crf"]["masks"]
+    files = [made.root / file for file in made.plan.graph.shard_files(masks)]
+    export_masks(files, tmp_path / "exported")
+    truth, ids = made.dataset.root / "SegmentationClass", made.dataset.ids("train")
+    score = score_folders(
+        tmp_path / "exported/labels", truth, made.dataset.vocabulary, ids=ids, resamples=50
+    )
+    run = next(run for run in made.runs if run.name == "crf")
+    figure = Reader(Folder(made.root), 50, 0).figure("mask", made.plan.graph.scores(run)["mask"])
+    assert score.miou == figure.value
+    assert score.interval == figure.interval
+    np.testing.assert_array_equal(list(score.iou.values()), figure.class_iou)

@@ -1,0 +1,257 @@
+"""Masks in a few lines of Python: the labels of a run, one's own words, and bad input in a line."""
+
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+import synthetic
+from PIL import Image
+
+import clip_wsss
+from clip_wsss import api
+from clip_wsss.api import Segmenter, read_preset
+from clip_wsss.cams.passes import CamVariant, write_pass
+from clip_wsss.core.archives import Archive
+from clip_wsss.core.confidence import encode
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import read_rgb
+from clip_wsss.demo.build import build
+from clip_wsss.masks.write import write_masks
+from clip_wsss.models.clip import load_for
+from clip_wsss.prompts.texts import encode as encode_texts
+from clip_wsss.runs.plan import make_plan
+
+DEMO = str(synthetic.REPOSITORY / "config/config.yaml")
+QUICK = f"{DEMO}:clip-es,masks.crf.backend=fast"
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """The demo's rows with six scenes, and nothing made."""
+    folder = tmp_path_factory.mktemp("scenes")
+    build(folder / "data", {"seed": 1, "train": 6, "val": 1})
+    return make_plan(synthetic.content(folder), DEMO, root=folder / "results")
+
+
+@pytest.fixture(scope="module")
+def pairs(plan):
+    """The files of the scenes, and their labels by name."""
+    data, classes = plan.dataset, plan.dataset.vocabulary.classes
+    return [(data.image_path(n), [classes[k] for k in data.labels(n)]) for n in data.ids("train")]
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    """The demo's clip-es, loaded once."""
+    return Segmenter(QUICK, device="cpu")
+
+
+def job(plan, row: str) -> Archive:
+    """The masks of a row as the jobs of maps and masks write them, in one shard."""
+    path, data = plan.graph.paths[row], plan.dataset
+    node, ids = path["affinity"], data.ids("train")
+    own = next(one for one in plan.graph.passes.values() if node in one.nodes)
+    one = plan.variants(own, [node])
+    clip = load_for(one["cam"], one["cam"]["model"], "cpu")
+    texts = {name: encode_texts(clip, **text) for name, text in one["texts"].items()}
+    cams = {name: CamVariant(**cam) for name, cam in one["cams"].items()}
+    maps, masks = plan.root / f"{row}.npz", plan.root / f"{row}.zip"
+    write_pass(data, ids, clip, texts, cams, {node.name: maps}, plan.config.compute.batch)
+    write_masks(data, ids, path["masks"].settings, [maps], masks, 1)
+    return Archive(masks)
+
+
+@pytest.mark.parametrize("row", ["clip-es", "corrected"])
+def test_labels_and_confidences_are_those_of_a_run(plan, pairs, row):
+    archive, batch = job(plan, row), plan.config.compute.batch
+    found = list(clip_wsss.segment_all(pairs, f"{DEMO}:{row}", device="cpu", batch=batch))
+    assert [one.id for one in found] == archive.ids
+    assert len({value for one in found for value in np.unique(one.label)}) > 5
+    for one in found:
+        np.testing.assert_array_equal(one.label, archive.label(one.id))
+        np.testing.assert_array_equal(encode(one.confidence), archive.codes(one.id))
+
+
+def test_one_picture_has_the_label_it_has_among_others(pairs, segmenter):
+    together = list(segmenter.all(pairs))
+    for (file, labels), wanted in zip(pairs, together, strict=True):
+        for image in (file, str(file), Image.open(file), read_rgb(file)):
+            one = clip_wsss.segment(image, labels, QUICK, device="cpu")
+            np.testing.assert_array_equal(one.label, wanted.label)
+    assert len(api._kept) == 1, "the tower was loaded once"
+
+
+def test_what_a_mask_holds(pairs, segmenter, tmp_path):
+    file, labels = next(pair for pair in pairs if len(pair[1]) > 1)
+    mask = segmenter(file, [*labels, labels[0]])
+    height, width = Image.open(file).size[::-1]
+    assert mask.label.shape == mask.confidence.shape == (height, width)
+    assert (mask.label.dtype, mask.confidence.dtype) == (np.uint8, np.float32)
+    assert mask.classes == tuple(labels)
+    assert set(np.unique(mask.label)) <= {0, *mask.values}
+    assert [segmenter.vocabulary.classes[value - 1] for value in mask.values] == labels
+    assert mask.cams.shape[0] == len(labels)
+    assert mask.heat().shape == (len(labels), height, width)
+    kept = mask.kept(0.9)
+    np.testing.assert_array_equal(kept == 255, mask.confidence < np.float32(0.9))
+    assert (kept[kept != 255] == mask.label[kept != 255]).all()
+    mask.save(tmp_path / "a b" / "one.png")
+    np.testing.assert_array_equal(Image.open(tmp_path / "a b" / "one.png"), mask.label)
+
+
+def test_processes_change_nothing(pairs, segmenter):
+    workers = Segmenter(QUICK, device="cpu", workers=2)
+    for one, other in zip(segmenter.all(pairs[:3]), workers.all(pairs[:3]), strict=True):
+        np.testing.assert_array_equal(one.confidence, other.confidence)
+
+
+def test_grey_and_transparent_pictures(pairs, segmenter):
+    rgb = read_rgb(pairs[0][0])
+    grey, labels = rgb[..., 1], pairs[0][1]
+    thrice = np.repeat(grey[..., None], 3, axis=2)
+    np.testing.assert_array_equal(segmenter(grey, labels).label, segmenter(thrice, labels).label)
+    alpha = np.dstack([rgb, np.zeros(rgb.shape[:2], np.uint8)])
+    white = np.full_like(rgb, 255)
+    np.testing.assert_array_equal(segmenter(alpha, labels).label, segmenter(white, labels).label)
+
+
+def test_words_of_ones_own_count_from_one_and_are_no_background(pairs):
+    own = Segmenter(QUICK, classes=["tree", "dog"], device="cpu")
+    assert own.vocabulary.classes == ("tree", "dog")
+    assert "tree" not in own.settings["background"]
+    assert "sky" in own.settings["background"]
+    mask = own(pairs[0][0], "dog")
+    assert (mask.classes, mask.values) == (("dog",), (2,))
+    said = Segmenter(QUICK, classes={"person": "person with clothes"}, background=["sea"])
+    assert said.names == {"person": "person with clothes"}
+    assert said.settings["background"] == ["sea"]
+
+
+def test_own_words_that_are_the_presets_give_its_labels(pairs, segmenter):
+    own = Segmenter(QUICK, classes=segmenter.names, device="cpu")
+    assert own.settings == segmenter.settings
+    coco = Segmenter(QUICK.replace("clip-es,", "corrected,"), classes="coco14")
+    assert coco.vocabulary.classes[1] == "bicycle"
+    assert len(coco.vocabulary.classes) == 80
+
+
+def test_many_are_read_as_they_are_needed_and_may_have_one_name(pairs, segmenter, tmp_path):
+    file, labels = pairs[0]
+    (tmp_path / "other").mkdir()
+    again = shutil.copy(file, tmp_path / "other")
+    endless = itertools.chain([(file, labels), (again, labels)], itertools.repeat((file, labels)))
+    first, second = itertools.islice(segmenter.all(endless), 2)
+    np.testing.assert_array_equal(first.label, second.label)
+
+
+def test_settings_of_entries_make_a_preset():
+    row = read_preset(QUICK).stages
+    cells = read_preset({"config": DEMO, "texts": "clip-es", "cam": "clip-es",
+                         "affinity": "clip-es", "masks": "clip-es,crf.backend=fast"})  # fmt: skip
+    assert cells.stages == row
+    entries = {group: getattr(row, group).model_dump() for group in api.GROUPS}
+    assert read_preset({"config": DEMO, **entries}).stages.masks == row.masks
+    bare = read_preset({"config": DEMO, "texts": "photo", "cam": "plain"}).stages
+    assert (bare.affinity, bare.masks.refinement) == (None, "none")
+
+
+@pytest.mark.parametrize(
+    ("preset", "line"),
+    [
+        ("clip-se", "unknown row `clip-se`; did you mean `clip-es`?"),
+        ("caa", "ranks its templates on a data set"),
+        ("full", "makes no masks from maps"),
+        ("clip-es,masks.crf.backend=gpu", "crf.backend: must be one of pydensecrf, fast, torch"),
+        ("clip-es,crf=2", "`crf=2` must be group.key=value"),
+        ("no.yaml:clip-es", "no.yaml: there is no such file"),
+        ({"texts": "clip-es"}, "makes no masks from maps"),
+        ({"text": "clip-es"}, "unknown key `text`; did you mean `texts`?"),
+        ({"cam": {"model": "vit"}, "texts": "clip-es"}, "cam.model: unknown model `vit`"),
+    ],
+)
+def test_a_wrong_preset_is_one_line(preset, line):
+    with pytest.raises(InputError) as error:
+        Segmenter(preset)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+PICTURE = np.zeros((16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "line"),
+    [
+        (PICTURE, ["dgo"], "image-1: unknown class `dgo`; did you mean `dog`?"),
+        (PICTURE, [], "image-1: has no labels; name a class or more"),
+        (PICTURE, "", "image-1: has no labels"),
+        (PICTURE.astype(float), ["dog"], "must be uint8 of shape (H, W, 3), (H, W, 4) or (H, W)"),
+        (PICTURE[..., :2], ["dog"], "got uint8 of (16, 16, 2)"),
+        (PICTURE[:0], ["dog"], "got uint8 of (0, 16, 3)"),
+        (Image.new("F", (4, 4)), ["dog"], "floating point, whose white is not defined"),
+        (7, ["dog"], "must be a path, an array or an image of Pillow; got int"),
+        ("no such.jpg", ["dog"], "no such.jpg: no such image"),
+        (DEMO, ["dog"], "config.yaml: not an image of a known format"),
+    ],
+)
+def test_a_bad_picture_is_one_line_and_stops_no_other(segmenter, image, labels, line):
+    bad, good = segmenter.outcomes([(image, labels), (PICTURE, ["dog"])])
+    assert isinstance(bad, InputError)
+    assert line in str(bad)
+    assert "\n" not in str(bad)
+    assert good.label.shape == (16, 16)
+    with pytest.raises(InputError):
+        segmenter(image, labels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "line"),
+    [
+        ([], "classes must be a list of 1 to 254 names"),
+        (["dog", "dog"], "classes: a name stands twice"),
+        (["background"], "classes lists `background`"),
+        ("no.yaml", "no.yaml: there is no such file"),
+    ],
+)
+def test_wrong_classes_are_one_line(classes, line):
+    with pytest.raises(InputError, match=line):
+        Segmenter(QUICK, classes=classes)
+
+
+def test_weights():
+    with pytest.warns(UserWarning, match="only seen rendered scenes of emoji"):
+        demo = Segmenter("clip-es", weights="demo")
+    assert demo.model == Segmenter(QUICK).model
+    weights = synthetic.REPOSITORY / demo.model.weights
+    file = Segmenter("clip-es", weights=weights)  # its config lies beside it
+    assert (file.model.weights, file.model.architecture) == (str(weights), None)
+    other = Segmenter("clip-es", weights="laion2b_s34b_b88k", architecture="ViT-B-16")
+    assert (other.model.weights, other.model.architecture) == ("laion2b_s34b_b88k", "ViT-B-16")
+    with pytest.raises(InputError, match=r"no such weight file"):
+        Segmenter("clip-es", weights="no.pt")(PICTURE, "dog")
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
+    import open_clip
+
+    def offline(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained", offline)
+    with pytest.raises(InputError, match=r"not here and cannot be downloaded \(no network\); a l"):
+        Segmenter("clip-es")(PICTURE, "dog")
+
+
+def test_settings_tell_weights_apart(tmp_path):
+    model = synthetic.REPOSITORY / "src/clip_wsss/demo/clip"
+    copy = shutil.copy(model / "demo-clip.safetensors", tmp_path / "copied.safetensors")
+    architecture = str(model / "model.json")
+    one, two = (
+        Segmenter("clip-es", weights=path, architecture=architecture).settings
+        for path in (copy, model / "demo-clip.safetensors")
+    )
+    assert one == two
+    copy.write_bytes(b"other")
+    again = Segmenter("clip-es", weights=copy, architecture=architecture)
+    assert again.settings != two

@@ -1,0 +1,105 @@
+"""The blocks of docs/formats.md and the README, run as they stand."""
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import synthetic
+import torch
+from PIL import Image
+
+from clip_wsss import cli
+from clip_wsss.data.check import write_check
+from clip_wsss.demo.build import build
+from clip_wsss.export import export_masks
+from clip_wsss.models.clip import load_clip
+from clip_wsss.prompts.texts import write_image_features, write_texts
+from clip_wsss.segmentation.hooks import LogHook
+from clip_wsss.segmentation.train import _save
+from clip_wsss.tables.write import write_tables
+
+README = (synthetic.REPOSITORY / "README.md").read_text("utf-8")
+FORMATS = (synthetic.REPOSITORY / "docs/formats.md").read_text("utf-8")
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Results of every kind, and what a run reads, in one folder."""
+    folder = tmp_path_factory.mktemp("formats")
+    made = synthetic.build(folder)
+    plan, graph = made.plan, made.plan.graph
+    for name in ("config", "src"):
+        os.symlink(synthetic.REPOSITORY / name, folder / name)
+    _write_texts(made)
+    training = made.root / graph.training(graph.paths["seg-cgl"]["segmentation"], 0)
+    training.mkdir(parents=True)
+    log = LogHook(str(training / "log.csv"))
+    log.path.write_text("iteration,loss,lr,pixels\n1,0.5,0.1,20\n")
+    runner = SimpleNamespace(model=torch.nn.Linear(2, 2), hooks=[log])
+    _save(runner, ["background", "cat"], {"entry": {}, "seed": 0}, training / "checkpoint.pth")
+    write_tables(plan)
+    write_check(made.dataset, plan.uses, made.root / "data/check.json")
+    (made.root / "benchmarks").mkdir()
+    (made.root / "benchmarks/data.tsv").write_text("s\tmax_rss\n1.5\t20\n")
+    masks = [made.root / one for one in graph.shard_files(graph.paths["crf"]["masks"])]
+    export_masks(masks, folder / "masks")
+    (folder / "labels.csv").write_text("image,labels\nholiday.jpg,dog;person\n")
+    return folder
+
+
+def _write_texts(made) -> None:
+    clip = load_clip(made.config.models["demo"].model_dump())
+    node = made.plan.graph.paths["crf"]["texts"]
+    features = made.plan.features(node.parents[0]).files[0]
+    write_image_features(made.dataset, "train", clip, features)
+    entry = {**node.settings, "templates": ["a photo of a {}.", "art of the {}."]}
+    files = made.plan.texts(node).files
+    write_texts(entry, clip, made.dataset, "train", features, *files)
+
+
+def test_there_are_readers_of_every_file():
+    assert len(BLOCK.findall(FORMATS)) == FORMATS.count("```python") == 13
+    for block in BLOCK.findall(FORMATS):
+        assert "clip_wsss" not in block.replace("src/clip_wsss/demo", "")
+
+
+@pytest.mark.parametrize("block", BLOCK.findall(FORMATS))
+def test_a_reader_runs(project, monkeypatch, block):
+    monkeypatch.chdir(project)
+    space: dict = {"__name__": "__main__"}
+    exec(block, space)
+    if "confidence" in space:
+        assert 0 <= space["confidence"].min() <= space["confidence"].max() <= 1
+        assert space["confidence"].shape == space["label"].shape == (40, 48)
+    if "maps" in space:
+        assert sum(len(own) for own in space["maps"]) == len(space["shard"]["keys"])
+        assert all((len(k) == len(m)) for k, m in zip(space["keys"], space["maps"], strict=True))
+    if "dataset" in space:
+        assert len(space["dataset"]) == 6
+        assert tuple(space["image"].shape[1:]) == tuple(space["label"].shape)
+
+
+def test_the_readme_makes_and_scores_masks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    build(Path("data"), {"seed": 1, "train": 2, "val": 1})
+    shutil.copytree("data/JPEGImages", "pictures")
+    shutil.copytree("data/SegmentationClass", "SegmentationClass")
+    shutil.copy("pictures/demo_train_0001.jpg", "holiday.jpg")
+    (block,) = BLOCK.findall(README)
+    with pytest.warns(UserWarning, match="emoji"):
+        exec(block.replace('"person"]', '"person"], weights="demo"'), {})
+    assert set(np.unique(Image.open("holiday.png"))) <= {0, 12, 15}  # of the vocabulary
+    commands = re.findall(r"^clip-wsss .*", README, re.MULTILINE)
+    assert [shlex.split(line)[1] for line in commands] == ["masks", "score", "doctor"]
+    for line in commands:
+        more = ["--weights", "demo"] if "masks pictures" in line else []
+        assert cli.main([*shlex.split(line)[1:], *more]) == 0, line
+    out = capsys.readouterr().out
+    assert "masks: 3 made, 0 kept, 0 bad" in out
+    assert "3 images, 95 % intervals over images" in out

@@ -1,0 +1,150 @@
+"""The command `clip-wsss masks`: what it writes, keeps and makes anew; what a bad picture costs."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+from PIL import Image
+
+from clip_wsss import cli, pictures
+from clip_wsss.api import Segmenter
+from clip_wsss.core.confidence import encode
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import read_label
+from clip_wsss.export import GREY
+
+CONFIG = synthetic.REPOSITORY / "config/config.yaml"
+PRESET = f"{CONFIG}:clip-es,masks.crf.backend=fast"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three pictures below a path with a space, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    Path("my pictures").mkdir()
+    for name, mode in (("a b.jpg", "RGB"), ("grey.png", "L"), ("alpha.png", "RGBA")):
+        pixels = rng.integers(0, 255, (24, 32, 4), dtype=np.uint8)
+        Image.fromarray(pixels, "RGBA").convert(mode).save(Path("my pictures") / name)
+    return Path("my pictures")
+
+
+def call(capsys, *arguments):
+    code = cli.main(["masks", *map(str, arguments), "--preset", PRESET, "--device", "cpu"])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def rows(name: str) -> list[list[str]]:
+    return list(csv.reader(Path("masks", name).read_text().splitlines()))
+
+
+def changed() -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in Path("masks").glob("*/*.png")}
+
+
+def test_masks_are_written_and_kept(folder, capsys):
+    (folder / "bad.jpg").write_bytes(b"x")
+    (folder / "notes.txt").write_bytes(b"x")
+    code, out, error = call(capsys, folder, "--labels", "dog, person")
+    assert code == 1
+    assert out == "masks: 3 made, 0 kept, 1 bad\n"
+    assert error.startswith("error: my pictures/bad.jpg: not an image of a known format")
+    assert error.count("\n") == 1
+    mask = Segmenter(PRESET, device="cpu")(folder / "a b.jpg", ["dog", "person"])
+    np.testing.assert_array_equal(read_label("masks/labels/a b.png"), mask.label)
+    grey = np.asarray(Image.open("masks/confidence/a b.png"))
+    np.testing.assert_array_equal(grey, GREY[encode(mask.confidence)])
+    assert rows("classes.csv")[:2] == [["value", "class"], ["0", "background"]]
+    assert rows("classes.csv")[12] == ["11", "diningtable"]
+    assert [row[:2] for row in rows("images.csv")[1:]] == [
+        [name, "dog;person"] for name in ("a b", "alpha", "grey")
+    ]
+    before = changed()
+    (folder / "bad.jpg").unlink()
+    code, out, _ = call(capsys, folder, "--labels", "dog,person")
+    assert (code, out) == (0, "masks: 0 made, 3 kept, 0 bad\n")
+    assert changed() == before
+
+
+def test_what_is_not_what_it_was_is_made_again(folder, capsys):
+    call(capsys, folder, "--labels", "dog")
+    Path("masks/confidence/grey.png").unlink()  # as if it had been stopped
+    shutil.copy(folder / "grey.png", folder / "alpha.png")  # another picture of that name
+    _, out, _ = call(capsys, folder, "--labels", "dog")
+    assert out == "masks: 2 made, 1 kept, 0 bad\n"
+    _, out, _ = call(capsys, folder / "a b.jpg", "--labels", "cat")
+    assert out == "masks: 1 made, 0 kept, 0 bad\n"
+    assert dict(row[:2] for row in rows("images.csv")[1:])["a b"] == "cat"
+    _, out, _ = call(capsys, folder / "grey.png", "--labels", "dog", "--overwrite")
+    assert out == "masks: 1 made, 0 kept, 0 bad\n"
+
+
+def test_masks_of_other_settings_are_not_mixed(folder, capsys):
+    call(capsys, folder / "grey.png", "--labels", "dog")
+    other = ["--classes", "dog,cat"]
+    code, _, error = call(capsys, folder, "--labels", "dog", *other)
+    assert code == 1
+    assert error.startswith("error: masks: holds masks of other settings (settings.json); give")
+    assert call(capsys, folder, "--labels", "dog", *other, "--overwrite")[0] == 0
+    assert json.loads(Path("masks/settings.json").read_text())["names"] == [
+        ["dog", "dog"], ["cat", "cat"],
+    ]  # fmt: skip
+    assert set(np.unique(read_label("masks/labels/a b.png"))) <= {0, 1}
+
+
+def test_labels_of_a_table(folder, capsys):
+    Path("labels.csv").write_text("image,labels\na b.jpg,person;dog\ngrey.png,dgo\n")
+    code, out, error = call(capsys, folder, "--csv", "labels.csv")
+    assert (code, out) == (1, "masks: 1 made, 0 kept, 2 bad\n")
+    assert "alpha.png: has no labels" in error
+    assert "grey.png: unknown class `dgo`; did you mean `dog`?" in error
+    assert rows("images.csv")[1][:2] == ["a b", "person;dog"]
+
+
+def test_labels_by_folder(folder, capsys):
+    for name in ("dog", "cat"):
+        (folder / name).mkdir()
+        shutil.copy(folder / "a b.jpg", folder / name / "1.jpg")
+    assert call(capsys, folder, "--by-folder")[0] == 0
+    assert set(np.unique(read_label("masks/labels/cat/1.png"))) <= {0, 8}
+    assert set(np.unique(read_label("masks/labels/dog/1.png"))) <= {0, 12}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["my pictures", "--labels", "dgo"], "unknown class `dgo`; did you mean `dog`?"),
+        (["my pictures", "--labels", " ,"], "--labels: names no class"),
+        (["my pictures", "--csv", "no.csv"], "no.csv: no such CSV"),
+        (["nothing", "--labels", "dog"], "nothing: there is no such file or folder"),
+        (["my pictures", "--by-folder"], "my pictures: must hold a folder for each class"),
+        (["my pictures", "--labels", "dog", "--classes", "no.yaml"], "no.yaml: there is no such"),
+        (["my pictures", "--labels", "dog", "--weights", "no.pt"], "no.pt: no such weight file"),
+        (["my pictures", "my pictures/grey.png", "--labels", "dog"], "has the name of"),
+    ],
+)
+def test_bad_input_is_one_line(folder, capsys, arguments, line):
+    code, _, error = call(capsys, *arguments)
+    assert code == 1
+    assert error.startswith("error: ")
+    assert line in error
+    assert error.count("\n") == 1
+
+
+def test_weights_that_fail_leave_nothing_in_the_way(folder, capsys):
+    assert call(capsys, folder, "--labels", "dog", "--weights", "no.pt")[0] == 1
+    code, _, error = call(capsys, folder, "--labels", "dog", "--weights", "demo")
+    assert code == 0
+    assert error.startswith("warning: weights: demo: this CLIP has only seen")
+
+
+def test_find_pictures_takes_files_whatever_their_suffix(folder):
+    (folder / "frame.ppm").write_bytes(b"x")
+    assert [one.name for one in pictures.find_pictures([folder / "frame.ppm"])] == ["frame.ppm"]
+    with pytest.raises(InputError, match="must hold pictures"):
+        pictures.find_pictures([Path(__file__).parent])
