@@ -198,12 +198,15 @@ def compute_pass(
                 if isinstance(maps, InputError):
                     yield _skip(image.id, maps, on_bad_image)
                     continue
-                classes, size = np.array(image.keys, dtype=np.int64), image.rgb.shape[:2]
+                classes, size = (
+                    np.array(image.keys, dtype=np.int64),
+                    (image.rgb.shape[0], image.rgb.shape[1]),
+                )
                 scaled = clip.fitted(size) != clip.grid(size)
                 yield (
                     image.id,
                     {
-                        name: ImageMaps(image.id, tuple(size), classes, own, scaled)
+                        name: ImageMaps(image.id, size, classes, own, scaled)
                         for name, own in maps.items()
                     },
                 )

@@ -101,7 +101,7 @@ def _outside(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:
     """What is to be scored, but gets no maps and masks."""
     splits = dataset.settings.get("splits") or {}
     pseudo, score = splits.get("pseudo"), splits.get("score")
-    if score not in uses or pseudo is None:
+    if score is None or score not in uses or pseudo is None:
         return []
     try:
         made, scored = set(dataset.ids(pseudo)), dataset.ids(score)

@@ -1,10 +1,11 @@
 """Prediction of a trained segmentor, and its own labels: archives of labels."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -269,7 +270,9 @@ def _write(
         part = 4 * workers  # images in memory
         for start in range(0, len(ids), part):
             read, skipped = _read(dataset, ids[start : start + part], keys_of)
-            found = ((name, _fitting(scored, name, *one)) for name, one in read.items())
+            found: Iterable[tuple[str, Any]] = (
+                (name, _fitting(scored, name, *one)) for name, one in read.items()
+            )
             if refined:
                 halves = {name: _half(one) for name, one in found}
                 both = zip(*read.values(), strict=True)

@@ -216,10 +216,10 @@ def _remarks(row: Row, plan: Plan) -> Iterator[tuple[str, str, str]]:
                 yield row.run.name, stage, f"{seed}{words}"
             for words in remarks.remarks_of_split(info):
                 yield row.run.name, remarks.ALL, words
-    for seed in row.run.seeds if "segmentation" in row.path else ():
-        log = plan.training(row.path["segmentation"], seed).files[-1]
+    for number in row.run.seeds if "segmentation" in row.path else ():
+        log = plan.training(row.path["segmentation"], number).files[-1]
         for words in remarks.remarks_of_training(log):
-            yield row.run.name, "segmentation", f"seed {seed}: {words}"
+            yield row.run.name, "segmentation", f"seed {number}: {words}"
 
 
 def _named(figure: Figure) -> str:
