@@ -31,8 +31,8 @@ def test_a_bad_config_stops_before_any_job(project, change, line):
         ),
         (
             "photo\tsoftmax\t-\tcrf,refinement=crff",
-            "refinement: must be one of crf, none, pamr, par, sepl, or package.module:function; got "
-            "crff",
+            "refinement: must be one of crf, none, pamr, par, sepl, or "
+            "package.module:function; got crff",
         ),
     ],
 )
