@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import add_plugins, methods_of, models_of
+from clip_wsss.core.methods import add_plugins, asks_for_towers, methods_of, models_of
 from clip_wsss.core.plain import check_values, read_yaml
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import is_file
@@ -18,6 +18,7 @@ from clip_wsss.runs.settings import (
     Affinity,
     Cam,
     Config,
+    Inference,
     Masks,
     Segmentation,
     Settings,
@@ -166,6 +167,11 @@ def check_entry(
             raise InputError(
                 f"{where}.{key}: only a cam, an affinity or masks get a tower; leave it out"
             )
+    if isinstance(entry, Inference) and asks_for_towers(entry):
+        raise InputError(
+            f"{where}.refinement: {entry.refinement} asks for a tower, which predictions do not "
+            "have; use it in masks"
+        )
     if isinstance(entry, Cam):
         _check_clip(config, entry.model, f"{where}.model")
     if isinstance(entry, Texts):

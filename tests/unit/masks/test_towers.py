@@ -205,6 +205,9 @@ def test_predictions_have_no_tower(planned, towered):
     entry = {"x": {"refinement": "towered:near", "near": {"tower": "exact"}}}
     with pytest.raises(InputError, match=r"inference.x.near.tower: only a cam, an affinity or"):
         planned(inference=entry)
+    entry = {"x": {"refinement": "towered:near", "near": {"share": 0.5}}}
+    with pytest.raises(InputError, match=r"inference.x.refinement: towered:near asks for a tower"):
+        planned(inference=entry)
 
 
 def test_a_tower_counts_by_what_it_is_for_those_that_name_it(planned):

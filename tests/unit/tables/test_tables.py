@@ -209,7 +209,8 @@ def test_the_same_bytes_twice(made, tmp_path):
 
 def test_every_written_file_is_declared(made, tmp_path):
     written = {path for path in made.rglob("*") if path.is_file()}
-    written -= set((made / "score").rglob("*"))
+    read = {"log.csv", "checkpoint.json"}  # of trainings
+    written -= {*(made / "score").rglob("*"), *(path for path in written if path.name in read)}
     declared = plan(made, ladder()).tables
     assert set(declared) == written
     assert len(declared) == len(written)
