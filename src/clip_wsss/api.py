@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from clip_wsss.cams.passes import CamVariant, compute_pass
 from clip_wsss.core.confidence import check_mu, encode
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import as_rgb, image_size, read_rgb, write_label
+from clip_wsss.core.images import as_rgb, image_size, open_image, read_rgb, write_label
 from clip_wsss.core.maps import ImageMaps, upsample_maps
 from clip_wsss.core.methods import method, models_of
 from clip_wsss.core.processes import parallel_map
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from clip_wsss.models.tower import Tower
 
 GROUPS = ("texts", "cam", "affinity", "masks")  # the stages that end in pseudo masks
+ORIENTATIONS = ("refuse", "turned", "stored")
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors")
 DEMO_WARNING = (
     "weights: demo: this CLIP has only seen rendered scenes of emoji; its masks of photographs "
@@ -198,6 +199,8 @@ class Segmenter:
             `demo`, the demo's small CLIP, with a warning.
         architecture: of other weights, a name in open_clip or a model config; None: of a file,
             inferred or from the config beside it.
+        orientation: of pictures with an EXIF orientation, whose pixels lie otherwise than they are
+            shown: `refuse`; `turned`, so that the mask fits what is shown; or `stored`.
         device: auto (CUDA where there is one), cpu or cuda.
         batch: pictures at once, at most; the last bits of maps depend on how many of a size come
             together.
@@ -216,11 +219,16 @@ class Segmenter:
         background: Sequence[str] | None = None,
         weights: str | Path = "auto",
         architecture: str | None = None,
+        orientation: str = "refuse",
         device: str = "auto",
         batch: int = 16,
         workers: int = 1,
     ):
-        self.preset = read_preset(preset)
+        if orientation not in ORIENTATIONS:
+            raise InputError(
+                f"orientation: must be one of {', '.join(ORIENTATIONS)}; got {orientation}"
+            )
+        self.preset, self.orientation = read_preset(preset), orientation
         self._stages: dict[str, Any] = {
             group: None if entry is None else entry.model_dump()
             for group in GROUPS
@@ -243,6 +251,7 @@ class Segmenter:
             "model": model_identity(self.model),
             "names": list(self.names.items()),
             "background": list(self._background),
+            "orientation": self.orientation,
             "towers": {name: model_identity(one) for name, one in self._others.items()},
         }
 
@@ -273,7 +282,7 @@ class Segmenter:
         with parallel_map(1 if on_device else self.workers) as mapped:
             device = str(self._clip.device) if on_device else "cpu"
             decide = partial(_decided, self._stages["masks"], device)
-            for window in _windows(pairs, self.batch):
+            for window in _windows(pairs, self.batch, self.orientation):
                 data = _Pictures(self.vocabulary, window)
                 maps = dict(self._maps(data))
                 whole = [one for one in window if isinstance(maps[one], ImageMaps)]
@@ -461,6 +470,7 @@ class _Picture:
     id: str
     image: Any
     labels: Sequence[str]
+    orientation: str
 
     @property
     def where(self) -> str:
@@ -470,16 +480,19 @@ class _Picture:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width; of a file its header is read."""
-        if isinstance(self.image, str | Path):
-            return image_size(self.image)
+        if isinstance(self.image, str | Path) and self.orientation != "turned":
+            return image_size(self.image, self.orientation == "stored")
         return self.rgb.shape[0], self.rgb.shape[1]
 
     @cached_property
     def rgb(self) -> np.ndarray:
         """(H, W, 3) uint8."""
-        image = self.image
+        image, stored = self.image, self.orientation == "stored"
         if isinstance(image, str | Path):
-            return read_rgb(image)
+            if self.orientation != "turned":
+                return read_rgb(image, stored)
+            with open_image(image, stored=True) as opened:
+                return as_rgb(ImageOps.exif_transpose(opened), self.where)
         if isinstance(image, np.ndarray):
             right = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
             if image.dtype != np.uint8 or not right or not image.size:
@@ -493,7 +506,9 @@ class _Picture:
                 f"{self.where}: must be a path, an array or an image of Pillow; got "
                 f"{type(image).__name__}"
             )
-        return as_rgb(image, self.where)
+        if self.orientation == "turned":
+            image = ImageOps.exif_transpose(image)
+        return as_rgb(image, self.where, stored)
 
 
 class _Pictures(Dataset):
@@ -526,7 +541,7 @@ class _Pictures(Dataset):
 
 
 def _windows(
-    pairs: Iterable[tuple[Any, str | Sequence[str]]], size: int
+    pairs: Iterable[tuple[Any, str | Sequence[str]]], size: int, orientation: str
 ) -> Iterator[dict[str, _Picture]]:
     """Pictures by id, `size` at a time, fewer where an id comes again."""
     window: dict[str, _Picture] = {}
@@ -537,6 +552,6 @@ def _windows(
             yield window
             window = {}
         said = [labels] if isinstance(labels, str) else labels
-        window[name] = _Picture(name, image, [label for label in said if label])
+        window[name] = _Picture(name, image, [label for label in said if label], orientation)
     if window:
         yield window

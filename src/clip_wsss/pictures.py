@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from clip_wsss.api import Segmenter
+from clip_wsss.api import ORIENTATIONS, Segmenter
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.errors import InputError, failed
 from clip_wsss.core.files import read_text, sha256, write_json
@@ -199,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--classes", help="words of your own, or a vocabulary: voc12, coco14, a file")
     add("--weights", default="auto", help="auto (OpenAI's), a file, a tag of open_clip, or demo")
     add("--architecture", help="of other weights: a name in open_clip or a model config")
+    add("--orientation", default="refuse", choices=ORIENTATIONS, help="of turned photographs")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--workers", type=int, default=1, help="processes of the CRF (%(default)s)")
     add("--threads", type=int, help="of torch (what the preset's config says)")
@@ -212,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             classes=_classes(options.classes),
             weights=options.weights,
             architecture=options.architecture,
+            orientation=options.orientation,
             device=options.device,
             workers=options.workers,
         )

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import synthetic
-from PIL import Image
+from PIL import ExifTags, Image
 
 import clip_wsss
 from clip_wsss import api
@@ -114,6 +114,24 @@ def test_grey_and_transparent_pictures(pairs, segmenter):
     alpha = np.dstack([rgb, np.zeros(rgb.shape[:2], np.uint8)])
     white = np.full_like(rgb, 255)
     np.testing.assert_array_equal(segmenter(alpha, labels).label, segmenter(white, labels).label)
+
+
+def test_photographs_that_viewers_turn(pairs, segmenter, tmp_path):
+    (file, labels), path = pairs[0], tmp_path / "phone.png"
+    upright = Image.fromarray(read_rgb(file)[:80])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # stored a quarter turn to the left
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save(path, exif=exif)
+    with pytest.raises(InputError, match=r"EXIF orientation 6, .* orientation turned or stored"):
+        segmenter(path, labels)
+    for orientation, wanted in (("turned", upright), ("stored", stored)):
+        own = Segmenter(QUICK, device="cpu", orientation=orientation)
+        own._clip = segmenter._clip
+        for image in (path, Image.open(path)):
+            np.testing.assert_array_equal(own(image, labels).label, segmenter(wanted, labels).label)
+    with pytest.raises(InputError, match="orientation: must be one of refuse, turned, stored"):
+        Segmenter(QUICK, orientation="up")
 
 
 def test_words_of_ones_own_count_from_one_and_are_no_background(pairs):

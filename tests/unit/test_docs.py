@@ -1,4 +1,4 @@
-"""The blocks of docs/formats.md and the README, run as they stand."""
+"""The blocks of docs/formats.md, docs/masks.md and the README, run as they stand."""
 
 import os
 import re
@@ -24,6 +24,7 @@ from clip_wsss.segmentation.train import _save
 from clip_wsss.tables.write import write_tables
 
 README = (synthetic.REPOSITORY / "README.md").read_text("utf-8")
+MASKS = (synthetic.REPOSITORY / "docs/masks.md").read_text("utf-8")
 FORMATS = (synthetic.REPOSITORY / "docs/formats.md").read_text("utf-8")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -85,21 +86,49 @@ def test_a_reader_runs(project, monkeypatch, block):
         assert tuple(space["image"].shape[1:]) == tuple(space["label"].shape)
 
 
-def test_the_readme_makes_and_scores_masks(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Three scenes as the pages name their pictures, in the working directory."""
     monkeypatch.chdir(tmp_path)
     build(Path("data"), {"seed": 1, "train": 2, "val": 1})
     shutil.copytree("data/JPEGImages", "pictures")
     shutil.copytree("data/SegmentationClass", "SegmentationClass")
-    shutil.copy("pictures/demo_train_0001.jpg", "holiday.jpg")
-    (block,) = BLOCK.findall(README)
-    with pytest.warns(UserWarning, match="emoji"):
-        exec(block.replace('"person"]', '"person"], weights="demo"'), {})
-    assert set(np.unique(Image.open("holiday.png"))) <= {0, 12, 15}  # of the vocabulary
-    commands = re.findall(r"^clip-wsss .*", README, re.MULTILINE)
-    assert [shlex.split(line)[1] for line in commands] == ["masks", "score", "doctor"]
+    scenes = sorted(Path("pictures").iterdir())
+    for name, scene in zip(("holiday.jpg", "sofa.jpg"), scenes, strict=False):
+        shutil.copy(scene, name)
+    rows = "".join(f"{scene.name},dog;cat\n" for scene in scenes)
+    Path("labels.csv").write_text(f"image,labels\n{rows}")
+    for name in ("cat", "dog"):
+        Path("by-class", name).mkdir(parents=True)
+        shutil.copy("sofa.jpg", f"by-class/{name}")
+
+
+def run_commands(page: str, names: list[str]) -> None:
+    commands = [shlex.split(line)[1:] for line in re.findall(r"^clip-wsss .*", page, re.MULTILINE)]
+    assert [name for name, *_ in commands] == names
     for line in commands:
-        more = ["--weights", "demo"] if "masks pictures" in line else []
-        assert cli.main([*shlex.split(line)[1:], *more]) == 0, line
+        more = ["--weights", "demo"] if line[0] == "masks" else []
+        assert cli.main([*line, *more]) == 0, line
+
+
+@pytest.mark.filterwarnings("ignore:weights. demo")
+def test_the_readme_makes_and_scores_masks(pictures, capsys):
+    (block,) = BLOCK.findall(README)
+    exec(block.replace('"person"]', '"person"], weights="demo"'), {})
+    assert set(np.unique(Image.open("holiday.png"))) <= {0, 12, 15}  # of the vocabulary
+    run_commands(README, ["masks", "score", "doctor"])
     out = capsys.readouterr().out
     assert "masks: 3 made, 0 kept, 0 bad" in out
     assert "3 images, 95 % intervals over images" in out
+
+
+@pytest.mark.filterwarnings("ignore:weights. demo")
+def test_the_page_of_masks_runs_as_it_stands(pictures, capsys):
+    one, many = BLOCK.findall(MASKS)
+    space: dict = {}
+    exec(one, space)
+    assert (space["mask"].classes, space["mask"].values) == (("dog", "person"), (12, 15))
+    exec(many, {})
+    assert set(np.unique(Image.open("sofa.png"))) <= {0, 1, 2}
+    run_commands(MASKS, ["masks", "masks", "masks", "score"])
+    assert "masks-own: 2 made, 0 kept, 0 bad" in capsys.readouterr().out

@@ -97,13 +97,14 @@ def read_rgb(path: str | os.PathLike, stored: bool = False) -> np.ndarray:
         return _rgb(image)
 
 
-def as_rgb(image: Image.Image, where: str) -> np.ndarray:
+def as_rgb(image: Image.Image, where: str, stored: bool = False) -> np.ndarray:
     """A picture in memory, (H, W, 3) uint8 RGB; transparency lies on white.
 
     Raises:
-        InputError: an EXIF orientation, or a mode without a conversion to RGB; `where` names it.
+        InputError: an EXIF orientation (unless `stored`), or a mode without a conversion to RGB;
+            `where` names it.
     """
-    _check_orientation(image, where, stored=False)
+    _check_orientation(image, where, stored)
     if reason := _unusable(image):
         raise InputError(f"{where}: {reason}; convert it to 8-bit RGB or grey")
     return _rgb(image)
@@ -137,7 +138,8 @@ def _check_orientation(image: Image.Image, path: str, stored: bool) -> None:
         raise InputError(
             f"{path}: EXIF orientation {orientation}, so viewers turn what is stored; rotate the "
             "pixels and remove the tag (for example `mogrify -auto-orient`), or set "
-            "dataset.orientation to stored if masks and XML fit the pixels as stored"
+            "dataset.orientation to stored if masks and XML fit the pixels as stored (in "
+            "`clip-wsss masks` and `segment`: orientation turned or stored)"
         )
 
 
