@@ -164,8 +164,8 @@ class MapContext:
         if layers > max(HELD, self.tower.layers):  # up to `HELD`, a small tower has all it can
             own = self.tower.layers
             raise InputError(
-                f"attention of {layers} blocks is asked for, and the tower has {own}; set "
-                f"layers to {own} or fewer"
+                f"attention of {layers} blocks is asked for, and the tower has {own}; set layers "
+                f"to {own} or fewer"
             )
         layers = min(layers, self.tower.layers)
 

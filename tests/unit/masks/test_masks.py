@@ -327,10 +327,10 @@ def test_a_mask_that_does_not_fit_costs_its_image_only(
     module, name = f"clip_wsss.masks.{function}".rsplit(".", 1)
     own = getattr(importlib.import_module(module), name)
 
-    def small(energies, images, **more):
+    def small(energies, images, *more, **named):
         if 17 in (len(image) for image in (images if isinstance(images, list) else [images])):
             raise MemoryError  # in the batch of a
-        return own(energies, images, **more)
+        return own(energies, images, *more, **named)
 
     monkeypatch.setattr(f"{module}.{name}", small)
     with pytest.raises(InputError, match="a: its mask does not fit into memory; scale it down"):

@@ -235,6 +235,24 @@ def test_names_and_notes_are_no_markup(made, tmp_path):
     assert "<!--" not in html
 
 
+def test_odd_names_of_runs_and_rows_like_their_base(tmp_path):
+    # FAULTS 11, 12
+    names = ["=1+1", "NA", "01", "<b>", "a|b"]
+    bases = [None, *names[:-1]]
+    cells = ["photo", "plain"], ["photo", "plain"], ["sharpest", "softmax"], ["photo", "softmax"]
+    rows = [
+        Run(name, base, *cell, note=name, table="ladder")
+        for name, base, cell in zip(names, bases, [*cells, cells[-1]], strict=True)
+    ]
+    made = synthetic.build(tmp_path, runs=rows)
+    write_tables(made.plan)
+    html = report_of(made, tmp_path / "r.html")
+    assert data_of(html)["runs"] == names
+    assert html.count("same settings as its base") == 2  # NA, and the last
+    assert "sharpest (a clean origami {}.)" in html
+    assert "<b>" not in html
+
+
 def test_what_was_counted_beside_the_figures_is_shown(html):
     # FAULTS 1
     assert "<li>train: intervals over 6 images, fewer than 30, say little.</li>" in html

@@ -1,6 +1,5 @@
 import json
 import re
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -209,9 +208,11 @@ def test_the_same_bytes_twice(made, tmp_path):
 
 def test_every_written_file_is_declared(made, tmp_path):
     written = {path for path in made.rglob("*") if path.is_file()}
-    read = {"log.csv", "checkpoint.json"}  # of trainings
-    written -= {*(made / "score").rglob("*"), *(path for path in written if path.name in read)}
-    declared = plan(made, ladder()).tables
+    written -= set((made / "score").rglob("*"))
+    planned = plan(made, ladder())
+    read = (*planned.trainings, *planned.rankings)
+    written -= {file for product in read for file in (product.sidecar, *product.files)}
+    declared = planned.tables
     assert set(declared) == written
     assert len(declared) == len(written)
 
@@ -524,22 +525,6 @@ def test_the_shipped_published_figures_can_be_read(name):
     assert quoted(table, "clip-es", "demo", "segmentation", "val") is None
 
 
-@pytest.mark.parametrize(
-    ("dataset", "row", "figure", "users"),
-    [
-        ("voc12", "weclip", 76.4, "74.4 to 75.5"),
-        ("voc12", "weclip-no-crf", 74.9, "73 to 74"),
-        ("coco14", "weclip", 47.1, "45.1"),
-        ("coco14", "weclip-no-crf", None, ""),
-    ],
-)
-def test_weclips_rows_have_their_published_figures_beside_them(dataset, row, figure, users):
-    published = read_published(f"config/published/{dataset}.csv")
-    found = quoted(published, row, dataset, "segmentation", "val")
-    assert (None if found is None else found["miou"]) == figure
-    assert found is None or users in found["note"]
-
-
 def test_costs(tmp_path):
     settings = content()
     lists = tmp_path / "data/ImageSets/Segmentation"
@@ -604,48 +589,6 @@ def test_costs_of_shared_stages_stand_once_under_the_first_run(tmp_path):
 def snippets():
     text = (REPOSITORY / "docs/results.md").read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-
-
-def test_final_labels_have_a_column_of_their_own(made, tmp_path):
-    """Of online rows; a row whose maker gives none, and offline ones, leave it empty."""
-    cells = {"texts": "clip-es", "cam": "clip-es", "affinity": "clip-es", "masks": "weclip"}
-    online = {**cells, "segmentation": "weclip", "seeds": (0, 1)}
-    runs = [
-        *ladder()[4:5],
-        run("weclip", None, **online, inference="weclip"),
-        run("crf", "weclip", **online, inference="weclip-crf"),
-    ]
-    runs[0] = replace(runs[0], base=None)
-    table = lines(tables_of(tmp_path, runs))
-    assert pd.isna(table.loc["all", "labels"])
-    files = [score(plan(tmp_path, runs), "weclip", "labels", n) for n in (0, 1)]
-    counts = [pd.read_parquet((tmp_path / file).with_name("counts.parquet")) for file in files]
-    values = [by_hand(one) for one in counts]
-    row = table.loc["weclip"]
-    assert row["labels"] == pytest.approx(np.mean(values), abs=1e-4)
-    assert row["labels_sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-4)
-    assert (row["split"], row["segmentation_split"]) == ("train", "val")
-    assert row["headline"] == "segmentation"
-    text = (tmp_path / "tables/ladder.md").read_text()
-    assert "| final labels |" in text
-    assert f"| {row['labels']:.1f} ± {row['labels_sd']:.1f} [" in text
-    assert "final labels" in (tmp_path / "tables/ladder.tex").read_text()
-    assert "final labels" not in (made / "tables/ladder.md").read_text()
-    figures = read(tmp_path, "figures.csv")
-    assert figures.loc[figures["stage"] == "labels", "files"].tolist()[0] == " ".join(files)
-
-
-def test_labels_of_trainings_are_compared_where_nothing_was_predicted(tmp_path):
-    content = config().model_dump()
-    content["dataset"]["splits"]["val"] = None
-    settings = load_config(content)
-    cells = {"texts": "clip-es", "cam": "clip-es", "affinity": "clip-es", "masks": "weclip"}
-    runs = [
-        run("weclip", None, **cells, segmentation="weclip", inference="weclip"),
-        run("two", "weclip", **cells, segmentation="weclip", inference="weclip-crf", seeds=(2,)),
-    ]
-    row = lines(tables_of(tmp_path, runs, settings)).loc["two"]
-    assert (row["difference_of"], row["headline"]) == ("labels", "labels")
 
 
 def test_the_documented_snippets_give_the_figures_of_the_table(made, capsys):
