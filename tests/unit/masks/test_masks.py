@@ -62,9 +62,8 @@ def test_background_stays_in_float16(power):
 def test_an_image_without_a_class_is_background_for_certain(dataset, tmp_path, refinement):
     empty = ImageMaps("a", SIZE, np.zeros(0, np.int64), np.zeros((0, 4, 5), np.float32))
     write_maps(tmp_path / "maps.npz", [empty])
-    write_shard(
-        dataset, tmp_path / "maps.npz", PLAIN | {"refinement": refinement}, tmp_path / "m.zip"
-    )
+    entry = PLAIN | {"refinement": refinement, "sepl": {"folder": str(tmp_path)}}
+    write_shard(dataset, tmp_path / "maps.npz", entry, tmp_path / "m.zip")
     archive = Archive(tmp_path / "m.zip")
     assert archive.label("a").shape == SIZE
     assert not archive.label("a").any()

@@ -200,5 +200,5 @@ def test_settings_of_other_methods_are_refused():
     assert used == entry
     with pytest.raises(InputError, match="crf: unknown key `crf`"):
         validated_entry("masks", entry | {"crf": {"iterations": 4}}, "masks")
-    without = validated_entry("masks", entry | {"crf": None}, "masks")
-    assert without.used() == used, "null takes out what a parent says"
+    with pytest.raises(InputError, match="crf: null takes out what a parent says here, and none"):
+        validated_entry("masks", entry | {"crf": None}, "masks")
