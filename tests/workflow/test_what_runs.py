@@ -71,7 +71,14 @@ def device(project):
 
 
 def workers(project):
-    project.config["compute"].update(workers=5)
+    project.config["compute"].update(workers=5, predictors=2)
+
+
+def spelled_otherwise(project):
+    """Words that change nothing: comments in a segmentor and in the table."""
+    path = project.folder / "config/segmentors/deeplabv2-r18.yaml"
+    path.write_text(path.read_text("utf-8") + "\n# a comment\n", encoding="utf-8")
+    project.write_runs("# a comment\n" + RUNS)
 
 
 @pytest.mark.parametrize("change", [comment, docstring, formatted, touched, device, workers])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.errors import InputError, failed, of_machine
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.sidecar import Inputs
 
@@ -121,7 +121,8 @@ def job(
     `missing` as it is.
 
     An `InputError` ends the process with status 1 and its one line, on the terminal (with the path
-    of the log) and in the log; any other exception leaves its traceback in the log and passes on.
+    of the log) and in the log, and so does a full disk or memory; any other exception leaves its
+    traceback in the log and passes on.
 
     Args:
         log: the job's log.
@@ -155,6 +156,10 @@ def job(
     except InputError as error:
         logging.error("%s", error)
         raise SystemExit(failed(error, log)) from None
-    except Exception:
+    except Exception as error:
+        logging.raiseExceptions = False  # of a log on a disk that is full
         logging.exception("the job failed")
-        raise
+        said = of_machine(error, Path(makes[0].sidecar if makes else log).parent)
+        if said is None:
+            raise
+        raise SystemExit(failed(said, log)) from None
