@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -21,7 +20,7 @@ from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import atomic_path, decode_text
 
 _DAMAGE = (
-    *(tarfile.TarError, zipfile.BadZipFile, BadGzipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OverflowError, NotImplementedError),
 )
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -106,7 +105,11 @@ def _of_zip(archive: zipfile.ZipFile, path: Path) -> Iterator[Member]:
 
 
 def _of_tar(archive: tarfile.TarFile, path: Path) -> Iterator[Member]:
-    for info in tqdm(archive, desc=f"index of {path.name}", unit="file", disable=None):
+    try:
+        infos = list(tqdm(archive, desc=f"index of {path.name}", unit="file", disable=None))
+    except OSError as error:  # such as of a size beyond any file's
+        raise tarfile.ReadError(one_line(error)) from None
+    for info in infos:
         if info.isfile():
             read = partial(_read, partial(_extracted, archive, info), f"{path}: {info.name}")
             yield Member(PurePosixPath(info.name), info.size, read)

@@ -16,8 +16,6 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-import cv2
-
 from clip_wsss.core.errors import MEMORY, InputError
 
 
@@ -46,6 +44,8 @@ def end_with_parent(parent: int) -> None:
 
 
 def _begin(parent: int, begin: Callable[[], None]) -> None:
+    import cv2  # with numpy, which a job imports when it has set its threads
+
     end_with_parent(parent)
     cv2.setNumThreads(0)
     if torch := sys.modules.get("torch"):  # its pool of threads does not survive a fork

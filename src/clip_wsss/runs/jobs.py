@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError, failed, of_machine
+from clip_wsss.core.processes import end_with_parent
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.sidecar import Inputs
 
@@ -112,9 +113,10 @@ def job(
 ) -> Iterator[Work]:
     """Run the body of a workflow script.
 
-    Log records go to `log`; progress bars stay on the terminal. The number of numeric threads is
-    set before torch and numpy are first imported (so a script imports them inside the block): it
-    comes from the config and not from the cores, since it decides the last bits of a sum.
+    The job ends with Snakemake, however that ends. Log records go to `log`; progress bars stay on
+    the terminal. The number of numeric threads is set before torch and numpy are first imported (so
+    a script imports them inside the block): it comes from the config and not from the cores, since
+    it decides the last bits of a sum.
 
     Before the body the files that it reads are checked against their sidecars, and these against
     the plan. After it the sidecars of what it made are written; a body must leave what is not
@@ -142,6 +144,7 @@ def job(
         force=True,
     )
     logging.captureWarnings(True)
+    end_with_parent(os.getppid())  # so that nothing writes beside the next run after a kill -9
     try:
         started = time.time()
         for path, stamp, *names in reads:
