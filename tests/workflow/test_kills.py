@@ -45,8 +45,6 @@ TIMES = {  # stage -> what says how long its jobs took
     "segmentation": "segmentation/*/seed0.tsv",
     "inference": "inference-1.tsv",
     "score": "score*.tsv",
-    "tables": "tables.tsv",
-    "report": "report.tsv",
 }
 
 
@@ -124,7 +122,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(small, tmp_path):
     shutil.copytree(small.folder, folder)
     results = folder / "results/demo"
     for stage, patterns in STAGES.items():
-        seconds = min(map(benchmark, (results / "benchmarks").glob(TIMES[stage])))
+        seconds = min(
+            map(benchmark, (results / "benchmarks").glob(TIMES.get(stage, "-"))), default=5
+        )
         gone = [path.resolve() for pattern in patterns for path in results.glob(pattern)]
         assert gone, stage
         for path in gone:

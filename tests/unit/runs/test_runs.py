@@ -329,7 +329,7 @@ def test_bases_of_several_rows_in_a_circle(read):
 def test_a_table_in_another_encoding_is_refused(config, tmp_path, encoding):
     (tmp_path / "table.tsv").write_bytes((HEADER + ROW.rstrip() + "\tü\n").encode(encoding))
     config["runs"]["tables"] = [str(tmp_path / "table.tsv")]
-    with pytest.raises(InputError, match="is not UTF-8"):
+    with pytest.raises(InputError, match=r"not UTF-8; save it as UTF-8"):
         runs.read_runs(load_config(config))
 
 
