@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from clip_wsss.core.confidence import check_mu
-from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.errors import InputError, failed, of_machine
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.data.check import check as check_data
@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(_plan(options.configfile), options)
     except InputError as error:
         return failed(error)
+    except OSError as error:
+        if (said := of_machine(error, getattr(options, "out", None) or Path())) is None:
+            raise
+        return failed(said)
 
 
 def _run_workflow(arguments: Sequence[str]) -> int:
@@ -62,6 +66,10 @@ def _run_workflow(arguments: Sequence[str]) -> int:
     if options.configfile is not None:
         if not is_file(options.configfile):
             return failed(InputError(f"{options.configfile}: there is no such file"))
+        try:  # before Snakemake does, which takes some files for templates with code
+            read_yaml(options.configfile)
+        except InputError as error:
+            return failed(error)
         command += ["--configfile", str(find(options.configfile))]
     command += ["--snakefile", str(project() / "Snakefile"), *others]
     # Nothing of this process stays, so that Ctrl-C and the exit status are Snakemake's own.

@@ -64,7 +64,7 @@ def measured(project, table):
 def test_voc_from_its_archives_to_the_tables(stand_in, server):
     project = stand_in("voc12", voc_archives())
     server.cut_after = 9_000  # every connection breaks
-    result = project.snakemake(timeout=600)
+    result = project.snakemake()
     assert result.code == 0, result.text
     asked = [asked for name, asked in server.requests if name == "voc.tar"]
     assert len(asked) > 2
@@ -81,7 +81,7 @@ def test_coco_from_its_archives_to_the_tables(stand_in):
     project.config["dataset"]["vocabulary"] = "config/vocabularies/small.yaml"
     words = project.folder / "config/vocabularies/small.yaml"
     words.write_text(yaml.safe_dump(COCO_WORDS), encoding="utf-8")
-    result = project.snakemake("--", "results/coco14/tables/test.csv", timeout=600)
+    result = project.snakemake("--", "results/coco14/tables/test.csv")
     assert result.code == 0, result.text
     (row,) = measured(project, "coco14/tables/test.csv")
     assert float(row["images"]) == 3

@@ -71,10 +71,21 @@ def device(project):
 
 
 def workers(project):
-    project.config["compute"].update(workers=5)
+    project.config["compute"].update(workers=5, predictors=2)
 
 
-@pytest.mark.parametrize("change", [comment, docstring, formatted, touched, device, workers])
+def remarks(project):
+    """Comments in a segmentor, a vocabulary and a runs table."""
+    for name in ("segmentors/frozen-clip.yaml", "vocabularies/voc12.yaml"):
+        path = project.folder / "config" / name
+        path.write_text(path.read_text("utf-8") + "\n# a comment\n", encoding="utf-8")
+    project.write_runs("# a comment\n" + RUNS)
+
+
+# FAULTS 24 and 25
+@pytest.mark.parametrize(
+    "change", [comment, docstring, formatted, touched, device, workers, remarks]
+)
 def test_nothing(edited, change):
     scripts = {p: p.read_bytes() for p in (edited.folder / "workflow/scripts").glob("*.py")}
     try:
@@ -143,6 +154,11 @@ def mu(project):
     project.config["segmentation"]["cgl"]["mu"] = 0.8
 
 
+def batch(project):
+    """It changes the last bits of maps and of no texts (FAULTS 25)."""
+    project.config["compute"]["batch"] = 1
+
+
 TRAINED = {"segmentation": 1, "inference": 1, "score_predictions": 1}
 
 
@@ -154,6 +170,7 @@ TRAINED = {"segmentation": 1, "inference": 1, "score_predictions": 1}
         (power, {"maps": 1, "masks": 1, "score": 1}),
         (weight, {"masks": 2, "score": 1, **TRAINED}),
         (mu, TRAINED),
+        (batch, {"maps": 1, "masks": 2, "score": 1, **TRAINED}),
     ],
 )
 def test_what_follows_the_change(edited, change, jobs):

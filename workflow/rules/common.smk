@@ -11,7 +11,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, of_machine
 from clip_wsss.core.files import write_json
 from clip_wsss.core.methods import add_plugins
 from clip_wsss.core.plain import read_yaml
@@ -48,6 +48,8 @@ try:
     )
 except InputError as error:
     raise WorkflowError(str(error))
+except OSError as error:
+    raise WorkflowError(str(of_machine(error, SOURCE) or error))
 
 GRAPH = PLAN.graph
 DATASET = PLAN.config.dataset

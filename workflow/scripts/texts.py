@@ -27,7 +27,7 @@ with job(snakemake.log[0], p.compute["threads"], reads, makes):
     data = open_dataset(here(p.dataset, read.images))
     for one in images:
         clip = load_clip(one["model"], device=device)
-        write_image_features(data, p.split, clip, features[one["name"]], p.compute["batch"])
+        write_image_features(data, p.split, clip, features[one["name"]])
     for one, out in zip(texts, files, strict=True):
         clip = load_clip(one["model"])
         own = features[one["ranked_by"]]

@@ -1,7 +1,9 @@
 """One view of tar, tgz, zip and plain folders: members by name, read or saved one at a time."""
 
+import lzma
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -14,10 +16,15 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from clip_wsss.acquire.download import require_space
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import atomic_path, decode_text
 
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, OverflowError, NotImplementedError),
+)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_MOST = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1100}  # bytes that one of the archive can be
 
 
 @dataclass(frozen=True)
@@ -54,21 +61,22 @@ def open_members(path: Path) -> Iterator[dict[str, Member]]:
     Read them in this order: going back in a compressed tar starts it again.
 
     Raises:
-        InputError: neither a folder nor a tar, tgz or zip archive, or a damaged one.
+        InputError: neither a folder nor a tar, tgz or zip archive, or one that is damaged,
+            encrypted, packed by an unknown method, or has two files of one name.
     """
     try:
         if path.is_dir():
-            yield _by_name(_of_folder(path))
+            yield _by_name(_of_folder(path), path)
         elif zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                yield _by_name(_of_zip(archive))
+                yield _by_name(_of_zip(archive, path), path)
         elif tarfile.is_tarfile(path):
             with tarfile.open(path) as archive:
-                yield _by_name(_of_tar(archive, path.name))
+                yield _by_name(_of_tar(archive, path), path)
         else:
             raise InputError(f"{path}: not a folder, tar, tgz or zip archive; replace it")
     except _DAMAGE as error:
-        raise InputError(f"{path}: a damaged archive ({error}); replace it") from None
+        raise InputError(f"{path}: a damaged archive ({one_line(error)}); replace it") from None
 
 
 def _of_folder(folder: Path) -> Iterator[Member]:
@@ -80,20 +88,31 @@ def _of_folder(folder: Path) -> Iterator[Member]:
             yield Member(relative, file.stat().st_size, file.read_bytes, file)
 
 
-def _of_zip(archive: zipfile.ZipFile) -> Iterator[Member]:
+def _of_zip(archive: zipfile.ZipFile, path: Path) -> Iterator[Member]:
     for info in archive.infolist():
+        problem = None
+        if info.flag_bits & 1:
+            problem = "is encrypted"
+        elif info.compress_type not in _METHODS:
+            problem = f"is packed by the method {info.compress_type}, which is unknown here"
+        elif info.file_size > info.compress_size * _MOST.get(info.compress_type, info.file_size):
+            problem = f"cannot hold {info.file_size} bytes in {info.compress_size}"
+        if problem is not None:
+            raise InputError(f"{path}: {info.filename} {problem}; replace the archive")
         if not info.is_dir():
-            yield Member(PurePosixPath(info.filename), info.file_size, partial(archive.read, info))
+            read = partial(_read, partial(archive.read, info), f"{path}: {info.filename}")
+            yield Member(PurePosixPath(info.filename), info.file_size, read)
 
 
-def _of_tar(archive: tarfile.TarFile, title: str) -> Iterator[Member]:
-    for info in tqdm(archive, desc=f"index of {title}", unit="file", disable=None):
+def _of_tar(archive: tarfile.TarFile, path: Path) -> Iterator[Member]:
+    try:
+        infos = list(tqdm(archive, desc=f"index of {path.name}", unit="file", disable=None))
+    except OSError as error:  # such as of a size beyond any file's
+        raise tarfile.ReadError(one_line(error)) from None
+    for info in infos:
         if info.isfile():
-            yield Member(
-                PurePosixPath(info.name),
-                info.size,
-                partial(_extracted, archive, info),
-            )
+            read = partial(_read, partial(_extracted, archive, info), f"{path}: {info.name}")
+            yield Member(PurePosixPath(info.name), info.size, read)
 
 
 def _extracted(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -102,8 +121,21 @@ def _extracted(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _by_name(members: Iterable[Member]) -> dict[str, Member]:
-    return {str(member.name): member for member in members}
+def _read(read: Callable[[], bytes], where: str) -> bytes:
+    try:
+        return read()
+    except Exception as error:  # each packing has exceptions of its own
+        raise InputError(
+            f"{where}: cannot be unpacked ({one_line(error)}); replace the archive"
+        ) from None
+
+
+def _by_name(members: Iterable[Member], path: Path) -> dict[str, Member]:
+    found: dict[str, Member] = {}
+    for member in members:
+        if found.setdefault(str(member.name), member) is not member:
+            raise InputError(f"{path}: holds two files called {member.name}; replace the archive")
+    return found
 
 
 def in_folder(members: Mapping[str, Member], *folder: str) -> dict[str, Member]:

@@ -3,8 +3,8 @@
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,7 +20,7 @@ from clip_wsss.acquire.download import read_receipt, require_space
 from clip_wsss.acquire.registry import check_split
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import write_label
-from clip_wsss.core.processes import process_context
+from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.coco import Picture, rasterise, read_pictures
 from clip_wsss.data.vocabulary import read_vocabulary
 
@@ -101,14 +101,12 @@ def _write_pictures(
         ]
         require_space(root, sum(member.size for member in new), source.name)
     with (
-        ProcessPoolExecutor(
-            workers, mp_context=process_context(), initializer=_open, initargs=(source,)
-        ) as pool,
+        parallel_map(workers, partial(_open, source)) as mapped,
         tqdm(desc=source.name, total=len(pictures), unit="image", disable=None) as bar,
     ):
         starts = range(0, len(pictures), CHUNK)
         chunks = [(pictures[start : start + CHUNK], root, reuse) for start in starts]
-        for done in pool.map(_write_chunk, chunks):
+        for done in mapped(_write_chunk, chunks):
             bar.update(done)
 
 
@@ -119,6 +117,7 @@ _OPEN = ExitStack()  # what keeps that archive open until the process ends
 def _open(source: Path) -> None:
     """Open the archive in a worker process: two processes cannot share a file position."""
     members = _OPEN.enter_context(open_members(source))
+    _IMAGES.clear()
     _IMAGES.update({member.name.name: member for member in members.values()})
 
 

@@ -1,5 +1,6 @@
 """The one exception that a user is meant to read, and how it is told."""
 
+import errno
 import os
 import sys
 
@@ -10,6 +11,52 @@ class InputError(ValueError):
     The message is a single line: it names the file or the config key, says what is wrong
     with it and what to do about it. Jobs print that line and no traceback.
     """
+
+
+def one_line(error: object) -> str:
+    """What an exception or a text says, in one line; an exception's kind if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+_FULL = "make room, and run again"
+_DENIED = "make it writable, or name another folder"
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: _DENIED,
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.EMFILE: "allow more open files (ulimit -n), and run again",
+    errno.EIO: "check the disk, and run again",
+}
+MEMORY = (
+    "close other programs, lower compute.workers or compute.batch or raise the job's memory, and "
+    "run again"
+)
+
+
+def of_machine(error: Exception, where: str | os.PathLike) -> InputError | None:
+    """What a disk or a memory that is too small means to the user; None for any other exception.
+
+    Args:
+        error: that was raised by whatever library met it.
+        where: what was written, for the message if the exception does not say it.
+    """
+    text = one_line(error)
+    number = getattr(error, "errno", None)
+    if "No space left" in text:  # libraries say it in exceptions of their own
+        number = errno.ENOSPC
+    if number in _REMEDIES:
+        path = getattr(error, "filename", None) or where
+        return InputError(f"{path}: {os.strerror(number)}; {_REMEDIES[number]}")
+    names = {kind.__name__ for kind in type(error).__mro__}
+    lacks = {"MemoryError", "OutOfMemoryError"} & names or number == errno.ENOMEM
+    if lacks or "can't allocate memory" in text:
+        return InputError(f"{where}: memory ran out ({text[:200]}); {MEMORY}")
+    if "DataLoader worker" in text:
+        return InputError(f"{where}: a worker process was killed, mostly for memory; {MEMORY}")
+    return None
 
 
 def failed(error: Exception, log: str | os.PathLike | None = None) -> int:

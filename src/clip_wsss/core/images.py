@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import check_file, read_bytes, write_bytes
 from clip_wsss.core.memory import TooLargeError, check_memory
 
@@ -175,7 +175,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # whose text names the buffer
         return "no image format that is known"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def write_label(path: str | os.PathLike, label: np.ndarray) -> None:

@@ -6,8 +6,6 @@ refined maps of an affinity. Nothing here needs torch.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import atomic_path
 
 if TYPE_CHECKING:
@@ -157,8 +155,10 @@ def load_npz(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
             return {name: file[name] for name in names or file.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not an npz that can be read ({error})") from None
+    except KeyError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise InputError(f"{path}: not an npz that can be read ({one_line(error)})") from None
 
 
 def _load_shard(path: Path, *names: str) -> dict[str, np.ndarray]:

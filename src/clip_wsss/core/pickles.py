@@ -12,7 +12,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 
 
 class Inert:
@@ -75,7 +75,8 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-class _Look(pickle.Unpickler):
+# Python's own, since C's takes as much memory as a file asks for by the number of a memo.
+class _Look(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name.endswith("Storage"):
             return name
@@ -127,7 +128,7 @@ def look_into(path: str | Path) -> dict[str, Stored]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a file") from None
     except Exception as error:  # a pickle of someone else's may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise InputError(f"{path}: not a checkpoint that can be read ({reason})") from None
     return state_dict(content, path, Stored)
 

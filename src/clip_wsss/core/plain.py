@@ -16,11 +16,12 @@ from typing import Any
 
 import yaml
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import read_text
 from clip_wsss.core.resources import find
 
 LARGEST = 100_000  # values of a file: YAML's aliases can make any number of a few lines
+TEMPLATE = "__use_yte__"  # key by which Snakemake's reader runs the Python within a config
 DEEPEST = 50  # lists and mappings within one another
 LONGEST = 4096  # characters of a text, as many as a path may have
 _TAG = "tag:yaml.org,2002:"
@@ -140,13 +141,15 @@ def read_yaml(path: str | os.PathLike) -> Any:
     """
     try:
         content = yaml.load(read_text(find(path), "there is no such file"), _Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    except InputError:
+        raise
+    except Exception as error:  # PyYAML's constructors raise whatever they stumble over
+        problem = one_line(getattr(error, "problem", None) or error)
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise InputError(f"{path}: not YAML that can be used{where} ({problem})") from None
+    if isinstance(content, dict) and TEMPLATE in content:
+        raise InputError(f"{path}: {TEMPLATE}: a template runs code; write the values themselves")
     check_values(content, str(path))
     return content
 

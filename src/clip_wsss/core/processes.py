@@ -11,11 +11,12 @@ import runpy
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-import cv2
+from clip_wsss.core.errors import MEMORY, InputError
 
 
 def process_context() -> multiprocessing.context.BaseContext:
@@ -42,23 +43,37 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _begin(parent: int) -> None:
+def _begin(parent: int, begin: Callable[[], None]) -> None:
+    import cv2  # with numpy, which a job imports when it has set its threads
+
     end_with_parent(parent)
     cv2.setNumThreads(0)
     if torch := sys.modules.get("torch"):  # its pool of threads does not survive a fork
         torch.set_num_threads(1)
+    begin()
 
 
 @contextmanager
-def parallel_map(workers: int) -> Iterator:
-    """An ordered map over processes; the builtin one for a single worker."""
+def parallel_map(workers: int, begin: Callable[[], None] = lambda: None) -> Iterator:
+    """An ordered map over processes; the builtin one for a single worker.
+
+    Args:
+        workers: processes.
+        begin: what each does first.
+
+    Raises:
+        InputError: in the body, a process was killed.
+    """
     if workers <= 1:
+        begin()
         yield map
         return
     pool: Executor
-    with ProcessPoolExecutor(workers, process_context(), _begin, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, process_context(), _begin, (os.getpid(), begin)) as pool:
         try:
             yield pool.map
+        except BrokenProcessPool:
+            raise InputError(f"a worker process was killed, mostly for memory; {MEMORY}") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -16,7 +16,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import image_size, read_fraction, read_label, read_rgb
 from clip_wsss.data.annotations import pictures, read_labels, read_xml, xml_size
 from clip_wsss.data.coco import rasterise
-from clip_wsss.data.lists import IMAGE_SUFFIXES, read_ids
+from clip_wsss.data.lists import IMAGE_SUFFIXES, check_id, read_ids
 from clip_wsss.data.vocabulary import IGNORE, Vocabulary, duplicates, read_vocabulary
 
 ALL = "all"  # the split that holds every image of the folder, where no such list exists
@@ -83,6 +83,8 @@ class Dataset:
             found = set(self._files) | (set() if self._xml_labels else set(self._labels))
             if not found:
                 raise InputError(f"{self.image_folder}: holds no images; set dataset.root")
+            for name in found:
+                check_id(name, str(self.image_folder))
             return sorted(found)
         if not path.exists():
             if not self.root.is_dir():

@@ -1,11 +1,14 @@
 """Lists of image ids as the field ships them."""
 
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path, PureWindowsPath
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import read_text
 
+# Line breaks and other control characters, and what stands for bytes that are no UTF-8.
+_ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -13,6 +16,15 @@ def image_id(name: str) -> str:
     """A file name without the suffix of an image; an id stays what it is."""
     stem, dot, suffix = name.rpartition(".")
     return stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else name
+
+
+def check_id(name: str, where: str) -> None:
+    """Refuse an id with control characters or of undecodable bytes, which no table can hold."""
+    if _ODD.search(name):
+        raise InputError(
+            f"{where}: the file name of {name!a} holds a control character or is not UTF-8; rename "
+            "the file"
+        )
 
 
 def read_ids(
@@ -42,6 +54,7 @@ def read_ids(
         if line and not line.startswith("#"):
             where = f"{path}, line {number}"
             if (name := _id(line, where, folder, files, classes)) is not None:
+                check_id(name, where)
                 found.append(name)
     return found
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import read_bytes
 
 KINDS = "biufUS"  # kinds of numbers and texts that an array may hold
@@ -120,7 +120,7 @@ def read_dictionary(path: Path) -> dict:
         if not isinstance(found, dict):
             raise pickle.UnpicklingError("no dictionary")
     except Exception as error:  # a pickle fails in every way there is
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise InputError(
             f"{path}: must hold a dictionary of image ids and one-hot vectors, and nothing that "
             f"runs ({reason}); use numpy.save with a plain dictionary, or a CSV"

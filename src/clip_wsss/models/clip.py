@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
         config, name = open_clip.get_model_config(str(architecture)), str(architecture)
         if config is None:
             raise _unknown(architecture)
-    _refuse_towers_without_patches(config, name)
+    _refuse_what_cannot_run(config, name)
     needs_quick_gelu = weights.kind == "openai" if local else tag.get("quick_gelu", False)
     if needs_quick_gelu and not config.get("quick_gelu", False):
         raise InputError(
@@ -150,6 +151,7 @@ def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
             '"-quickgelu" architecture or a config with "quick_gelu": true'
         )
     if weights is None and download:
+        _tokenizer(name, config["text_cfg"])  # whose files may have to be fetched, and are small
         weights = _download(str(architecture), source, tag)
     preprocess = asdict(open_clip.transform.PreprocessCfg())
     for stated in (config.pop("preprocess_cfg", None), tag):
@@ -204,7 +206,7 @@ def _config_beside(weights: Path) -> str:
     raise InputError(f"{weights}: needs `architecture`: an open_clip name or a model config")
 
 
-def _refuse_towers_without_patches(config: dict, name: str) -> None:
+def _refuse_what_cannot_run(config: dict, name: str) -> None:
     vision = config["vision_cfg"]
     if vision.get("timm_model_name"):
         reason = f"is a timm tower ({vision['timm_model_name']})"
@@ -215,11 +217,20 @@ def _refuse_towers_without_patches(config: dict, name: str) -> None:
     elif vision.get("scaled_cosine_attn"):
         reason = "uses scaled cosine attention, which open_clip itself cannot run"
     else:
-        return
-    raise InputError(
-        f"models: architecture {name} {reason}; CAMs need the patch tokens of an open_clip "
-        "VisionTransformer, as ViT-B-16-quickgelu"
-    )
+        reason = None
+    if reason is not None:
+        raise InputError(
+            f"models: architecture {name} {reason}; CAMs need the patch tokens of an open_clip "
+            "VisionTransformer, as ViT-B-16-quickgelu"
+        )
+    text = config["text_cfg"]
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        if text.get(key) and find_spec("transformers") is None:
+            raise InputError(
+                f"models: architecture {name}: text_cfg.{key}, {text[key]}, needs the package "
+                "transformers, which is not installed; install it, or name another CLIP, as "
+                "ViT-B-16-quickgelu"
+            )
 
 
 def _build(

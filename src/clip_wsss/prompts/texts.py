@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 SPREADS = ("variance", "deviation")
 SCORES = ("cls", "patches")
+# Images in one pass, and their tokens: no setting, since they change the last bits of what ranks
+# the templates, and with that all that follows.
+BATCH, TOKENS = 16, 65_536
 
 
 def sharpness(scores: np.ndarray, present: np.ndarray, spread: str = "variance") -> float:
@@ -56,9 +60,7 @@ def sharpness(scores: np.ndarray, present: np.ndarray, spread: str = "variance")
     return float(spreads.sum() / mean.sum()) if mean.sum() > 0 else float("inf")
 
 
-def write_image_features(
-    dataset: Dataset, split: str, clip: FrozenClip, out: Path, batch: int = 16
-) -> None:
+def write_image_features(dataset: Dataset, split: str, clip: FrozenClip, out: Path) -> None:
     """Write CLIP's features of the images that rank the templates.
 
     The npz holds ids (n,), cls (n, E): CLIP's ordinary feature of the square crop, patches
@@ -83,8 +85,8 @@ def write_image_features(
             groups.setdefault(clip.fitted(dataset.size(id_)), []).append(id_)
         except InputError as error:
             _skip(dataset, id_, error, skipped)
-    for members in groups.values():
-        for part in _parts(members, batch):
+    for grid, members in groups.items():
+        for part in _parts(members, min(BATCH, max(1, TOKENS // math.prod(grid)))):
             images = {}
             for id_ in part:
                 try:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.errors import InputError, failed, of_machine
+from clip_wsss.core.processes import end_with_parent
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.sidecar import Inputs
 
@@ -112,16 +113,18 @@ def job(
 ) -> Iterator[Work]:
     """Run the body of a workflow script.
 
-    Log records go to `log`; progress bars stay on the terminal. The number of numeric threads is
-    set before torch and numpy are first imported (so a script imports them inside the block): it
-    comes from the config and not from the cores, since it decides the last bits of a sum.
+    The job ends with Snakemake, however that ends. Log records go to `log`; progress bars stay on
+    the terminal. The number of numeric threads is set before torch and numpy are first imported (so
+    a script imports them inside the block): it comes from the config and not from the cores, since
+    it decides the last bits of a sum.
 
     Before the body the files that it reads are checked against their sidecars, and these against
     the plan. After it the sidecars of what it made are written; a body must leave what is not
     `missing` as it is.
 
     An `InputError` ends the process with status 1 and its one line, on the terminal (with the path
-    of the log) and in the log; any other exception leaves its traceback in the log and passes on.
+    of the log) and in the log, and so does a full disk or memory; any other exception leaves its
+    traceback in the log and passes on.
 
     Args:
         log: the job's log.
@@ -141,6 +144,7 @@ def job(
         force=True,
     )
     logging.captureWarnings(True)
+    end_with_parent(os.getppid())  # so that nothing writes beside the next run after a kill -9
     try:
         started = time.time()
         for path, stamp, *names in reads:
@@ -155,6 +159,10 @@ def job(
     except InputError as error:
         logging.error("%s", error)
         raise SystemExit(failed(error, log)) from None
-    except Exception:
+    except Exception as error:
+        logging.raiseExceptions = False  # of a log on a disk that is full
         logging.exception("the job failed")
-        raise
+        said = of_machine(error, Path(makes[0].sidecar if makes else log).parent)
+        if said is None:
+            raise
+        raise SystemExit(failed(said, log)) from None

@@ -148,9 +148,9 @@ class Plan:
         compute = self.config.compute
         numerics: dict[str, Any] = {"threads": compute.threads}
         job = node.stage
-        if job in ("cam", "affinity", "features"):
+        if job in ("cam", "affinity"):
             numerics["batch"] = compute.batch
-            job = "features" if job == "features" else "maps"
+            job = "maps"
         elif job == "segmentation":
             numerics["gpus"] = compute.gpus
         elif job == "masks":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import decode_text, read_bytes
 from clip_wsss.core.methods import KINDS, method, methods_of, with_methods
 from clip_wsss.core.pickles import look_into
 from clip_wsss.core.plain import check_values, plain_value
@@ -154,11 +155,14 @@ def read_runs(config: Config) -> list[Run]:
     if not runs:
         raise InputError("runs: there is no run; name a table with rows in runs.tables")
     seen: dict[str, Run] = {}
+    folded: set[str] = set()
     for run in runs:
-        if run.name in seen:
+        if run.name.casefold() in folded:
             raise InputError(
-                f"{run.table}: two rows are called `{run.name}`; a name can be used once"
+                f"{run.table}: two rows are called `{run.name}`; a name can be used once, whatever "
+                "its case"
             )
+        folded.add(run.name.casefold())
         seen[run.name] = run
     checked: set[tuple[str, str]] = set()
     for run in runs:
@@ -294,10 +298,7 @@ def _read_table(path: Path) -> list[Run]:
         raise InputError(
             f"runs.tables: {path}: another table is called {path.stem}.csv; rename the file"
         )
-    try:
-        lines = find(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
+    lines = decode_text(read_bytes(find(path), "there is no such table"), str(path)).split("\n")
     rows = [
         (number, [cell.strip() for cell in row])
         for number, row in zip(
@@ -329,10 +330,14 @@ def _read_table(path: Path) -> list[Run]:
 def _run(row: dict[str, str], path: Path) -> Run:
     if not row["name"]:
         raise InputError(f"{path}: a row has no name")
-    if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", row["name"]):
+    name = row["name"]
+    if set(name) & set("/\\") or "." in (name[0], name[-1]) or not name.isprintable():
         raise InputError(
-            f"{path}, row {row['name']!r}: name: must be without / and \\ and not begin with a dot"
+            f"{path}, row {name!a}: name: must be without / and \\, without a dot at its begin or "
+            "end, and of characters that are printed"
         )
+    if len(name.encode()) > 200:  # of the 255 that a file system takes
+        raise InputError(f"{path}, row `{name[:40]}…`: name: is too long; use 200 bytes at most")
     seed = row.get("seed", "")
     seed = "0" if seed in _EMPTY else seed
     words = seed.split()

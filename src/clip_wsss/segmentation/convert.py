@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine import Config
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.plain import dump_yaml
 from clip_wsss.core.segmentors import checked
 
@@ -25,7 +25,7 @@ def convert(config: str | Path, out: str | Path) -> None:
     try:
         content = Config.fromfile(config).to_dict()
     except Exception as error:  # it is a program
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise InputError(f"{config}: cannot be executed ({reason}); correct it") from None
     text = dump_yaml(_lists(checked(content, config, True)), sort_keys=False)
     Path(out).write_text(text, encoding="utf-8")

@@ -19,7 +19,7 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from clip_wsss.core.devices import torch_device
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.methods import is_method, method
 from clip_wsss.core.segmentors import checked, read_segmentor_file
 from clip_wsss.segmentation.losses import loss_config
@@ -80,7 +80,7 @@ def build_model(
     except InputError:
         raise
     except Exception as error:  # MMSegmentation asserts, and raises what it likes
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise InputError(f"{path}: the model cannot be built ({reason})") from None
     _check_heads(built, path)
     return revert_sync_batchnorm(built)  # `train` synchronises where processes share a batch

@@ -27,7 +27,7 @@ from mmengine.runner import Runner
 from mmseg.registry import TRANSFORMS
 
 from clip_wsss.core.devices import take_free_gpus
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import MEMORY, InputError, one_line
 from clip_wsss.core.files import sha256, write_bytes
 from clip_wsss.core.processes import end_with_parent
 from clip_wsss.core.ranks import have_whole_batches
@@ -200,7 +200,11 @@ def _spawn(work_dir: Path, resume: Path | None, gpus: int, device: str) -> None:
     done = subprocess.run(command, check=False, env=os.environ | cuda)
     if (work_dir / ERROR).exists():
         raise InputError((work_dir / ERROR).read_text(encoding="utf-8"))
-    done.check_returncode()
+    if done.returncode:
+        raise InputError(
+            f"{work_dir}: one of the {gpus} processes of this training ended early, as said above; "
+            f"if it was killed: {MEMORY}; the training goes on from its last checkpoint"
+        )
 
 
 def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
@@ -311,7 +315,7 @@ def _try_parts(model, pipeline: list, optim_wrapper: dict, schedulers: list, pat
         try:
             return build(*args, **kwargs)
         except Exception as error:  # MMEngine's registries pass on whatever a class raises
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise InputError(f"{path}: {where}: cannot be built ({reason})") from None
 
     for place, step in enumerate(pipeline):

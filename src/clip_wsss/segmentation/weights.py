@@ -11,7 +11,7 @@ import torchvision
 from mmengine.runner.checkpoint import get_external_models
 from torch import Tensor, nn
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.pickles import Stored, look_into, state_dict
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, is_file
@@ -153,7 +153,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             return _loaded(archive, stored)
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise InputError(f"{path}: not a checkpoint that can be read ({reason})") from None
 
 

@@ -193,7 +193,6 @@ def test_interrupted_build_keeps_what_is_done(tmp_path, monkeypatch):
     made = Coco(tmp_path, ".zip")
     write_chunk = coco._write_chunk
     monkeypatch.setattr(coco, "CHUNK", 1)
-    monkeypatch.setattr(coco, "ProcessPoolExecutor", InThisProcess)
     calls = []
 
     def dies(chunk):
@@ -212,22 +211,6 @@ def test_interrupted_build_keeps_what_is_done(tmp_path, monkeypatch):
     made.build()
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list(made.root.rglob("*.png"))) == 4
-
-
-class InThisProcess:
-    """A pool without processes, so that a test can reach into it."""
-
-    def __init__(self, workers, mp_context, initializer, initargs):
-        initializer(*initargs)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def map(self, function, items):
-        return map(function, items)
 
 
 def test_missing_image_and_unofficial_list(tmp_path):

@@ -228,10 +228,10 @@ def test_replacements():
 
 def test_registry_with_a_gap(tmp_path):
     path = tmp_path / "sources.yaml"
-    path.write_text("sources: {sbd: {title: SBD, url: null}}")
+    path.write_text("splits: {}\nsources: {sbd: {title: SBD, url: null}}")
     with pytest.raises(InputError, match=r"sources\.yaml: sbd\.mirrors: is missing"):
         find_source("sbd", settings() | {"registry": path})
-    with pytest.raises(InputError, match="no such registry"):
+    with pytest.raises(InputError, match=r"none\.yaml: there is no such file"):
         find_source("sbd", settings() | {"registry": tmp_path / "none.yaml"})
 
 

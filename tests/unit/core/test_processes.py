@@ -29,6 +29,18 @@ import os, subprocess, sys
 module = [sys.executable, "-m", "clip_wsss.core.processes", str(os.getpid()), "sleeper", "300"]
 subprocess.run(module)
 """
+JOB = """
+import os, subprocess, sys
+subprocess.run([sys.executable, "job.py"])
+"""
+BODY = """
+import os, time
+from clip_wsss.runs.jobs import job
+
+with job("job.log"):
+    print(os.getpid(), flush=True)
+    time.sleep(1000)
+"""
 SLEEPER = """
 import os, sys, time
 print(os.getpid(), *sys.argv[1:], flush=True)
@@ -36,10 +48,11 @@ time.sleep(1000)
 """
 
 
-@pytest.mark.parametrize(("script", "processes"), [(POOL, 2), (MODULE, 1)])
+@pytest.mark.parametrize(("script", "processes"), [(POOL, 2), (MODULE, 1), (JOB, 1)])
 def test_nothing_outlives_a_killed_parent(tmp_path, script, processes):
     (tmp_path / "parent.py").write_text(script)
     (tmp_path / "sleeper.py").write_text(SLEEPER)
+    (tmp_path / "job.py").write_text(BODY)
     owner = subprocess.Popen(
         [sys.executable, "parent.py"],
         stdout=subprocess.PIPE,

@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -411,3 +412,15 @@ def test_parallel_check_finds_the_same(folder):
     dataset = folder.open()
     assert dataset.problems("train", workers=4) == dataset.problems("train")
     assert len(dataset.check("train", workers=4)) == 20
+
+
+@pytest.mark.parametrize("name", [b"a\nb.jpg", b"\xff.jpg", b"a\x7f.jpg"])
+def test_file_names_that_no_table_can_hold_are_refused(folder, name):
+    """FAULTS 22."""
+    path = os.path.join(os.fsencode(folder.root / "JPEGImages"), name)
+    with open(path, "wb") as file:
+        file.write(jpeg(0))
+    for path in (folder.root / "ImageSets/Segmentation").glob("all.txt"):
+        path.unlink()
+    with pytest.raises(InputError, match="holds a control character or is not UTF-8; rename"):
+        folder.open().ids("all")

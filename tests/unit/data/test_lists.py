@@ -49,6 +49,9 @@ REFUSED = {
     b"/JPEGImages/a.jpg /Masks/a.png 1 2": "list.txt, line 1: holds paths that are not those",
     b"val/a.jpg": "line 1: holds a path in val, but the images lie in JPEGImages",
     b"/a.jpg": "line 1: holds a path in /, but",
+    # FAULTS 22
+    b"a\x07b.jpg": r"line 1: the file name of 'a\\x07b' holds a control character",
+    "a\u2028b".encode(): r"line 1: the file name of 'a\\u2028b' holds a control character",
     b"a.jpg,dog": "line 1: holds a comma; write one image id a line",
 }
 

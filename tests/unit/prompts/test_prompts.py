@@ -127,8 +127,8 @@ def run(clip, tmp_path, entry, dataset, features, folder="out"):
 
 def test_image_features(clip, tmp_path):
     dataset = Photographs()
-    write_image_features(dataset, "train", clip, tmp_path / "a.npz", 2)
-    write_image_features(dataset, "train", clip, tmp_path / "b.npz", 2)
+    write_image_features(dataset, "train", clip, tmp_path / "a.npz")
+    write_image_features(dataset, "train", clip, tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     with np.load(tmp_path / "a.npz") as file:
         assert file["ids"].tolist() == list(dataset.images)

@@ -1,11 +1,18 @@
 """What every job does around its one call: sidecars, checks, one-line errors."""
 
+import errno
 import json
 import logging
+import os
+import signal
 
+import numpy as np
 import pytest
+import torch
 
+from clip_wsss.core.archives import encode_image, write_archive
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.processes import parallel_map
 from clip_wsss.runs.jobs import Made, job
 
 STAMP = {"stage": "masks", "key": "abc", "code": "1", "numerics": {}}
@@ -95,3 +102,77 @@ def test_of_several_outputs_those_are_made_that_are_missing(tmp_path, made):
         assert found.missing == {second.sidecar}
     assert (tmp_path / "b.json").exists()
     assert (tmp_path / "masks.json").stat().st_mtime_ns == before
+
+
+# ---- the machine (FAULTS 29) ---------------------------------------------------------------------
+
+
+def killed(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_a_pool():
+    with parallel_map(2) as mapped:
+        list(mapped(killed, range(2)))
+
+
+class Killed(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, number):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_a_loader():
+    list(torch.utils.data.DataLoader(Killed(), num_workers=1, multiprocessing_context="fork"))
+
+
+def raised(error):
+    def body():
+        raise error
+
+    return body
+
+
+MEMORY = "lower compute.workers or compute.batch"
+MACHINES = [
+    (raised(OSError(errno.ENOSPC, "x")), "{folder}: No space left on device; make room, and run"),
+    (raised(OSError(errno.EDQUOT, "x")), "{folder}: Disk quota exceeded; make room"),
+    (raised(OSError("[Errno 28] No space left on device")), "{folder}: No space left on device"),
+    (raised(OSError(errno.EROFS, "x", "/ro/a")), "/ro/a: Read-only file system; make it writable"),
+    (raised(PermissionError(errno.EACCES, "x", "/a")), "/a: Permission denied; make it writable"),
+    (raised(OSError(errno.ENAMETOOLONG, "x", "/b")), "/b: File name too long; shorten the name"),
+    (raised(OSError(errno.EMFILE, "x", "/c")), "/c: Too many open files; allow more"),
+    (raised(MemoryError("8 TiB")), "{folder}: memory ran out (8 TiB); close other programs"),
+    (raised(torch.OutOfMemoryError("CUDA out of memory")), "{folder}: memory ran out (CUDA out"),
+    (lambda: torch.empty(2**60), "{folder}: memory ran out"),
+    (lambda: np.empty(2**58), "{folder}: memory ran out"),
+    (in_a_pool, f"a worker process was killed, mostly for memory; close other programs, {MEMORY}"),
+    (in_a_loader, "{folder}: a worker process was killed, mostly for memory; close other"),
+]
+
+
+@pytest.mark.parametrize(("body", "line"), MACHINES)
+def test_a_machine_that_is_too_small_is_one_line(tmp_path, made, capsys, body, line):
+    with pytest.raises(SystemExit), job(tmp_path / "job.log", makes=[made]):
+        body()
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("error: " + line.format(folder=tmp_path))
+    assert not (tmp_path / "masks.json").exists()
+
+
+def test_another_fault_keeps_its_traceback(tmp_path, made):
+    with pytest.raises(FileNotFoundError), job(tmp_path / "job.log", makes=[made]):
+        (tmp_path / "none").read_bytes()
+    assert "Traceback" in (tmp_path / "job.log").read_text()
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, made, capsys):
+    """/dev/full is one: every write to it fails."""
+    label = np.zeros((400, 500), np.uint8)
+    (tmp_path / ".masks.zip.part").symlink_to("/dev/full")
+    with pytest.raises(SystemExit), job(tmp_path / "job.log", makes=[made]):
+        write_archive(tmp_path / "masks.zip", "masks", [encode_image("a", label, label)])
+    assert "make room" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.log", "maps.npz"]

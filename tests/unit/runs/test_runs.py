@@ -87,6 +87,8 @@ def test_notes_and_comments(read):
     text = "# a comment\n" + HEADER + ROW.replace("\t0\t", '\t0\tissue #7, "quoted')
     (run,) = read(text)
     assert run.note == 'issue #7, "quoted'
+    (run,) = read(text.rstrip() + " \u2028 \x0c more\n")
+    assert run.note.endswith("more"), "no line break of a table"
 
 
 def test_a_sweep_is_the_product_of_its_values(config, read):
@@ -167,6 +169,25 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
         (HEADER.replace("note", "nots") + ROW, "unknown column `nots`"),
         (HEADER.replace("name", "nam") + ROW, "column `name` is missing"),
         (HEADER.replace("note", "name") + ROW, "a column stands twice"),
+        # FAULTS 22
+        *(
+            (HEADER + name + ROW.removeprefix("one"), "name: must be without / and")
+            for name in (
+                "..",
+                ".",
+                ".one",
+                "one.",
+                "a/b",
+                "/one",
+                "a\\b",
+                "a\x01b",
+                "a\x7fb",
+                "a\u2028b",
+            )
+        ),
+        (HEADER + "a\u202eb" + ROW.removeprefix("one"), "name: must be without / and"),
+        (HEADER + "é" * 101 + ROW.removeprefix("one"), "name: is too long; use 200 bytes at most"),
+        (HEADER + ROW + "ONE" + ROW.removeprefix("one"), "two rows are called `ONE`"),
         (HEADER, "there is no run"),
         ("", "the table is empty"),
     ],
@@ -308,7 +329,7 @@ def test_bases_of_several_rows_in_a_circle(read):
 def test_a_table_in_another_encoding_is_refused(config, tmp_path, encoding):
     (tmp_path / "table.tsv").write_bytes((HEADER + ROW.rstrip() + "\tü\n").encode(encoding))
     config["runs"]["tables"] = [str(tmp_path / "table.tsv")]
-    with pytest.raises(InputError, match="is not UTF-8"):
+    with pytest.raises(InputError, match=r"not UTF-8; save it as UTF-8"):
         runs.read_runs(load_config(config))
 
 

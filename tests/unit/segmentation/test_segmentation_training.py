@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import subprocess
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -480,6 +481,14 @@ def test_a_crop_looks_at_labels_and_not_at_confidences():
 def test_processes_that_cannot_share_an_update_are_refused(case):
     with pytest.raises(InputError, match=r"divisor of batch_size, 2, or of accumulative_counts, 2"):
         run(case, gpus=3)
+
+
+def test_a_killed_process_of_several_is_one_line(case, monkeypatch):
+    """FAULTS 29; torchrun itself says which one, and by which signal."""
+    ended = subprocess.CompletedProcess([], returncode=1)
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: ended)
+    with pytest.raises(InputError, match=r"work: one of the 2 processes .* ended early.* lower"):
+        run(case, gpus=2)
 
 
 @pytest.mark.parametrize(("batch", "accumulate"), [(2, 1), (3, 2)])
