@@ -209,6 +209,9 @@ class TestRefusals:
             ("ViT-B-16-SigLIP", "ViT-B-16-SigLIP is a timm tower"),
             ("convnext_base", "convnext_base is a timm tower"),
             ("coca_ViT-B-32", "coca_ViT-B-32 pools by attention"),
+            # FAULTS 31
+            ("roberta-ViT-B-32", "text_cfg.hf_model_name, roberta-base, needs the package trans"),
+            ("ViT-L-14-CLIPA", "text_cfg.hf_tokenizer_name, bert-base-uncased, needs the package"),
         ],
     )
     def test_towers_without_patch_tokens(self, tmp_path, state, architecture, match):

@@ -74,36 +74,10 @@ def test_every_setting_is_described():
     [
         (lambda c: c.update(foo=1), "foo: unknown key `foo`"),
         *(  # FAULTS 22
-            (lambda c, n=name: c["dataset"].update(name=n), f"dataset.name: `{shown}` may hold")
-            for name, shown in {
-                **{
-                    name: name
-                    for name in ("..", ".", "a/b", "/a", "a.", ".a", "a b", "ü", "x" * 101)
-                },
-                **{"a\nb": "a\\nb", "a\0": "a\\x00", "a\u202eb": "a\\u202eb", "a\n": "a\\n"},
-            }.items()
+            (lambda c, n=name: c["dataset"].update(name=n), f"dataset.name: `{name}` may hold")
+            for name in ("..", ".", "a/b", "/a", ".a", "a b")
         ),
         (lambda c: c["masks"].update({"../x": {}}), "masks.../x: `../x` may hold"),
-        (  # FAULTS 31
-            lambda c: c["models"]["demo"].update(architecture="roberta-ViT-B-32", weights="x"),
-            "text_cfg.hf_model_name, roberta-base, needs the package transformers",
-        ),
-        (
-            lambda c: c["models"]["demo"].update(architecture="ViT-L-14-CLIPA", weights="x"),
-            "text_cfg.hf_tokenizer_name, bert-base-uncased, needs the package transformers",
-        ),
-        (
-            lambda c: c["models"]["demo"].update(architecture="ViT-B-16-SigLIP", weights="x"),
-            "architecture ViT-B-16-SigLIP is a timm tower",
-        ),
-        (
-            lambda c: c["models"]["demo"].update(architecture="ViT-B/16"),
-            "unknown name `ViT-B/16`; did you mean `ViT-B-16`?",
-        ),
-        (
-            lambda c: c["models"]["demo"].update(architecture="no.json"),
-            "no.json: no such model config",
-        ),
         (
             lambda c: c["cam"]["softmax"].update(targt="x"),
             "cam.softmax.targt: unknown key `targt`; did you mean `target`?",
