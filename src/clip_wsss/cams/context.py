@@ -233,7 +233,8 @@ class MapContext:
 
         def make() -> Look:
             pixels = self.tower.preprocess(self.image, scale)
-            return look(self.tower, (pixels.flip(2) if flip else pixels)[None], HELD)[0]
+            # No maps are held, which grow with the fourth power of the scale; they are the same.
+            return look(self.tower, (pixels.flip(2) if flip else pixels)[None], 0)[0]
 
         return replace(self, maps=None, looked=self.once(("view", scale, flip), make))
 
@@ -243,6 +244,26 @@ class MapContext:
             return self.maps
         assert self.cam is not None  # each context of a pass has its cam
         return initial(self.cam(self))
+
+    def mean_maps(self, scales: Sequence[float], flip: bool) -> Tensor:
+        """The mean of the initial maps of several views: (K, gh, gw) float32 in [0, 1].
+
+        Each view's maps are scaled to [0, 1] by themselves, since a gradient's size goes with the
+        number of patches; mirrored back, brought to the grid of the image's own size (bilinear; the
+        mean of what a coarser cell covers), and averaged.
+
+        Args:
+            scales: of the image's sides.
+            flip: whether the mirror image of each scale counts too.
+        """
+        found = []
+        for scale in scales:
+            for mirrored in (False, True) if flip else (False,):
+                view = self.view(scale, mirrored)
+                maps = view.initial_maps()
+                maps = (maps.flip(2) if mirrored else maps).flatten(1)
+                found.append(maps if scale == 1 else _resized(maps, view.grid, self.grid))
+        return torch.stack(found).mean(dim=0).unflatten(1, self.grid)
 
 
 @lru_cache(maxsize=64)

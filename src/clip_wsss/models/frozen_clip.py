@@ -130,7 +130,22 @@ class FrozenClip:
     @torch.no_grad()
     def patches(self, x: Tensor) -> Tensor:
         """Patch features (B, N, E) float32, normalised, from what enters the last block."""
-        tokens = self.last_block(x, self.normed(x)).float()[:, 1:]
+        return self.rebuilt_patches(x, F.scaled_dot_product_attention, residual=True, ffn=True)
+
+    @torch.no_grad()
+    def rebuilt_patches(
+        self,
+        x: Tensor,
+        mix: Callable[[Tensor, Tensor, Tensor], Tensor],
+        residual: bool,
+        ffn: bool,
+    ) -> Tensor:
+        """See `clip_wsss.models.tower.Tower`."""
+        block = self.visual.transformer.resblocks[-1]
+        heads = mix(*packed_heads(block.attn, block.ln_1(x)))
+        y = block.ls_1(self._joined(block, heads)).to(x.dtype)
+        x = x + y if residual else y
+        tokens = (self._feed_forward(block, x) if ffn else x).float()[:, 1:]
         return F.normalize(self.visual.ln_post(tokens) @ self.visual.proj.float(), dim=-1)
 
     @torch.no_grad()
@@ -308,24 +323,32 @@ class FrozenClip:
 
         Only `by_head` (without gradients) decides the last bits of the branch, not `need_map`.
         """
-        attn, maps = block.attn, None
-        custom = not isinstance(attn, nn.MultiheadAttention)  # open_clip's own Attention
-        q, k, v = packed_heads(attn, a)
+        maps = None
+        q, k, v = packed_heads(block.attn, a)
         if need_map or by_head:
             with torch.no_grad():
                 y, maps = attend_head_by_head(q, k, v, need_map)
         if not by_head:
             y = F.scaled_dot_product_attention(q, k, v)
+        return FrozenClip._joined(block, y), maps
+
+    @staticmethod
+    def _joined(block: Any, y: Tensor) -> Tensor:
+        """The attention branch of what its heads give: (B, heads, L, d) -> (B, L, D)."""
+        attn = block.attn
+        custom = not isinstance(attn, nn.MultiheadAttention)  # open_clip's own Attention
         if custom and attn.head_scale is not None:
             y = y * attn.head_scale.to(y.dtype)
-        y = y.transpose(1, 2).flatten(2)  # (B, L, D)
-        y = block.ln_attn(attn.out_proj(attn.ln_inner(y))) if custom else attn.out_proj(y)
-        return y, maps
+        y = y.transpose(1, 2).flatten(2)
+        return block.ln_attn(attn.out_proj(attn.ln_inner(y))) if custom else attn.out_proj(y)
 
     @staticmethod
     def _rest(block: Any, x: Tensor, y: Tensor) -> Tensor:
         # Layer scales are float32 at every precision.
-        x = x + block.ls_1(y).to(x.dtype)
+        return FrozenClip._feed_forward(block, x + block.ls_1(y).to(x.dtype))
+
+    @staticmethod
+    def _feed_forward(block: Any, x: Tensor) -> Tensor:
         return x + block.ls_2(_mlp(block.mlp, block.ln_2(x))).to(x.dtype)
 
 

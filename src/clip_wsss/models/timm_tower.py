@@ -6,7 +6,7 @@ They have no texts; an affinity uses their attention.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,15 +84,28 @@ class TimmTower:
     @torch.no_grad()
     def patches(self, x: Tensor) -> Tensor:
         """Patch features (B, N, E) float32, normalised, from what enters the last block."""
+        return self.rebuilt_patches(x, _attended, residual=True, ffn=True)
+
+    @torch.no_grad()
+    def rebuilt_patches(
+        self,
+        x: Tensor,
+        mix: Callable[[Tensor, Tensor, Tensor], Tensor],
+        residual: bool,
+        ffn: bool,
+    ) -> Tensor:
+        """See `clip_wsss.models.tower.Tower`."""
         block = self.network.blocks[-1]
-        tokens = _rest(block, x, self._attend(block.attn, block.norm1(x))[0])
-        return F.normalize(self.network.norm(tokens)[:, self.prefix :].float(), dim=-1)
+        y = block.ls1(_joined(block.attn, mix(*_project(block.attn, block.norm1(x)))))
+        x = x + y if residual else y
+        tokens = self.network.norm(_feed_forward(block, x) if ffn else x)
+        return F.normalize(tokens[:, self.prefix :].float(), dim=-1)
 
     @staticmethod
     def _attend(attn: Any, a: Tensor) -> tuple[Tensor, Tensor]:
         y, maps = attend_head_by_head(*_project(attn, a), True)
         assert maps is not None  # they were asked for
-        return attn.proj(attn.norm(y.transpose(1, 2).flatten(2))), maps
+        return _joined(attn, y), maps
 
 
 def _project(attn: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,8 +114,20 @@ def _project(attn: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return attn.q_norm(q), attn.k_norm(k), v
 
 
+def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return attend_head_by_head(q, k, v, False)[0]
+
+
+def _joined(attn: Any, y: Tensor) -> Tensor:
+    """The attention's output of what its heads give: (B, heads, L, d) -> (B, L, D)."""
+    return attn.proj(attn.norm(y.transpose(1, 2).flatten(2)))
+
+
 def _rest(block: Any, x: Tensor, y: Tensor) -> Tensor:
-    x = x + block.ls1(y)
+    return _feed_forward(block, x + block.ls1(y))
+
+
+def _feed_forward(block: Any, x: Tensor) -> Tensor:
     return x + block.ls2(block.mlp(block.norm2(x)))
 
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     import torch
@@ -100,6 +100,24 @@ class Tower(Protocol):
 
     def patches(self, x: Tensor) -> Tensor:
         """Patch features (B, N, E) float32, normalised, from what enters the last block."""
+        ...
+
+    def rebuilt_patches(
+        self,
+        x: Tensor,
+        mix: Callable[[Tensor, Tensor, Tensor], Tensor],
+        residual: bool,
+        ffn: bool,
+    ) -> Tensor:
+        """Patch features as of `patches`, of a last block whose attention is another.
+
+        Args:
+            x: (B, P + N, D), what enters the last block.
+            mix: queries, keys and values (B, heads, P + N, d), as the block attends with them, ->
+                what its heads give, of the same shape.
+            residual: whether x is added to the attention's output.
+            ffn: whether the MLP follows, with its own residual.
+        """
         ...
 
 

@@ -166,6 +166,10 @@ class Cam(Settings):
     method: Annotated[str, Names("cam", "here")] = Field(
         "gradcam", description="how maps are made; its settings stand beside it"
     )
+    scales: list[Positive] = Field(
+        [1.0], min_length=1, description="of the image; each scale's maps in [0, 1] are averaged"
+    )
+    flip: bool = Field(False, description="averaged with the mirror images of all scales")
 
 
 class Affinity(Settings):

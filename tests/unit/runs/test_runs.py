@@ -158,6 +158,11 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
         ),
         (HEADER + ROW.replace("crf\tcgl", "crf\tweclip"), "must be one of none, par; got crf"),
         (
+            HEADER
+            + ROW.replace("softmax\tcaa\tcrf\tcgl", "softmax,flip=true\tcaa\tweclip\tweclip"),
+            "leave scales and flip out of cam `softmax,flip=true`",
+        ),
+        (
             HEADER + ROW.replace("photo\tsoftmax\tcaa\tcrf\tcgl", "-\t-\t-\tground-truth\tweclip"),
             "other cells; name texts, cam, affinity",
         ),
