@@ -20,7 +20,7 @@ from clip_wsss.cams.context import HELD, MapContext, finite, initial, look
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
 from clip_wsss.core.methods import method
-from clip_wsss.models.tower import Clip, Tower
+from clip_wsss.models.tower import Clip, Grid, Tower
 
 # What a batch holds at once. A CPU is fastest with what stays in its cache: one photograph.
 BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 31}
@@ -195,7 +195,7 @@ def gradcams(contexts: Sequence[Sequence[MapContext]], targets: Sequence[Target]
     ]
     need_map = len(first[0].looked.held) > 0
     found, last = gradcam_maps(
-        cast("Clip", first[0].tower), x, len(first[0].keys), scored, need_map
+        cast("Clip", first[0].tower), x, len(first[0].keys), scored, need_map, first[0].grid
     )
     if last is not None:
         for one, own in zip(first, last, strict=True):
@@ -216,6 +216,7 @@ def gradcam_maps(
     count: int,
     scored: Sequence[tuple[Tensor, Target]],
     need_map: bool = False,
+    grid: Grid | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """ReLU(sum_k w_k A_k) at the output A of the last block's ln_1 (docs/parity.md, fact 7).
 
@@ -225,11 +226,12 @@ def gradcam_maps(
         count: K.
         scored: texts (B, K + M, E), the K classes of each image first, and what is differentiated.
         need_map: whether the last block's attention is wanted.
+        grid: (gh, gw) of the N patches.
 
     Returns:
         For each of `scored` (B, K, N) float32, >= 0 and finite; and the attention (B, N, N).
     """
-    passed = clip.through_last_block(x, need_map)
+    passed = clip.through_last_block(x, need_map, grid)
     patches = passed.inputs[:, clip.prefix :].detach().float()
     cams = []
     with torch.enable_grad():

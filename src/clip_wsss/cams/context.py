@@ -61,10 +61,10 @@ class Look:
         from_last = block - layers if block >= 0 else block
         if kind == "qk" and -from_last <= len(self.held):
             if from_last == -1 and not self.complete:
-                self.held[-1] = self.tower.attention(-1, self.streams[-1], "qk")[0]
+                self.held[-1] = self.tower.attention(-1, self.streams[-1], "qk", self.grid)[0]
                 self.complete = True
             return self.held[from_last].clone()  # what one method changes is its own
-        return self.tower.attention(from_last, self.streams[from_last], kind)[0]
+        return self.tower.attention(from_last, self.streams[from_last], kind, self.grid)[0]
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once an image for all that ask for it by the same key."""
@@ -182,7 +182,11 @@ class MapContext:
     @property
     def features(self) -> Tensor:
         """(N, E) float32: patches in the space of the texts, normalised."""
-        return self.once("features", lambda: self.tower.patches(self.looked.streams[-1])[0]).clone()
+
+        def make() -> Tensor:
+            return self.tower.patches(self.looked.streams[-1], self.grid)[0]
+
+        return self.once("features", make).clone()
 
     def text_features(self, texts: Sequence[Sequence[str]]) -> Tensor:
         """Features of other sentences than those of the cam, made once a job.

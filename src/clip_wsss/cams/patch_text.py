@@ -52,7 +52,8 @@ def patch_text_maps(
     assert context.texts is not None  # a CLIP has them
     assert context.background is not None
     clip, x = cast("Clip", context.tower), context.looked.streams[-1]
-    patches = clip.rebuilt_patches(x, mix, settings.residual, settings.ffn)[0]  # (N, E)
+    kept = (settings.residual, settings.ffn)
+    patches = clip.rebuilt_patches(x, mix, *kept, context.grid)[0]  # (N, E)
     texts = torch.cat([context.texts, context.background])  # (K + M, E)
     logits = (settings.logit_scale or clip.logit_scale) * patches @ texts.T
     return logits.softmax(dim=1)[:, : len(context.keys)].T.unflatten(1, context.grid)

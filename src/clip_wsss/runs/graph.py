@@ -12,9 +12,10 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -391,7 +392,9 @@ class Graph:
         if split is None:
             raise InputError("dataset.splits.prompts: null, but template: sharpest ranks by it")
         parents = (model, self._images(None))
-        return _node("features", model.label, {"split": split}, parents, model.settings)
+        node = _node("features", model.label, {"split": split}, parents, model.settings)
+        own = _is_timm_clip(model.settings)
+        return replace(node, methods=("clip_wsss.models.timm_clip:TimmClip",) if own else ())
 
     def _texts(self, texts: Texts, model: Node) -> Node:
         names = self.vocabulary.texts(texts.names)
@@ -432,7 +435,7 @@ class Graph:
         label = "+".join([model.label, _short(identity[chosen]), *_flat(shown, (chosen,))])
         settings = {**cam.model_dump(), "model": model.settings}
         node = _node("cam", label, identity, (texts, self.images), settings)
-        return replace(node, methods=_code(cam, towers), towers=towers)
+        return replace(node, methods=_code(cam, towers, model.settings), towers=towers)
 
     def _affinity(self, affinity: Affinity, cam: Node) -> Node:
         own, shown, towers = self._with_towers(affinity)
@@ -598,12 +601,31 @@ def _put(settings: Any, key: str, value: Any) -> None:
     settings[last] = value
 
 
-def _code(entry: Settings, towers: dict[str, dict]) -> tuple[str, ...]:
-    """The functions whose code the maps or masks of an entry depend on."""
+def _code(
+    entry: Settings, towers: Mapping[str, dict], clip: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """The functions whose code the maps or masks of an entry depend on; `clip` makes the maps."""
+    clips = [*towers.values(), *([] if clip is None else [clip])]
     methods = [one.target for one in methods_of(entry)]
     if any(one["library"] == "timm" for one in towers.values()):
         methods.append("clip_wsss.models.timm_tower:load_timm")
+    if any(map(_is_timm_clip, clips)):
+        methods.append("clip_wsss.models.timm_clip:TimmClip")
     return tuple(methods)
+
+
+def _is_timm_clip(model: Mapping[str, Any]) -> bool:
+    """Whether a CLIP's vision tower is timm's, by its config; open_clip's own lie beside it."""
+    if model["library"] != "open_clip" or model["architecture"] is None:
+        return False
+    spec, path = find_spec("open_clip"), find(model["architecture"])
+    assert spec is not None  # a dependency
+    assert spec.origin is not None
+    own = Path(spec.origin).parent / "model_configs" / f"{model['architecture']}.json"
+    path = path if path.is_file() else own
+    config = _read_json(str(path)) if path.is_file() else {}
+    config = config.get("model_cfg", config) if isinstance(config, dict) else {}
+    return bool(config.get("vision_cfg", {}).get("timm_model_name"))
 
 
 def _short(name: str) -> str:
@@ -671,6 +693,13 @@ def model_identity(model: Model) -> dict[str, Any]:
     """What decides the features of a model: contents of files, names of what is downloaded."""
     identity = model.model_dump(exclude_defaults=True, exclude={"license", "source"})
     identity["weights"] = _file(model.weights)
+    if model.text_features is not None:
+        if not is_file(model.text_features):
+            raise InputError(
+                f"models: text_features: there is no file {model.text_features}; docs/towers.md "
+                "makes one"
+            )
+        identity["text_features"] = _file(model.text_features)
     if model.architecture is not None and is_file(model.architecture):
         identity["architecture"] = _read_json(model.architecture)
     return identity

@@ -124,6 +124,9 @@ class Model(Settings):
     max_patches: Count = Field(
         8192, description="of an image; a larger one is scaled down for its maps, not its masks"
     )
+    text_features: Text | None = Field(
+        None, description="npz asked for the texts' features instead of a text tower (towers.md)"
+    )
     license: Text | None = Field(None, description="of the weights; shown beside the figures")
     source: Text | None = Field(None, description="where the weights come from; likewise")
 
