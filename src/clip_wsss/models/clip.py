@@ -51,9 +51,9 @@ def load_clip(
             beside a safetensors file, or inferred from OpenAI-format weights), and `weights`,
             an open_clip tag or a local file (OpenAI `.pt` as state dict or JIT archive,
             open_clip checkpoint, safetensors with the whole or a compact vocabulary); and
-            `round_weights` and `max_patches`, at their defaults if they are absent; and
-            `text_features`, a file of `clip_wsss.models.sentences` that is asked instead of the
-            text tower.
+            `round_weights` and `max_patches`, at their defaults if they are absent; `library`, jina
+            for `clip_wsss.models.jina`; and `text_features`, a file of `clip_wsss.models.sentences`
+            that is asked instead of the text tower.
         precision: of the vision tower's matrices and activations; texts, the image feature and
             the softmax are float32 in any case.
         round_weights: instead of the entry's: `float16` passes the matrices through float16
@@ -84,13 +84,17 @@ def load_clip(
             f"position_embedding.round: must be one of none, float16; got {position['round']}"
         )
 
+    # By name: the code of another vision tower counts for those alone that name it (`runs`).
+    if model.get("library") == "jina":
+        _check_position(position, "jina")
+        load = import_module("clip_wsss.models.jina").load_jina
+        return load(model, PRECISIONS[precision], device)
+
     config, preprocess, name, weights = _resolve(model)
     sentences, size = _sentences(model, config), config["embed_dim"]
     trunk = config["vision_cfg"].get("timm_model_name")
-    if trunk and position != {"resize": "bilinear", "round": "none"}:
-        raise InputError(
-            f"position_embedding: must be left out; timm resizes that of {trunk} itself"
-        )
+    if trunk:
+        _check_position(position, trunk)
     network, encode = _build(config, name, weights, PRECISIONS[precision], sentences)
     visual: Any = network.visual
     if round_weights == "float16":
@@ -106,7 +110,6 @@ def load_clip(
     most = model.get("max_patches", MAX_PATCHES)
     dtype = PRECISIONS[precision]
     if trunk:
-        # By its name: its code counts for those alone that name such a tower (`clip_wsss.runs`).
         kind = import_module("clip_wsss.models.timm_clip").TimmClip
         scale = float(network.logit_scale.exp())
         return kind(visual.trunk, visual.head, size, scale, encode, crop, statistics, dtype, most)
@@ -119,6 +122,9 @@ def check_clip(model: dict) -> None:
     Raises:
         InputError: as `load_clip`; of weights that a tag names, what is known before they are here.
     """
+    if model.get("library") == "jina":
+        load_clip(model)  # of local files alone
+        return
     config, _, name, weights = _resolve(model, download=False)
     sentences = _sentences(model, config)
     if sentences is None:
@@ -132,6 +138,13 @@ def _sentences(model: dict, config: dict) -> Sentences | None:
     return None if file is None else Sentences(find(file), config["embed_dim"])
 
 
+def _check_position(position: dict, tower: str) -> None:
+    if position != {"resize": "bilinear", "round": "none"}:
+        raise InputError(
+            f"position_embedding: must be left out; timm resizes that of {tower} itself"
+        )
+
+
 def load_for(
     entry: dict, model: dict, device: str | torch.device = "cpu"
 ) -> "FrozenClip | TimmClip":
@@ -140,8 +153,8 @@ def load_for(
     Raises:
         InputError: as `load_clip`; a tower without texts.
     """
-    if model.get("library", "open_clip") != "open_clip":
-        raise InputError(f"cam.model: a tower of {model['library']} has no texts; name a CLIP")
+    if model.get("library") == "timm":
+        raise InputError("cam.model: a tower of timm has no texts; name a CLIP")
     return load_clip(
         model,
         precision=entry["precision"],

@@ -383,7 +383,7 @@ class Graph:
         # The name of a file says nothing that counts: a copy of it has the same folder.
         shape = identity.get("architecture", "clip")
         if isinstance(shape, dict):
-            vision = shape.get("vision_cfg", {})
+            vision = shape.get("vision_cfg") or shape.get("vision_config") or {}
             shape = f"clip-{vision.get('width')}x{vision.get('layers')}"
         return _node("model", str(shape), identity, (), model.model_dump())
 
@@ -393,8 +393,7 @@ class Graph:
             raise InputError("dataset.splits.prompts: null, but template: sharpest ranks by it")
         parents = (model, self._images(None))
         node = _node("features", model.label, {"split": split}, parents, model.settings)
-        own = _is_timm_clip(model.settings)
-        return replace(node, methods=("clip_wsss.models.timm_clip:TimmClip",) if own else ())
+        return replace(node, methods=_clip_code(model.settings))
 
     def _texts(self, texts: Texts, model: Node) -> Node:
         names = self.vocabulary.texts(texts.names)
@@ -530,7 +529,7 @@ class Graph:
         if name is not None and name not in self.config.models:
             message = unknown("entry of models", str(name), self.config.models)
             raise InputError(f"{path}: model.backbone.model: {message}")
-        if name is not None and self.config.models[name].library != "open_clip":
+        if name is not None and self.config.models[name].library == "timm":
             raise InputError(f"{path}: model.backbone.model: `{name}` must be a CLIP of open_clip")
         return None if name is None else self.config.models[name]
 
@@ -609,9 +608,15 @@ def _code(
     methods = [one.target for one in methods_of(entry)]
     if any(one["library"] == "timm" for one in towers.values()):
         methods.append("clip_wsss.models.timm_tower:load_timm")
-    if any(map(_is_timm_clip, clips)):
-        methods.append("clip_wsss.models.timm_clip:TimmClip")
+    methods += dict.fromkeys(code for clip in clips for code in _clip_code(clip))
     return tuple(methods)
+
+
+def _clip_code(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """What loads and computes a CLIP beside what does so for all of open_clip's own."""
+    if model["library"] == "jina":
+        return ("clip_wsss.models.jina:load_jina",)
+    return ("clip_wsss.models.timm_clip:TimmClip",) if _is_timm_clip(model) else ()
 
 
 def _is_timm_clip(model: Mapping[str, Any]) -> bool:

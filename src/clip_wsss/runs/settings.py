@@ -113,9 +113,11 @@ class Runs(Settings):
 class Model(Settings):
     """A frozen tower: a CLIP, or a ViT without texts, whose attention an affinity may use."""
 
-    library: Literal["open_clip", "timm"] = Field("open_clip", description="whose network it is")
+    library: Literal["open_clip", "timm", "jina"] = Field(
+        "open_clip", description="whose network it is (docs/towers.md)"
+    )
     architecture: Text | None = Field(
-        None, description="name in the library, or of open_clip the path of a JSON"
+        None, description="name in the library, or of open_clip and jina the path of a JSON"
     )
     weights: Text = Field(description="the library's tag, or a local file")
     round_weights: Literal["none", "float16"] = Field(

@@ -13,7 +13,7 @@ from clip_wsss.cams.passes import CamVariant, compute_pass
 from clip_wsss.core.errors import InputError
 from clip_wsss.models.clip import load_clip, load_for
 from clip_wsss.models.timm_clip import TimmClip
-from clip_wsss.runs.graph import _is_timm_clip
+from clip_wsss.runs.graph import _clip_code, _is_timm_clip
 
 TOWERS = {  # one of each pool, and EVA02; as open_clip's configs name their parts
     "token": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": None},
@@ -202,6 +202,8 @@ def test_whose_code_counts():
     assert not of("ViT-B-16-quickgelu")
     assert not of(None)
     assert not of("vit_small_patch16_224.dino", "timm")
+    assert _clip_code({"library": "jina"}) == ("clip_wsss.models.jina:load_jina",)
+    assert _clip_code({"library": "open_clip", "architecture": "RN50"}) == ()
 
 
 def refused(entry, match, **options):
