@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clip_wsss.models.frozen_clip import FrozenClip
+    from clip_wsss.models.timm_clip import TimmClip
     from clip_wsss.models.tower import Tower
 
 GROUPS = ("texts", "cam", "affinity", "masks")  # the stages that end in pseudo masks
@@ -319,7 +320,7 @@ class Segmenter:
             yield id_, found if isinstance(found, str) else [*found.values()][-1]
 
     @cached_property
-    def _clip(self) -> FrozenClip:
+    def _clip(self) -> FrozenClip | TimmClip:
         from clip_wsss.models.clip import load_for
 
         return load_for(self._stages["cam"], self.model.model_dump(), self.device)

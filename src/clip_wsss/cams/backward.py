@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +20,7 @@ from clip_wsss.cams.context import HELD, MapContext, finite, initial, look
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
 from clip_wsss.core.methods import method
-from clip_wsss.models.tower import Clip, Tower
+from clip_wsss.models.tower import Clip, Grid, Tower
 
 # What a batch holds at once. A CPU is fastest with what stays in its cache: one photograph.
 BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 31}
@@ -39,6 +40,8 @@ class WantedCam:
         affinities: output name -> affinity.
         names: what the texts call all C classes; empty if unknown.
         background_names: the background words.
+        scales: of the views whose maps are averaged, see `MapContext.mean_maps`.
+        flip: whether the mirror images count too.
     """
 
     texts: str
@@ -47,6 +50,18 @@ class WantedCam:
     affinities: Mapping[str, Making]
     names: Sequence[str] = ()
     background_names: Sequence[str] = ()
+    scales: Sequence[float] = (1.0,)
+    flip: bool = False
+
+    @property
+    def batched(self) -> bool:
+        """Whether the maps come from the batch's own backward passes, not image by image."""
+        return self.target is not None and not self.several
+
+    @property
+    def several(self) -> bool:
+        """Whether other views than the image as it is are looked at."""
+        return self.flip or list(self.scales) != [1.0]
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,7 @@ def class_maps(
         For each image output name -> (K, gh, gw) float32 in [0, 1]. The bytes of an output do not
         depend on the other outputs.
     """
-    held = any(cam.affinities or cam.target is None for cam in wanted.values())
+    held = any(cam.affinities or not cam.batched for cam in wanted.values())
     looks = look(clip, batch, HELD if held else 0)
     contexts: dict[str, list[MapContext]] = {name: [] for name in wanted}
     for name, cam in wanted.items():
@@ -120,14 +135,14 @@ def class_maps(
                 background=background.clone(),
                 looked=looked,
                 towers=towers or {},
-                cam=cam.cam,
                 names=[cam.names[key] for key in image.keys] if cam.names else (),
                 background_names=cam.background_names,
+                cam=partial(_checked, cam.cam, name=name),
             )
             contexts[name].append(own)
 
     maps: list[dict[str, Tensor]] = [{} for _ in images]
-    scored = {name: cam.target for name, cam in wanted.items() if cam.target is not None}
+    scored = {name: cast("Target", cam.target) for name, cam in wanted.items() if cam.batched}
     counts = [len(image.keys) for image in images]
     for count in sorted(set(counts)) if scored else ():
         # Images with as many classes share every backward pass.
@@ -141,17 +156,20 @@ def class_maps(
     for place, found in enumerate(maps):
         for name, cam in wanted.items():
             context = contexts[name][place]
-            if cam.target is None:
-                found[name] = initial(_checked(cam.cam(context), context, name))
+            if cam.several:
+                found[name] = initial(context.mean_maps(cam.scales, cam.flip))
+            elif not cam.batched:
+                found[name] = context.initial_maps()
             for output, affinity in cam.affinities.items():
-                refined = affinity(replace(context, maps=found[name].clone()))
-                found[output] = min_max(finite(_checked(refined, context, output))).float()
+                refined = _checked(affinity, replace(context, maps=found[name].clone()), output)
+                found[output] = min_max(finite(refined)).float()
         looks[place].made.clear()
     return maps
 
 
-def _checked(maps: Tensor, context: MapContext, name: str) -> Tensor:
-    """What a method of one's own should return, or one line."""
+def _checked(making: Making, context: MapContext, name: str) -> Tensor:
+    """What a method makes of a context, or one line where a method of one's own gives no maps."""
+    maps = making(context)
     wanted = (len(context.keys), *context.grid)
     if not isinstance(maps, Tensor) or tuple(maps.shape) != wanted:
         got = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
@@ -177,7 +195,7 @@ def gradcams(contexts: Sequence[Sequence[MapContext]], targets: Sequence[Target]
     ]
     need_map = len(first[0].looked.held) > 0
     found, last = gradcam_maps(
-        cast("Clip", first[0].tower), x, len(first[0].keys), scored, need_map
+        cast("Clip", first[0].tower), x, len(first[0].keys), scored, need_map, first[0].grid
     )
     if last is not None:
         for one, own in zip(first, last, strict=True):
@@ -198,6 +216,7 @@ def gradcam_maps(
     count: int,
     scored: Sequence[tuple[Tensor, Target]],
     need_map: bool = False,
+    grid: Grid | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """ReLU(sum_k w_k A_k) at the output A of the last block's ln_1 (docs/parity.md, fact 7).
 
@@ -207,11 +226,12 @@ def gradcam_maps(
         count: K.
         scored: texts (B, K + M, E), the K classes of each image first, and what is differentiated.
         need_map: whether the last block's attention is wanted.
+        grid: (gh, gw) of the N patches.
 
     Returns:
         For each of `scored` (B, K, N) float32, >= 0 and finite; and the attention (B, N, N).
     """
-    passed = clip.through_last_block(x, need_map)
+    passed = clip.through_last_block(x, need_map, grid)
     patches = passed.inputs[:, clip.prefix :].detach().float()
     cams = []
     with torch.enable_grad():

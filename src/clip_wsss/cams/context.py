@@ -61,10 +61,10 @@ class Look:
         from_last = block - layers if block >= 0 else block
         if kind == "qk" and -from_last <= len(self.held):
             if from_last == -1 and not self.complete:
-                self.held[-1] = self.tower.attention(-1, self.streams[-1], "qk")[0]
+                self.held[-1] = self.tower.attention(-1, self.streams[-1], "qk", self.grid)[0]
                 self.complete = True
             return self.held[from_last].clone()  # what one method changes is its own
-        return self.tower.attention(from_last, self.streams[from_last], kind)[0]
+        return self.tower.attention(from_last, self.streams[from_last], kind, self.grid)[0]
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once an image for all that ask for it by the same key."""
@@ -182,7 +182,11 @@ class MapContext:
     @property
     def features(self) -> Tensor:
         """(N, E) float32: patches in the space of the texts, normalised."""
-        return self.once("features", lambda: self.tower.patches(self.looked.streams[-1])[0]).clone()
+
+        def make() -> Tensor:
+            return self.tower.patches(self.looked.streams[-1], self.grid)[0]
+
+        return self.once("features", make).clone()
 
     def text_features(self, texts: Sequence[Sequence[str]]) -> Tensor:
         """Features of other sentences than those of the cam, made once a job.
@@ -233,7 +237,8 @@ class MapContext:
 
         def make() -> Look:
             pixels = self.tower.preprocess(self.image, scale)
-            return look(self.tower, (pixels.flip(2) if flip else pixels)[None], HELD)[0]
+            # No maps are held, which grow with the fourth power of the scale; they are the same.
+            return look(self.tower, (pixels.flip(2) if flip else pixels)[None], 0)[0]
 
         return replace(self, maps=None, looked=self.once(("view", scale, flip), make))
 
@@ -243,6 +248,26 @@ class MapContext:
             return self.maps
         assert self.cam is not None  # each context of a pass has its cam
         return initial(self.cam(self))
+
+    def mean_maps(self, scales: Sequence[float], flip: bool) -> Tensor:
+        """The mean of the initial maps of several views: (K, gh, gw) float32 in [0, 1].
+
+        Each view's maps are scaled to [0, 1] by themselves, since a gradient's size goes with the
+        number of patches; mirrored back, brought to the grid of the image's own size (bilinear; the
+        mean of what a coarser cell covers), and averaged.
+
+        Args:
+            scales: of the image's sides.
+            flip: whether the mirror image of each scale counts too.
+        """
+        found = []
+        for scale in scales:
+            for mirrored in (False, True) if flip else (False,):
+                view = self.view(scale, mirrored)
+                maps = view.initial_maps()
+                maps = (maps.flip(2) if mirrored else maps).flatten(1)
+                found.append(maps if scale == 1 else _resized(maps, view.grid, self.grid))
+        return torch.stack(found).mean(dim=0).unflatten(1, self.grid)
 
 
 @lru_cache(maxsize=64)

@@ -143,6 +143,8 @@ def compute_pass(
             },
             cam.names,
             cam.background_names,
+            cam.cam.get("scales", (1.0,)),
+            cam.cam.get("flip", False),
         )
     groups: dict[tuple[int, int], list[tuple[str, list[int]]]] = {}
     down = []

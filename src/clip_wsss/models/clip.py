@@ -1,19 +1,25 @@
-"""Loading of frozen CLIPs: any open_clip VisionTransformer, from a tag or a local file."""
+"""Loading of frozen CLIPs: open_clip's ViTs, and timm's in them, by a tag or from a file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property, partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import open_clip
+import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen_clip import FrozenClip
+from clip_wsss.models.sentences import Sentences
 from clip_wsss.models.tower import MAX_PATCHES
 from clip_wsss.models.weights import (
     Weights,
@@ -23,6 +29,10 @@ from clip_wsss.models.weights import (
     read_weights,
 )
 
+if TYPE_CHECKING:
+    from clip_wsss.models.timm_clip import TimmClip
+
+TEXT_BATCH = 256  # texts in one forward pass
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -33,7 +43,7 @@ def load_clip(
     round_weights: str | None = None,
     position_embedding: dict | None = None,
     device: str | torch.device = "cpu",
-) -> FrozenClip:
+) -> "FrozenClip | TimmClip":
     """Load an entry of `models` (docs/parity.md, facts 1 and 3).
 
     Args:
@@ -41,7 +51,9 @@ def load_clip(
             beside a safetensors file, or inferred from OpenAI-format weights), and `weights`,
             an open_clip tag or a local file (OpenAI `.pt` as state dict or JIT archive,
             open_clip checkpoint, safetensors with the whole or a compact vocabulary); and
-            `round_weights` and `max_patches`, at their defaults if they are absent.
+            `round_weights` and `max_patches`, at their defaults if they are absent; `library`, jina
+            for `clip_wsss.models.jina`; and `text_features`, a file of `clip_wsss.models.sentences`
+            that is asked instead of the text tower.
         precision: of the vision tower's matrices and activations; texts, the image feature and
             the softmax are float32 in any case.
         round_weights: instead of the entry's: `float16` passes the matrices through float16
@@ -72,13 +84,23 @@ def load_clip(
             f"position_embedding.round: must be one of none, float16; got {position['round']}"
         )
 
+    # By name: the code of another vision tower counts for those alone that name it (`runs`).
+    if model.get("library") == "jina":
+        _check_position(position, "jina")
+        load = import_module("clip_wsss.models.jina").load_jina
+        return load(model, PRECISIONS[precision], device)
+
     config, preprocess, name, weights = _resolve(model)
-    network, tokenizer = _build(config, name, weights, PRECISIONS[precision])
+    sentences, size = _sentences(model, config), config["embed_dim"]
+    trunk = config["vision_cfg"].get("timm_model_name")
+    if trunk:
+        _check_position(position, trunk)
+    network, encode = _build(config, name, weights, PRECISIONS[precision], sentences)
     visual: Any = network.visual
     if round_weights == "float16":
         for matrix in _matrices(network):
             matrix.data = matrix.data.half().float()
-    if precision != "float32":
+    if precision != "float32" and not trunk:
         for matrix in _matrices(visual):
             matrix.data = matrix.data.to(PRECISIONS[precision])
     network.requires_grad_(False).eval().to(device)
@@ -87,7 +109,11 @@ def load_clip(
     statistics = (options.mean, options.std)
     most = model.get("max_patches", MAX_PATCHES)
     dtype = PRECISIONS[precision]
-    return FrozenClip(network, tokenizer, crop, statistics, position, dtype, most)
+    if trunk:
+        kind = import_module("clip_wsss.models.timm_clip").TimmClip
+        scale = float(network.logit_scale.exp())
+        return kind(visual.trunk, visual.head, size, scale, encode, crop, statistics, dtype, most)
+    return FrozenClip(network, encode, crop, statistics, position, dtype, most)
 
 
 def check_clip(model: dict) -> None:
@@ -96,19 +122,39 @@ def check_clip(model: dict) -> None:
     Raises:
         InputError: as `load_clip`; of weights that a tag names, what is known before they are here.
     """
+    if model.get("library") == "jina":
+        load_clip(model)  # of local files alone
+        return
     config, _, name, weights = _resolve(model, download=False)
+    sentences = _sentences(model, config)
+    if sentences is None:
+        _check_transformers(config["text_cfg"], name, "hf_tokenizer_name")
     if weights is not None:
-        _build(config, name, weights, torch.float32)
+        _build(config, name, weights, torch.float32, sentences)
 
 
-def load_for(entry: dict, model: dict, device: str | torch.device = "cpu") -> FrozenClip:
+def _sentences(model: dict, config: dict) -> Sentences | None:
+    file = model.get("text_features")
+    return None if file is None else Sentences(find(file), config["embed_dim"])
+
+
+def _check_position(position: dict, tower: str) -> None:
+    if position != {"resize": "bilinear", "round": "none"}:
+        raise InputError(
+            f"position_embedding: must be left out; timm resizes that of {tower} itself"
+        )
+
+
+def load_for(
+    entry: dict, model: dict, device: str | torch.device = "cpu"
+) -> "FrozenClip | TimmClip":
     """Load the CLIP of a cam entry: a `models` entry at the precision that the CAMs want.
 
     Raises:
         InputError: as `load_clip`; a tower without texts.
     """
-    if model.get("library", "open_clip") != "open_clip":
-        raise InputError(f"cam.model: a tower of {model['library']} has no texts; name a CLIP")
+    if model.get("library") == "timm":
+        raise InputError("cam.model: a tower of timm has no texts; name a CLIP")
     return load_clip(
         model,
         precision=entry["precision"],
@@ -144,6 +190,8 @@ def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
         if config is None:
             raise _unknown(architecture)
     _refuse_what_cannot_run(config, name)
+    if model.get("text_features") is None:
+        _check_transformers(config["text_cfg"], name, "hf_model_name")
     needs_quick_gelu = weights.kind == "openai" if local else tag.get("quick_gelu", False)
     if needs_quick_gelu and not config.get("quick_gelu", False):
         raise InputError(
@@ -151,9 +199,17 @@ def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
             '"-quickgelu" architecture or a config with "quick_gelu": true'
         )
     if weights is None and download:
-        _tokenizer(name, config["text_cfg"])  # whose files may have to be fetched, and are small
+        if model.get("text_features") is None:  # before what is large
+            _check_transformers(config["text_cfg"], name, "hf_tokenizer_name")
+            _tokenizer(
+                name, config["text_cfg"]
+            )  # whose files may have to be fetched, and are small
         weights = _download(str(architecture), source, tag)
     preprocess = asdict(open_clip.transform.PreprocessCfg())
+    if trunk := config["vision_cfg"].get("timm_model_name"):
+        known = timm.get_pretrained_cfg(trunk)
+        assert known is not None  # each network of timm has one
+        preprocess |= {"mean": known.mean, "std": known.std}
     for stated in (config.pop("preprocess_cfg", None), tag):
         preprocess = open_clip.transform.merge_preprocess_dict(preprocess, stated or {})
     return config, preprocess, name, weights
@@ -208,8 +264,10 @@ def _config_beside(weights: Path) -> str:
 
 def _refuse_what_cannot_run(config: dict, name: str) -> None:
     vision = config["vision_cfg"]
-    if vision.get("timm_model_name"):
-        reason = f"is a timm tower ({vision['timm_model_name']})"
+    if trunk := vision.get("timm_model_name"):
+        module = import_module("clip_wsss.models.timm_tower")
+        module.check_family(trunk, f"models: architecture {name}")
+        reason = None
     elif isinstance(vision.get("layers"), list | tuple):
         reason = "is a ResNet"
     elif vision.get("attentional_pool"):
@@ -223,20 +281,25 @@ def _refuse_what_cannot_run(config: dict, name: str) -> None:
             f"models: architecture {name} {reason}; CAMs need the patch tokens of an open_clip "
             "VisionTransformer, as ViT-B-16-quickgelu"
         )
-    text = config["text_cfg"]
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        if text.get(key) and find_spec("transformers") is None:
-            raise InputError(
-                f"models: architecture {name}: text_cfg.{key}, {text[key]}, needs the package "
-                "transformers, which is not installed; install it, or name another CLIP, as "
-                "ViT-B-16-quickgelu"
-            )
+
+
+def _check_transformers(text: dict, name: str, key: str) -> None:
+    """Refuse texts that need a package which is not here."""
+    if text.get(key) and find_spec("transformers") is None:
+        raise InputError(
+            f"models: architecture {name}: text_cfg.{key}, {text[key]}, needs the package "
+            "transformers, which is not installed; install it, name a file of the texts' features "
+            "as text_features (docs/towers.md), or name another CLIP, as ViT-B-16-quickgelu"
+        )
 
 
 def _build(
-    config: dict, name: str, weights: Weights, dtype: torch.dtype
-) -> tuple[nn.Module, "_Tokenizer"]:
-    """The network with its weights (float32) and its tokenizer."""
+    config: dict, name: str, weights: Weights, dtype: torch.dtype, sentences: Sentences | None
+) -> tuple[Any, Callable[[list[str]], Tensor]]:
+    """The network with its weights (float32) and what encodes texts.
+
+    With `sentences` the text tower is not built, and whatever is said of it is not looked at.
+    """
     text = dict(config["text_cfg"])
     custom = config.pop("custom_text", False) or "hf_model_name" in text
     if weights.rows is not None:
@@ -245,18 +308,81 @@ def _build(
     if "hf_model_name" in text:
         text["hf_model_pretrained"] = False
     cast = None if dtype == torch.float32 else dtype  # LayerNorms that compute in float32
+    kind: Any = open_clip.CustomTextCLIP if custom else open_clip.CLIP
     try:
-        kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
-        network = kind(**{**config, "text_cfg": text}, cast_dtype=cast)
-        tokenizer = _tokenizer(name, text)
+        with _any_size():
+            if sentences is not None:
+                network: Any = _Vision(config, cast)
+            else:
+                network = kind(**{**config, "text_cfg": text}, cast_dtype=cast)
         state = open_clip.convert.convert_state_dict(network, weights.state)
     except Exception as error:  # whatever a library below says about the config
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"models: architecture {name} cannot be built ({reason})") from None
-    if custom:
+    if config["vision_cfg"].get("timm_model_name"):
+        module = import_module("clip_wsss.models.timm_tower")
+        module.check_network(network.visual.trunk, f"models: architecture {name}")
+    if sentences is not None:
+        state = {key: one for key, one in state.items() if key in network.state_dict()}
+    elif custom:
         state = open_clip.model.convert_to_custom_text_state_dict(state)
     load_into(network, replace(weights, state=state), name)
-    return network, _Tokenizer(tokenizer, weights.rows)
+    if sentences is not None:
+        return network, sentences
+    return network, _TextTower(network, partial(_tokenizer, name, text), weights.rows, name)
+
+
+class _Vision(nn.Module):
+    """An open_clip model without its text tower."""
+
+    def __init__(self, config: dict, cast: torch.dtype | None):
+        super().__init__()
+        quick = config.get("quick_gelu", False)
+        vision = config["vision_cfg"]
+        self.visual = open_clip.model._build_vision_tower(config["embed_dim"], vision, quick, cast)
+        self.logit_scale = nn.Parameter(torch.zeros(()))
+
+
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Within it, timm builds networks for images of any size, which open_clip does not ask for."""
+    own = timm.create_model
+    try:
+        timm.create_model = partial(own, dynamic_img_size=True)
+        yield
+    finally:
+        timm.create_model = own
+
+
+class _TextTower:
+    """Different texts -> (n, E) float32 on the CPU, normalised, by a network's text tower."""
+
+    def __init__(self, network: Any, make: Callable[[], Any], rows: Tensor | None, name: str):
+        self.network, self._make, self._rows, self._name = network, make, rows, name
+
+    @cached_property
+    def tokenize(self) -> "_Tokenizer":
+        """Made when the first text comes: a tokenizer may need files that images do not."""
+        try:
+            return _Tokenizer(self._make(), self._rows)
+        except Exception as error:  # whatever a library below says, of a download too
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"models: architecture {self._name}: its tokenizer cannot be made ({reason}); name "
+                "a file of the texts' features as `text_features` (docs/towers.md)"
+            ) from None
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        device = self.network.logit_scale.device
+        parts = (texts[i : i + TEXT_BATCH] for i in range(0, len(texts), TEXT_BATCH))
+        return torch.cat(
+            [
+                F.normalize(self.network.encode_text(self.tokenize(part).to(device)), dim=-1)
+                .float()
+                .cpu()
+                for part in parts
+            ]
+        )
 
 
 def _tokenizer(name: str, text: dict):

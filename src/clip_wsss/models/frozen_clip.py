@@ -7,7 +7,6 @@ differentiable rest, which GradCAM goes back through (docs/parity.md, facts 6, 7
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +16,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from clip_wsss.models.tower import MAX_PATCHES, capped
+from clip_wsss.models.frozen import Images, Texts
+from clip_wsss.models.tower import MAX_PATCHES
 
 if TYPE_CHECKING:
-    from clip_wsss.models.tower import Passed
+    from clip_wsss.models.tower import Grid, Passed
 
-TEXT_BATCH = 256  # texts in one forward pass
 SLOPE = 1.702  # of QuickGELU's sigmoid
 
 # A network, block or attention is `Any` here: torch types what a module holds as Tensor | Module.
 
 
-class FrozenClip:
+class FrozenClip(Images, Texts):
     """A CLIP without gradients in its weights.
 
     Attributes:
@@ -47,7 +46,7 @@ class FrozenClip:
     def __init__(
         self,
         network: Any,
-        tokenize: Callable[[list[str]], Tensor],
+        encode: Callable[[list[str]], Tensor],
         crop: Callable[[Image.Image], Tensor],
         statistics: tuple[Sequence[float], Sequence[float]],
         position: dict,
@@ -55,7 +54,7 @@ class FrozenClip:
         max_patches: int = MAX_PATCHES,
     ):
         self.network, self.visual = network, network.visual
-        self.tokenize, self.crop = tokenize, crop
+        self.encode, self.crop = encode, crop
         self.position, self.dtype = position, dtype
         self.patch: tuple[int, int] = tuple(self.visual.patch_size)
         self.layers = len(self.visual.transformer.resblocks)
@@ -65,35 +64,6 @@ class FrozenClip:
         self.device = self.visual.proj.device
         self.logit_scale = float(network.logit_scale.detach().exp())
         self.mean, self.std = (np.array(values, dtype=np.float32) for values in statistics)
-
-    def grid(self, size: Sequence[float]) -> tuple[int, int]:
-        """Patches (gh, gw) of an image of size (H, W): each side rounded up by itself."""
-        return math.ceil(size[0] / self.patch[0]), math.ceil(size[1] / self.patch[1])
-
-    def fitted(self, size: Sequence[float]) -> tuple[int, int]:
-        """See `clip_wsss.models.tower.Tower`."""
-        return capped(self.grid(size), self.max_patches)
-
-    def preprocess(self, rgb: np.ndarray, scale: float = 1.0) -> Tensor:
-        """An image at its own size (docs/parity.md, fact 2), or at a multiple of it.
-
-        Args:
-            rgb: (H, W, 3) uint8.
-            scale: of the sides, before they are rounded up to whole patches. An image of more
-                than `max_patches` is scaled down to these.
-
-        Returns:
-            (3, H', W') float32 on the CPU; sides are whole numbers of patches.
-        """
-        gh, gw = self.fitted((rgb.shape[0] * scale, rgb.shape[1] * scale))
-        size = (gw * self.patch[1], gh * self.patch[0])
-        resized = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
-        scaled = (resized.astype(np.float32) / np.float32(255) - self.mean) / self.std
-        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
-
-    def preprocess_ordinary(self, rgb: np.ndarray) -> Tensor:
-        """CLIP's own square crop, for classification: (H, W, 3) uint8 -> (3, S, S) float32."""
-        return self.crop(Image.fromarray(rgb))
 
     @torch.no_grad()
     def cls_features(self, batch: Tensor) -> Tensor:
@@ -128,38 +98,26 @@ class FrozenClip:
         return self.image_features(self.last_block(x, self.normed(x)).float())
 
     @torch.no_grad()
-    def patches(self, x: Tensor) -> Tensor:
+    def patches(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Patch features (B, N, E) float32, normalised, from what enters the last block."""
-        tokens = self.last_block(x, self.normed(x)).float()[:, 1:]
-        return F.normalize(self.visual.ln_post(tokens) @ self.visual.proj.float(), dim=-1)
+        return self.rebuilt_patches(x, F.scaled_dot_product_attention, residual=True, ffn=True)
 
     @torch.no_grad()
-    def encode_texts(self, texts: list[list[str]]) -> Tensor:
-        """Text features, averaged over the texts of each item (docs/parity.md, fact 4).
-
-        Args:
-            texts: for each of n items, its texts (one for each template).
-
-        Returns:
-            (n, E) float32 on the CPU: each text normalised, their mean normalised again.
-
-        Raises:
-            InputError: a text is too long, or has a word that a compact vocabulary lacks.
-        """
-        if not texts:
-            return torch.zeros(0, self.visual.proj.shape[1])
-        flat = list(dict.fromkeys(text for item in texts for text in item))
-        features = torch.cat(
-            [
-                F.normalize(self.network.encode_text(self.tokenize(part).to(self.device)), dim=-1)
-                .float()
-                .cpu()
-                for part in (flat[i : i + TEXT_BATCH] for i in range(0, len(flat), TEXT_BATCH))
-            ]
-        )
-        place = {text: i for i, text in enumerate(flat)}
-        means = [features[[place[text] for text in item]].mean(dim=0) for item in texts]
-        return F.normalize(torch.stack(means), dim=-1)
+    def rebuilt_patches(
+        self,
+        x: Tensor,
+        mix: Callable[[Tensor, Tensor, Tensor], Tensor],
+        residual: bool,
+        ffn: bool,
+        grid: Grid | None = None,
+    ) -> Tensor:
+        """See `clip_wsss.models.tower.Tower`."""
+        block = self.visual.transformer.resblocks[-1]
+        heads = mix(*packed_heads(block.attn, block.ln_1(x)))
+        y = block.ls_1(self._joined(block, heads)).to(x.dtype)
+        x = x + y if residual else y
+        tokens = (self._feed_forward(block, x) if ffn else x).float()[:, 1:]
+        return F.normalize(self.visual.ln_post(tokens) @ self.visual.proj.float(), dim=-1)
 
     @torch.no_grad()
     def trunk(self, batch: Tensor, maps: int, by_head: int = 0) -> tuple[Tensor, Tensor]:
@@ -222,12 +180,13 @@ class FrozenClip:
         """The last block's ln_1 of what enters it: (B, 1 + N, D)."""
         return self.visual.transformer.resblocks[-1].ln_1(x)
 
-    def last_block(self, x: Tensor, a: Tensor) -> Tensor:
+    def last_block(self, x: Tensor, a: Tensor, grid: Grid | None = None) -> Tensor:
         """The last block from its ln_1's output on.
 
         Args:
             x: (B, 1 + N, D), the residual stream from `trunk`.
             a: (B, 1 + N, D), `normed(x)`; gradients flow back to it.
+            grid: not needed.
 
         Returns:
             Output tokens (B, 1 + N, D).
@@ -235,14 +194,16 @@ class FrozenClip:
         block = self.visual.transformer.resblocks[-1]
         return self._rest(block, x, self._attend(block, a, False)[0])
 
-    def through_last_block(self, x: Tensor, need_map: bool) -> Passed:
+    def through_last_block(self, x: Tensor, need_map: bool, grid: Grid | None = None) -> Passed:
         """See `clip_wsss.models.tower.Clip`."""
         from clip_wsss.models.last_block import through_last_block
 
         return through_last_block(self, x, need_map)
 
     @torch.no_grad()
-    def attention(self, block: int, x: Tensor, kind: str = "qk") -> Tensor:
+    def attention(
+        self, block: int, x: Tensor, kind: str = "qk", grid: Grid | None = None
+    ) -> Tensor:
         """See `clip_wsss.models.tower.Tower`."""
         own = self.visual.transformer.resblocks[block]
         q, k, v = packed_heads(own.attn, own.ln_1(x))
@@ -259,13 +220,14 @@ class FrozenClip:
             (B, E) float32, normalised. CLS does not take part. A model that normalises after
             pooling (`final_ln_after_pool`) does so here too.
         """
-        return self.project(self.pooled(tokens[:, 1:]))
+        return self.project(self.pooled(tokens))
 
-    def pooled(self, patches: Tensor) -> Tensor:
-        """Mean over the patches: (B, N, D) float32 -> (B, D), of what ln_post makes of them.
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Mean over the patches of (B, 1 + N, D) float32: (B, D), of what ln_post makes of them.
 
         A model that normalises after pooling (`final_ln_after_pool`) does so in `project`.
         """
+        patches = tokens[:, 1:]
         if not self.visual.final_ln_after_pool:
             patches = self.visual.ln_post(patches)
         return patches.mean(dim=1)
@@ -308,24 +270,32 @@ class FrozenClip:
 
         Only `by_head` (without gradients) decides the last bits of the branch, not `need_map`.
         """
-        attn, maps = block.attn, None
-        custom = not isinstance(attn, nn.MultiheadAttention)  # open_clip's own Attention
-        q, k, v = packed_heads(attn, a)
+        maps = None
+        q, k, v = packed_heads(block.attn, a)
         if need_map or by_head:
             with torch.no_grad():
                 y, maps = attend_head_by_head(q, k, v, need_map)
         if not by_head:
             y = F.scaled_dot_product_attention(q, k, v)
+        return FrozenClip._joined(block, y), maps
+
+    @staticmethod
+    def _joined(block: Any, y: Tensor) -> Tensor:
+        """The attention branch of what its heads give: (B, heads, L, d) -> (B, L, D)."""
+        attn = block.attn
+        custom = not isinstance(attn, nn.MultiheadAttention)  # open_clip's own Attention
         if custom and attn.head_scale is not None:
             y = y * attn.head_scale.to(y.dtype)
-        y = y.transpose(1, 2).flatten(2)  # (B, L, D)
-        y = block.ln_attn(attn.out_proj(attn.ln_inner(y))) if custom else attn.out_proj(y)
-        return y, maps
+        y = y.transpose(1, 2).flatten(2)
+        return block.ln_attn(attn.out_proj(attn.ln_inner(y))) if custom else attn.out_proj(y)
 
     @staticmethod
     def _rest(block: Any, x: Tensor, y: Tensor) -> Tensor:
         # Layer scales are float32 at every precision.
-        x = x + block.ls_1(y).to(x.dtype)
+        return FrozenClip._feed_forward(block, x + block.ls_1(y).to(x.dtype))
+
+    @staticmethod
+    def _feed_forward(block: Any, x: Tensor) -> Tensor:
         return x + block.ls_2(_mlp(block.mlp, block.ln_2(x))).to(x.dtype)
 
 

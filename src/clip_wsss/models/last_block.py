@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from clip_wsss.models.frozen_clip import FrozenClip, activate, attend_head_by_head, packed_heads
+from clip_wsss.models.tower import Clip, Grid
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """The last block's pass as autograd recorded it; see `through_last_block`."""
+    """The last block's pass as autograd recorded it; see `record`."""
 
     inputs: Tensor
     tokens: Tensor
     leaf: Tensor
     pooled: Tensor
     attention: Tensor | None
+    prefix: int
 
     def weights(self, slope: Tensor) -> Tensor:
         """Mean over the patches of the gradient at ln_1's output.
@@ -39,7 +41,7 @@ class Recorded:
         (gradient,) = torch.autograd.grad(
             self.tokens, self.inputs, (slope / scale).to(self.tokens.dtype), retain_graph=True
         )
-        return gradient[:, 1:].float().mean(dim=1) * scale[:, 0]
+        return gradient[:, self.prefix :].float().mean(dim=1) * scale[:, 0]
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def through_last_block(clip: FrozenClip, x: Tensor, need_map: bool) -> Derived |
         `Derived` for a block as CLIP has it, else `Recorded`. Both have `inputs`, `pooled`,
         `attention` and `weights`.
     """
-    return (_derive if _is_ordinary(clip.visual) else _record)(clip, x, need_map)
+    return (_derive if _is_ordinary(clip.visual) else record)(clip, x, need_map)
 
 
 def _is_ordinary(visual: Any) -> bool:
@@ -168,13 +170,14 @@ def _is_ordinary(visual: Any) -> bool:
     )
 
 
-def _record(clip: FrozenClip, x: Tensor, need_map: bool) -> Recorded:
+def record(clip: Clip, x: Tensor, need_map: bool, grid: Grid | None = None) -> Recorded:
+    """Run the last block of any CLIP under autograd; see `clip_wsss.models.tower.Clip`."""
     with torch.enable_grad():
-        a = clip.visual.transformer.resblocks[-1].ln_1(x).detach().requires_grad_()
-        tokens = clip.last_block(x, a)
-        attention = clip.attention(-1, x) if need_map else None
+        a = clip.normed(x).detach().requires_grad_()
+        tokens = clip.last_block(x, a, grid)
+        attention = clip.attention(-1, x, "qk", grid) if need_map else None
         leaf = tokens.detach().float().requires_grad_()
-        return Recorded(a, tokens, leaf, clip.pooled(leaf[:, 1:]), attention)
+        return Recorded(a, tokens, leaf, clip.pooled(leaf), attention, clip.prefix)
 
 
 @torch.no_grad()

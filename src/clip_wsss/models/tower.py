@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     import torch
@@ -32,8 +32,14 @@ def capped(grid: tuple[int, int], most: int) -> tuple[int, int]:
     return gh, min(max(1, int(gw * scale)), most // gh)
 
 
+Grid = tuple[int, int]  # (gh, gw) patches
+
+
 class Tower(Protocol):
     """A frozen ViT.
+
+    What takes x, tokens on their way through the blocks, takes their grid as well: rotary positions
+    are not in the tokens. A tower without them does not look at it.
 
     Attributes:
         patch: (height, width) of a patch in pixels.
@@ -85,21 +91,42 @@ class Tower(Protocol):
         """
         ...
 
-    def attention(self, block: int, x: Tensor, kind: str) -> Tensor:
+    def attention(self, block: int, x: Tensor, kind: str, grid: Grid | None = None) -> Tensor:
         """A map of a block, averaged over its heads.
 
         Args:
             block: counted from the end, -1 the last.
             x: (B, P + N, D), what enters it.
             kind: qk, qq, kk or vv.
+            grid: (gh, gw) of the N patches.
 
         Returns:
             (B, N, N) float32, without the prefix tokens, not normalised again.
         """
         ...
 
-    def patches(self, x: Tensor) -> Tensor:
+    def patches(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Patch features (B, N, E) float32, normalised, from what enters the last block."""
+        ...
+
+    def rebuilt_patches(
+        self,
+        x: Tensor,
+        mix: Callable[[Tensor, Tensor, Tensor], Tensor],
+        residual: bool,
+        ffn: bool,
+        grid: Grid | None = None,
+    ) -> Tensor:
+        """Patch features as of `patches`, of a last block whose attention is another.
+
+        Args:
+            x: (B, P + N, D), what enters the last block.
+            mix: queries, keys and values (B, heads, P + N, d), as the block attends with them, ->
+                what its heads give, of the same shape.
+            residual: whether x is added to the attention's output.
+            ffn: whether the MLP follows, with its own residual.
+            grid: (gh, gw) of the N patches.
+        """
         ...
 
 
@@ -142,15 +169,16 @@ class Clip(Tower, Protocol):
     logit_scale: float
 
     def project(self, pooled: Tensor) -> Tensor:
-        """(B, D) float32, the pooled patches -> (B, E) float32, normalised; differentiable."""
+        """(B, D) float32, what `pooled` gives -> (B, E) float32, normalised; differentiable."""
         ...
 
-    def through_last_block(self, x: Tensor, need_map: bool) -> Passed:
+    def through_last_block(self, x: Tensor, need_map: bool, grid: Grid | None = None) -> Passed:
         """Run the last block, so that one can go back through it.
 
         Args:
             x: (B, P + N, D), the residual stream that enters it.
             need_map: whether its attention map is wanted; it changes nothing else.
+            grid: (gh, gw) of the N patches.
         """
         ...
 
@@ -158,8 +186,12 @@ class Clip(Tower, Protocol):
         """(B, P + N, D): what enters the last block after its first LayerNorm."""
         ...
 
-    def last_block(self, x: Tensor, a: Tensor) -> Tensor:
+    def last_block(self, x: Tensor, a: Tensor, grid: Grid | None = None) -> Tensor:
         """Tokens (B, P + N, D) after the last block, differentiable in `a` = `normed(x)`."""
+        ...
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """(B, D) float32 of the last block's output (B, P + N, D) float32, for `project`."""
         ...
 
     def image_features(self, tokens: Tensor) -> Tensor:

@@ -188,7 +188,7 @@ def check_entry(
 
 
 def _check_clip(config: Config, model: str, where: str) -> None:
-    if config.models[model].library != "open_clip":
+    if config.models[model].library == "timm":
         raise InputError(f"{where}: `{model}` has no texts; name a CLIP of open_clip")
 
 

@@ -12,9 +12,10 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -382,7 +383,7 @@ class Graph:
         # The name of a file says nothing that counts: a copy of it has the same folder.
         shape = identity.get("architecture", "clip")
         if isinstance(shape, dict):
-            vision = shape.get("vision_cfg", {})
+            vision = shape.get("vision_cfg") or shape.get("vision_config") or {}
             shape = f"clip-{vision.get('width')}x{vision.get('layers')}"
         return _node("model", str(shape), identity, (), model.model_dump())
 
@@ -391,7 +392,8 @@ class Graph:
         if split is None:
             raise InputError("dataset.splits.prompts: null, but template: sharpest ranks by it")
         parents = (model, self._images(None))
-        return _node("features", model.label, {"split": split}, parents, model.settings)
+        node = _node("features", model.label, {"split": split}, parents, model.settings)
+        return replace(node, methods=_clip_code(model.settings))
 
     def _texts(self, texts: Texts, model: Node) -> Node:
         names = self.vocabulary.texts(texts.names)
@@ -432,7 +434,7 @@ class Graph:
         label = "+".join([model.label, _short(identity[chosen]), *_flat(shown, (chosen,))])
         settings = {**cam.model_dump(), "model": model.settings}
         node = _node("cam", label, identity, (texts, self.images), settings)
-        return replace(node, methods=_code(cam, towers), towers=towers)
+        return replace(node, methods=_code(cam, towers, model.settings), towers=towers)
 
     def _affinity(self, affinity: Affinity, cam: Node) -> Node:
         own, shown, towers = self._with_towers(affinity)
@@ -527,7 +529,7 @@ class Graph:
         if name is not None and name not in self.config.models:
             message = unknown("entry of models", str(name), self.config.models)
             raise InputError(f"{path}: model.backbone.model: {message}")
-        if name is not None and self.config.models[name].library != "open_clip":
+        if name is not None and self.config.models[name].library == "timm":
             raise InputError(f"{path}: model.backbone.model: `{name}` must be a CLIP of open_clip")
         return None if name is None else self.config.models[name]
 
@@ -598,12 +600,37 @@ def _put(settings: Any, key: str, value: Any) -> None:
     settings[last] = value
 
 
-def _code(entry: Settings, towers: dict[str, dict]) -> tuple[str, ...]:
-    """The functions whose code the maps or masks of an entry depend on."""
+def _code(
+    entry: Settings, towers: Mapping[str, dict], clip: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """The functions whose code the maps or masks of an entry depend on; `clip` makes the maps."""
+    clips = [*towers.values(), *([] if clip is None else [clip])]
     methods = [one.target for one in methods_of(entry)]
     if any(one["library"] == "timm" for one in towers.values()):
         methods.append("clip_wsss.models.timm_tower:load_timm")
+    methods += dict.fromkeys(code for clip in clips for code in _clip_code(clip))
     return tuple(methods)
+
+
+def _clip_code(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """What loads and computes a CLIP beside what does so for all of open_clip's own."""
+    if model["library"] == "jina":
+        return ("clip_wsss.models.jina:load_jina",)
+    return ("clip_wsss.models.timm_clip:TimmClip",) if _is_timm_clip(model) else ()
+
+
+def _is_timm_clip(model: Mapping[str, Any]) -> bool:
+    """Whether a CLIP's vision tower is timm's, by its config; open_clip's own lie beside it."""
+    if model["library"] != "open_clip" or model["architecture"] is None:
+        return False
+    spec, path = find_spec("open_clip"), find(model["architecture"])
+    assert spec is not None  # a dependency
+    assert spec.origin is not None
+    own = Path(spec.origin).parent / "model_configs" / f"{model['architecture']}.json"
+    path = path if path.is_file() else own
+    config = _read_json(str(path)) if path.is_file() else {}
+    config = config.get("model_cfg", config) if isinstance(config, dict) else {}
+    return bool(config.get("vision_cfg", {}).get("timm_model_name"))
 
 
 def _short(name: str) -> str:
@@ -671,6 +698,13 @@ def model_identity(model: Model) -> dict[str, Any]:
     """What decides the features of a model: contents of files, names of what is downloaded."""
     identity = model.model_dump(exclude_defaults=True, exclude={"license", "source"})
     identity["weights"] = _file(model.weights)
+    if model.text_features is not None:
+        if not is_file(model.text_features):
+            raise InputError(
+                f"models: text_features: there is no file {model.text_features}; docs/towers.md "
+                "makes one"
+            )
+        identity["text_features"] = _file(model.text_features)
     if model.architecture is not None and is_file(model.architecture):
         identity["architecture"] = _read_json(model.architecture)
     return identity

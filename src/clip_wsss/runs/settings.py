@@ -113,9 +113,11 @@ class Runs(Settings):
 class Model(Settings):
     """A frozen tower: a CLIP, or a ViT without texts, whose attention an affinity may use."""
 
-    library: Literal["open_clip", "timm"] = Field("open_clip", description="whose network it is")
+    library: Literal["open_clip", "timm", "jina"] = Field(
+        "open_clip", description="whose network it is (docs/towers.md)"
+    )
     architecture: Text | None = Field(
-        None, description="name in the library, or of open_clip the path of a JSON"
+        None, description="name in the library, or of open_clip and jina the path of a JSON"
     )
     weights: Text = Field(description="the library's tag, or a local file")
     round_weights: Literal["none", "float16"] = Field(
@@ -123,6 +125,9 @@ class Model(Settings):
     )
     max_patches: Count = Field(
         8192, description="of an image; a larger one is scaled down for its maps, not its masks"
+    )
+    text_features: Text | None = Field(
+        None, description="npz asked for the texts' features instead of a text tower (towers.md)"
     )
     license: Text | None = Field(None, description="of the weights; shown beside the figures")
     source: Text | None = Field(None, description="where the weights come from; likewise")
@@ -166,6 +171,10 @@ class Cam(Settings):
     method: Annotated[str, Names("cam", "here")] = Field(
         "gradcam", description="how maps are made; its settings stand beside it"
     )
+    scales: list[Positive] = Field(
+        [1.0], min_length=1, description="of the image; each scale's maps in [0, 1] are averaged"
+    )
+    flip: bool = Field(False, description="averaged with the mirror images of all scales")
 
 
 class Affinity(Settings):

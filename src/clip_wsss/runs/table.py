@@ -235,6 +235,10 @@ def _check_online(run: Run, settings: RunSettings, where: str) -> None:
     if missing or masks is None or masks.source != "maps":
         needed = ", ".join(missing) or "masks with source: maps"
         raise InputError(f"{what} and takes how from the other cells; name {needed}")
+    if settings.cam is not None and (settings.cam.flip or settings.cam.scales != [1.0]):
+        raise InputError(
+            f"{what} of what the training sees; leave scales and flip out of cam `{run.cam}`"
+        )
     maker = method("labels", online.online.method)
     for field in maker.fields:
         group, key = KINDS["labels"].elsewhere.get(field, ("", ""))

@@ -206,8 +206,8 @@ class TestRefusals:
         ("architecture", "match"),
         [
             ("RN50", "RN50 is a ResNet"),
-            ("ViT-B-16-SigLIP", "ViT-B-16-SigLIP is a timm tower"),
-            ("convnext_base", "convnext_base is a timm tower"),
+            ("convnext_base", "convnext_base: convnext_base must be of timm's ViT or EVA family"),
+            ("ViTamin-S", "ViTamin-S: vitamin_small_224 must be of timm's .* it is of vitamin"),
             ("coca_ViT-B-32", "coca_ViT-B-32 pools by attention"),
             # FAULTS 31
             ("roberta-ViT-B-32", "text_cfg.hf_model_name, roberta-base, needs the package trans"),

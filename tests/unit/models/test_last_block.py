@@ -19,7 +19,7 @@ def passes(tmp_path, config, precision="float32", quick=True):
         clip.visual.transformer.resblocks[-1].mlp.gelu = torch.nn.GELU()
     generator = torch.Generator().manual_seed(0)
     x, _ = clip.trunk(torch.randn(2, 3, *SIZE, generator=generator), 0)
-    return clip, through_last_block(clip, x, True), last_block._record(clip, x, True)
+    return clip, through_last_block(clip, x, True), last_block.record(clip, x, True)
 
 
 @pytest.mark.parametrize("after_pool", [False, True])

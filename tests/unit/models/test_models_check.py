@@ -82,7 +82,7 @@ def test_a_file_that_does_not_fit_is_a_line(files, name, line):
         ),
         (
             {**TIMM, "architecture": "resnet18", "weights": "pretrained"},
-            "architecture resnet18 cannot be made by timm (",
+            "resnet18 must be of timm's ViT or EVA family",
         ),
     ],
 )

@@ -6,7 +6,8 @@ import timm
 import torch
 from clip_cases import make_openai_state_dict, random_clip, small_config
 from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.eva import Eva
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
 from clip_wsss.affinities.attention import propagate
 from clip_wsss.affinities.box_rule import box_masks
@@ -18,15 +19,36 @@ from clip_wsss.models.timm_tower import TimmTower, load_timm
 from clip_wsss.models.tower import open_tower
 
 NAME = "vit_tiny_patch16_224"
+LIKE_SIGLIP = {"class_token": False, "global_pool": "map"}
+LIKE_EVA02 = {
+    "kind": Eva,
+    "qkv_fused": False,
+    "swiglu_mlp": True,
+    "scale_mlp": True,
+    "scale_attn_inner": True,
+    "use_rot_pos_emb": True,
+    "ref_feat_shape": 16,
+    "global_pool": "token",
+}
+LIKE_DINOV3 = {
+    "kind": Eva,
+    "use_abs_pos_emb": False,
+    "use_rot_pos_emb": True,
+    "rope_type": "dinov3",
+    "rope_rotate_half": True,
+    "num_reg_tokens": 4,
+    "init_values": 0.3,
+}
+LIKE_PE = {"kind": Eva, "attn_type": "rope", "use_rot_pos_emb": True, "global_pool": "map"}
 LIKE_DINO = {"reg_tokens": 4, "init_values": 0.5, "no_embed_class": True}
 
 
-def network(**options) -> VisionTransformer:
+def network(kind=VisionTransformer, **options):
     """Random, with attention that differs from patch to patch; timm computes maps by itself."""
     shape = {"img_size": (56, 70), "patch_size": 14, "embed_dim": 48, "depth": 3, "num_heads": 3}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = VisionTransformer(**shape, num_classes=0, dynamic_img_size=True, **options).eval()
+        made = kind(**shape, num_classes=0, dynamic_img_size=True, **options).eval()
         for parameter in made.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
     made.pretrained_cfg = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
@@ -35,13 +57,46 @@ def network(**options) -> VisionTransformer:
     return made.requires_grad_(False)
 
 
-def attention_of(block, x):
-    """The head-averaged map by timm's own modules: what enters its dropout."""
-    seen = []
-    hook = block.attn.attn_drop.register_forward_hook(lambda _, args, out: seen.append(args[0]))
-    block.attn(block.norm1(x))
-    hook.remove()
-    return seen[0].mean(dim=1)
+def timms_own(network, batch):
+    """What enters each block, and the head-averaged map of each: what enters its dropout."""
+    entered, maps, hooks = [], [], []
+    for block in network.blocks:
+        hooks.append(block.register_forward_pre_hook(lambda _, args: entered.append(args[0])))
+        drop = block.attn.attn_drop
+        hooks.append(drop.register_forward_pre_hook(lambda _, args: maps.append(args[0])))
+    network(batch)
+    for hook in hooks:
+        hook.remove()
+    return entered, [one.mean(dim=1) for one in maps]
+
+
+def test_rotary_positions_by_a_table():
+    """EVA02's: pairs of channels turned by row, then by column, of positions scaled to 16."""
+    own = network(**LIKE_EVA02)
+    grid, d, block = (3, 2), 16, own.blocks[-1]
+    x = torch.randn(1, 1 + 6, 48, generator=torch.manual_seed(2))
+    a = block.norm1(x)[0]
+    attn = block.attn
+    q, k = (part(a).reshape(7, 3, d) for part in (attn.q_proj, attn.k_proj))
+
+    def turned(rows):
+        out = rows.clone()
+        for patch in range(6):
+            for axis, place in enumerate((patch // 2 / 3 * 16, patch % 2 / 2 * 16)):
+                for pair in range(d // 4):
+                    angle = place * 10000 ** (-pair / (d // 4))
+                    c = axis * d // 2 + 2 * pair
+                    one, two = rows[1 + patch, :, c], rows[1 + patch, :, c + 1]
+                    out[1 + patch, :, c] = one * np.cos(angle) - two * np.sin(angle)
+                    out[1 + patch, :, c + 1] = two * np.cos(angle) + one * np.sin(angle)
+        return out
+
+    scores = torch.einsum("ihd,jhd->hij", turned(q), turned(k)) / d**0.5
+    wanted = scores.softmax(dim=-1).mean(dim=0)[1:, 1:]
+    found = TimmTower(own).attention(-1, x, "qk", grid)[0]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    other = TimmTower(own).attention(-1, x, "qk", (2, 3))[0]
+    assert (other - wanted).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -51,12 +106,18 @@ def attention_of(block, x):
         (LIKE_DINO, 5),
         ({"class_token": False, "global_pool": "avg", "fc_norm": False}, 0),
         ({"qk_norm": True, "scale_attn_norm": True, "pre_norm": True}, 1),
+        ({"block_fn": ResPostBlock, "init_values": 0.5}, 1),
+        (LIKE_SIGLIP, 0),
+        (LIKE_EVA02, 1),
+        (LIKE_EVA02 | {"use_post_norm": True}, 1),
+        (LIKE_DINOV3, 5),
+        (LIKE_PE, 1),
+        (LIKE_PE | {"rope_type": "mixed", "num_reg_tokens": 2}, 3),
     ],
 )
 @pytest.mark.parametrize("grid", [(4, 5), (3, 7), (1, 2)])
 def test_the_tower_is_timms_network(options, prefix, grid):
-    own = network(**options)
-    tower = TimmTower(own)
+    own, tower = network(**options), TimmTower(network(**options))
     assert (tower.prefix, tower.patch, tower.layers, tower.heads) == (prefix, (14, 14), 3, 3)
     batch = torch.randn(2, 3, 14 * grid[0], 14 * grid[1], generator=torch.manual_seed(1))
     assert tower.grid(tuple(batch.shape[2:])) == grid
@@ -65,16 +126,15 @@ def test_the_tower_is_timms_network(options, prefix, grid):
     N = grid[0] * grid[1]
     assert len(streams) == 3
     assert maps.shape == (2, 2, N, N)
-    for index, block in enumerate(own.blocks):
-        if index:
-            torch.testing.assert_close(streams[index], own.blocks[index - 1](streams[index - 1]))
-        wanted = attention_of(block, streams[index])
-        ours = tower.attention(index - 3, streams[index], "qk")
-        torch.testing.assert_close(ours, wanted[:, prefix:, prefix:])
-        assert wanted.shape[1] == prefix + N
-    torch.testing.assert_close(maps[:, 0], tower.attention(-2, streams[1], "qk"))
+    entered, wanted = timms_own(own, batch)
+    for index in range(3):
+        torch.testing.assert_close(streams[index], entered[index], atol=1e-5, rtol=1e-5)
+        ours = tower.attention(index - 3, streams[index], "qk", grid)
+        torch.testing.assert_close(ours, wanted[index][:, prefix:, prefix:])
+        assert wanted[index].shape[1] == prefix + N
+    torch.testing.assert_close(maps[:, 0], tower.attention(-2, streams[1], "qk", grid))
     features = torch.nn.functional.normalize(tokens[:, prefix:], dim=-1)
-    torch.testing.assert_close(tower.patches(streams[-1]), features)
+    torch.testing.assert_close(tower.patches(streams[-1], grid), features)
 
 
 def test_other_kinds_of_attention_by_hand():
@@ -130,8 +190,9 @@ def test_weights_from_a_file(weights):
     "name",
     [
         "swin_tiny_patch4_window7_224",
-        "eva02_tiny_patch14_224",
-        "vit_base_patch16_siglip_224",
+        "vit_small_patch16_18x2_224",
+        "vit_dwee_patch16_reg1_gap_256",
+        "vit_relpos_small_patch16_224",
         "deit_tiny_distilled_patch16_224",
         "resnet18",
     ],

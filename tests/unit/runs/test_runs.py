@@ -59,7 +59,8 @@ def test_shipped_tables_fit_a_shipped_config(table):
     found = [p for p in (ROOT / "config").glob("*.yaml") if "dataset:" in p.read_text("utf-8")]
     name = str(table.relative_to(ROOT))
     users = [p for p in found if name in read_config(p).runs.tables]
-    named = ROOT / f"config/{table.stem.rpartition('-')[2]}.yaml"  # weclip-voc12: of voc12.yaml
+    word = "voc12" if table.stem.startswith("towers") else table.stem.rpartition("-")[2]
+    named = ROOT / f"config/{word}.yaml"  # weclip-voc12: of voc12.yaml
     for path in users or [named if named in found else ROOT / "config/config.yaml"]:
         config = read_config(path)
         tables = config.runs.model_copy(update={"tables": [str(table)]})
@@ -157,6 +158,11 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
             "which does not take `method` from affinity; leave it out of `cda`",
         ),
         (HEADER + ROW.replace("crf\tcgl", "crf\tweclip"), "must be one of none, par; got crf"),
+        (
+            HEADER
+            + ROW.replace("softmax\tcaa\tcrf\tcgl", "softmax,flip=true\tcaa\tweclip\tweclip"),
+            "leave scales and flip out of cam `softmax,flip=true`",
+        ),
         (
             HEADER + ROW.replace("photo\tsoftmax\tcaa\tcrf\tcgl", "-\t-\t-\tground-truth\tweclip"),
             "other cells; name texts, cam, affinity",

@@ -119,7 +119,7 @@ class WeCLIPLabels:
                 [torch.cat([self.foreground[list(seen.keys[p])], self.background]) for p in places]
             )
             scored = [(texts.to(x.device), target)]
-            (found,), own = gradcam_maps(seen.clip, x[places], count, scored, True)
+            (found,), own = gradcam_maps(seen.clip, x[places], count, scored, True, seen.grid)
             assert own is not None  # it was asked for
             maps[places] = own
             found = min_max(min_max(found.unflatten(-1, seen.grid)))  # twice

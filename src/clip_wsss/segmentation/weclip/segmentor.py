@@ -69,8 +69,9 @@ class WeCLIP(BaseModel):
     ):
         own = read_settings(WeCLIPSettings, settings, "model.settings")
         model = {"round_weights": "none"} | backbone
+        parts = ("library", "architecture", "weights", "round_weights", "text_features")
         clip = load_clip(
-            {key: model.get(key) for key in ("architecture", "weights", "round_weights")},
+            {key: model.get(key) for key in parts},
             precision=model.get("precision", "float32"),
             position_embedding=model.get("position_embedding"),
             device=get_device(),
