@@ -35,16 +35,16 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("formats")
     made = synthetic.build(folder)
     plan, graph = made.plan, made.plan.graph
+    write_tables(plan)  # first: it checks what the rest of this replaces
     for name in ("config", "src"):
         os.symlink(synthetic.REPOSITORY / name, folder / name)
     _write_texts(made)
     training = made.root / graph.training(graph.paths["seg-cgl"]["segmentation"], 0)
-    training.mkdir(parents=True)
+    training.mkdir(parents=True, exist_ok=True)
     log = LogHook(str(training / "log.csv"))
     log.path.write_text("iteration,loss,lr,pixels\n1,0.5,0.1,20\n")
     runner = SimpleNamespace(model=torch.nn.Linear(2, 2), hooks=[log])
     _save(runner, ["background", "cat"], {"entry": {}, "seed": 0}, training / "checkpoint.pth")
-    write_tables(plan)
     write_check(made.dataset, plan.uses, made.root / "data/check.json")
     (made.root / "benchmarks").mkdir()
     (made.root / "benchmarks/data.tsv").write_text("s\tmax_rss\n1.5\t20\n")
