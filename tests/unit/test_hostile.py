@@ -278,7 +278,7 @@ BOMBS = {
         read_yaml,
         "holds more than 100000 values",
     ),
-    "c.yaml": ("&a [*a]\n", read_yaml, "or an alias of what it lies in"),
+    "c.yaml": ("&a [*a]\n", read_yaml, "holds more than 100000 values"),
     "d.yaml": ("a: &a {b: *a}\n", read_yaml, "recursive"),
     "n.yaml": ("[" * 600, read_yaml, "not YAML that can be used"),
     "m.py": ("model = [0] * 10**12\n", read_segmentor_file, "would have to be executed"),
