@@ -13,7 +13,7 @@ class BuildWithProject(build_py):
     """Copies the project beside the modules; an editable install finds it in the checkout."""
 
     def run(self):
-        """Build as ever, then copy."""
+        """Build as usual, then copy."""
         super().run()
         if self.editable_mode:
             return

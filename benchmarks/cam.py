@@ -1,6 +1,6 @@
 """CAMs of photographs with CAA: this checkout beside an earlier one or the slow twin, in one run.
 
-    python benchmarks/cam.py --against CHECKOUT [--images FOLDER] [--precisions float32 bfloat16]
+    python benchmarks/cam.py --old CHECKOUT [--images FOLDER] [--precisions float32 bfloat16]
     python benchmarks/cam.py --tables [--images FOLDER]
     python benchmarks/cam.py --twin [--images FOLDER]
 
@@ -181,7 +181,7 @@ def worker(args):
 
 def against(args):
     """Both checkouts by precision and threads: least seconds, ratios, largest difference."""
-    roots = {"before": args.against.resolve(), "now": HERE.parents[1]}
+    roots = {"before": args.old.resolve(), "now": HERE.parents[1]}
     for precision in args.precisions:
         for threads in args.threads:
             with tempfile.TemporaryDirectory() as folder:
@@ -306,7 +306,7 @@ def twin(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--against", type=Path, help="an earlier checkout")
+    parser.add_argument("--old", type=Path, help="an earlier checkout")
     parser.add_argument("--tables", action="store_true")
     parser.add_argument("--twin", action="store_true")
     parser.add_argument("--architecture", default="ViT-B-16-quickgelu")
@@ -325,7 +325,7 @@ def main():
     sys.path.insert(0, str(HERE.parents[1] / "tests"))
     args.count = len(photographs(args.images, args.count))
     for wanted, measure in (
-        (args.against, against),
+        (args.old, against),
         (args.tables, tables),
         (args.twin, twin),
     ):

@@ -115,14 +115,14 @@ def main():
     text = "\n".join(["# Benchmarks", "", *machine(args.old)]) + "\n"
     with checkout(args.old) as old:
         for name in args.only:
-            path, options = paths[name], []
+            path, options = paths[name], ["--twin", "--tables"] if name == "cam" else []
             if name == "gpu":
                 if not has_gpu():
                     text += "\n## gpu\n\nUnmeasured: no GPU here.\n"
                     continue
                 options = ["--out", str(args.out / "gpu")]
             if old is not None and '"--old"' in path.read_text():
-                options = ["--old", str(old)]
+                options += ["--old", str(old)]
             print(f"\n{name}", flush=True)
             start = time.perf_counter()
             printed, status = run([sys.executable, str(path), *options], environment)

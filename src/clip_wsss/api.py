@@ -169,7 +169,7 @@ class PseudoMask:
         """The label with 255 where the confidence is below mu, (H, W) uint8.
 
         Raises:
-            InputError: mu is no step of the stored confidences.
+            InputError: mu is not a step of the stored confidences.
         """
         check_mu(mu)
         enough = encode(self.confidence) >= encode(np.float32(mu))
@@ -364,7 +364,7 @@ class Segmenter:
         if classes is not None and named is None:
             names = dict(classes) if isinstance(classes, Mapping) else {one: one for one in classes}
             if not isinstance(classes, Mapping) and len(names) < len(classes):
-                raise InputError("classes: a name stands twice; keep one")
+                raise InputError("classes: a name is given twice; keep one")
         if background is None:
             said = {word.casefold() for pair in names.items() for word in pair}
             words = [word for word in words if word.casefold() not in said]

@@ -227,7 +227,7 @@ def test_a_bad_picture_is_one_line_and_stops_no_other(segmenter, image, labels, 
     ("classes", "line"),
     [
         ([], "classes must be a list of 1 to 254 names"),
-        (["dog", "dog"], "classes: a name stands twice"),
+        (["dog", "dog"], "classes: a name is given twice"),
         (["background"], "classes lists `background`"),
         ("no.yaml", "no.yaml: there is no such file"),
     ],

@@ -1,8 +1,8 @@
 # What all rules share: the plan, paths, and the functions that look up inputs and parameters.
 #
-# A rule has one parameter that Snakemake compares, `stamp`: stage, key, fingerprint of the code and
-# what changes the last bits. Everything else a job needs is passed by `unseen`, since it is in the
-# key already or decides no bytes.
+# A rule of a stage has one parameter that Snakemake compares, `stamp`: stage, key, fingerprint of
+# the code and what changes the last bits. Everything else a job needs is passed by `unseen`, since it
+# is in the key already or decides no bytes.
 
 import hashlib
 import re
@@ -37,7 +37,7 @@ if not config:
 try:
     for file in workflow.configfiles:
         add_plugins(Path(file).parent)  # methods may lie beside it
-        # Snakemake has read it too, but a key that stands twice goes unseen there.
+        # Snakemake has read it too, but a key that is given twice goes unseen there.
         read_yaml(file)
     PLAN = make_plan(
         config,

@@ -3,7 +3,7 @@
 #
 # Everything below a job that runs, runs too. So what is there, made as planned, has rules of its own,
 # and one rule makes all that is missing: nothing that depends on the others runs for a new variant.
-# Which variants a rule has stands in its name, in bits: in the process of a job, where its outputs
+# Which variants a rule has is in its name, in bits: in the process of a job, where its outputs
 # were just deleted, the name says what the disk cannot.
 
 for name, passes in rules_of("maps", GRAPH.passes.values()).items():

@@ -30,7 +30,7 @@ rule tables:
 
 
 rule report:
-    # Writes the cost table too: times differ from run to run, so it is no output that others
+    # Writes the cost table too: times differ from run to run, so it is not an output that others
     # could depend on.
     input:
         fresh(lambda wildcards: [PLAN.report_product]),

@@ -176,7 +176,7 @@ def below(members: Mapping[str, Member], folder: PurePosixPath) -> dict[str, Mem
 
 
 def listed(member: Member, source: Path) -> list[str]:
-    """The words of a list. Raises InputError if it is no text."""
+    """The words of a list. Raises InputError if it is not text."""
     return decode_text(member.read(), f"{source}, {member.name}").split()
 
 

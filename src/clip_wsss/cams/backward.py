@@ -1,7 +1,7 @@
 """GradCAM and its refinement for a batch of images of one grid (paper, section 3.1 and 3.3).
 
 One forward pass of an image serves all its classes, and every cam and affinity that is wanted of
-it. Only the last block is gone back through, and for each pair of texts and target only as often
+it. Gradients flow through the last block only, and for each pair of texts and target only as often
 as an image has classes.
 """
 

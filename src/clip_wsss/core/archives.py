@@ -66,7 +66,7 @@ def write_archive(path: str | Path, kind: str, images: Iterable[EncodedImage]) -
     Args:
         path: the zip.
         kind: masks or predictions.
-        images: in the order in which they are to stand; memory holds one at a time.
+        images: in the order that the archive gets; memory holds one at a time.
     """
     ids, skipped = [], {}
     with atomic_path(path) as part, zipfile.ZipFile(part, "w") as archive:

@@ -39,7 +39,7 @@ def read_literals(path: str | Path, _inside: tuple[Path, ...] = ()) -> dict[str,
         file has some that no training needs.
 
     Raises:
-        InputError: the file or a base is missing, is no Python, or has other statements; the line
+        InputError: the file or a base is missing, is not Python, or has other statements; the line
             names the command that converts it.
     """
     path = Path(path)

@@ -115,7 +115,7 @@ KINDS: dict[str, Kind] = {
     "labels": Kind("clip_wsss.labels", ("texts",), "a maker of labels", _FROM_THE_ROW),
     "segmentor": Kind("clip_wsss.segmentors", (), "what a segmentor's file holds"),
 }
-OTHERS = ("model", "folder")  # what `Names` may mark that is no method
+OTHERS = ("model", "folder")  # what `Names` may mark that is not a method
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Names:
     Attributes:
         kind: of `KINDS`, `model` for an entry of `models`, or `folder` for one of files by image,
             whose contents count.
-        where: `here`, the method's settings stand beside the field; `under`, below a key of the
+        where: `here`, the method's settings go beside the field; `under`, below a key of the
             method's short name.
     """
 

@@ -32,13 +32,13 @@ class Inert:
         pass
 
     def append(self, item: Any) -> None:
-        """Take an item of a list that is no plain one."""
+        """Take an item of a list that is not a plain one."""
 
     def extend(self, items: Any) -> None:
         """Take several."""
 
     def add(self, item: Any) -> None:
-        """Take an item of a set that is no plain one."""
+        """Take an item of a set that is not a plain one."""
 
 
 class Stored(NamedTuple):

@@ -43,7 +43,7 @@ _REMEDY = (
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML in which no key stands twice: the last one would win in silence."""
+    """Plain YAML in which no key is given twice: the last one would win in silence."""
 
     depth = 0
 
@@ -79,7 +79,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
             raise _refused("a key must be a word", key_node.start_mark)
         if key in seen:
             line = key_node.start_mark.line + 1
-            raise _refused(f"line {line}: the key `{key}` stands twice; keep one", None)
+            raise _refused(f"line {line}: the key `{key}` is given twice; keep one", None)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -155,7 +155,7 @@ def read_yaml(path: str | os.PathLike) -> Any:
 
 
 def check_values(content: Any, where: str) -> None:
-    """Refuse what no setting can be, wherever in lists and mappings it stands.
+    """Refuse what no setting can be, wherever in lists and mappings it is.
 
     Args:
         content: as read.

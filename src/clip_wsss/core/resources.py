@@ -23,7 +23,7 @@ def project() -> Path:
 
 
 def checkout() -> Path | None:
-    """The project where it is no copy in a package, so that its Git commit says what it holds."""
+    """The project where it is not a package's copy, so that its Git commit says what it holds."""
     return None if project() == INSTALLED else project()
 
 
@@ -31,7 +31,7 @@ def use_workflow(folder: str | os.PathLike) -> Path:
     """Make the files beside a Snakefile the project, in this process and in its jobs.
 
     Args:
-        folder: of the Snakefile; what is no folder here, such as an address, changes nothing.
+        folder: of the Snakefile; what is not a folder here, such as an address, changes nothing.
 
     Returns:
         The project.
@@ -49,7 +49,7 @@ def find(name: str | os.PathLike) -> Path:
 
     Returns:
         The path as it was written where there is such a file, else the project's file of that
-        name, else the path as it was written: of what is missing, or is no file.
+        name, else the path as it was written: of what is missing, or is not a file.
     """
     path = Path(name)
     if os.path.isfile(path) or path.is_absolute():

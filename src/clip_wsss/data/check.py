@@ -128,7 +128,7 @@ def write_check(
         uses: split -> what is needed of it.
         path: of the JSON.
         workers: processes.
-        others: called after them; finds errors of what is no data, a line each.
+        others: called after them; finds errors of what is not data, a line each.
 
     Raises:
         InputError: there are errors, a line each, at most 50 and a count of the others.

@@ -75,8 +75,8 @@ class Dataset:
         """Ids of a split in the order of its list; those of `all` are sorted.
 
         Raises:
-            InputError: the list is missing or empty, names an image twice, or holds what is no id
-                (`clip_wsss.data.lists`).
+            InputError: the list is missing or empty, names an image twice, or holds what is not an
+                id (`clip_wsss.data.lists`).
         """
         path = self.split_file(split)
         if path is None:

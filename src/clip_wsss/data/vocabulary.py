@@ -12,7 +12,7 @@ from clip_wsss.core.plain import read_yaml
 from clip_wsss.core.resources import find
 
 IGNORE = 255  # ignore index of ground truth: borders, crowds
-# Names of what is no class: as one of the classes they would shift the others by one.
+# Names of what is not a class: as one of the classes they would shift the others by one.
 NO_CLASSES = {"background", "bg", "void", "unlabeled", "unlabelled", "ignore", "ignored"}
 
 

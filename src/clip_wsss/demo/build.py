@@ -52,7 +52,7 @@ def build(root: Path, settings: Mapping) -> None:
 def scene_of(split: str, seed: int, index: int) -> Scene:
     """Return one scene of a split; the classes take turns, so that every one is there.
 
-    The generator's key holds the split's name, so no scene is one that the CLIP was trained on.
+    The generator's key holds the split's name, so the CLIP was trained on other scenes.
     """
     rng = random.Random(f"{split}/{seed}/{index}")
     return draw_scene(rng, SIDE, SIDE, Style(), first=CLASSES[index % len(CLASSES)])

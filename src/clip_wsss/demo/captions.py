@@ -1,8 +1,8 @@
 """Words of the demo: concepts and their names, captions of scenes, and the tokens that they use.
 
 A concept is something a caption can name: one of the 20 classes, one of ten kinds of background,
-or one of five words that no scene shows. Every concept has several names, so that all renames,
-synonyms and background words of the demo's runs are trained.
+or one of five words that are not in any scene. Every concept has several names, so that all
+renames, synonyms and background words of the demo's runs are trained.
 """
 
 import random
@@ -74,7 +74,7 @@ class Lexicon:
 
     @property
     def never_seen(self) -> range:
-        """Indices of the concepts that no scene shows."""
+        """Indices of the concepts that are not in any scene."""
         return range(len(CLASSES) + len(WORDS), len(self.names))
 
     def background(self, word: str) -> int:

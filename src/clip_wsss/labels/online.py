@@ -18,14 +18,15 @@ class WeCLIPSettings(Settings):
         "imagenet", description="fact 1: mean and deviation that the images are normalised with"
     )
     grid: Literal["floor", "ceil"] = Field(
-        "floor", description="fact 5: `floor` cuts what is no whole patch, `ceil` stretches to one"
+        "floor",
+        description="fact 5: `floor` cuts less than a patch, `ceil` stretches to a whole one",
     )
     affinity_weight: float = Field(0.1, ge=0, description="of the affinity loss")
     affinity_radius: int = Field(8, ge=0, description="patches between two that are compared")
 
 
 class OnlineSettings(WeCLIPSettings):
-    """Labels that are made in every step; the maker's own settings stand here too."""
+    """Labels that are made in every step; the maker's own settings go here too."""
 
     method: Annotated[str, Names("labels", "here")] = Field(
         "weclip", description="makes the labels"

@@ -176,7 +176,9 @@ def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
     if local:
         weights, tag = read_weights(file), {}
     elif architecture is None:
-        raise InputError(f"models: weights {source} are no file here, so `architecture` is needed")
+        raise InputError(
+            f"models: weights {source} are not a file here, so `architecture` is needed"
+        )
     else:
         weights, tag = None, _known_tag(architecture, source)
     if architecture is None and weights.kind == "safetensors":
@@ -237,7 +239,7 @@ def _known_tag(architecture: str, tag: str) -> dict:
                 "activation must match"
             )
     raise InputError(
-        f"models: weights {tag} is no file and no tag of {architecture} "
+        f"models: weights {tag} is neither a file nor a tag of {architecture} "
         f"(open_clip's: {', '.join(tags) or 'none'})"
     )
 

@@ -148,7 +148,7 @@ class FrozenClip(Images, Texts):
         """As `trunk`, with the residual stream after each block but the last.
 
         Args:
-            batch: (B, 3, H', W') float32; the patch convolution drops what is no whole patch.
+            batch: (B, 3, H', W') float32; the patch convolution drops less than a patch.
             maps: see `trunk`.
 
         Returns:

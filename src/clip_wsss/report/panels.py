@@ -32,7 +32,7 @@ TITLES = {
     "image": "Image",
     "truth": "Ground truth",
     "initial": "Initial CAM",
-    "refined": "CAA",
+    "refined": "Refined CAM",
     "mask": "Pseudo mask",
     "confidence": "Confidence",
     "labels": "Final labels",

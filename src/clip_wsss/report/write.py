@@ -1,6 +1,6 @@
 """One HTML page of a results folder: ladder, pictures, breakdowns, costs, and where it comes from.
 
-The page is a single file that loads nothing. It may hold times, so it is no part of the promise
+The page is a single file that loads nothing. It may hold times, so it is not part of the promise
 that the same commit gives the same bytes.
 """
 
@@ -167,11 +167,16 @@ def _opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> d
     counts = {split: len(results.dataset.ids(split)) for split in shown}
     images = " and ".join(f"{count:,} {split}" for split, count in counts.items())
     bounds = {run.name for run in results.runs if results.fully_supervised(run)}
+    masks = [results.graph.settings[run.name].masks for run in results.runs]
+    made = {one.source for one in masks if one is not None}
+    words = {"ground-truth": "full supervision", "import": "masks made elsewhere"}
+    left_out = " and ".join(said for source, said in words.items() if source in made)
+    others = f", but for {left_out}" if left_out else ""
     several = len(results.runs) > 1
     lead = (
         f"{f'{len(results.runs)} runs' if several else 'One run'} on the {images} images of "
         f"{'the demo' if demo else results.dataset.name}, {'each ' if several else ''}"
-        f"taught by image-level labels alone{', but for full supervision' if bounds else ''}"
+        f"taught by image-level labels alone{others}"
         f"{' and measured after every stage' if results.scored else ''}."
     )
     tiles = [

@@ -90,7 +90,7 @@ def _without_taken_out(merged: dict, parents: dict, source: str) -> dict:
 
 
 def merge(under: dict, over: dict) -> dict:
-    """One mapping over another, key by key; everything that is no mapping is replaced."""
+    """One mapping over another, key by key; everything that is not a mapping is replaced."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)

@@ -2,7 +2,7 @@
 
 A stage of a run is a node: its settings, and the nodes that it is made from. Its folder is a
 readable label and 8 hex digits of both, defaults left out. So runs that agree up to a stage share
-its files, whatever their entries are called and in whatever order they stand. What decides no
+its files, whatever their entries are called and whatever their order. What decides no
 bytes (scoring, workers, the device) is in no key.
 """
 
@@ -534,7 +534,7 @@ class Graph:
         return None if name is None else self.config.models[name]
 
     def _online(self, entry: Segmentation, masks: Node) -> dict[str, Any]:
-        """What an online training takes from the cells of its row; masks are none of its inputs."""
+        """What an online training takes from the cells of its row; masks are not its input."""
         cam, affinity, texts = (masks.parent(stage) for stage in ("cam", "affinity", "texts"))
         assert cam is not None  # the table has checked these
         assert affinity is not None
@@ -591,7 +591,7 @@ def _with_folders(entry: Settings, own: dict, shown: dict) -> None:
 
 
 def _put(settings: Any, key: str, value: Any) -> None:
-    """Set what stands at a dotted key; a place in a list is a number."""
+    """Set what lies at a dotted key; a place in a list is a number."""
     *parents, last = key.split(".")
     for parent in parents:
         settings = (
@@ -639,7 +639,7 @@ def _short(name: str) -> str:
 
 
 def segmentor_of(entry: Segmentation | None) -> tuple[str, ...]:
-    """The function that builds a segmentor, where it is no file."""
+    """The function that builds a segmentor, where it is not a file."""
     return () if entry is None else tuple(one.target for one in methods_of(entry, "segmentor"))
 
 
@@ -763,7 +763,7 @@ def folder_digest(
 
 
 def old_results(root: Path) -> Iterator[Path]:
-    """Folders of a version in which stages were no graph."""
+    """Folders of a version in which stages were not a graph."""
     return (root / name for name in OLD if (root / name).is_dir())
 
 

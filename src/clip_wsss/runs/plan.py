@@ -538,7 +538,7 @@ class Plan:
     def images_of(self, split: str | None) -> list[Path]:
         """Inputs of whoever reads a split: its list of ids, the CSV of labels, the demo's folders.
 
-        The images of other data sets are no inputs, one by one or as a folder.
+        The images of other data sets are not inputs, one by one or as a folder.
         """
         if split is None:
             return []

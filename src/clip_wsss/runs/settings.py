@@ -1,6 +1,6 @@
 """Typed settings: what a config may say, with defaults, ranges and descriptions.
 
-The settings of a method stand with the method (`clip_wsss.core.methods`); an entry has those of the
+The settings of a method lie with the method (`clip_wsss.core.methods`); an entry has those of the
 methods that it names, and no others. A field at its default is left out of a stage's key
 (`graph.py`). So a new field with a default moves no folder, and a default is never changed: another
 one gets a new name.
@@ -60,7 +60,7 @@ class Dataset(Settings):
     splits: Splits
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a bad image does")
     orientation: Literal["refuse", "stored"] = Field(
-        "refuse", description="of an image with an EXIF orientation: none, or its pixels as stored"
+        "refuse", description="an image with an EXIF orientation: refused, or its pixels as stored"
     )
     negatives: Literal["refuse", "background"] = Field(
         "refuse", description="images without a class: refused, or background all over"
@@ -169,7 +169,7 @@ class Cam(Settings):
     )
     position_embedding: PositionEmbedding = PositionEmbedding()
     method: Annotated[str, Names("cam", "here")] = Field(
-        "gradcam", description="how maps are made; its settings stand beside it"
+        "gradcam", description="how maps are made; its settings go beside it"
     )
     scales: list[Positive] = Field(
         [1.0], min_length=1, description="of the image; each scale's maps in [0, 1] are averaged"
@@ -181,7 +181,7 @@ class Affinity(Settings):
     """Refinement of the maps on the grid."""
 
     method: Annotated[str, Names("affinity", "here")] = Field(
-        "caa", description="how maps are refined; its settings stand beside it"
+        "caa", description="how maps are refined; its settings go beside it"
     )
 
 
@@ -189,7 +189,7 @@ class Refined(Settings):
     """What refines full-resolution scores by the image."""
 
     refinement: Annotated[str, Names("refinement")] = Field(
-        "none", description="a mask refinement; its settings stand below its name"
+        "none", description="a mask refinement; its settings go below its name"
     )
 
 
@@ -230,7 +230,7 @@ class Segmentation(Settings):
         description="file with the model, its schedule and pipelines, or package.module:function"
     )
     loss: Annotated[str, Names("loss")] = Field(
-        "confidence-guided", description="of the pixels; its settings stand below its name"
+        "confidence-guided", description="of the pixels; its settings go below its name"
     )
     mu: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
@@ -286,7 +286,7 @@ class Inference(Refined):
 class Evaluation(Settings):
     """Scoring; nothing here is in the key of a stage."""
 
-    background_power: Positive = Field(1.0, description="of runs that make no masks")
+    background_power: Positive = Field(1.0, description="of runs without masks")
     powers: list[Positive] = Field(
         [float(p) for p in range(1, 11)], min_length=1, description="of the oracle sweep"
     )
@@ -402,7 +402,7 @@ def validated(
         content: as read.
         source: for messages.
         joint: between it and the key.
-        part: whether more may come, so that what is missing is no error; returns None then.
+        part: whether more may come, so that what is missing is not an error; returns None then.
 
     Raises:
         InputError: one line, "<source>: <key>: <what is wrong>".

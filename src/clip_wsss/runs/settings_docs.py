@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from itertools import product
 from pathlib import Path
@@ -24,14 +24,16 @@ SCHEMA = Path("workflow/schemas/config.schema.yaml")
 _HEAD = """# Settings
 
 Every key of a config, with its default. A key without one must be given. Unknown keys, NaN and
-infinities are refused, before any job and in one line. This page is generated from
-`src/clip_wsss/runs/settings.py` (`python -m clip_wsss.runs.settings_docs`).
+infinities are refused, before any job and in one line. `inherits` lists the configs that this one
+is merged over, the later over the earlier, and `plugins` folders of methods. This page is generated
+from `src/clip_wsss/runs/settings.py` and the settings of the methods
+(`python -m clip_wsss.runs.settings_docs`).
 """
 
 _METHODS = """
 ## Methods
 
-Where a value names a method, its settings stand beside it (`cam`, `affinity`, `online`) or below
+Where a value names a method, its settings go beside it (`cam`, `affinity`, `online`) or below
 its name (`masks`, `inference`, `segmentation`). [extending.md](extending.md) shows one of a kind.
 A config that replaces a method of its parent takes out that method's settings by `name: null`; an
 entry or a group of a parent goes the same way. Where no parent says anything, null is refused.
@@ -62,7 +64,7 @@ def markdown() -> str:
         for one in registered(name):
             found = method(name, one)
             words = " ".join((found.function.__doc__ or "").split("\n\n")[0].split())
-            own = _table(found.settings) if found.settings else "No settings.\n"
+            own = _table(found.settings, asked.elsewhere) if found.settings else "No settings.\n"
             parts.append(f"\n### {name}: `{one}`\n\n{words}\n\n{own}")
         if name != "segmentor":
             takes = ", ".join((*asked.takes, "settings"))
@@ -133,19 +135,27 @@ def _settings(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
     return found, getattr(field.annotation, "__origin__", None) is dict
 
 
-def _table(kind: type[BaseModel]) -> str:
-    rows = "".join(f"| {' | '.join(row)} |\n" for row in _rows(kind))
+def _table(kind: type[BaseModel], elsewhere: Mapping[str, tuple[str, str]] | None = None) -> str:
+    rows = "".join(f"| {' | '.join(row)} |\n" for row in _rows(kind, elsewhere or {}))
     return f"| key | values | default | |\n| --- | --- | --- | --- |\n{rows}"
 
 
-def _rows(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def _rows(
+    kind: type[BaseModel],
+    elsewhere: Mapping[str, tuple[str, str]],
+    prefix: str = "",
+    said: str = "",
+) -> Iterator[tuple[str, str, str, str]]:
+    """Key, values, default and description; also which cell of the row says what lies elsewhere."""
     for name, field in kind.model_fields.items():
         inner, entries = _settings(field)
+        group, key = elsewhere.get(name, ("", ""))
+        cell = f" (`{key}` of the row's {group})" if group else said
         if inner is not None and not entries:
             listed = "[]" if getattr(field.annotation, "__origin__", None) is list else ""
-            yield from _rows(inner, f"{prefix}{name}{listed}.")
+            yield from _rows(inner, {}, f"{prefix}{name}{listed}.", cell)
             continue
-        words = (field.description or "").replace("|", "\\|")
+        words = (field.description or "").replace("|", "\\|") + cell
         yield f"`{prefix}{name}`", _values(field), _default(field), words
 
 

@@ -134,7 +134,7 @@ def check_bytes(record: dict, path: str | Path, data: bytes) -> None:
         data: what the output holds.
 
     Raises:
-        InputError: it was changed since, or is no output of that job.
+        InputError: it was changed since, or is not an output of that job.
     """
     name = next((n for n, file in record["files"].items() if file == Path(path).name), None)
     if name is None or hashlib.sha256(data).hexdigest() != record["outputs"][name]:

@@ -63,7 +63,7 @@ class Run:
     inference: str | None = None
     seeds: tuple[int, ...] = (0,)
     note: str = ""
-    table: str = ""  # stem of the file that the row stands in
+    table: str = ""  # stem of the file that the row is in
 
     def cell(self, group: str) -> str | None:
         """Return the run's cell of a group."""
@@ -102,7 +102,7 @@ def resolve(config: Config, group: str, cell: str) -> Settings:
     for change in changes:
         key, text = change.split("=", 1)
         if key in seen:
-            raise InputError(f"{group}: `{cell}`: {key} stands twice; keep one")
+            raise InputError(f"{group}: `{cell}`: {key} is given twice; keep one")
         seen.add(key)
         *parents, last = key.split(".")
         place = said
@@ -319,7 +319,7 @@ def _read_table(path: Path) -> list[Run]:
     elif extra := [column for column in head if column not in COLUMNS]:
         problem = f"unknown column `{extra[0]}`"
     elif len(set(head)) < len(head):
-        problem = "a column stands twice"
+        problem = "a column is given twice"
     if problem:
         raise InputError(f"{path}: {problem}; the columns are {', '.join(COLUMNS)}, tab separated")
     for number, row in body:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 SIZES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)  # shares of the image that bound the object sizes
-MOST_CLASSES = 4  # images with as many classes or more stand together
+MOST_CLASSES = 4  # images with as many classes or more are one group
 
 
 def region_iou(counts: pd.DataFrame) -> pd.DataFrame:

@@ -138,7 +138,7 @@ def _word(flat: dict, key: str) -> str:
 
 
 def _item(value: Any) -> str:
-    """A value of a list; settings in it as they would stand in a cell."""
+    """A value of a list; settings in it as a cell would say them."""
     if not isinstance(value, dict):
         return str(value)
     return " ".join(f"{key}={_word(value, key)}" for key in value if value[key] is not None)

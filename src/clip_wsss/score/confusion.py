@@ -32,7 +32,7 @@ def confusion_matrix(counts: pd.DataFrame, classes: int) -> np.ndarray:
 
 
 def _cell(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
-    """Where a pair of labels stands in a flat confusion matrix."""
+    """Where a pair of labels is in a flat confusion matrix."""
     column = np.where(prediction == IGNORE, classes, prediction)
     return truth.astype(np.intp) * (classes + 1) + column
 

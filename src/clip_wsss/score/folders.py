@@ -85,7 +85,7 @@ def score_folders(
 
     Raises:
         InputError: other images or sizes in one folder, a mask that cannot be read, or a value that
-            is no class.
+            is not a class.
     """
     names = _ids(Path(labels), Path(truth), ids, common)
     classes = ("background", *vocabulary.classes)

@@ -45,7 +45,7 @@ class FrozenCLIPBackbone(BaseModule):
         Returns:
             The image itself, for a decoder that wants its edges, and for each block
             (N, D, gh, gw) float32, every token normalised to mean 0 and deviation 1. Sides that
-            are no whole number of patches are stretched to the next.
+            are not a whole number of patches are stretched to the next.
         """
         clip = self._frozen[0]
         gh, gw = clip.grid(image.shape[2:])

@@ -105,7 +105,7 @@ def load_initial(model: nn.Module, path: Path) -> None:
             segmentor's), or of kazuto1011/deeplab-pytorch.
 
     Raises:
-        InputError: the file is no state dict, or does not fit the backbone.
+        InputError: the file is not a state dict, or does not fit the backbone.
     """
     state = read_state(path)
     if not any(name.startswith("backbone.") for name in state):

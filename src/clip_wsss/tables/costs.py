@@ -31,7 +31,7 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
 
     Args:
         plan: of the results; Snakemake's benchmark files lie below `benchmarks/` in their folder.
-            What several runs share stands under the first of them.
+            What several runs share is listed under the first of them.
         out_dir: where the table goes; None: `tables` in the results folder.
     """
     config = plan.config

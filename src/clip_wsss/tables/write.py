@@ -33,7 +33,7 @@ from clip_wsss.tables import remarks
 from clip_wsss.tables.layout import write_layouts
 from clip_wsss.tables.published import quoted, read_published
 
-INDEX_FORMAT = 2  # of runs.json; before 2 the stages were no graph
+INDEX_FORMAT = 2  # of runs.json; before 2 the stages were not a graph
 FIGURE_COLUMNS = [
     "run", "stage", "scoring", "power", "headline", "split", "images", "seeds",
     "miou", "miou_low", "miou_high", "sd", "files",

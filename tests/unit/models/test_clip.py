@@ -184,7 +184,7 @@ class TestRefusals:
                 "weights openai are QuickGELU ones, architecture ViT-B-16 is not",
             ),
             ("ViT-B-16-quickgelu", "laion2b_s34b_b88k", "knows the tag .* for ViT-B-16, not for"),
-            ("ViT-B-16-quickgelu", "nonsense", "no file and no tag"),
+            ("ViT-B-16-quickgelu", "nonsense", "neither a file nor a tag"),
             ("ViT-B-17", "openai", "neither a model of open_clip|no tag of ViT-B-17"),
             (None, "openai", "`architecture` is needed"),
         ],

@@ -67,7 +67,7 @@ def test_a_file_that_does_not_fit_is_a_line(files, name, line):
         ({"architecture": "ViT-B-61", "weights": "openai"}, "architecture ViT-B-61 is neither"),
         (
             {"architecture": "ViT-B-32", "weights": "opneai"},
-            "weights opneai is no file and no tag of ViT-B-32 (open_clip's: ",
+            "weights opneai is neither a file nor a tag of ViT-B-32 (open_clip's: ",
         ),
         ({"architecture": "RN50-quickgelu", "weights": "openai"}, "is a ResNet"),
         ({"architecture": "ViT-B-16-quickgelu", "weights": "openai"}, None),

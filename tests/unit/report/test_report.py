@@ -176,9 +176,11 @@ def test_sharpness_is_drawn_against_miou_where_templates_were_measured(tmp_path,
 
 
 def test_the_demo_is_called_a_worked_example_and_other_data_are_not(made, html, tmp_path):
-    assert "no independent confirmation" in html
+    assert "not an independent confirmation" in html
     config = with_settings(made, "dataset", source="voc12")
-    assert "no independent confirmation" not in report_of(made, tmp_path / "r.html", config=config)
+    assert "not an independent confirmation" not in report_of(
+        made, tmp_path / "r.html", config=config
+    )
 
 
 def test_provenance_names_what_is_known(made, html):

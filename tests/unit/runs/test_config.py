@@ -250,8 +250,8 @@ def test_nothing_is_inherited_that_is_not_named():
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("a: 1\nb: 2\na: 3\n", "line 3: the key `a` stands twice"),
-        ("x: {a: 1, a: 2}\n", "the key `a` stands twice"),
+        ("a: 1\nb: 2\na: 3\n", "line 3: the key `a` is given twice"),
+        ("x: {a: 1, a: 2}\n", "the key `a` is given twice"),
         ("a: [1\n", "not YAML"),
         ("a: !!python/object/apply:os.system [echo]\n", "not YAML"),
     ],

@@ -174,7 +174,7 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
         (HEADER + ROW.rstrip("\n") + "x\tmore\n", "line 2: has 11 cells, the head has 10"),
         (HEADER.replace("note", "nots") + ROW, "unknown column `nots`"),
         (HEADER.replace("name", "nam") + ROW, "column `name` is missing"),
-        (HEADER.replace("note", "name") + ROW, "a column stands twice"),
+        (HEADER.replace("note", "name") + ROW, "a column is given twice"),
         # FAULTS 22
         *(
             (HEADER + name + ROW.removeprefix("one"), "name: must be without / and")

@@ -11,7 +11,7 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-// ---- panels: every picture stands in the page once, under its key
+// ---- panels: every picture is in the page once, under its key
 
 function figure(item, stage) {
   const cell = item.cells[stage.key];

@@ -37,7 +37,7 @@ class Seen:
         attention: (B, L, N, N) float32, the last maps; the last one's place is the last block's.
         keys: for each image, its classes, 0-based.
         affinity: (B, N, N) float32, the decoder's; it carries no gradient.
-        padding: (B, H, W) bool, pixels that are no part of the image.
+        padding: (B, H, W) bool, pixels that are not part of the image.
         update: 1, 2, ... of the training; None: it is over.
     """
 
@@ -105,7 +105,7 @@ class WeCLIPLabels:
     def cams(self, seen: Seen) -> tuple[list[Tensor], Tensor]:
         """Initial CAMs (K, gh, gw) of each image, and the last block's maps (B, N, N).
 
-        Only the last block is gone back through, once a class; images with as many classes share
+        Gradients flow through the last block only, once a class; images with as many classes share
         every backward pass.
         """
         x = seen.streams[-1]
