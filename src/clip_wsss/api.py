@@ -349,7 +349,7 @@ class Segmenter:
 
     @cached_property
     def _towers(self) -> dict[str, Tower]:
-        from clip_wsss.models.tower import open_tower
+        from clip_wsss.models.opening import open_tower
 
         device = self._clip.device
         return {name: open_tower(one.model_dump(), device) for name, one in self._others.items()}

@@ -17,7 +17,7 @@ with job(snakemake.log[0], p.compute["threads"], reads, makes):
     from clip_wsss.core.shards import shard_ids
     from clip_wsss.data.datasets import open_dataset
     from clip_wsss.models.clip import load_for
-    from clip_wsss.models.tower import open_tower
+    from clip_wsss.models.opening import open_tower
     from clip_wsss.prompts.texts import encode
 
     data = open_dataset(here(p.dataset, read.images))

@@ -15,7 +15,8 @@ from clip_wsss.cams.passes import read_text_features
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import method
 from clip_wsss.models.clip import load_for
-from clip_wsss.models.tower import Clip, Tower, open_tower
+from clip_wsss.models.opening import open_tower
+from clip_wsss.models.tower import Clip, Tower
 from clip_wsss.prompts.texts import encode
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip_wsss.models.frozen import Images, Texts
+from clip_wsss.models.last_block import through_last_block
+from clip_wsss.models.layers import attend_head_by_head, mean_map, packed_heads, run_mlp
 from clip_wsss.models.tower import MAX_PATCHES
 
 if TYPE_CHECKING:
     from clip_wsss.models.tower import Grid, Passed
-
-SLOPE = 1.702  # of QuickGELU's sigmoid
 
 # A network, block or attention is `Any` here: torch types what a module holds as Tensor | Module.
 
@@ -196,8 +196,6 @@ class FrozenClip(Images, Texts):
 
     def through_last_block(self, x: Tensor, need_map: bool, grid: Grid | None = None) -> Passed:
         """See `clip_wsss.models.tower.Clip`."""
-        from clip_wsss.models.last_block import through_last_block
-
         return through_last_block(self, x, need_map)
 
     @torch.no_grad()
@@ -296,91 +294,4 @@ class FrozenClip(Images, Texts):
 
     @staticmethod
     def _feed_forward(block: Any, x: Tensor) -> Tensor:
-        return x + block.ls_2(_mlp(block.mlp, block.ln_2(x))).to(x.dtype)
-
-
-def packed_heads(attn: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of ln_1's output: (B, L, D) -> three (B, heads, L, d)."""
-    packed = F.linear(a, attn.in_proj_weight, attn.in_proj_bias)
-    q, k, v = packed.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    if not isinstance(attn, nn.MultiheadAttention):  # open_clip's own Attention
-        q, k = attn.ln_q(q), attn.ln_k(k)
-    return q, k, v
-
-
-def mean_map(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) of (B, heads, L, d) tensors, averaged: (B, L, L) float32.
-
-    The same sums in the same order as `attend_head_by_head`.
-    """
-    B, heads, L, d = q.shape
-    q, maps = q * d**-0.5, torch.zeros(B, L, L, device=q.device)
-    for part in range(B) if q.device.type == "cpu" else [slice(None)]:
-        for head in range(heads):
-            scores = q[part, head] @ k[part, head].transpose(-1, -2)
-            maps[part] += scores.softmax(dim=-1).float()
-    return maps.div_(heads)
-
-
-def attend_head_by_head(
-    q: Tensor, k: Tensor, v: Tensor, need_map: bool, kept: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Attention that keeps its maps; one L x L map at a time stays in a CPU's cache.
-
-    Args:
-        q: (B, heads, L, d).
-        k: the same.
-        v: the same.
-        need_map: whether the mean map is wanted.
-        kept: (B, heads, L, L), filled with the maps of the heads; None where nobody wants them.
-
-    Returns:
-        (B, heads, L, d), and the mean map (B, L, L) float32 or None.
-    """
-    B, heads, L, d = q.shape
-    q = q * d**-0.5
-    y = q.new_empty(B, L, heads, d).transpose(1, 2)
-    mean = torch.zeros(B, L, L, device=q.device) if need_map else None
-    parts = range(B) if q.device.type == "cpu" else [slice(None)]
-    shape = (L, L) if q.device.type == "cpu" else (B, L, L)
-    scores, own = q.new_empty(shape), q.new_empty(shape)
-    for part in parts:
-        for head in range(heads):
-            if kept is not None:
-                own = kept[part, head]
-            torch.matmul(q[part, head], k[part, head].transpose(-1, -2), out=scores)
-            torch.softmax(scores, dim=-1, out=own)
-            if mean is not None:
-                mean[part] += own.float()
-            y[part, head] = own @ v[part, head]
-    return y, None if mean is None else mean.div_(heads)
-
-
-def is_quick_gelu(activation: nn.Module) -> bool:
-    """By its name, so that nothing is imported for it."""
-    return type(activation).__name__ == "QuickGELU"
-
-
-def activate(activation: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """An MLP's activation of any (...), and its derivative there."""
-    with torch.enable_grad():
-        hidden = hidden.detach().requires_grad_()
-        quick = is_quick_gelu(activation)
-        active = F.silu(SLOPE * hidden) / SLOPE if quick else activation(hidden)
-        (slopes,) = torch.autograd.grad(active, hidden, torch.ones_like(active))
-    return active.detach(), slopes
-
-
-def _mlp(mlp: Any, x: Tensor) -> Tensor:
-    """A block's MLP: (B, L, D) -> (B, L, D).
-
-    Where no gradient is wanted, QuickGELU h sigmoid(1.702 h) is SiLU(1.702 h) / 1.702 in place,
-    with both factors in the matrix products.
-    """
-    if torch.is_grad_enabled() or len(mlp) != 3 or not is_quick_gelu(mlp[1]):
-        return mlp(x)
-    first, _, second = mlp
-    rows = x.flatten(0, 1)
-    hidden = torch.addmm(first.bias, rows, first.weight.T, beta=SLOPE, alpha=SLOPE)
-    F.silu(hidden, inplace=True)
-    return torch.addmm(second.bias, hidden, second.weight.T, alpha=1 / SLOPE).view_as(x)
+        return x + block.ls_2(run_mlp(block.mlp, block.ln_2(x))).to(x.dtype)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip_wsss.models.frozen_clip import FrozenClip, activate, attend_head_by_head, packed_heads
+from clip_wsss.models.layers import activate, attend_head_by_head, packed_heads
 from clip_wsss.models.tower import Clip, Grid
 
 
@@ -144,7 +144,7 @@ class Derived:
         return branch + at_tokens
 
 
-def through_last_block(clip: FrozenClip, x: Tensor, need_map: bool) -> Derived | Recorded:
+def through_last_block(clip: Any, x: Tensor, need_map: bool) -> Derived | Recorded:
     """Run the last block, so that one can go back through it (docs/parity.md, fact 7).
 
     Args:
@@ -181,7 +181,7 @@ def record(clip: Clip, x: Tensor, need_map: bool, grid: Grid | None = None) -> R
 
 
 @torch.no_grad()
-def _derive(clip: FrozenClip, x: Tensor, need_map: bool) -> Derived:
+def _derive(clip: Any, x: Tensor, need_map: bool) -> Derived:
     visual, block = clip.visual, clip.visual.transformer.resblocks[-1]
     a = block.ln_1(x)
     q, k, v = packed_heads(block.attn, a)  # (B, H, L, d) each

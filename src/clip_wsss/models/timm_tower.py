@@ -24,7 +24,7 @@ from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen import Images
-from clip_wsss.models.frozen_clip import attend_head_by_head, mean_map
+from clip_wsss.models.layers import attend_head_by_head, mean_map
 from clip_wsss.models.tower import MAX_PATCHES, Grid
 from clip_wsss.models.weights import read_weights
 

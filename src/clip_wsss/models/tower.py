@@ -8,8 +8,7 @@ differentiable end that GradCAM goes back through. `clip_wsss.models.frozen_clip
 from __future__ import annotations
 
 import math
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -201,17 +200,3 @@ class Clip(Tower, Protocol):
     def encode_texts(self, texts: list[list[str]]) -> Tensor:
         """(n, E) float32 on the CPU: the mean over the sentences of each of n items."""
         ...
-
-
-def open_tower(model: dict[str, Any], device: str | torch.device = "cpu") -> Tower:
-    """Load an entry of `models` whose attention or features a method asks for, in float32.
-
-    Raises:
-        InputError: as the loader of the entry's library.
-    """
-    if model.get("library") == "timm":
-        # By its name: its code counts for those alone that name such a tower (`clip_wsss.runs`).
-        return import_module("clip_wsss.models.timm_tower").load_timm(model, device)
-    from clip_wsss.models.clip import load_clip
-
-    return load_clip(model, device=device)

@@ -54,7 +54,7 @@ CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "features": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
     "texts": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
     "maps": (
-        ("cams.passes", "prompts.texts", "models.clip", "data.datasets", "core.shards"),
+        ("cams.passes", "prompts.texts", "models.opening", "data.datasets", "core.shards"),
         _CLIP,
     ),
     "masks": (("masks.write", "data.datasets", "core.shards"), (*_IMAGES, "pydensecrf2", "torch")),

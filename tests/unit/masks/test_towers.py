@@ -16,7 +16,7 @@ from clip_wsss.core.maps import ImageMaps, write_maps
 from clip_wsss.core.methods import add_plugins, method
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.write import decided, mask_context, refined_by, write_masks
-from clip_wsss.models.tower import open_tower
+from clip_wsss.models.opening import open_tower
 from clip_wsss.prompts.texts import encode
 from clip_wsss.runs.config import load_config, merge
 from clip_wsss.runs.fingerprint import module_files

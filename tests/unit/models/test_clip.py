@@ -211,13 +211,17 @@ class TestRefusals:
             ("coca_ViT-B-32", "coca_ViT-B-32 pools by attention"),
             # FAULTS 31
             ("roberta-ViT-B-32", "text_cfg.hf_model_name, roberta-base, needs the package trans"),
-            ("ViT-L-14-CLIPA", "text_cfg.hf_tokenizer_name, bert-base-uncased, needs the package"),
         ],
     )
     def test_towers_without_patch_tokens(self, tmp_path, state, architecture, match):
         save_file(state, tmp_path / "model.safetensors")
         weights = str(tmp_path / "model.safetensors")
         refused({"architecture": architecture, "weights": weights}, match)
+
+    def test_a_foreign_tokenizer_is_refused_before_the_download(self):
+        # FAULTS 31
+        entry = {"architecture": "ViT-L-14-CLIPA", "weights": "datacomp1b"}
+        refused(entry, "text_cfg.hf_tokenizer_name, bert-base-uncased, needs the package")
 
     def test_openai_resnet_by_its_shapes(self, tmp_path):
         torch.save({"visual.layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "RN50.pt")
@@ -252,7 +256,7 @@ class TestRefusals:
         refused(files, "resize", position_embedding={"resize": "nearest"})
         refused(files, "round", position_embedding={"round": "int8"})
         if not torch.cuda.is_available():
-            refused(files, "this machine has none", device="cuda")
+            refused(files, "there is no GPU", device="cuda")
 
     def test_scaled_cosine_attention(self, files, tmp_path):
         config = texts_config(scaled_cosine_attn=True)

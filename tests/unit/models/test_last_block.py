@@ -65,7 +65,7 @@ def test_small_slopes_survive_float16(tmp_path):
     clip.dtype = torch.float16
     x, _ = clip.trunk(torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(0)), 0)
     assert x.dtype == torch.float16
-    for passed in (through_last_block(clip, x, False), last_block._record(clip, x, False)):
+    for passed in (through_last_block(clip, x, False), last_block.record(clip, x, False)):
         slope = torch.randn(passed.pooled.shape, generator=torch.Generator().manual_seed(1))
         weights = passed.weights(slope)
         assert weights.abs().max() > 0

@@ -15,8 +15,8 @@ from clip_wsss.cams.context import fitted, look
 from clip_wsss.cams.passes import CamVariant, compute_pass
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
+from clip_wsss.models.opening import open_tower
 from clip_wsss.models.timm_tower import TimmTower, load_timm
-from clip_wsss.models.tower import open_tower
 
 NAME = "vit_tiny_patch16_224"
 LIKE_SIGLIP = {"class_token": False, "global_pool": "map"}

@@ -24,6 +24,7 @@ from clip_wsss.affinities.attention import (
     selected_attention,
 )
 from clip_wsss.affinities.box_rule import box_masks
+from clip_wsss.labels.maker import Seen, WeCLIPLabels
 from clip_wsss.labels.weclip import LabelSettings
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.refinements.crf import CrfSettings, crf
@@ -38,7 +39,6 @@ from clip_wsss.segmentation.losses import PixelLoss
 from clip_wsss.segmentation.predict import label_of
 from clip_wsss.segmentation.views import fit_long_side, mean_logits
 from clip_wsss.segmentation.weclip.decoder import affinity
-from clip_wsss.segmentation.weclip.labels import Seen, WeCLIPLabels
 from clip_wsss.segmentation.weclip.segmentor import IMAGENET, WeCLIP
 
 pytestmark = needs_fixtures

@@ -6,8 +6,11 @@ can label whole images when the training is over has `final` too, as `WeCLIPLabe
 that returns such a maker says so by an attribute of that name.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +22,11 @@ from clip_wsss.cams.backward import gradcam_maps
 from clip_wsss.core.maps import min_max
 from clip_wsss.core.methods import method
 from clip_wsss.data.datasets import IGNORE
-from clip_wsss.labels.weclip import LabelSettings
 from clip_wsss.masks.refinements.par import spread
 from clip_wsss.models.tower import Clip
+
+if TYPE_CHECKING:
+    from clip_wsss.labels.weclip import LabelSettings
 
 
 @dataclass
