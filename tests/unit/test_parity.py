@@ -234,6 +234,8 @@ def test_presets_state_the_facts(dataset):
             "position_embedding": {"resize": "bilinear", "round": rounded},
             "method": "gradcam",
             "target": "softmax",
+            "scales": [1.0],
+            "flip": False,
         }
         assert preset["affinity"] == {
             "method": "caa",

@@ -339,7 +339,7 @@ def test_a_variant_has_the_same_bytes_in_any_company(job, tmp_path, monkeypatch,
             {
                 f"{name}-{target}-1": CAA | {"layers": 1},
                 f"{name}-{target}-2": CAA | {"power": 3},
-                f"{name}-{target}-all": {key: CAA[key] for key in CAA if key != "layers"},
+                f"{name}-{target}-all": CAA | {"layers": 3},
             },
         )
         for name in texts
@@ -399,7 +399,7 @@ def test_an_image_without_a_class_has_no_map(job, tmp_path):
     ("target", "method", "message"),
     [
         ("sigmoid", "caa", "must be one of logit, softmax, or .* got sigmoid"),
-        ("softmax", "random-walk", "must be one of caa, or .* got random-walk"),
+        ("softmax", "random-walk", "must be one of caa, cda, cosine, spectral, or .* got random-walk"),
     ],
 )
 def test_unknown_names_are_refused(job, tmp_path, target, method, message):

@@ -101,7 +101,7 @@ def planned(folder, content, change, rows):
 
 def test_what_is_registered():
     assert set(registered("affinity")) == {"caa", "cda", "cosine", "spectral"}
-    assert set(registered("cam")) == {"gradcam"}
+    assert set(registered("cam")) == {"gradcam", "maskclip", "clearclip", "sclip", "naclip"}
     assert set(registered("target")) == {"softmax", "logit"}
     assert set(registered("refinement")) == {"none", "crf", "par", "pamr", "sepl"}
     assert set(registered("loss")) == {"cross-entropy", "confidence-guided", "balanced"}

@@ -90,7 +90,7 @@ def test_a_key_of_two_groups_is_named_with_its_group():
     new = run("b", None, **CRF, segmentation="cgl,precision=amp", inference="default,flip=true")
     assert words(old, new) == [
         "segmentation precision: float32 -> amp",
-        "flip: false -> true",
+        "inference flip: false -> true",
     ]
     new = run("b", None, **CRF, segmentation="cgl", inference="default,refinement=crf")
     assert words(old, new) == ["inference refinement: none -> crf"]
