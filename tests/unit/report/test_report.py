@@ -403,7 +403,9 @@ def test_unlabelled_pixels_are_a_column_of_the_confusion_matrix(tmp_path):
     runs = [Run("import", None, masks="theirs", table="ladder")]
     made = synthetic.build(tmp_path, runs=runs, settings=content)
     write_tables(made.plan)
-    assert "labelled unlabelled" not in report_of(made, tmp_path / "r.html")
+    html = report_of(made, tmp_path / "r.html")
+    assert "labelled unlabelled" not in html
+    assert "alone, but for masks made elsewhere" in html
     file = (made.root / made.plan.graph.scores(runs[0])["mask"][0]).with_name("counts.parquet")
     counts = pd.read_parquet(file)
     counts.loc[counts["truth"] == 0, "prediction"] = 255
