@@ -244,7 +244,13 @@ def test_presets_state_the_facts(dataset):
             "power": 2,
             "threshold": {"voc12": 0.4, "coco14": 0.7}[dataset],
             "box_edge": edge,
+            "mask": "boxes",
+            "superpixels": preset["affinity"]["superpixels"],  # which boxes do not read
+            "attention": "qk",
+            "blocks": None,
             "tower": None,
+            "weight": 1,
+            "mixed": [],
         }
         masks = preset["masks"]
         assert (masks["source"], masks["refinement"], masks["background_power"]) == (

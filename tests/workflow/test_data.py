@@ -40,7 +40,7 @@ def stand_in(project, server):
         for source, (file, files) in archives.items():
             md5 = stand_ins.write_archive(server.folder / file, files)
             replaced = {"url": f"{server.url}/{file}", "md5": md5}
-            config["sources"]["replace"][source] = replaced
+            config["sources"].setdefault("replace", {})[source] = replaced
         project.config = config
         inference = "-" if segmentation == "-" else "default"
         project.write_runs(HEADER + ROW.format(segmentation=segmentation, inference=inference))
@@ -112,8 +112,11 @@ def test_real_configs_hold_nothing_of_the_demos(project, name, monkeypatch):
     assert "demo" not in yaml.safe_dump({k: v for k, v in config.items() if k != "demo"})
     assert config["demo"] is None
     threshold = 0.7 if name == "coco14" else 0.4
-    assert all(entry["threshold"] == threshold for entry in config["affinity"].values())
-    assert all(entry["layers"] == 8 for entry in config["affinity"].values())
+    for one in ("caa", "clip-es", "corrected"):
+        assert (config["affinity"][one]["threshold"], config["affinity"][one]["layers"]) == (
+            threshold,
+            8,
+        )
 
 
 @pytest.mark.parametrize("name", ["voc12", "coco14"])

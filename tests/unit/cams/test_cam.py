@@ -399,7 +399,11 @@ def test_an_image_without_a_class_has_no_map(job, tmp_path):
     ("target", "method", "message"),
     [
         ("sigmoid", "caa", "must be one of logit, softmax, or .* got sigmoid"),
-        ("softmax", "random-walk", "must be one of caa, cda, cosine, spectral, or .* got random-walk"),
+        (
+            "softmax",
+            "random-walk",
+            "must be one of caa, cda, cosine, spectral, or .* got random-walk",
+        ),
     ],
 )
 def test_unknown_names_are_refused(job, tmp_path, target, method, message):
