@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,10 @@ KEYS = {  # what a segmentor's file holds, and whether it must
 LOADER = ("batch_size", "num_workers")
 MAKES_LABELS = "WeCLIP"  # the type of a model for labels: online
 INTERVAL = 500  # updates between checkpoints where a Python file does not say
+# MMEngine imports what a dotted name says, and then calls it.
+_REGISTERED = re.compile(r"[A-Za-z_][\w-]*")
+_SCOPES = ("mmseg", "mmengine")
+_OF_FILES = ("_base_", "_delete_", "custom_imports")  # keys of MMEngine's files, not of parts
 # What the suite itself does in the place of these steps.
 _OWN_STEPS = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
 
@@ -37,7 +43,7 @@ def read_segmentor_file(path: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: the file is missing or says what would have to be executed, a key is missing or
-            unknown (such as MMEngine's `custom_imports`), or a value cannot be.
+            unknown (such as MMEngine's `custom_imports`), a value cannot be, or a type has a dot.
     """
     if not is_file(path):
         raise InputError(f"segmentation.segmentor: there is no file {path}")
@@ -58,6 +64,7 @@ def checked(content: Any, path: str | Path, python: bool) -> dict[str, Any]:
         if needed and key not in content:
             raise InputError(f"{path}: the key {key} is missing")
     check_values(content, str(path))
+    _check_names(content, path)
     if not isinstance(content["model"], dict):
         raise InputError(f"{path}: model: must be a mapping; got {content['model']!r}")
     if not isinstance(content.get("init"), str | None):
@@ -101,6 +108,37 @@ def _of_mmengine(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
             for one in schedulers
         ]
     return found
+
+
+def _check_names(content: dict[str, Any], path: str | Path) -> None:
+    """Refuse what would make MMEngine import or read something, however deep it is."""
+    for where, value in _mappings(content):
+        for key, one in value.items():
+            inside = f"{path}: {where}.{key}"
+            if key in _OF_FILES:
+                raise InputError(f"{inside}: is not used here; remove it")
+            if key == "_scope_" and one not in _SCOPES:
+                raise InputError(f"{inside}: must be one of {', '.join(_SCOPES)}; got {one!r}")
+            # `resize_type` of a transform and `constructor` of an optimizer are types too.
+            names = key == "type" or (
+                isinstance(one, str) and (key == "constructor" or str(key).endswith("_type"))
+            )
+            if names and not (isinstance(one, str) and _REGISTERED.fullmatch(one)):
+                raise InputError(
+                    f"{inside}: must be the name of a registered class, without a dot; got {one!r}"
+                )
+
+
+def _mappings(content: dict[str, Any]) -> Iterator[tuple[str, dict[Any, Any]]]:
+    """All mappings below the keys of a file, with where they are."""
+    waiting: list[tuple[str, Any]] = list(content.items())
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, dict):
+            yield where, value
+            waiting += [(f"{where}.{key}", item) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{where}.{place}", item) for place, item in enumerate(value)]
 
 
 def _check_model(model: dict[str, Any], path: str | Path) -> None:
@@ -183,18 +221,12 @@ def _with_init(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
             raise InputError(f"{path}: {key}: must name a file or an address; got {value!r}")
     if len(set(said.values())) > 1:
         raise InputError(f"{path}: {' and '.join(said)} name different initial weights; keep one")
-    waiting: list[tuple[str, Any]] = [("model", model)]
-    while waiting:
-        where, value = waiting.pop()
-        if isinstance(value, dict):
-            if value.get("type") == "Pretrained":
-                raise InputError(
-                    f"{path}: {where}: weights of a part cannot be loaded; remove it, and name "
-                    "those of the whole as init"
-                )
-            waiting += [(f"{where}.{key}", item) for key, item in value.items()]
-        elif isinstance(value, list | tuple):
-            waiting += [(f"{where}.{place}", item) for place, item in enumerate(value)]
+    for where, value in _mappings({"model": model}):
+        if value.get("type") == "Pretrained":
+            raise InputError(
+                f"{path}: {where}: weights of a part cannot be loaded; remove it, and name those "
+                "of the whole as init"
+            )
     init = next(iter(said.values()), None)
     kept = {"init": init} if init is not None or "init" in content else {}
     return {**content, "model": model, **kept}
