@@ -23,6 +23,10 @@ KEYS = {  # what a segmentor's file holds, and whether it must
 LOADER = ("batch_size", "num_workers")
 MAKES_LABELS = "WeCLIP"  # the type of a model for labels: online
 INTERVAL = 500  # updates between checkpoints where a Python file does not say
+# What names a class of MMEngine's registries, which import a dotted name and call what it names.
+_CLASSES = ("type", "constructor")
+# What MMEngine reads as an instruction, wherever it is.
+_INSTRUCTIONS = ("_base_", "_delete_", "_scope_", "custom_imports")
 # What the suite itself does in the place of these steps.
 _OWN_STEPS = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
 
@@ -36,8 +40,9 @@ def read_segmentor_file(path: str | Path) -> dict[str, Any]:
             and the backbone's `init_cfg` of type Pretrained become `init`.
 
     Raises:
-        InputError: the file is missing or says what would have to be executed, a key is missing or
-            unknown (such as MMEngine's `custom_imports`), or a value cannot be.
+        InputError: the file is missing or says what would have to be executed (a dotted `type` is
+            imported and called), a key is missing or unknown (such as MMEngine's `custom_imports`),
+            or a value cannot be.
     """
     if not is_file(path):
         raise InputError(f"segmentation.segmentor: there is no file {path}")
@@ -58,6 +63,7 @@ def checked(content: Any, path: str | Path, python: bool) -> dict[str, Any]:
         if needed and key not in content:
             raise InputError(f"{path}: the key {key} is missing")
     check_values(content, str(path))
+    _check_names(content, path)
     if not isinstance(content["model"], dict):
         raise InputError(f"{path}: model: must be a mapping; got {content['model']!r}")
     if not isinstance(content.get("init"), str | None):
@@ -101,6 +107,25 @@ def _of_mmengine(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
             for one in schedulers
         ]
     return found
+
+
+def _check_names(content: dict[str, Any], path: str | Path) -> None:
+    """Refuse whatever would make MMEngine import and call something, at any depth."""
+    waiting: list[tuple[str, Any]] = [("", content)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if key in _INSTRUCTIONS:
+                    raise InputError(f"{path}: {where}{key}: is not used here; remove it")
+                if key in _CLASSES and isinstance(item, str) and not item.isidentifier():
+                    raise InputError(
+                        f"{path}: {where}{key}: must be the name of a registered class, without "
+                        f"dots; got {item}"
+                    )
+                waiting.append((f"{where}{key}.", item))
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{where}{place}.", item) for place, item in enumerate(value)]
 
 
 def _check_model(model: dict[str, Any], path: str | Path) -> None:

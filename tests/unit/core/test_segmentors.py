@@ -86,6 +86,18 @@ def test_the_shipped_files_are_read(path):
         ("checkpoint_interval", 1.5, "checkpoint_interval: must be an integer of at least 1"),
         ("custom_imports", {"imports": ["os"]}, "unknown key `custom_imports`"),
         ("_base_", "./x.py", "unknown key `_base_`"),
+        ("model.type", "subprocess.Popen", "model.type: must be the name of a registered class"),
+        ("model.backbone.type", "os.system", "model.backbone.type: .* without dots; got os.system"),
+        ("model.backbone.norm_cfg.type", "os.system", "model.backbone.norm_cfg.type: must be the"),
+        ("train_pipeline.1.type", "os.system", "train_pipeline.1.type: must be the name of a reg"),
+        ("param_scheduler.0.type", "os.system", "param_scheduler.0.type: must be the name of a"),
+        ("optim_wrapper.optimizer.type", "os.system", "optim_wrapper.optimizer.type: must be the"),
+        ("optim_wrapper.constructor", "os.system", "optim_wrapper.constructor: must be the name"),
+        ("model.decode_head.loss_decode", [{"type": "os.system"}], "loss_decode.0.type: must be"),
+        ("model._scope_", "os", "model._scope_: is not used here; remove it"),
+        ("model.backbone._delete_", True, "model.backbone._delete_: is not used here; remove it"),
+        ("model.decode_head._base_", "x.py", "model.decode_head._base_: is not used here"),
+        ("model.custom_imports", {"imports": ["os"]}, "model.custom_imports: is not used here"),
     ],
 )
 def test_what_no_training_can_use_is_one_line_before_the_first_job(
@@ -150,6 +162,16 @@ def test_nothing_of_a_file_is_executed(tmp_path, content):
             read_segmentor_file(path)
         assert "\n" not in str(caught.value), name
         assert not ran.exists(), name
+
+
+def test_a_dotted_type_of_a_python_file_is_refused(tmp_path, content):
+    path = tmp_path / "s.py"
+    path.write_text("".join(f"{key} = {value!r}\n" for key, value in content.items()))
+    assert read_segmentor_file(path)["model"] == content["model"]
+    content["model"]["backbone"]["type"] = "subprocess.getoutput"
+    path.write_text("".join(f"{key} = {value!r}\n" for key, value in content.items()))
+    with pytest.raises(InputError, match="model.backbone.type: must be the name of a registered"):
+        read_segmentor_file(path)
 
 
 def test_bases_merge_as_in_mmengine(tmp_path):
