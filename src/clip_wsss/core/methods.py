@@ -326,6 +326,45 @@ def is_method(kind: str, value: str) -> bool:
     return kind != "segmentor" or bool(_DOTTED.fullmatch(value))
 
 
+def differing(settings: BaseModel, exclude: Iterable[str] = ()) -> dict[str, Any]:
+    """The settings that are not at their defaults, as YAML writes them: those that differ differ.
+
+    What may be of several classes is there in full, since one class may have the default that
+    another has not.
+    """
+    left_out = set(exclude)
+    own = settings.model_dump(exclude_defaults=True, exclude=left_out)
+    return _with_alternatives(settings, own, settings.model_dump(exclude=left_out))
+
+
+def _with_alternatives(value: Any, own: Any, full: Any) -> Any:
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {
+            key: full[key]
+            if _has_alternatives(fields[key].annotation)
+            else _with_alternatives(getattr(value, key), one, full[key])
+            for key, one in own.items()
+        }
+    if isinstance(value, dict):
+        return {key: _with_alternatives(value[key], one, full[key]) for key, one in own.items()}
+    if isinstance(value, list | tuple):
+        return [_with_alternatives(*three) for three in zip(value, own, full, strict=True)]
+    return own
+
+
+def _has_alternatives(kind: Any) -> bool:
+    """Whether an annotation has a union in which a mapping may be one thing or another."""
+    origin, inner = get_origin(kind), get_args(kind)
+    mappings = [
+        one
+        for one in inner
+        if one is dict or get_origin(one) in (dict, Mapping) or any(_parts(one))
+    ]
+    either = origin in (Union, UnionType) and len(mappings) > 1
+    return either or any(map(_has_alternatives, inner))
+
+
 def models_of(settings: BaseModel) -> dict[str, str]:
     """The entries of `models` that settings name, by the dotted key of the field."""
     return named_by(settings, "model")
@@ -359,13 +398,18 @@ def registered(kind: str) -> dict[str, str]:
     return found
 
 
+def plugin_path() -> list[str]:
+    """The folders whose files methods are found in, in their order."""
+    return [one for one in os.environ.get(PLUGINS, "").split(os.pathsep) if one]
+
+
 def add_plugins(folder: str | Path) -> None:
     """Let methods be found in the files of a folder, here and in the processes of jobs.
 
     The folder comes last, so that a file there hides no installed module.
     """
     folder = str(Path(folder).resolve())
-    known = [one for one in os.environ.get(PLUGINS, "").split(os.pathsep) if one]
+    known = plugin_path()
     if folder not in known:
         os.environ[PLUGINS] = os.pathsep.join([*known, folder])
     _use_plugins()
@@ -379,13 +423,13 @@ def plugin_folders(found: Iterable[Method]) -> list[str]:
         file = Path(getattr(sys.modules.get(module), "__file__", None) or module)
         above = module.count(".") + (file.name == "__init__.py")
         folders.add(str(file.resolve().parents[above]) if file.is_file() else "")
-    beside = folders.intersection(os.environ.get(PLUGINS, "").split(os.pathsep)) - {os.getcwd()}
-    return sorted(os.path.relpath(folder) for folder in beside if folder)
+    beside = folders.intersection(plugin_path()) - {os.getcwd()}
+    return sorted(os.path.relpath(folder) for folder in beside)
 
 
 def _use_plugins() -> None:
-    for folder in os.environ.get(PLUGINS, "").split(os.pathsep):
-        if folder and folder not in sys.path:
+    for folder in plugin_path():
+        if folder not in sys.path:
             sys.path.append(folder)
 
 

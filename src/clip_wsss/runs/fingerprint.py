@@ -1,8 +1,9 @@
 """What code means, in 16 hex digits, so that a comment, a format or a checkout computes nothing.
 
 A module counts by its syntax tree, without positions, comments and docstrings, together with all
-that it imports from its own package and from the suite. Modules are found without being imported;
-what is imported by a name that is computed (`importlib.import_module(name)`) is not seen.
+that it imports from its own package, from the suite and from the files beside configs. Modules are
+found without being imported; what is imported by a name that is computed
+(`importlib.import_module(name)`) is not seen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.methods import plugin_path
 
 PACKAGE = "clip_wsss"
 LIBRARIES = {"skimage": "scikit-image"}  # of some methods only: what they import -> distribution
@@ -71,7 +73,9 @@ def function_fingerprint(function: str) -> str:
 
 
 def module_files(module: str) -> dict[str, Path]:
-    """Return the files of a module and of all that it imports from its package and the suite.
+    """Return the files of a module and of all that it imports from where its code is at hand.
+
+    That is its own package, the suite, and the folders beside configs.
 
     Imports within functions count, those for types only (`if TYPE_CHECKING:`) do not; a package
     counts (its `__init__`) with each module of it.
@@ -94,7 +98,8 @@ def module_files(module: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     while waiting:
         name = waiting.pop()
-        if name in seen or name.split(".")[0] not in own:
+        top = name.split(".")[0]
+        if name in seen or (top not in own and not _is_plugin(top)):
             continue
         seen.add(name)
         file = _file(name)
@@ -103,6 +108,15 @@ def module_files(module: str) -> dict[str, Path]:
             found[name] = file
             waiting += _imported(name, file)
     return dict(sorted(found.items()))
+
+
+def _is_plugin(top: str) -> bool:
+    """Whether a top-level module or package is taken from a folder beside a config."""
+    places = [Path(folder) / name for folder in plugin_path() for name in (f"{top}.py", top)]
+    if not any(place.exists() for place in places):
+        return False  # most are; to find their specs takes longer
+    origin, inside = _spec(top)  # which may be of another folder, that comes first
+    return any(Path(one) in places for one in (origin, *inside) if one is not None)
 
 
 def _imported(name: str, file: Path) -> Iterator[str]:

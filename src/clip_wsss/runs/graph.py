@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import asks_for_towers, method, methods_of, models_of, named_by
+from clip_wsss.core.methods import (
+    asks_for_towers,
+    differing,
+    method,
+    methods_of,
+    models_of,
+    named_by,
+)
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.segmentors import read_segmentor_file
@@ -452,7 +459,7 @@ class Graph:
         """
         is_cam = isinstance(entry, Cam)
         left_out = {"model"} if is_cam else {"scoring"}  # which decides no bytes
-        own = entry.model_dump(exclude=left_out, exclude_defaults=True)
+        own = differing(entry, left_out)
         shown, towers = copy.deepcopy(own), {}
         for key, name in models_of(entry).items():
             if is_cam and key == "model":
@@ -487,7 +494,7 @@ class Graph:
         built = segmentor_of(entry)
         segmentor = {} if built else read_segmentor_file(entry.segmentor)
         head = segmentor.get("model", {}).get("decode_head") or {}
-        own = entry.model_dump(exclude={"segmentor", "init"}, exclude_defaults=True)
+        own = differing(entry, ("segmentor", "init"))
         own.pop("mu", None)
         if entry.threshold != entry.model_copy(update={"mu": None}).threshold:
             own["mu"] = entry.threshold
@@ -572,7 +579,7 @@ def ranked_texts(node: Node) -> Node | None:
 
 def _plain(stage: str, entry: Settings, parents: Sequence[Node], method: str) -> Node:
     """A node whose settings need no resolving."""
-    own, shown = (entry.model_dump(exclude_defaults=True) for _ in range(2))
+    own, shown = differing(entry), differing(entry)
     _with_folders(entry, own, shown)
     chosen = getattr(entry, method)
     label = "+".join([*([_short(chosen)] if chosen != "none" else []), *_flat(shown, (method,))])

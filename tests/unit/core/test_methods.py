@@ -18,6 +18,7 @@ from clip_wsss.core.methods import KINDS, PLUGINS, add_plugins, method, methods_
 from clip_wsss.core.plain import dump_yaml
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.runs.config import load_config, merge, read_config, with_parents
+from clip_wsss.runs.fingerprint import function_fingerprint
 from clip_wsss.runs.graph import Graph
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.provenance import portable
@@ -406,6 +407,49 @@ def test_no_name_of_an_entry_is_in_a_key(beside, content):
     assert graph.paths["a"]["affinity"].folder != found[0]["affinity"], "what it holds counts"
 
 
+UNION = """
+from typing import Annotated, Literal, Union
+from pydantic import Field
+from clip_wsss import Settings
+
+class A(Settings):
+    kind: Literal["a"] = "a"
+    x: float = 1.0
+
+class B(Settings):
+    kind: Literal["b"] = "b"
+    x: float = 2.0
+
+class Both(Settings):
+    inner: A | B = A()
+    tagged: Annotated[Union[A, B], Field(discriminator="kind")] = A()
+    steps: list[A | B] = []
+    by_name: dict[str, A | B] = {}
+    single: list[A] = []
+
+def union(context, settings: Both): ...
+"""
+A, B = {"kind": "a"}, {"kind": "b"}
+
+
+def test_settings_of_several_classes_differ_in_their_keys(beside, content):
+    folder = beside(own_union=UNION)
+    said = [
+        {}, {"inner": B}, {"inner": A | {"x": 2}}, {"inner": B | {"x": 3}}, {"inner": A | {"x": 3}},
+        {"tagged": B}, {"tagged": A | {"x": 3}}, {"tagged": B | {"x": 3}},
+        {"steps": [A, B]}, {"steps": [B, A]}, {"by_name": {"n": A}}, {"by_name": {"n": B}},
+        {"single": [{}]}, {"single": [{"x": 3}]},
+    ]  # fmt: skip
+    entries = {f"e{n}": {"method": "own_union:union", **one} for n, one in enumerate(said)}
+    rows = "".join(f"{name}\tphoto\tsoftmax\t{name}\t-\n" for name in entries)
+    _, graph = planned(folder, content, {"affinity": entries}, rows)
+    nodes = [graph.paths[name]["affinity"] for name in entries]
+    assert len({node.key for node in nodes}) == len(said)
+    method = {"method": "own_union:union"}
+    assert nodes[1].identity == method | {"inner": B | {"x": 2.0}}
+    assert nodes[-1].identity == method | {"single": [{"x": 3.0}]}, "of one class, as before"
+
+
 def test_a_field_called_model_names_a_tower_too(beside, content):
     folder = beside(own=BLUR.replace("tower:", "model:"))
     change = {"affinity": {"x": {"method": "own:blur", "model": "demo"}}}
@@ -445,6 +489,24 @@ def test_code_counts_for_the_entries_that_name_it(beside, content):
 
 
 # ---- where modules are found ---------------------------------------------------------------------
+
+
+def test_what_a_file_beside_the_config_imports_there_counts(beside):
+    files = {
+        "plug_top": "import helper_top, json\ndef plug_top(context): return helper_top.f()",
+        "helper_top": "from parts_top import deep\ndef f(): return 1",
+        "parts_top__of__deep": "x = 1",
+        "json": "x = 1",
+    }
+    beside(**files)
+    found = [function_fingerprint("plug_top:plug_top")]
+    for change in ("helper_top", "parts_top__of__deep"):
+        beside(**{change: "y = 2"})
+        found.append(function_fingerprint("plug_top:plug_top"))
+        beside(**{change: files[change]})
+    assert len({*found, function_fingerprint("plug_top:plug_top")}) == len(found)
+    beside(json="x = 2")
+    assert function_fingerprint("plug_top:plug_top") == found[0], "the installed one is imported"
 
 
 def test_two_modules_of_one_name_in_two_packages(beside):
