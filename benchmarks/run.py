@@ -2,9 +2,9 @@
 
     python benchmarks/run.py [--old REVISION] [--out FOLDER] [--only NAME ...]
 
-Every other file of this folder (but `mutants.py`) is run as `python benchmarks/NAME.py`, with `--old PATH` where it
-knows that option: PATH is a temporary git worktree of the revision. `gpu.py` runs where there is a
-GPU. FOLDER gets bench.md: the machine, and what each of them printed.
+Every other file of this folder, but for `mutants.py`, is run as `python benchmarks/NAME.py`, with
+`--old PATH` where it knows that option: PATH is a temporary git worktree of the revision. `gpu.py`
+runs where there is a GPU. FOLDER gets bench.md: the machine, and what each of them printed.
 """
 
 import argparse
