@@ -259,10 +259,10 @@ def main():
             if not pool.submit(passes, tests, options.timeout).result():
                 sys.exit(f"{' '.join(tests)}: fails, or takes too long, without any mutant")
         ends = pool.map(survives, chosen, repeat(options.timeout), repeat(options.quick))
-        for mutant, alive in zip(chosen, ends, strict=True):
-            if alive:
-                print(mutant, flush=True)
+        for number, (mutant, alive) in enumerate(zip(chosen, ends, strict=True), 1):
             left += alive
+            if alive or number % 10 == 0:
+                print(mutant if alive else f"{number} of {len(chosen)}", flush=True)
     print(f"{len(chosen) - left} killed, {left} survive")
 
 
