@@ -255,9 +255,13 @@ def main():
     print(f"{len(chosen)} mutants", flush=True)
     left = 0
     with ProcessPoolExecutor(options.workers, get_context("fork"), copied) as pool:
-        for tests in {tuple(first(module)) for module in modules}:
-            if not pool.submit(passes, tests, options.timeout).result():
-                sys.exit(f"{' '.join(tests)}: fails, or takes too long, without any mutant")
+        whole = sorted({tuple(first(module)) for module in modules})
+        for tests, good in zip(
+            whole, pool.map(passes, whole, repeat(options.timeout)), strict=True
+        ):
+            if not good:
+                print(f"{' '.join(tests)}: fails without any mutant, so its modules are left out")
+                chosen = [one for one in chosen if tuple(first(one.module)) != tests]
         ends = pool.map(survives, chosen, repeat(options.timeout), repeat(options.quick))
         for number, (mutant, alive) in enumerate(zip(chosen, ends, strict=True), 1):
             left += alive
