@@ -2,6 +2,7 @@
 # make test   the environment if it is not there, then the tests (10 minutes on two cores)
 # make test-long   the tests that take longer (40 minutes)
 # make bench   benchmarks/ beside the commit OLD and the slow twins, into results/bench/bench.md
+# make mutants   faults put into cams, affinities, masks and score: does a test notice?
 # make lint   formatting, linting, types and what `snakemake --lint` finds
 # make track  data and results under DVC, after a run
 
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-long bench lint format lock track clean
+.PHONY: demo test test-long bench mutants lint format lock track clean
 
 demo: $(READY)
 	snakemake --cores $(CORES)
@@ -31,6 +32,9 @@ test-long: $(READY)
 # OLD: by default the last commit before methods, graph and archives were written anew.
 bench: $(READY)
 	python benchmarks/run.py --old $(OLD)
+
+mutants: $(READY)
+	OMP_NUM_THREADS=1 python benchmarks/mutants.py
 
 $(READY): requirements.lock pyproject.toml src/clip_wsss/masks/fast_crf.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

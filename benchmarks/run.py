@@ -2,9 +2,9 @@
 
     python benchmarks/run.py [--old REVISION] [--out FOLDER] [--only NAME ...]
 
-Every other file of this folder is run as `python benchmarks/NAME.py`, with `--old PATH` where it
-knows that option: PATH is a temporary git worktree of the revision. `gpu.py` runs where there is a
-GPU. FOLDER gets bench.md: the machine, and what each of them printed.
+Every other file of this folder, but for `mutants.py`, is run as `python benchmarks/NAME.py`, with
+`--old PATH` where it knows that option: PATH is a temporary git worktree of the revision. `gpu.py`
+runs where there is a GPU. FOLDER gets bench.md: the machine, and what each of them printed.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
+NONE = ("run", "mutants")  # no benchmarks
 LIBRARIES = ("torch", "numpy", "open_clip_torch", "opencv-python-headless", "pydensecrf2")
 
 
@@ -94,7 +95,7 @@ def has_gpu():
 
 
 def main():
-    paths = {path.stem: path for path in sorted(FOLDER.glob("*.py")) if path.stem != "run"}
+    paths = {path.stem: path for path in sorted(FOLDER.glob("*.py")) if path.stem not in NONE}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--old", metavar="REVISION", help="commit to compare with; none: no other")
     parser.add_argument("--out", type=Path, default=ROOT / "results/bench")

@@ -27,6 +27,7 @@ def test_file_of_maps_round_trips(seed, count):
                 tuple(rng.integers(1, 500, 2).tolist()),
                 rng.permutation(20)[: shape[0]],
                 rng.random(shape, dtype=np.float32),
+                bool(index % 2),
             )
         )
     with tempfile.TemporaryDirectory() as folder:
@@ -41,6 +42,7 @@ def test_file_of_maps_round_trips(seed, count):
     assert len(found) == count
     for ours, theirs in zip(found, images, strict=True):
         assert (ours.id, ours.size) == (theirs.id, theirs.size)
+        assert ours.scaled_down is theirs.scaled_down
         assert (ours.keys.dtype, ours.maps.dtype) == (np.int64, np.float32)
         np.testing.assert_array_equal(ours.keys, theirs.keys)
         np.testing.assert_array_equal(ours.maps, theirs.maps)

@@ -29,7 +29,8 @@ def test_what_no_class_wins_is_background_and_what_no_region_has_stays():
     label = np.zeros((4, 6), int)
     label[:2, :3] = 1  # half of the region, which is not beyond a half
     label[:, 5] = 1
-    found = voted(label, regions((0, 4, 0, 3)), OWN)
+    label[3, 3] = label[3, 5] = 2  # the other region is not won either
+    found = voted(label, regions((0, 4, 0, 3), (2, 4, 3, 5)), OWN)
     assert not found[:, :5].any()
     assert found[:, 5].all()
 
@@ -38,6 +39,7 @@ def test_a_region_that_covers_a_class_is_its_own():
     label = np.zeros((4, 6), int)
     label[1, 1:3] = 1  # 2 of 24 pixels, all of the class
     assert voted(label, regions((0, 4, 0, 6)), OWN).all()
+    assert voted(label, regions((0, 4, 0, 6)), SeplSettings(folder="", cover=1)).all()
     label[3, 5] = 1
     kept = voted(label, regions((0, 3, 0, 5)), OWN)  # 2 of 3: less than 0.85
     assert kept.sum() == kept[3, 5] == 1

@@ -75,6 +75,20 @@ def test_sizes_leave_the_background_out():
     assert table["error"].iloc[1] == pytest.approx(1.96 * np.std([0.6, 0.1], ddof=1) / np.sqrt(2))
 
 
+def test_a_size_holds_its_upper_bound():
+    shares = [0.05, 0.0501, 0.1, 0.2, 0.3, 0.5, 0.51, 1.0]
+    table = by_size(pd.DataFrame({"label": 1, "iou": 0.5, "share": shares}))
+    bounds = ["0–5", "5–10", "10–20", "20–30", "30–50", "50–100"]
+    assert dict(zip(table["label"], table["n"], strict=True)) == dict(
+        zip(bounds, [1, 2, 1, 1, 1, 2], strict=True)
+    )
+
+
+def test_of_equally_good_images_the_first_id_is_the_better_one():
+    images = pd.DataFrame({"id": ["b", "c", "a"], "iou": [0.5, 0.5, 0.5]})
+    assert extremes(images, 1) == (["a"], ["c"])
+
+
 def test_many_classes_stand_together():
     images = pd.DataFrame({"iou": [0.1, 0.3, 0.5], "classes": [1, 4, 9]})
     table = by_classes(images)
@@ -98,3 +112,12 @@ def test_coarse_bins_keep_every_pixel():
     assert row["pixels"] == inside.sum()
     assert row["confidence"] == pytest.approx(confidence[inside].mean(), abs=2e-3)
     assert bins["high"].iloc[-1] == 1  # and holds the ones
+
+
+def test_empty_bins_are_left_out():
+    calibration, codes = Calibration(), encode(np.float32([[0.3, 0.3, 1]]))
+    calibration.add(codes, np.array([[True, False, True]]), np.ones((1, 3), bool))
+    bins = coarse(calibration.table(), np.linspace(0, 1, 11))
+    assert bins["low"].tolist() == pytest.approx([0.3, 0.9])
+    assert bins["confidence"].tolist() == pytest.approx([0.325, 1])
+    assert bins[["pixels", "correct"]].to_numpy().tolist() == [[2, 1], [1, 1]]
