@@ -173,7 +173,7 @@ def _opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> d
     left_out = " and ".join(said for source, said in words.items() if source in made)
     others = f", but for {left_out}" if left_out else ""
     several = len(results.runs) > 1
-    lead = (
+    lead = answer(tables) + (
         f"{f'{len(results.runs)} runs' if several else 'One run'} on the {images} images of "
         f"{'the demo' if demo else results.dataset.name}, {'each ' if several else ''}"
         f"taught by image-level labels alone{others}"
@@ -199,6 +199,35 @@ def _opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> d
             detail = f"{name}, interval {low:.1f} to {high:.1f}"
             tiles.append({"label": label, "value": f"{value:.1f}", "detail": detail})
     return {"lead": lead, "tiles": tiles}
+
+
+def answer(tables: dict[str, pd.DataFrame], most: int = 5) -> str:
+    """What helped against its base, by how much, and what is within noise; empty without bases."""
+    lines = [
+        line
+        for frame in tables.values()
+        for line in frame.dropna(subset="difference").to_dict("records")
+    ]
+    sure = sorted(
+        (line for line in lines if line["more_than_noise"] == "yes"),
+        key=lambda line: -abs(line["difference"]),
+    )
+    said = {
+        line["run"]: f"{line['run']} {report_tables.signed(line['difference'])}" for line in sure
+    }
+    groups = {
+        "better than their base": [said[line["run"]] for line in sure if line["difference"] > 0],
+        "worse": [said[line["run"]] for line in sure if line["difference"] < 0],
+        "within noise": [line["run"] for line in lines if line["run"] not in said],
+    }
+    parts = [
+        f"{words}: {', '.join(names[:most])}"
+        + (f" and {len(names) - most} more" if len(names) > most else "")
+        for words, names in groups.items()
+        if names
+    ]
+    sentence = "; ".join(parts)
+    return f"{sentence[:1].upper()}{sentence[1:]}. " if parts else ""
 
 
 def _sections(context: dict[str, Any]) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from clip_wsss.core.files import write_json
 from clip_wsss.core.maps import read_maps, write_maps
 from clip_wsss.report import views as report_views
 from clip_wsss.report.tables import heatmaps, ladder, plain_table, runs_table
-from clip_wsss.report.write import write_report
+from clip_wsss.report.write import answer, write_report
 from clip_wsss.runs.table import Run
 from clip_wsss.tables.write import write_tables
 
@@ -384,6 +384,17 @@ def test_rows_that_lack_any_stage(tmp_path):
     best = html[html.index("Best segmentation, mIoU") :]
     assert best[: best.index("</dd>")].count("seg-cgl") == 1
     assert "<small> same settings as its base</small>" in html
+
+
+def test_the_first_sentence_says_what_helped():
+    rows = [("a", 4.44, "yes"), ("b", -1.0, "yes"), ("c", 0.1, "no"), ("d", 8.0, "yes")]
+    frame = pd.DataFrame(rows, columns=["run", "difference", "more_than_noise"])
+    base = pd.DataFrame({"run": ["base"], "difference": [float("nan")], "more_than_noise": [None]})
+    assert answer({"x": pd.concat([base, frame])}) == (
+        "Better than their base: d +8.0, a +4.4; worse: b \N{MINUS SIGN}1.0; within noise: c. "
+    )
+    assert answer({"x": frame}, most=1).startswith("Better than their base: d +8.0 and 1 more; ")
+    assert answer({"x": base}) == answer({}) == ""
 
 
 def test_one_run(tmp_path):
