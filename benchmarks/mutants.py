@@ -7,7 +7,15 @@ condition, a minimum for a maximum, a statement or a returned value left out. Me
 and logs are left alone. It is written into a temporary copy of `src`, never into `src` itself,
 and the tests of TESTS that mirror the module are run; if all pass, those of its whole package and
 of the settings. What passes these too has survived and is printed, `file:line: old -> new`. It
-either gets a test with a known answer, or is named here with its reason.
+either gets a test with a known answer, or is named here with its reason:
+
+- sizes of batches and chunks, threads, processes, memory estimates (BATCH, AHEAD, _CHUNK, READERS,
+  BATCH_BYTES, `made.clear()`): they change the time and what fits, not the numbers;
+- floors that keep from dividing by 0 (1e-8, 1e-12), and minima of numbers that only rounding puts
+  beyond them (`clamp`): equal within float noise;
+- `max(step)` in `diffused` of PAR: of the outermost step both parts are the same;
+- `fillna(0)` and `predicted`'s `fill_value` of the breakdown: times no pixel, or under no hit;
+- `MUS` of the calibration: which points the report shows.
 """
 
 import argparse
