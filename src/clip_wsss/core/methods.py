@@ -14,6 +14,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import sys
@@ -365,10 +366,14 @@ def add_plugins(folder: str | Path) -> None:
     The folder comes last, so that a file there hides no installed module.
     """
     folder = str(Path(folder).resolve())
-    known = [one for one in os.environ.get(PLUGINS, "").split(os.pathsep) if one]
-    if folder not in known:
-        os.environ[PLUGINS] = os.pathsep.join([*known, folder])
+    if folder not in (known := folders_beside()):
+        os.environ[PLUGINS] = json.dumps([*known, folder])  # a name may hold `os.pathsep`
     _use_plugins()
+
+
+def folders_beside() -> list[str]:
+    """The folders of files beside configs, absolute."""
+    return json.loads(os.environ.get(PLUGINS) or "[]")
 
 
 def plugin_folders(found: Iterable[Method]) -> list[str]:
@@ -379,14 +384,12 @@ def plugin_folders(found: Iterable[Method]) -> list[str]:
         file = Path(getattr(sys.modules.get(module), "__file__", None) or module)
         above = module.count(".") + (file.name == "__init__.py")
         folders.add(str(file.resolve().parents[above]) if file.is_file() else "")
-    beside = folders.intersection(os.environ.get(PLUGINS, "").split(os.pathsep)) - {os.getcwd()}
-    return sorted(os.path.relpath(folder) for folder in beside if folder)
+    beside = folders.intersection(folders_beside()) - {os.getcwd()}
+    return sorted(os.path.relpath(folder) for folder in beside)
 
 
 def _use_plugins() -> None:
-    for folder in os.environ.get(PLUGINS, "").split(os.pathsep):
-        if folder and folder not in sys.path:
-            sys.path.append(folder)
+    sys.path += [folder for folder in folders_beside() if folder not in sys.path]
 
 
 def _function(target: str, name: str) -> Callable:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def beside(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv(PLUGINS, "")
     known = set(sys.modules)
-    folder = tmp_path / "work"
+    folder = tmp_path / "my:work"  # `os.pathsep` is a character of names too
     folder.mkdir()
 
     def write(**files):
@@ -477,7 +478,7 @@ def environment():
 def test_the_process_of_a_job_finds_what_lies_beside_the_config(beside, content, tmp_path):
     folder = beside(own=BLUR)
     planned(folder, content, {}, "a\tphoto\tplain\t-\tcrf\n")
-    assert str(folder) in os.environ[PLUGINS].split(os.pathsep)
+    assert str(folder) in json.loads(os.environ[PLUGINS])
     code = "from clip_wsss.core.methods import method; print(method('affinity', 'own:blur').target)"
     made = subprocess.run(
         [sys.executable, "-c", code],
