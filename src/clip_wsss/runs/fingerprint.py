@@ -1,8 +1,9 @@
 """What code means, in 16 hex digits, so that a comment, a format or a checkout computes nothing.
 
 A module counts by its syntax tree, without positions, comments and docstrings, together with all
-that it imports from its own package and from the suite. Modules are found without being imported;
-what is imported by a name that is computed (`importlib.import_module(name)`) is not seen.
+that it imports from its own package, from files beside the config and from the suite. Modules are
+found without being imported; what is imported by a name that is computed
+(`importlib.import_module(name)`) is not seen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.methods import folders_beside
 
 PACKAGE = "clip_wsss"
 LIBRARIES = {"skimage": "scikit-image"}  # of some methods only: what they import -> distribution
@@ -71,8 +73,9 @@ def function_fingerprint(function: str) -> str:
 
 
 def module_files(module: str) -> dict[str, Path]:
-    """Return the files of a module and of all that it imports from its package and the suite.
+    """Return the files of a module and of what it imports from its package, the suite, or beside.
 
+    What lies in the folders beside configs counts, whichever module imports it.
     Imports within functions count, those for types only (`if TYPE_CHECKING:`) do not; a package
     counts (its `__init__`) with each module of it.
 
@@ -89,12 +92,15 @@ def module_files(module: str) -> dict[str, Path]:
         raise InputError(
             f"{module}: no Python source found; install the package or correct the name"
         )
-    own = {module.split(".")[0], PACKAGE}
+    own = {module.split(".")[0]: True, PACKAGE: True}
     waiting, seen = [module], set()
     found: dict[str, Path] = {}
     while waiting:
         name = waiting.pop()
-        if name in seen or name.split(".")[0] not in own:
+        top = name.split(".")[0]
+        if top not in own:
+            own[top] = _is_beside(top)
+        if name in seen or not own[top]:
             continue
         seen.add(name)
         file = _file(name)
@@ -147,6 +153,12 @@ def _spec(top: str) -> tuple[str | None, list[str]]:
     if spec is None:
         return None, []
     return spec.origin, list(spec.submodule_search_locations or ())
+
+
+def _is_beside(top: str) -> bool:
+    """Whether a top-level name is that of a file or a folder beside a config."""
+    origin, folders = _spec(top)
+    return any(str(Path(one).parent) in folders_beside() for one in folders or [origin or top])
 
 
 def _source(path: Path) -> _Source:
