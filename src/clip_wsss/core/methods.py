@@ -397,7 +397,7 @@ def _function(target: str, name: str) -> Callable:
     module, _, attribute = target.partition(":")
     try:
         found = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+    except BaseException as error:  # whatever the module does when it is imported
         reason = " ".join(str(error).split()) or "no reason given"
         raise InputError(
             f"{name}: {module} cannot be imported ({type(error).__name__}: {reason}); install its "
@@ -413,7 +413,14 @@ def _settings(function: Callable, kind: str, name: str) -> type[BaseModel] | Non
     """The class of a method's settings, from the annotation of its parameter."""
     takes = KINDS[kind].takes
     wanted = f"({', '.join(takes)}) or ({', '.join((*takes, 'settings'))})"
-    parameters = list(inspect.signature(function).parameters.values())
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name}: {kind}: must take {wanted}; its parameters cannot be read: write a function "
+            "that calls it"
+        ) from None
+    parameters = list(signature.parameters.values())
     needed = [p for p in parameters if p.default is p.empty and p.kind in (0, 1, 3)]
     own = [p for p in parameters if p.name == "settings"]
     odd = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -423,7 +430,7 @@ def _settings(function: Callable, kind: str, name: str) -> type[BaseModel] | Non
         got = ", ".join(p.name for p in parameters)
         raise InputError(f"{name}: {kind}: must take {wanted}; it takes ({got})")
     try:  # as it will be called
-        inspect.signature(function).bind(*takes, **{one.name: None for one in own})
+        signature.bind(*takes, **{one.name: None for one in own})
     except TypeError:
         got = ", ".join(p.name for p in parameters)
         raise InputError(
@@ -517,8 +524,11 @@ def _parts(kind: Any) -> Iterator[type[BaseModel]]:
 
 def _evaluated(function: Callable, annotation: str) -> Any:
     """What an annotation written as text stands for."""
-    inner = inspect.unwrap(function)
-    inner = getattr(inner, "__init__", inner) if isinstance(inner, type) else inner
+    inner: Any = inspect.unwrap(function)
+    while isinstance(inner, partial):
+        inner = inspect.unwrap(inner.func)
+    if not hasattr(inner, "__globals__"):  # a class, or an object that is called
+        inner = inner.__init__ if isinstance(inner, type) else type(inner).__call__
     try:
         return eval(annotation, getattr(inner, "__globals__", {}))  # the method's own source
     except Exception:

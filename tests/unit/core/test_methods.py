@@ -608,7 +608,41 @@ def test_settings_and_functions_that_could_not_work_are_refused(beside, name, li
         method("affinity", f"bad:{name}")
 
 
-def test_a_module_that_ends_the_process_is_one_line(beside):
-    beside(ends="import sys\nsys.exit(3)\n")
-    with pytest.raises(InputError, match=r"ends cannot be imported \(SystemExit"):
-        method("affinity", "ends:blur")
+@pytest.mark.parametrize("end", ["SystemExit", "KeyboardInterrupt"])
+def test_a_module_that_ends_the_process_is_one_line(beside, end):
+    beside(**{f"ends_by_{end}": f"raise {end}(3)\n"})
+    with pytest.raises(InputError, match=rf"cannot be imported \({end}: 3\)"):
+        method("affinity", f"ends_by_{end}:blur")
+
+
+LATER = """
+from __future__ import annotations
+from functools import partial
+from clip_wsss import Settings
+builtin = min
+
+class Own(Settings):
+    sigma: float = 2.0
+
+class Called:
+    def __init__(self, context=None, settings: Own = None): ...
+    def __call__(self, context, settings: Own): ...
+
+def full(context, k, settings: Own): ...
+
+instance, part, twice = Called(), partial(full, k=3), partial(partial(Called()), settings=Own())
+"""
+
+
+@pytest.mark.parametrize("name", ["instance", "part", "twice"])
+def test_what_is_called_finds_its_annotation_where_it_was_written(beside, name):
+    beside(annotated_later=LATER)
+    found = method("affinity", f"annotated_later:{name}")
+    assert list(found.fields) == ["sigma"]
+
+
+@pytest.mark.parametrize("name", ["annotated_later:builtin", "torch:amax"])
+def test_a_function_whose_parameters_cannot_be_read_is_one_line(beside, name):
+    beside(annotated_later=LATER)
+    with pytest.raises(InputError, match=f"{name}: affinity: must take .*; its parameters cannot"):
+        method("affinity", name)
