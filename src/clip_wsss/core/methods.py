@@ -14,6 +14,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import sys
@@ -398,21 +399,20 @@ def registered(kind: str) -> dict[str, str]:
     return found
 
 
-def plugin_path() -> list[str]:
-    """The folders whose files methods are found in, in their order."""
-    return [one for one in os.environ.get(PLUGINS, "").split(os.pathsep) if one]
-
-
 def add_plugins(folder: str | Path) -> None:
     """Let methods be found in the files of a folder, here and in the processes of jobs.
 
     The folder comes last, so that a file there hides no installed module.
     """
     folder = str(Path(folder).resolve())
-    known = plugin_path()
-    if folder not in known:
-        os.environ[PLUGINS] = os.pathsep.join([*known, folder])
+    if folder not in (known := folders_beside()):
+        os.environ[PLUGINS] = json.dumps([*known, folder])  # a name may hold `os.pathsep`
     _use_plugins()
+
+
+def folders_beside() -> list[str]:
+    """The folders of files beside configs, absolute."""
+    return json.loads(os.environ.get(PLUGINS) or "[]")
 
 
 def plugin_folders(found: Iterable[Method]) -> list[str]:
@@ -423,14 +423,12 @@ def plugin_folders(found: Iterable[Method]) -> list[str]:
         file = Path(getattr(sys.modules.get(module), "__file__", None) or module)
         above = module.count(".") + (file.name == "__init__.py")
         folders.add(str(file.resolve().parents[above]) if file.is_file() else "")
-    beside = folders.intersection(plugin_path()) - {os.getcwd()}
+    beside = folders.intersection(folders_beside()) - {os.getcwd()}
     return sorted(os.path.relpath(folder) for folder in beside)
 
 
 def _use_plugins() -> None:
-    for folder in plugin_path():
-        if folder not in sys.path:
-            sys.path.append(folder)
+    sys.path += [folder for folder in folders_beside() if folder not in sys.path]
 
 
 def _function(target: str, name: str) -> Callable:
@@ -438,7 +436,7 @@ def _function(target: str, name: str) -> Callable:
     module, _, attribute = target.partition(":")
     try:
         found = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+    except BaseException as error:  # whatever the module does when it is imported
         reason = " ".join(str(error).split()) or "no reason given"
         raise InputError(
             f"{name}: {module} cannot be imported ({type(error).__name__}: {reason}); install its "
@@ -454,7 +452,14 @@ def _settings(function: Callable, kind: str, name: str) -> type[BaseModel] | Non
     """The class of a method's settings, from the annotation of its parameter."""
     takes = KINDS[kind].takes
     wanted = f"({', '.join(takes)}) or ({', '.join((*takes, 'settings'))})"
-    parameters = list(inspect.signature(function).parameters.values())
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name}: {kind}: must take {wanted}; its parameters cannot be read: write a function "
+            "that calls it"
+        ) from None
+    parameters = list(signature.parameters.values())
     needed = [p for p in parameters if p.default is p.empty and p.kind in (0, 1, 3)]
     own = [p for p in parameters if p.name == "settings"]
     odd = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -464,7 +469,7 @@ def _settings(function: Callable, kind: str, name: str) -> type[BaseModel] | Non
         got = ", ".join(p.name for p in parameters)
         raise InputError(f"{name}: {kind}: must take {wanted}; it takes ({got})")
     try:  # as it will be called
-        inspect.signature(function).bind(*takes, **{one.name: None for one in own})
+        signature.bind(*takes, **{one.name: None for one in own})
     except TypeError:
         got = ", ".join(p.name for p in parameters)
         raise InputError(
@@ -558,8 +563,12 @@ def _parts(kind: Any) -> Iterator[type[BaseModel]]:
 
 def _evaluated(function: Callable, annotation: str) -> Any:
     """What an annotation written as text stands for."""
-    inner = inspect.unwrap(function)
-    inner = getattr(inner, "__init__", inner) if isinstance(inner, type) else inner
+    inner: Any = inspect.unwrap(function)
+    while isinstance(inner, partial):
+        inner = inspect.unwrap(inner.func)
+    if not hasattr(inner, "__globals__"):  # a class, or an object that is called
+        made = isinstance(inner, type)
+        inner = vars(inner).get("__init__", inner) if made else type(inner).__call__
     try:
         return eval(annotation, getattr(inner, "__globals__", {}))  # the method's own source
     except Exception:

@@ -1,7 +1,7 @@
 """What code means, in 16 hex digits, so that a comment, a format or a checkout computes nothing.
 
 A module counts by its syntax tree, without positions, comments and docstrings, together with all
-that it imports from its own package, from the suite and from the files beside configs. Modules are
+that it imports from its own package, from files beside the config and from the suite. Modules are
 found without being imported; what is imported by a name that is computed
 (`importlib.import_module(name)`) is not seen.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import plugin_path
+from clip_wsss.core.methods import folders_beside
 
 PACKAGE = "clip_wsss"
 LIBRARIES = {"skimage": "scikit-image"}  # of some methods only: what they import -> distribution
@@ -73,10 +73,9 @@ def function_fingerprint(function: str) -> str:
 
 
 def module_files(module: str) -> dict[str, Path]:
-    """Return the files of a module and of all that it imports from where its code is at hand.
+    """Return the files of a module and of what it imports from its package, the suite, or beside.
 
-    That is its own package, the suite, and the folders beside configs.
-
+    What lies in the folders beside configs counts, whichever module imports it.
     Imports within functions count, those for types only (`if TYPE_CHECKING:`) do not; a package
     counts (its `__init__`) with each module of it.
 
@@ -93,13 +92,15 @@ def module_files(module: str) -> dict[str, Path]:
         raise InputError(
             f"{module}: no Python source found; install the package or correct the name"
         )
-    own = {module.split(".")[0], PACKAGE}
+    own = {module.split(".")[0]: True, PACKAGE: True}
     waiting, seen = [module], set()
     found: dict[str, Path] = {}
     while waiting:
         name = waiting.pop()
         top = name.split(".")[0]
-        if name in seen or (top not in own and not _is_plugin(top)):
+        if top not in own:
+            own[top] = _is_beside(top)
+        if name in seen or not own[top]:
             continue
         seen.add(name)
         file = _file(name)
@@ -108,15 +109,6 @@ def module_files(module: str) -> dict[str, Path]:
             found[name] = file
             waiting += _imported(name, file)
     return dict(sorted(found.items()))
-
-
-def _is_plugin(top: str) -> bool:
-    """Whether a top-level module or package is taken from a folder beside a config."""
-    places = [Path(folder) / name for folder in plugin_path() for name in (f"{top}.py", top)]
-    if not any(place.exists() for place in places):
-        return False  # most are; to find their specs takes longer
-    origin, inside = _spec(top)  # which may be of another folder, that comes first
-    return any(Path(one) in places for one in (origin, *inside) if one is not None)
 
 
 def _imported(name: str, file: Path) -> Iterator[str]:
@@ -161,6 +153,12 @@ def _spec(top: str) -> tuple[str | None, list[str]]:
     if spec is None:
         return None, []
     return spec.origin, list(spec.submodule_search_locations or ())
+
+
+def _is_beside(top: str) -> bool:
+    """Whether a top-level name is that of a file or a folder beside a config."""
+    origin, folders = _spec(top)
+    return any(str(Path(one).parent) in folders_beside() for one in folders or [origin or top])
 
 
 def _source(path: Path) -> _Source:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def beside(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv(PLUGINS, "")
     known = set(sys.modules)
-    folder = tmp_path / "work"
+    folder = tmp_path / "my:work"  # `os.pathsep` is a character of names too
     folder.mkdir()
 
     def write(**files):
@@ -539,7 +540,7 @@ def environment():
 def test_the_process_of_a_job_finds_what_lies_beside_the_config(beside, content, tmp_path):
     folder = beside(own=BLUR)
     planned(folder, content, {}, "a\tphoto\tplain\t-\tcrf\n")
-    assert str(folder) in os.environ[PLUGINS].split(os.pathsep)
+    assert str(folder) in json.loads(os.environ[PLUGINS])
     code = "from clip_wsss.core.methods import method; print(method('affinity', 'own:blur').target)"
     made = subprocess.run(
         [sys.executable, "-c", code],
@@ -669,7 +670,41 @@ def test_settings_and_functions_that_could_not_work_are_refused(beside, name, li
         method("affinity", f"bad:{name}")
 
 
-def test_a_module_that_ends_the_process_is_one_line(beside):
-    beside(ends="import sys\nsys.exit(3)\n")
-    with pytest.raises(InputError, match=r"ends cannot be imported \(SystemExit"):
-        method("affinity", "ends:blur")
+@pytest.mark.parametrize("end", ["SystemExit", "KeyboardInterrupt"])
+def test_a_module_that_ends_the_process_is_one_line(beside, end):
+    beside(**{f"ends_by_{end}": f"raise {end}(3)\n"})
+    with pytest.raises(InputError, match=rf"cannot be imported \({end}: 3\)"):
+        method("affinity", f"ends_by_{end}:blur")
+
+
+LATER = """
+from __future__ import annotations
+from functools import partial
+from clip_wsss import Settings
+builtin = min
+
+class Own(Settings):
+    sigma: float = 2.0
+
+class Called:
+    def __init__(self, context=None, settings: Own = None): ...
+    def __call__(self, context, settings: Own): ...
+
+def full(context, k, settings: Own): ...
+
+instance, part, twice = Called(), partial(full, k=3), partial(partial(Called()), settings=Own())
+"""
+
+
+@pytest.mark.parametrize("name", ["instance", "part", "twice"])
+def test_what_is_called_finds_its_annotation_where_it_was_written(beside, name):
+    beside(annotated_later=LATER)
+    found = method("affinity", f"annotated_later:{name}")
+    assert list(found.fields) == ["sigma"]
+
+
+@pytest.mark.parametrize("name", ["annotated_later:builtin", "torch:amax"])
+def test_a_function_whose_parameters_cannot_be_read_is_one_line(beside, name):
+    beside(annotated_later=LATER)
+    with pytest.raises(InputError, match=f"{name}: affinity: must take .*; its parameters cannot"):
+        method("affinity", name)

@@ -1,3 +1,4 @@
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.methods import PLUGINS
 from clip_wsss.runs import fingerprint
 from clip_wsss.runs.fingerprint import code_fingerprint, function_fingerprint, module_files
 
@@ -145,6 +147,20 @@ def test_the_packages_and_the_imports_of_a_module_count(plugin):
     assert len({before, changed, function_fingerprint("plugs.a:f")}) == 3
     plugin(plugs__of____init__="")
     assert function_fingerprint("plugs.a:f") == before
+
+
+def test_the_neighbours_of_a_file_beside_the_config_count(plugin, monkeypatch):
+    neighbours = {"plug_near": "import plug_far.part\nX = 1", "plug_far__of__part": "Y = 1"}
+    folder = plugin(plug="import json, numpy\nfrom plug_near import X\n", **neighbours)
+    assert not any("plug_" in name for name in module_files("plug")), "of an installed package"
+    monkeypatch.setenv(PLUGINS, json.dumps([str(folder)]))
+    named = [name for name in module_files("plug") if not name.startswith("clip_wsss")]
+    assert named == ["plug", "plug_far.part", "plug_near"]
+    before = function_fingerprint("plug:f")
+    plugin(plug_far__of__part="Y = 2")
+    assert function_fingerprint("plug:f") != before
+    plugin(**neighbours)
+    assert function_fingerprint("plug:f") == before
 
 
 def test_a_library_of_some_methods_counts_for_those_that_import_it(plugin, monkeypatch):
