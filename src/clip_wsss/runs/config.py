@@ -157,7 +157,10 @@ def check_entry(
     Raises:
         InputError: one line that begins with `where` and names the key.
     """
-    for key, model in models_of(entry).items():
+    named = models_of(entry)
+    if isinstance(entry, Segmentation) and len(named) > 1:
+        raise InputError(f"{where}.{list(named)[1]}: a training gets one tower; name one only")
+    for key, model in named.items():
         if model not in config.models:
             raise InputError(f"{where}.{key}: {unknown('model', model, config.models)}")
         built = isinstance(entry, Segmentation) and methods_of(entry, "segmentor")

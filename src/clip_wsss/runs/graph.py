@@ -505,8 +505,9 @@ class Graph:
             segmentor["model"]["backbone"]["model"] = model_identity(clip)
         for key, name in models_of(entry).items():  # of a function that builds a segmentor
             settings["clip"] = self.config.models[name].model_dump()
-            short, _, field = key.partition(".")
-            own[short] = {**own.get(short, {}), field: model_identity(self.config.models[name])}
+            _put(own, key, model_identity(self.config.models[name]))
+        shown = copy.deepcopy(own)
+        _with_folders(entry, own, shown)
         rest = {key: value for key, value in segmentor.items() if key != "init"}
         shape = entry.segmentor if built else _contents(rest)
         identity = {**own, "loss": entry.loss, "segmentor": shape}
@@ -520,7 +521,7 @@ class Graph:
                     "false"
                 )
             identity["train_negatives"] = True
-        extra = _flat(own, ("loss", "iterations", "labels"))
+        extra = _flat(shown, ("loss", "iterations", "labels"))
         kind = _short(entry.segmentor) if built else str(head.get("type", "segmentor"))
         label = "+".join([kind, _short(entry.loss), *online, *extra])
         if online:

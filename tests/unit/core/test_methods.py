@@ -407,6 +407,60 @@ def test_no_name_of_an_entry_is_in_a_key(beside, content):
     assert graph.paths["a"]["affinity"].folder != found[0]["affinity"], "what it holds counts"
 
 
+TRAINED = """
+from typing import Annotated
+from clip_wsss import Names, Settings
+from clip_wsss.core.plain import read_yaml
+
+class Sub(Settings):
+    clip: Annotated[str, Names("model")] | None = None
+    prior: Annotated[str, Names("folder")] | None = None
+
+class Seg(Sub):
+    sub: Sub = Sub()
+
+def seg(settings: Seg):
+    return read_yaml("config/segmentors/frozen-clip.yaml")
+
+def lost(pixels, settings: Sub): ...
+"""
+
+
+def test_towers_and_folders_of_a_training_count_by_what_they_hold(beside, content):
+    folder = beside(own_trained=TRAINED)
+    for name in ("one", "two", "other"):
+        (folder / name).mkdir()
+        (folder / name / "x.png").write_bytes(name[:1].encode())
+    content["models"]["again"] = content["models"]["exact"]
+    base = {"segmentor": "own_trained:seg", "loss": "own_trained:lost", "iterations": 3}
+
+    def found(**said):
+        change = {"segmentation": {"x": base | said}}
+        path = folder / "test.tsv"
+        path.write_text("name\tmasks\tsegmentation\na\ttruth\tx\n", encoding="utf-8")
+        own = merge(content, change | {"masks": {"truth": {"source": "ground-truth"}}})
+        own["runs"] = {"tables": [str(path)]}
+        config = load_config(own, str(folder / "mine.yaml"))
+        return Graph(config, read_runs(config)).paths["a"]["segmentation"]
+
+    def where(name):
+        return {"prior": str(folder / name)}
+
+    for short in ("lost", "seg"):
+        one, two, other = (found(**{short: where(name)}) for name in ("one", "other", "two"))
+        assert one.key == two.key != other.key, short
+        assert one.settings[short]["prior"] == str(folder / "one")
+        assert str(folder) not in str(one.identity)
+        with pytest.raises(InputError, match=rf"{short}.prior: there is no folder nowhere"):
+            found(**{short: {"prior": "nowhere"}})
+    exact, again, demo = (found(seg={"sub": {"clip": name}}) for name in ("exact", "again", "demo"))
+    assert exact.key == again.key != demo.key
+    assert exact.settings["clip"]["round_weights"] == "none"
+    assert exact.identity["seg"].keys() == {"sub"}
+    with pytest.raises(InputError, match=r"seg.sub.clip: a training gets one tower; name one only"):
+        found(seg={"clip": "demo", "sub": {"clip": "exact"}})
+
+
 UNION = """
 from typing import Annotated, Literal, Union
 from pydantic import Field
