@@ -271,6 +271,31 @@ def test_null_takes_out_what_a_parent_says(beside):
         over(masks={"z": None})
 
 
+@pytest.mark.parametrize("check", ["assert self.a < self.b", "1 / (self.b - 1)"])
+def test_a_parents_entry_may_be_made_valid_by_the_child(beside, check):
+    name = f"asserts{len(check)}"
+    text = f"""
+from pydantic import model_validator
+from clip_wsss import Settings
+class Own(Settings):
+    a: int = 0
+    b: int = 2
+    @model_validator(mode="after")
+    def _fits(self):
+        {check}
+        return self
+def own(context, settings: Own): ...
+"""
+    folder = beside(**{name: text})
+    parent = {"affinity": {"x": {"method": f"{name}:own", "a": 1, "b": 1}}}
+    (folder / "parent.yaml").write_text(dump_yaml(parent), encoding="utf-8")
+    child = {"inherits": [str(folder / "parent.yaml")], "affinity": {"x": {"b": 3}}}
+    entry = with_parents(child, "child.yaml")["affinity"]["x"]
+    assert validated_entry("affinity", entry, "x").b == 3
+    with pytest.raises(InputError):
+        validated_entry("affinity", parent["affinity"]["x"], "x")
+
+
 def test_a_method_of_the_replaced_ones_name_replaces_its_settings_too(beside, content):
     folder = beside(own_crf=BLUR.replace("def blur(", "def crf("))
     content["masks"] = {"old": {"refinement": "crf", "crf": {"iterations": 3}}}
