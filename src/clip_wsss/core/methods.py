@@ -27,7 +27,8 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-from pydantic_core import PydanticUndefined, core_schema
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticKnownError, PydanticUndefined, core_schema
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.plain import check_values
@@ -51,6 +52,11 @@ def _make_lenient(schema: Any, resolve: Callable[[Any], Any]) -> None:
         schema = resolve(schema)
     if schema.get("type") in _LENIENT:
         schema["strict"] = False
+    if schema.get("type") == "literal" and not all(isinstance(e, str) for e in schema["expected"]):
+        inner = dict(schema)
+        schema.clear()  # in its place, since 1 is True and 1.0 for Python
+        schema.update(core_schema.no_info_before_validator_function(_exactly(inner), inner))
+        return
     if schema.get("type") in ("set", "frozenset"):  # whose order differs from process to process
         schema["serialization"] = core_schema.plain_serializer_function_ser_schema(
             lambda value: sorted((getattr(one, "value", one) for one in value), key=repr)
@@ -58,6 +64,18 @@ def _make_lenient(schema: Any, resolve: Callable[[Any], Any]) -> None:
     for key, one in schema.items():
         if key not in ("cls", "default", "expected", "members", "metadata", "serialization"):
             _make_lenient(one, resolve)
+
+
+def _exactly(schema: dict[str, Any]) -> Callable[[Any], Any]:
+    """A check that a value is one of a literal's, of its type too."""
+    expected = schema["expected"]
+
+    def check(value: Any) -> Any:
+        if not any(type(value) is type(one) and value == one for one in expected):
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, expected))})
+        return value
+
+    return check
 
 
 class Settings(BaseModel):
@@ -250,6 +268,22 @@ def with_methods(base: type[S], content: Mapping[str, Any]) -> type[S]:
     return _extended(kind, tuple(under.items())) if under else kind
 
 
+def methods_below(kind: type[BaseModel], content: Mapping[str, Any]) -> dict[str, str]:
+    """The methods whose settings are below a key of a class of `with_methods`: key -> target."""
+    return {
+        found.short: found.target
+        for _, marker, found in _chosen(kind, content)
+        if marker.where == "under"
+    }
+
+
+def part_of(kind: type[BaseModel], field: str) -> type[BaseModel] | None:
+    """The class of the settings below a field; None if it holds none of one class."""
+    info = kind.model_fields.get(field)
+    inner = None if info is None else info.annotation
+    return inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+
+
 def _chosen(
     base: type[BaseModel], content: Mapping[str, Any]
 ) -> Iterator[tuple[str, Names, Method]]:
@@ -306,7 +340,7 @@ def marked(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Names, 
     for field, marker, value in named(type(settings), values):
         yield prefix + field, marker, value
     for field, value in values.items():
-        listed = value if isinstance(value, list) else []
+        listed = value if isinstance(value, list | tuple) else []
         inner = {field: value} | {f"{field}.{place}": one for place, one in enumerate(listed)}
         for key, one in inner.items():
             if isinstance(one, BaseModel):
@@ -416,7 +450,10 @@ def folders_beside() -> list[str]:
 
 
 def plugin_folders(found: Iterable[Method]) -> list[str]:
-    """The folders beside configs in which methods were found, from the working directory."""
+    """The folders beside configs in which methods were found.
+
+    Those below the working directory from there, since a project may move; others in full.
+    """
     folders = set()
     for one in found:
         module = one.target.partition(":")[0]
@@ -424,7 +461,11 @@ def plugin_folders(found: Iterable[Method]) -> list[str]:
         above = module.count(".") + (file.name == "__init__.py")
         folders.add(str(file.resolve().parents[above]) if file.is_file() else "")
     beside = folders.intersection(folders_beside()) - {os.getcwd()}
-    return sorted(os.path.relpath(folder) for folder in beside)
+    here = Path.cwd()
+    return sorted(
+        str(Path(folder).relative_to(here)) if Path(folder).is_relative_to(here) else folder
+        for folder in beside
+    )
 
 
 def _use_plugins() -> None:
@@ -510,10 +551,7 @@ def _check_fields(settings: type[BaseModel], where: str) -> None:
             _check_fields(inner, f"{where}: setting {field}")
         if info.alias is not None or info.validation_alias is not None:
             raise InputError(f"{where}: setting {field}: must have no alias; call it {info.alias}")
-        for marker in info.metadata:
-            if isinstance(marker, Names) and marker.kind not in (*KINDS, *OTHERS):
-                kinds = ", ".join((*KINDS, *OTHERS))
-                raise InputError(f"{where}: setting {field}: Names must be of {kinds}")
+        _check_names(info, f"{where}: setting {field}")
     needed = [info.is_required() for info in settings.model_fields.values()]
     try:
         if not any(needed):
@@ -524,6 +562,59 @@ def _check_fields(settings: type[BaseModel], where: str) -> None:
         raise InputError(
             f"{where}: setting {key}: its default cannot be ({first['msg']})"
         ) from None
+
+
+def _check_names(info: FieldInfo, where: str) -> None:
+    """Refuse `Names` where `named` and `marked` do not look, or of no kind."""
+    kind = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+    texts, names = _marks(kind)
+    for marker in names:
+        if marker.kind not in (*KINDS, *OTHERS):
+            kinds = ", ".join((*KINDS, *OTHERS))
+            raise InputError(f"{where}: Names must be of {kinds}")
+    if names and (len(names) > 1 or not texts):
+        raise InputError(
+            f"{where}: Names must mark one text; for several, use a list of settings with one each"
+        )
+    named = any(_marks(one)[1] for part in _parts(kind) for one in _annotations(part))
+    if named and not _is_seen(info.annotation):
+        raise InputError(
+            f"{where}: settings that name something must be by themselves or in a list; got "
+            f"{info.annotation}"
+        )
+
+
+def _annotations(kind: type[BaseModel]) -> Iterator[Any]:
+    """The annotations of all fields of settings, nested ones too."""
+    for info in kind.model_fields.values():
+        yield Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        for inner in _parts(info.annotation):
+            yield from _annotations(inner)
+
+
+def _marks(kind: Any) -> tuple[bool, list[Names]]:
+    """Whether an annotation is of one text (or a path, or null), and all `Names` within it."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        text, names = _marks(inner[0])
+        return text, [*names, *(one for one in inner[1:] if isinstance(one, Names))]
+    if origin is Literal:
+        return all(isinstance(one, str) for one in inner), []
+    both = [_marks(one) for one in inner]
+    simple = origin in (Union, UnionType) and all(text for text, _ in both)
+    return simple or kind in (str, Path, NoneType), [one for _, names in both for one in names]
+
+
+def _is_seen(kind: Any, *, in_list: bool = False) -> bool:
+    """Whether `marked` finds all settings that an annotation holds."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _is_seen(inner[0], in_list=in_list)
+    if origin in (Union, UnionType):
+        return all(_is_seen(one, in_list=in_list) for one in inner)
+    if origin in (list, tuple, Sequence) and not in_list:
+        return all(_is_seen(one, in_list=True) for one in inner)
+    return origin is None or not any(_parts(kind))
 
 
 def _unsayable(kind: Any) -> Any:
@@ -568,7 +659,7 @@ def _evaluated(function: Callable, annotation: str) -> Any:
         inner = inspect.unwrap(inner.func)
     if not hasattr(inner, "__globals__"):  # a class, or an object that is called
         made = isinstance(inner, type)
-        inner = vars(inner).get("__init__", inner) if made else type(inner).__call__
+        inner = getattr(inner, "__init__", inner) if made else type(inner).__call__
     try:
         return eval(annotation, getattr(inner, "__globals__", {}))  # the method's own source
     except Exception:

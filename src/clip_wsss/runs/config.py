@@ -7,8 +7,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import add_plugins, asks_for_towers, methods_of, models_of
+from clip_wsss.core.methods import (
+    add_plugins,
+    asks_for_towers,
+    methods_of,
+    models_of,
+    part_of,
+)
 from clip_wsss.core.plain import check_values, read_yaml
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import is_file
@@ -80,12 +88,22 @@ def _without_taken_out(merged: dict, parents: dict, source: str) -> dict:
         }
         for name in entries.keys() & above.keys() if group in ENTRIES else ():
             if isinstance(entries[name], dict) and isinstance(above[name], dict):
-                known = entry_class(group, entries[name], f"{source}: {group}.{name}").model_fields
-                entries[name] = {
-                    key: value
-                    for key, value in entries[name].items()
-                    if value is not None or key in known or key not in above[name]
-                }
+                kind = entry_class(group, entries[name], f"{source}: {group}.{name}")
+                entries[name] = _settings_left(entries[name], above[name], kind)
+    return found
+
+
+def _settings_left(merged: dict, above: dict, kind: type[BaseModel]) -> dict:
+    """An entry's settings, nested ones too, without what null takes out of its parents'."""
+    found = {}
+    for key, value in merged.items():
+        part, parent = part_of(kind, key), above.get(key)
+        is_value = key in kind.model_fields and part is None  # which may be null itself
+        if value is None and key in above and not is_value:
+            continue
+        if part is not None and isinstance(value, dict) and isinstance(parent, dict):
+            value = _settings_left(value, parent, part)
+        found[key] = value
     return found
 
 
@@ -157,7 +175,10 @@ def check_entry(
     Raises:
         InputError: one line that begins with `where` and names the key.
     """
-    for key, model in models_of(entry).items():
+    named = models_of(entry)
+    if isinstance(entry, Segmentation) and len(named) > 1:
+        raise InputError(f"{where}.{list(named)[1]}: a training gets one tower; name one only")
+    for key, model in named.items():
         if model not in config.models:
             raise InputError(f"{where}.{key}: {unknown('model', model, config.models)}")
         built = isinstance(entry, Segmentation) and methods_of(entry, "segmentor")

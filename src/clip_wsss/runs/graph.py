@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.lists import IMAGE_SUFFIXES
 from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.labels.online import resolved
+from clip_wsss.models.code import code_of, read_architecture
 from clip_wsss.prompts.texts import read_templates
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.settings import (
@@ -400,7 +400,7 @@ class Graph:
             raise InputError("dataset.splits.prompts: null, but template: sharpest ranks by it")
         parents = (model, self._images(None))
         node = _node("features", model.label, {"split": split}, parents, model.settings)
-        return replace(node, methods=_clip_code(model.settings))
+        return replace(node, methods=code_of(model.settings))
 
     def _texts(self, texts: Texts, model: Node) -> Node:
         names = self.vocabulary.texts(texts.names)
@@ -505,8 +505,9 @@ class Graph:
             segmentor["model"]["backbone"]["model"] = model_identity(clip)
         for key, name in models_of(entry).items():  # of a function that builds a segmentor
             settings["clip"] = self.config.models[name].model_dump()
-            short, _, field = key.partition(".")
-            own[short] = {**own.get(short, {}), field: model_identity(self.config.models[name])}
+            _put(own, key, model_identity(self.config.models[name]))
+        shown = copy.deepcopy(own)
+        _with_folders(entry, own, shown)
         rest = {key: value for key, value in segmentor.items() if key != "init"}
         shape = entry.segmentor if built else _contents(rest)
         identity = {**own, "loss": entry.loss, "segmentor": shape}
@@ -520,7 +521,7 @@ class Graph:
                     "false"
                 )
             identity["train_negatives"] = True
-        extra = _flat(own, ("loss", "iterations", "labels"))
+        extra = _flat(shown, ("loss", "iterations", "labels"))
         kind = _short(entry.segmentor) if built else str(head.get("type", "segmentor"))
         label = "+".join([kind, _short(entry.loss), *online, *extra])
         if online:
@@ -611,33 +612,9 @@ def _code(
     entry: Settings, towers: Mapping[str, dict], clip: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
     """The functions whose code the maps or masks of an entry depend on; `clip` makes the maps."""
-    clips = [*towers.values(), *([] if clip is None else [clip])]
+    models = [*towers.values(), *([] if clip is None else [clip])]
     methods = [one.target for one in methods_of(entry)]
-    if any(one["library"] == "timm" for one in towers.values()):
-        methods.append("clip_wsss.models.timm_tower:load_timm")
-    methods += dict.fromkeys(code for clip in clips for code in _clip_code(clip))
-    return tuple(methods)
-
-
-def _clip_code(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """What loads and computes a CLIP beside what does so for all of open_clip's own."""
-    if model["library"] == "jina":
-        return ("clip_wsss.models.jina:load_jina",)
-    return ("clip_wsss.models.timm_clip:TimmClip",) if _is_timm_clip(model) else ()
-
-
-def _is_timm_clip(model: Mapping[str, Any]) -> bool:
-    """Whether a CLIP's vision tower is timm's, by its config; open_clip's own lie beside it."""
-    if model["library"] != "open_clip" or model["architecture"] is None:
-        return False
-    spec, path = find_spec("open_clip"), find(model["architecture"])
-    assert spec is not None  # a dependency
-    assert spec.origin is not None
-    own = Path(spec.origin).parent / "model_configs" / f"{model['architecture']}.json"
-    path = path if path.is_file() else own
-    config = _read_json(str(path)) if path.is_file() else {}
-    config = config.get("model_cfg", config) if isinstance(config, dict) else {}
-    return bool(config.get("vision_cfg", {}).get("timm_model_name"))
+    return (*methods, *dict.fromkeys(code for model in models for code in code_of(model)))
 
 
 def _short(name: str) -> str:
@@ -713,15 +690,8 @@ def model_identity(model: Model) -> dict[str, Any]:
             )
         identity["text_features"] = _file(model.text_features)
     if model.architecture is not None and is_file(model.architecture):
-        identity["architecture"] = _read_json(model.architecture)
+        identity["architecture"] = read_architecture(model.architecture)
     return identity
-
-
-def _read_json(path: str) -> Any:
-    try:
-        return json.loads(find(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"models.architecture: {path}: must be JSON ({error})") from None
 
 
 def _contents(value: Any) -> Any:

@@ -220,7 +220,10 @@ class Plan:
         used = [one for several in (*stages, *entries) for one in several if one is not None]
         folders = plugin_folders(method for one in used for method in methods_of(one))
         content = config.model_dump(exclude={"compute": {"device", "workers", "predictors"}})
-        return {**content, "plugins": list(dict.fromkeys([*config.plugins, *folders]))}
+        outside = [
+            str(Path(one).resolve()) if ".." in Path(one).parts else one for one in config.plugins
+        ]
+        return {**content, "plugins": list(dict.fromkeys([*outside, *folders]))}
 
     @cached_property
     def tables_product(self) -> Product:

@@ -413,7 +413,7 @@ def validated(
         errors = [
             one
             for one in error.errors()
-            if not part or one["type"] not in ("missing", "value_error")
+            if not part or one["type"] not in ("missing", "value_error", "assertion_error")
         ]
         if not errors:
             return None
@@ -422,6 +422,8 @@ def validated(
         joint = joint if errors[0]["loc"] else ": "
         raise InputError(f"{source}{joint}{line}") from None
     except Exception as error:  # whatever a validator of a method's settings raises
+        if part:
+            return None
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{source}: the settings cannot be checked ({reason})") from None
 

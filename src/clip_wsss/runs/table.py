@@ -16,7 +16,14 @@ from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import decode_text, read_bytes
-from clip_wsss.core.methods import KINDS, method, methods_of, with_methods
+from clip_wsss.core.methods import (
+    KINDS,
+    method,
+    methods_below,
+    methods_of,
+    part_of,
+    with_methods,
+)
 from clip_wsss.core.pickles import look_into
 from clip_wsss.core.plain import check_values, plain_value
 from clip_wsss.core.registry import unknown
@@ -125,8 +132,33 @@ def _changed(content: dict, said: dict, group: str) -> dict:
         before, after = (with_methods(ENTRIES[group], one) for one in (content, merged))
     except InputError:  # which the caller says, with the cell
         return merged
-    gone = before.model_fields.keys() - after.model_fields.keys() - said.keys()
-    return {key: value for key, value in merged.items() if key not in gone}
+    return _without_replaced(merged, said, (before, content), (after, merged))
+
+
+def _without_replaced(
+    merged: dict,
+    said: dict,
+    before: tuple[type[Settings], dict],
+    after: tuple[type[Settings], dict],
+) -> dict:
+    """Merged settings without those of methods that `said` replaces, by classes and contents."""
+    old, new = (methods_below(*one) for one in (before, after))
+    found = {}
+    for key, value in merged.items():
+        own = said.get(key)
+        if key in before[0].model_fields.keys() - after[0].model_fields.keys() - said.keys():
+            continue
+        if key in old and key in new and old[key] != new[key]:  # two of one short name
+            if own is not None:
+                found[key] = own
+            continue
+        kinds = [part_of(kind, key) for kind, _ in (before, after)]
+        inside = [content.get(key) for _, content in (before, after)]
+        if None not in kinds and isinstance(own, dict) and all(isinstance(i, dict) for i in inside):
+            pair = zip(kinds, inside, strict=True)
+            value = _without_replaced(value, own, *pair)
+        found[key] = value
+    return found
 
 
 def run_settings(config: Config, run: Run) -> RunSettings:

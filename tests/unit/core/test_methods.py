@@ -272,6 +272,52 @@ def test_null_takes_out_what_a_parent_says(beside):
         over(masks={"z": None})
 
 
+@pytest.mark.parametrize("check", ["assert self.a < self.b", "1 / (self.b - 1)"])
+def test_a_parents_entry_may_be_made_valid_by_the_child(beside, check):
+    name = f"asserts{len(check)}"
+    text = f"""
+from pydantic import model_validator
+from clip_wsss import Settings
+class Own(Settings):
+    a: int = 0
+    b: int = 2
+    @model_validator(mode="after")
+    def _fits(self):
+        {check}
+        return self
+def own(context, settings: Own): ...
+"""
+    folder = beside(**{name: text})
+    parent = {"affinity": {"x": {"method": f"{name}:own", "a": 1, "b": 1}}}
+    (folder / "parent.yaml").write_text(dump_yaml(parent), encoding="utf-8")
+    child = {"inherits": [str(folder / "parent.yaml")], "affinity": {"x": {"b": 3}}}
+    entry = with_parents(child, "child.yaml")["affinity"]["x"]
+    assert validated_entry("affinity", entry, "x").b == 3
+    with pytest.raises(InputError):
+        validated_entry("affinity", parent["affinity"]["x"], "x")
+
+
+def test_a_method_of_the_replaced_ones_name_replaces_its_settings_too(beside, content):
+    folder = beside(own_crf=BLUR.replace("def blur(", "def crf("))
+    content["masks"] = {"old": {"refinement": "crf", "crf": {"iterations": 3}}}
+    config, _ = planned(folder, content, {}, "a\tphoto\tsoftmax\tcaa\told\n")
+    cell = resolve(config, "masks", "old,refinement=own_crf:crf")
+    assert cell.crf.sigma == 2.0
+    assert resolve(config, "masks", "old,refinement=own_crf:crf,crf.sigma=3").crf.sigma == 3.0
+    assert resolve(config, "masks", "old,crf.image=rgb").crf.iterations == 3
+    (folder / "parent.yaml").write_text(dump_yaml(content), encoding="utf-8")
+
+    def over(crf):
+        entry = {"refinement": "own_crf:crf", "crf": crf}
+        child = {"inherits": [str(folder / "parent.yaml")], "masks": {"old": entry}}
+        return with_parents(child, "child.yaml")["masks"]["old"]
+
+    assert over(None) == {"refinement": "own_crf:crf"}
+    assert over({"iterations": None, "sigma": 3})["crf"] == {"sigma": 3}
+    with pytest.raises(InputError, match=r"crf.theta: null takes out what a parent says here, and"):
+        over({"iterations": None, "theta": None})
+
+
 def test_a_cell_that_switches_the_method_drops_the_old_ones_settings(beside, content):
     folder = beside(own=BLUR)
     change = {"affinity": {"caa": {"layers": 2}}, "masks": {"crf": {"crf": {"iterations": 5}}}}
@@ -406,6 +452,60 @@ def test_no_name_of_an_entry_is_in_a_key(beside, content):
     change["models"]["two"]["round_weights"] = "float16"
     _, graph = planned(folder, content, change, "a\tphoto\tsoftmax\tsecond\t-\n")
     assert graph.paths["a"]["affinity"].folder != found[0]["affinity"], "what it holds counts"
+
+
+TRAINED = """
+from typing import Annotated
+from clip_wsss import Names, Settings
+from clip_wsss.core.plain import read_yaml
+
+class Sub(Settings):
+    clip: Annotated[str, Names("model")] | None = None
+    prior: Annotated[str, Names("folder")] | None = None
+
+class Seg(Sub):
+    sub: Sub = Sub()
+
+def seg(settings: Seg):
+    return read_yaml("config/segmentors/frozen-clip.yaml")
+
+def lost(pixels, settings: Sub): ...
+"""
+
+
+def test_towers_and_folders_of_a_training_count_by_what_they_hold(beside, content):
+    folder = beside(own_trained=TRAINED)
+    for name in ("one", "two", "other"):
+        (folder / name).mkdir()
+        (folder / name / "x.png").write_bytes(name[:1].encode())
+    content["models"]["again"] = content["models"]["exact"]
+    base = {"segmentor": "own_trained:seg", "loss": "own_trained:lost", "iterations": 3}
+
+    def found(**said):
+        change = {"segmentation": {"x": base | said}}
+        path = folder / "test.tsv"
+        path.write_text("name\tmasks\tsegmentation\na\ttruth\tx\n", encoding="utf-8")
+        own = merge(content, change | {"masks": {"truth": {"source": "ground-truth"}}})
+        own["runs"] = {"tables": [str(path)]}
+        config = load_config(own, str(folder / "mine.yaml"))
+        return Graph(config, read_runs(config)).paths["a"]["segmentation"]
+
+    def where(name):
+        return {"prior": str(folder / name)}
+
+    for short in ("lost", "seg"):
+        one, two, other = (found(**{short: where(name)}) for name in ("one", "other", "two"))
+        assert one.key == two.key != other.key, short
+        assert one.settings[short]["prior"] == str(folder / "one")
+        assert str(folder) not in str(one.identity)
+        with pytest.raises(InputError, match=rf"{short}.prior: there is no folder nowhere"):
+            found(**{short: {"prior": "nowhere"}})
+    exact, again, demo = (found(seg={"sub": {"clip": name}}) for name in ("exact", "again", "demo"))
+    assert exact.key == again.key != demo.key
+    assert exact.settings["clip"]["round_weights"] == "none"
+    assert exact.identity["seg"].keys() == {"sub"}
+    with pytest.raises(InputError, match=r"seg.sub.clip: a training gets one tower; name one only"):
+        found(seg={"clip": "demo", "sub": {"clip": "exact"}})
 
 
 UNION = """
@@ -569,7 +669,7 @@ def test_the_resolved_config_finds_what_lay_beside_the_config(beside, content, m
     monkeypatch.delitem(sys.modules, "own")
     methods._method.cache_clear()
     config = read_config(other)
-    assert config.plugins == [os.path.relpath(folder)]
+    assert config.plugins == [str(folder)]
     after = Graph(config, read_runs(config))
     assert {name: path["masks"].key for name, path in after.paths.items()} == before
     with pytest.raises(InputError, match=r"my.yaml: plugins: there is no folder nowhere"):
@@ -642,6 +742,94 @@ def stream(context):
 def keyword(*, context): ...
 def first(settings: Undefined, context): ...
 """
+
+
+NAMING = """
+from pathlib import Path
+from typing import Annotated, Literal
+from clip_wsss import Names, Settings
+from torch import amax
+
+class Src(Settings):
+    tower: Annotated[str, Names("model")] | None = None
+    step: Literal[1, 2] | Literal["x"] = 1
+
+class Tuple(Settings):
+    srcs: tuple[Src, ...] = ()
+    either: Src | list[Src] | None = None
+    folder: Annotated[Path, Names("folder")] | None = None
+
+class Mapped(Settings):
+    srcs: dict[str, Src] = {}
+
+class Deep(Settings):
+    srcs: list[list[Src]] = []
+
+class Several(Settings):
+    towers: list[Annotated[str, Names("model")]] = []
+
+class Listed(Settings):
+    towers: Annotated[list[str], Names("model")] = []
+
+class Odd(Settings):
+    tower: Annotated[str, Names("modle")] | None = None
+
+builtin = min
+def tuples(context, settings: Tuple): ...
+def mapped(context, settings: Mapped): ...
+def deep(context, settings: Deep): ...
+def several(context, settings: Several): ...
+def listed(context, settings: Listed): ...
+def odd(context, settings: Odd): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("mapped", r"setting srcs: settings that name something must be by themselves or in a"),
+        ("deep", r"setting srcs: settings that name something must be by themselves or in a"),
+        ("several", r"setting towers: Names must mark one text; for several, use a list of"),
+        ("listed", r"setting towers: Names must mark one text; for several, use a list of"),
+        ("odd", r"setting tower: Names must be of cam, target"),
+        ("builtin", r"affinity: Python does not know what .* takes; wrap it in a function that"),
+        ("amax", r"affinity: Python does not know what .* takes; wrap it in a function that"),
+    ],
+)
+def test_names_that_could_not_be_followed_are_refused(beside, name, line):
+    beside(naming_bad=NAMING)
+    with pytest.raises(InputError, match=line) as error:
+        method("affinity", f"naming_bad:{name}")
+    assert "\n" not in str(error.value)
+
+
+def test_names_in_tuples_and_unions_are_followed(beside, content):
+    folder = beside(naming_good=NAMING)
+    content["models"]["again"] = content["models"]["exact"]
+
+    def node(key, tower):
+        said = [{"step": "x"}, {"tower": tower}] if key == "srcs" else {"tower": tower}
+        change = {"affinity": {"x": {"method": "naming_good:tuples", key: said}}}
+        return planned(folder, content, change, "a\tphoto\tsoftmax\tx\t-\n")[1].paths["a"][
+            "affinity"
+        ]
+
+    for key in ("srcs", "either"):
+        one, again, other = (node(key, tower) for tower in ("exact", "again", "demo"))
+        assert one.key == again.key != other.key, key
+        assert one.towers.keys() == {"exact"}
+    with pytest.raises(InputError, match=r"x.srcs.1.tower: unknown model `nosuch`"):
+        node("srcs", "nosuch")
+
+
+@pytest.mark.parametrize("value", [True, 2.0, 3, "1"])
+def test_a_literal_is_of_its_type(beside, value):
+    beside(naming_literal=NAMING)
+    said = {"method": "naming_literal:tuples", "srcs": [{"step": value}]}
+    with pytest.raises(InputError, match=rf"x.srcs.0.step: must be one of .*; got {value}"):
+        validated_entry("affinity", said, "x")
+    said["srcs"][0]["step"] = 2
+    assert validated_entry("affinity", said, "x").srcs[0].step == 2
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from clip_wsss.cams.passes import CamVariant, compute_pass
 from clip_wsss.core.errors import InputError
 from clip_wsss.models.clip import load_clip, load_for
+from clip_wsss.models.code import code_of
 from clip_wsss.models.timm_clip import TimmClip
-from clip_wsss.runs.graph import _clip_code, _is_timm_clip
 
 TOWERS = {  # one of each pool, and EVA02; as open_clip's configs name their parts
     "token": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": None},
@@ -195,15 +195,18 @@ def test_statistics_are_timms_unless_they_are_stated(made, tmp_path):
 
 def test_whose_code_counts():
     def of(architecture, library="open_clip"):
-        return _is_timm_clip({"library": library, "architecture": architecture})
+        made = code_of({"library": library, "architecture": architecture})
+        return made == ("clip_wsss.models.timm_clip:TimmClip",)
 
     assert of("EVA02-B-16")
     assert of("ViT-B-16-SigLIP")
     assert not of("ViT-B-16-quickgelu")
     assert not of(None)
     assert not of("vit_small_patch16_224.dino", "timm")
-    assert _clip_code({"library": "jina"}) == ("clip_wsss.models.jina:load_jina",)
-    assert _clip_code({"library": "open_clip", "architecture": "RN50"}) == ()
+    timm = code_of({"library": "timm", "architecture": "vit_small_patch16_224.dino"})
+    assert timm == ("clip_wsss.models.timm_tower:load_timm",)
+    assert code_of({"library": "jina"}) == ("clip_wsss.models.jina:load_jina",)
+    assert code_of({"library": "open_clip", "architecture": "RN50"}) == ()
 
 
 def refused(entry, match, **options):
