@@ -189,6 +189,16 @@ def test_coco_json_that_says_less(tmp_path):
         rasterise(picture)
 
 
+def test_a_key_twice_is_refused(tmp_path):
+    content = json.dumps(coco()).replace('"iscrowd": 0', '"iscrowd": 0, "iscrowd": 1', 1)
+    refused(tmp_path / "l.json", content, "the key `iscrowd` is given twice")
+
+
+def test_file_names_of_windows(tmp_path):
+    content = json.dumps(coco()).replace("val/b.jpg", r"val\\b.jpg")
+    assert labels(tmp_path / "l.json", content) == {"a": ["person", "dog"], "b": []}
+
+
 def changed(**changes):
     return [coco()["annotations"][0] | changes]
 
@@ -211,6 +221,27 @@ BAD_JSONS = {
     "no categories": (
         {"images": [], "annotations": []},
         "not a COCO instances file .no 'categories'",
+    ),
+    "two categories of one id": (
+        coco(categories=[{"id": 1, "name": "dog"}, {"id": "1", "name": "cat"}]),
+        "two categories have the same id",
+    ),
+    "a crowd in text": (coco(annotations=changed(iscrowd="0")), "iscrowd must be 0 or 1; got '0'"),
+    "a crowd of 2": (coco(annotations=changed(iscrowd=2)), "annotation 1: iscrowd must be 0 or 1"),
+    **{
+        f"a height of {side!r}": (
+            coco(images=[coco()["images"][1] | {"height": side}], annotations=[]),
+            rf"a\.png: height must be a whole number from 1 to 100000; got {side!r}",
+        )
+        for side in ("20", 20.0, -20, 0, 10**9, True)
+    },
+    "shares": (
+        coco(annotations=changed(segmentation=[[0.1, 0.1, 0.9, 0.1, 0.9, 1]])),
+        "all polygons lie within 0 and 1, as shares of the image; write pixels",
+    ),
+    "NaN": (
+        coco(annotations=changed(segmentation=[[float("nan"), 1, 9, 1, 9, 9]])),
+        "not a COCO instances file .NaN is not a number",
     ),
     "a list": ([], "not a COCO instances file"),
     "a number": (coco(annotations=changed(segmentation=3)), "not a COCO instances file"),
