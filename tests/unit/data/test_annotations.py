@@ -32,6 +32,7 @@ CSVS = {
     "image,labels\na.jpg,dog;cat\nb,person\n": {"a": ["dog", "cat"], "b": ["person"]},
     '\ufeff"image","labels"\r\n"a.jpg","dog; cat"\r\n': {"a": ["dog", "cat"]},
     "image, label\na.tif,dog\na.tif, cat\n": {"a": ["dog", "cat"]},
+    "image,label\na.jpg,dog\na,cat\n": {"a": ["dog", "cat"]},
     "image,labels\n\na,\n,\n": {"a": []},
     "image,labels,split\ntrain/a.jpg,dog,train\n": {"a": ["dog"]},
     "image,person,dog,cat\na.jpg,0,1,1\nb.jpg,0.0,1.0,0\n": {"a": ["dog", "cat"], "b": ["dog"]},
@@ -50,6 +51,9 @@ BAD_CSVS = {
     "image,labels\na.jpg\n": "line 2: has 1 values",
     "image,label\ntrain/a.jpg,dog\nval/a.jpg,cat\n": "line 3: val/a.jpg has the id `a`, and so has",
     "image,labels\na\\b.jpg,dog\nc\\b.jpg,cat\n": "has the id `b`, and so has an image in another",
+    "image,label\ni0.jpg,cat\ni0.png,dog\n": "line 3: i0.png has the id `i0`, and so has",
+    "image,label,labels\na,dog,cat\n": "has the columns labels and label; keep one",
+    "image,label,Score\na,dog,0.1\n": "has a column score, but every row counts as a label",
     "image;label\na.jpg;dog\n": "needs the columns .* separated by commas",
     "image\tlabels\na.jpg\tdog\n": "needs the columns",
     "image,labels,labels\na,dog,cat\n": "two columns of one name",
@@ -284,6 +288,15 @@ def test_files_that_would_block(tmp_path):
         os.mkfifo(tmp_path / name)
         with pytest.raises(InputError, match="is a named pipe, not a file"):
             read_xml(tmp_path / name) if name == "a.xml" else read_labels(tmp_path / name, CLASSES)
+
+
+def test_xml_with_a_namespace_or_deeper_objects(tmp_path):
+    path, item = tmp_path / "a.xml", "<object><name>dog</name></object>"
+    path.write_text(f'<annotation xmlns="http://voc">{item}</annotation>')
+    assert read_xml(path).findtext("object/name") == "dog"
+    path.write_text(f"<annotation><!-- --><objects>{item}</objects></annotation>")
+    with pytest.raises(InputError, match=r"a\.xml: its objects do not lie directly below the root"):
+        read_xml(path)
 
 
 def test_xml_in_other_encodings(tmp_path):
