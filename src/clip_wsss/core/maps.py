@@ -72,6 +72,8 @@ def read_maps(path: Path) -> list[ImageMaps]:
         InputError: the file is missing or no shard of maps.
     """
     shard = _load_shard(path)
+    if problem := _problem(shard):
+        raise InputError(f"{path}: is not a shard of maps ({problem}); delete it and run again")
     down = set(shard.get("scaled_down", np.zeros(0)).tolist())
     images, key, value = [], 0, 0
     for id_, size, (gh, gw), count in zip(
@@ -170,6 +172,25 @@ def _load_shard(path: Path, *names: str) -> dict[str, np.ndarray]:
     if not set(names or ("ids", "sizes", "grids", "classes", "keys", "maps")) <= shard.keys():
         raise InputError(f"{path}: is not a shard of maps; delete it and run again")
     return shard
+
+
+def _problem(shard: dict[str, np.ndarray]) -> str | None:
+    """What is wrong with the arrays of a shard, or None."""
+    count = shard["ids"].size
+    for name, shape in (("ids", ()), ("sizes", (2,)), ("grids", (2,)), ("classes", ())):
+        if shard[name].shape != (count, *shape):
+            return f"{name} are {shard[name].shape}, not {(count, *shape)}"
+        if name != "ids" and (shard[name].dtype.kind != "i" or (shard[name] < 0).any()):
+            return f"{name} must be whole numbers of at least 0"
+    classes, grids = shard["classes"].astype(np.int64), shard["grids"].astype(np.int64)
+    for name, wanted in (("keys", classes.sum()), ("maps", (classes * grids.prod(axis=1)).sum())):
+        if shard[name].shape != (wanted,):
+            return f"{name} are {shard[name].shape}, not {(int(wanted),)}"
+    if shard["maps"].dtype.kind != "f" or not np.isfinite(shard["maps"]).all():
+        return "maps must be finite numbers"
+    if shard["keys"].dtype.kind != "i" or (shard["keys"] < 0).any():
+        return "keys must be whole numbers of at least 0"
+    return None
 
 
 def _flat(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:

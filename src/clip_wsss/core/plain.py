@@ -72,9 +72,8 @@ def _refused(problem: str, mark: yaml.Mark | None) -> yaml.MarkedYAMLError:
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
     seen: set[Hashable] = set()
     for key_node, _ in node.value:
-        if key_node.tag == f"{_TAG}merge":
-            continue
-        key = loader.construct_object(key_node, deep=True)
+        key = key_node.value if key_node.tag == f"{_TAG}merge" else None
+        key = key or loader.construct_object(key_node, deep=True)
         if not isinstance(key, Hashable):
             raise _refused("a key must be a word", key_node.start_mark)
         if key in seen:

@@ -17,6 +17,7 @@ from clip_wsss.data.lists import image_id
 from clip_wsss.data.pickles import read_dictionary
 
 NAMES = ("image", "filename", "file", "id", "name")  # of the first column of a one-hot table
+DOUBT = {"score", "scores", "confidence", "probability", "prob"}  # columns that no label has
 
 
 def read_labels(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, list[str]]:
@@ -67,7 +68,8 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
 
     Raises:
         InputError: no such file, no UTF-8, other columns, a row with more or fewer values than
-            columns, an image with two rows of `labels`, or two images of one id.
+            columns, an image with two rows of `labels`, or two images of one id (of two folders or
+            suffixes).
     """
     path = Path(path)
     missing = "no such CSV; set dataset.labels to one with the columns image and labels"
@@ -85,6 +87,13 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
         name_column = header[0]
     elif "image" in header and {"labels", "label"} & set(header):
         name_column = "image"
+        if {"labels", "label"} <= set(header):
+            raise InputError(f"{path}: has the columns labels and label; keep one of them")
+        if odd := sorted(DOUBT & {name.lower() for name in header}):
+            raise InputError(
+                f"{path}: has a column {odd[0]}, but every row counts as a label; keep the rows "
+                "that are labels, and remove the column"
+            )
     else:
         raise InputError(
             f"{path}: needs the columns image and labels (names with ; between them), "
@@ -92,6 +101,7 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
         )
     found: dict[str, list[str]] = {}
     given: dict[str, str] = {}  # id -> what the first row calls it
+    suffixes: dict[str, str] = {}  # id -> the suffix that a row gives it
     for line, row in rows:
         whole = row[name_column].strip()
         name = image_id(PureWindowsPath(whole).name)
@@ -101,6 +111,13 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
             raise InputError(
                 f"{path}, line {line}: {whole} has the id `{name}`, and so has an image in another "
                 "folder; rename one"
+            )
+        if (suffix := whole[len(image_id(whole)) :]) and suffixes.setdefault(
+            name, suffix
+        ) != suffix:
+            raise InputError(
+                f"{path}, line {line}: {whole} has the id `{name}`, and so has the image with the "
+                f"suffix {suffixes[name]}; rename one"
             )
         if (many or one_hot) and name in found:
             raise InputError(f"{path}: has two rows for {name}; put all its labels into one")
@@ -167,12 +184,23 @@ def _read_one_hot(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
 
 
 def read_xml(path: Path) -> ET.Element:
-    """Root of an annotation. Raises InputError if it is missing or no XML."""
+    """Root of an annotation, its names without namespaces.
+
+    Raises:
+        InputError: it is missing, no XML, or has objects deeper than directly below the root.
+    """
     data = read_bytes(path, "no such file; add it, or set dataset.labels to a file of labels")
     try:
-        return ET.fromstring(data)
+        root = ET.fromstring(data)
     except (ET.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{path}: not XML ({error}); replace the file") from None
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    if root.find("object") is None and root.find(".//object") is not None:
+        raise InputError(
+            f"{path}: its objects do not lie directly below the root, as VOC's do; move them"
+        )
+    return root
 
 
 def xml_size(root: ET.Element, path: Path) -> tuple[int, int]:

@@ -210,6 +210,11 @@ def _compared(
     def words(labels) -> str:
         return some([classes[label] for label in sorted(labels)])
 
+    if use.labels and looks and not labelled:
+        errors.append(
+            f"split {split}: the labels of dataset.labels give no image a class, not even with "
+            "dataset.negatives; correct the labels or how they are written"
+        )
     if 2 * len(apart) > len(full):
         name = apart[0]
         errors.append(

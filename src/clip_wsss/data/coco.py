@@ -3,13 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from itertools import chain
+from pathlib import PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.memory import check_memory
 from clip_wsss.data.vocabulary import IGNORE
+
+LARGEST = 100_000  # height and width of an image, far beyond those of any data set
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Picture:
     @property
     def id(self) -> str:
         """The file name without its suffix."""
-        return PurePosixPath(self.file).stem
+        return PureWindowsPath(self.file).stem  # which knows both separators
 
 
 def decode(region: Any, height: int, width: int) -> np.ndarray:
@@ -43,20 +47,55 @@ def decode(region: Any, height: int, width: int) -> np.ndarray:
     Polygons of fewer than three points cover nothing.
 
     Raises:
-        ValueError: it is neither, or an RLE of another size.
+        ValueError: it is neither; polygons with odd or far numbers, or all beside the image; or an
+            RLE that is not of this many pixels.
     """
     from pycocotools import mask as rle  # here, since the plan does without it
 
+    # All is checked before pycocotools sees it, which reads and writes where it should not.
     if isinstance(region, Mapping):
-        if isinstance(region["counts"], list):
-            region = rle.frPyObjects(region, height, width)
         if list(region["size"]) != [height, width]:
             raise ValueError(f"a run length code of {region['size']} in {[height, width]}")
+        counts = region["counts"]
+        runs = counts if isinstance(counts, list) else _runs(counts)
+        if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
+            raise ValueError(f"the run lengths must add up to the {height * width} pixels")
+        if isinstance(counts, list):
+            region = rle.frPyObjects(region, height, width)
         return rle.decode(region).astype(bool)
-    polygons = [polygon for polygon in region if len(polygon) >= 6]
+    given = [np.asarray(polygon) for polygon in region]
+    if any(one.ndim != 1 or one.dtype.kind not in "iuf" or len(one) % 2 for one in given):
+        raise ValueError("polygons must be lists of numbers [x1, y1, x2, y2, ...]")
+    if len(given) >= 3 and all(len(one) == 2 for one in given):
+        raise ValueError("one list for each point; a polygon must be one list of all its points")
+    polygons = [polygon for polygon in given if len(polygon) >= 6]
     if not polygons:
         return np.zeros((height, width), dtype=bool)
+    numbers = np.concatenate(polygons)
+    far = 2 * max(height, width) + 100
+    if not (np.isfinite(numbers).all() and (np.abs(numbers) <= far).all()):
+        raise ValueError(f"polygons must have finite numbers near the image of {height} x {width}")
+    xs, ys = (np.concatenate([one[start::2] for one in polygons]) for start in (0, 1))
+    if xs.max() < 0 or ys.max() < 0 or xs.min() > width or ys.min() > height:
+        raise ValueError(f"all polygons lie outside of the image of {height} x {width}")
     return rle.decode(rle.merge(rle.frPyObjects(polygons, height, width))).astype(bool)
+
+
+def _runs(text: str | bytes) -> list[int]:
+    """Run lengths of a compressed RLE: five bits a character; from the fourth on differences."""
+    runs: list[int] = []
+    value = shift = 0
+    for code in text.encode() if isinstance(text, str) else text:
+        value |= (code - 48 & 31) << shift
+        shift += 5
+        if not code - 48 & 32:
+            if code - 48 & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("the run lengths end in the middle of a number")
+    return runs
 
 
 def rasterise(picture: Picture) -> np.ndarray:
@@ -70,6 +109,8 @@ def rasterise(picture: Picture) -> np.ndarray:
     """
     if picture.height is None or picture.width is None:
         raise InputError(f"{picture.file}: has no height and width in the JSON; add them")
+    pixels = picture.height * picture.width
+    check_memory(4 * pixels, f"{picture.file}: its mask", "correct its height and width")
     mask = np.zeros((picture.height, picture.width), dtype=np.uint8)
     layers = []
     for instance in picture.instances:
@@ -106,12 +147,15 @@ def read_pictures(
         empty: whether images without an object count.
 
     Raises:
-        InputError: not such a JSON, a category that the vocabulary lacks, an object of an image or
-            category that is not listed, or two images of one id.
+        InputError: not such a JSON, a key or an id of a category given twice, a category that the
+            vocabulary lacks, an object of an image or category that is not listed, two images of
+            one id, a size or `iscrowd` of another kind, or polygons in shares of the image.
     """
     try:
-        data = json.loads(content, object_hook=_compact)
+        data = json.loads(content, object_pairs_hook=_compact, parse_constant=_no_number)
         listed, names = data["images"], {str(c["id"]): c["name"] for c in data["categories"]}
+        if len(names) < len(data["categories"]):
+            raise InputError(f"{source}: two categories have the same id; keep one")
         images = {str(item["id"]): str(item["file_name"]) for item in listed}
         if len(images) < len(listed):
             raise InputError(f"{source}: two images have the same id; keep one")
@@ -127,11 +171,15 @@ def read_pictures(
                         f"{source}: annotation {item.get('id', place)} is of {what} {key}, which "
                         "is not listed; add it or remove the annotation"
                     )
-            number = item.get("id", place)
+            number, crowd = item.get("id", place), item.get("iscrowd", 0)
+            if not isinstance(crowd, int | float) or crowd not in (0, 1):
+                raise InputError(
+                    f"{source}: annotation {number}: iscrowd must be 0 or 1; got {crowd!r}"
+                )
             objects[image].append(
                 Instance(
                     index[category],
-                    bool(item.get("iscrowd", 0)),
+                    bool(crowd),
                     _region(item.get("segmentation")),
                     number if isinstance(number, int) else place,
                 )
@@ -139,8 +187,8 @@ def read_pictures(
         pictures = [
             Picture(
                 images[key := str(item["id"])],
-                item.get("height"),
-                item.get("width"),
+                _side(item, "height", source),
+                _side(item, "width", source),
                 tuple(objects[key]),
             )
             for item in listed
@@ -153,6 +201,10 @@ def read_pictures(
         raise InputError(f"{source}: not a COCO instances file ({what}); replace it") from None
     if len({picture.id for picture in pictures}) < len(pictures):
         raise InputError(f"{source}: two images have the same file name; rename one")
+    if _normalised(pictures):
+        raise InputError(
+            f"{source}: all polygons lie within 0 and 1, as shares of the image; write pixels"
+        )
     return sorted(pictures, key=lambda picture: picture.id)
 
 
@@ -161,8 +213,42 @@ def _region(given: Any) -> Any:
     return given if isinstance(given, Mapping) or (given is not None and len(given)) else None
 
 
-def _compact(item: dict) -> dict:
+def _side(item: Mapping, key: str, source: str) -> int | None:
+    """Height or width of an image, None where it is left out."""
+    side = item.get(key)
+    if side is not None and (type(side) is not int or not 1 <= side <= LARGEST):
+        raise InputError(
+            f"{source}: {item['file_name']}: {key} must be a whole number from 1 to {LARGEST}; "
+            f"got {side!r}"
+        )
+    return side
+
+
+def _normalised(pictures: Sequence[Picture]) -> bool:
+    """Whether there are polygons, and no number of any is above 1."""
+    polygons = (
+        polygon
+        for picture in pictures
+        for one in picture.instances
+        if isinstance(one.region, list)
+        for polygon in one.region
+        if polygon.ndim == 1 and polygon.dtype.kind in "iuf" and len(polygon) >= 6
+    )
+    first = next(polygons, None)
+    return first is not None and all(one.max() <= 1 for one in chain([first], polygons))
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _compact(pairs: list[tuple[str, Any]]) -> dict:
     """Polygons as arrays while the JSON is read: lists of floats would take gigabytes."""
+    item = dict(pairs)
+    if len(item) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key `{twice}` is given twice")
     if isinstance(item.get("segmentation"), list):
         item["segmentation"] = [np.array(polygon) for polygon in item["segmentation"]]
     return item

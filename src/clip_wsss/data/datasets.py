@@ -199,9 +199,8 @@ class Dataset:
         folder = self.settings["masks"]
         if folder is None:
             return None
-        return (
-            self.root / folder if folder.endswith(".json") else self.root / folder / f"{name}.png"
-        )
+        path = self.root / folder
+        return path if path.suffix.lower() == ".json" else path / f"{name}.png"
 
     def mask(self, name: str) -> np.ndarray | None:
         """Ground truth, (H, W) uint8: 0 background, 1..C classes, 255 ignored; None without masks.
@@ -212,7 +211,7 @@ class Dataset:
         path = self.mask_path(name)
         if path is None:
             return None
-        if path.suffix == ".json":
+        if path.suffix.lower() == ".json":
             drawn = pictures(path, self.vocabulary.classes)
             if name not in drawn:
                 raise InputError(f"{path}: has no image {name}; add it, or leave the image out")

@@ -39,7 +39,7 @@ class Made:
 
     def current(self) -> bool:
         """Whether everything is there and is what it would become again."""
-        return sidecar.current(Path(self.sidecar), self.stamp, self.inputs)
+        return sidecar.current(Path(self.sidecar), self.stamp, self.inputs, self.outputs)
 
     def record(self) -> None:
         """Write the sidecar."""

@@ -549,7 +549,7 @@ class Plan:
         listed = self.dataset.split_file(split)  # None: every image of a folder
         found = [] if listed is None else [listed]
         found += [] if dataset.labels == "xml" else [Path(dataset.labels)]
-        if dataset.masks is not None and dataset.masks.endswith(".json"):
+        if dataset.masks is not None and dataset.masks.lower().endswith(".json"):
             found.append(Path(dataset.root) / dataset.masks)
         return found + (self.demo_folders if dataset.source == "demo" else [])
 

@@ -52,13 +52,11 @@ def write_sidecar(
     Raises:
         FileNotFoundError: an output or an input is missing.
     """
-    folder = Path(path).parent
-    files = {name: Path(os.path.relpath(file, folder)).as_posix() for name, file in outputs.items()}
     record = {
         "format": FORMAT,
         "stamp": stamp,
         "outputs": {name: sha256(file) for name, file in outputs.items()},
-        "files": files,
+        "files": _files(path, outputs),
         "inputs": _digests(inputs),
         "device": device,
     }
@@ -86,6 +84,9 @@ def parse_sidecar(text: bytes, path: str | Path) -> dict:
         record = None
     right = isinstance(record, dict) and set(record) == FIELDS and record["format"] == FORMAT
     right = right and all(isinstance(record[name], dict) for name in FIELDS - PLAIN)
+    right = right and all(
+        isinstance(value, str) for name in ("outputs", "files") for value in record[name].values()
+    )
     if not right or set(record["outputs"]) != set(record["files"]):
         raise InputError(f"{path}: not a sidecar of format {FORMAT}; {_remedy(path)}")
     return record
@@ -103,9 +104,19 @@ def check(path: Path, stamp: dict, names: Sequence[str] | None = None) -> dict:
         The sidecar.
 
     Raises:
-        InputError: the sidecar is missing or made by another plan, or an output is missing or
-            was changed since.
+        InputError: the sidecar is missing, made by another plan or of other files, or an output is
+            missing or was changed since.
     """
+    record = _checked(path, stamp, names)
+    own = Path(path).stem
+    stems = [Path(file).stem for file in record["files"].values() if Path(file).name == file]
+    # All shards of a stage have one stamp, so a sidecar could be that of another.
+    if not record["files"] or (own != "sidecar" and own not in stems):
+        raise InputError(f"{path}: says nothing of the files beside it; {_remedy(path)}")
+    return record
+
+
+def _checked(path: Path, stamp: dict, names: Sequence[str] | None) -> dict:
     record = read_sidecar(path)
     for field in COMPARED:
         made, planned = record["stamp"].get(field), _plain(stamp.get(field))
@@ -142,17 +153,33 @@ def check_bytes(record: dict, path: str | Path, data: bytes) -> None:
         raise InputError(f"{path}: changed since the job that made it; {_remedy(sidecar)}")
 
 
-def current(path: Path, stamp: dict, inputs: Inputs) -> bool:
+def current(
+    path: Path, stamp: dict, inputs: Inputs, outputs: Mapping[str, Path] | None = None
+) -> bool:
     """Whether a job may keep its outputs: plan, inputs and outputs are what the sidecar says.
+
+    Args:
+        path: the sidecar.
+        stamp: what the plan says.
+        inputs: as for `write_sidecar`.
+        outputs: the files that the sidecar has to speak of; None: whichever it does.
 
     Raises:
         FileNotFoundError: an input is missing.
     """
     try:
-        record = check(path, stamp)
+        record = _checked(path, stamp, None)
     except InputError:
         return False
+    if outputs is not None and record["files"] != _files(path, outputs):
+        return False
     return record["inputs"] == _digests(inputs)
+
+
+def _files(path: Path, outputs: Mapping[str, Path]) -> dict[str, str]:
+    """The paths of outputs, relative to their sidecar."""
+    folder = Path(path).parent
+    return {name: Path(os.path.relpath(file, folder)).as_posix() for name, file in outputs.items()}
 
 
 def _digests(inputs: Inputs) -> dict[str, str]:

@@ -46,6 +46,38 @@ def test_polygon_of_two_points_covers_nothing():
     assert not decode([], HEIGHT, WIDTH).any()
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e9, -1e9, 2**62])
+def test_a_number_that_pycocotools_would_crash_on_is_refused(number):
+    with pytest.raises(ValueError, match="finite numbers near the image of 24 x 32"):
+        decode([np.array([number, 1, 20, 1, 20, 18])], HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ([[1, 1], [9, 1], [9, 9]], "one list for each point"),
+        ([[[1, 1], [9, 1], [9, 9]]], "must be lists of numbers"),
+        ([["1", "1", "9", "1", "9", "9"]], "must be lists of numbers"),
+        ("1 1 9 1 9 9", "must be lists of numbers"),
+        ([[1, 1, 9, 1, 9, 9, 5]], "must be lists of numbers"),
+        ([[40, 1, 50, 1, 50, 9]], "outside of the image"),
+        ({"counts": [5, 7], "size": [HEIGHT, WIDTH]}, "must add up to the 768 pixels"),
+        ({"counts": [-1, 769], "size": [HEIGHT, WIDTH]}, "must add up"),
+        ({"counts": [768.0], "size": [HEIGHT, WIDTH]}, "must add up"),
+        ({"counts": "04L", "size": [HEIGHT, WIDTH]}, "must add up"),
+        ({"counts": "P", "size": [HEIGHT, WIDTH]}, "in the middle of a number"),
+    ],
+)
+def test_regions_that_draw_nothing_or_too_much_are_refused(region, message):
+    with pytest.raises(ValueError, match=message):
+        decode(region, HEIGHT, WIDTH)
+
+
+def test_a_polygon_may_leave_the_image():
+    box = [[-3.0, -2.5, WIDTH + 4.0, -2.5, WIDTH + 4.0, HEIGHT + 3.5, -3.0, HEIGHT + 3.5]]
+    assert decode(box, HEIGHT, WIDTH).all()
+
+
 def slow_counts(mask):
     """Uncompressed RLE, pixel by pixel, down the columns."""
     counts, last = [0], 0

@@ -56,6 +56,29 @@ def test_damaged_file_is_refused(tmp_path):
         read_maps(tmp_path / "half.npz")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("maps", lambda a: a * np.nan, "maps must be finite numbers"),
+        ("maps", lambda a: a[:-1], r"maps are \(11,\), not \(12,\)"),
+        ("keys", lambda a: a[:-1], r"keys are \(1,\), not \(2,\)"),
+        ("keys", lambda a: -a - 1, "keys must be whole numbers"),
+        ("grids", lambda a: a[:0], r"grids are \(0, 2\), not \(1, 2\)"),
+        ("grids", lambda a: -a, "grids must be whole numbers of at least 0"),
+        ("sizes", lambda a: a[0], r"sizes are \(2,\), not \(1, 2\)"),
+        ("classes", lambda a: a.astype(float), "classes must be whole numbers"),
+    ],
+)
+def test_a_shard_whose_arrays_do_not_fit_is_refused(tmp_path, name, change, message):
+    path = tmp_path / "a.npz"
+    write_maps(path, [ImageMaps("a", (9, 8), np.arange(2), np.ones((2, 2, 3), np.float32))])
+    assert len(read_maps(path)) == 1
+    arrays = load_npz(path)
+    np.savez(path, **(arrays | {name: change(arrays[name])}))
+    with pytest.raises(InputError, match=rf"a\.npz: is not a shard of maps \({message}"):
+        read_maps(path)
+
+
 def test_pickles_are_not_read(tmp_path):
     np.savez(tmp_path / "x.npz", ids=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match=r"x\.npz: not an npz that can be read"):

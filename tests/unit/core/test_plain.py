@@ -89,6 +89,7 @@ def test_a_word_is_read_in_one_way_or_refused(read, word, file, cell):
         ("? [a]\n: 1\n", "a key must be a word"),
         ("? {a: 1}\n: 1\n", "a key must be a word"),
         ("x: {a: 1, 'a': 2}\n", "the key `a` is given twice"),
+        ("a: &a {x: 1}\nc: &c {y: 2}\nb:\n  <<: *a\n  <<: *c\n", "line 5: the key `<<` is given"),
         ("1: a\n1: b\n", "the key `1` is given twice"),
         ("a: " + 200 * "[" + 200 * "]", "is nested more than 50 deep"),
         ("a: " + 100_000 * "[", "is nested more than 50 deep"),
@@ -114,6 +115,11 @@ def test_a_file_that_cannot_be_used_is_one_line(read, text, line):
     assert "a.yaml: " in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
+
+
+def test_several_mappings_are_merged_by_one_key(read):
+    text = "a: &a {x: 1}\nc: &c {y: 2}\nb: {<<: [*a, *c], z: 3}\n"
+    assert read(text)["b"] == {"x": 1, "y": 2, "z": 3}
 
 
 def test_a_few_lines_of_aliases_make_no_billion_values(read):

@@ -32,6 +32,7 @@ CSVS = {
     "image,labels\na.jpg,dog;cat\nb,person\n": {"a": ["dog", "cat"], "b": ["person"]},
     '\ufeff"image","labels"\r\n"a.jpg","dog; cat"\r\n': {"a": ["dog", "cat"]},
     "image, label\na.tif,dog\na.tif, cat\n": {"a": ["dog", "cat"]},
+    "image,label\na.jpg,dog\na,cat\n": {"a": ["dog", "cat"]},
     "image,labels\n\na,\n,\n": {"a": []},
     "image,labels,split\ntrain/a.jpg,dog,train\n": {"a": ["dog"]},
     "image,person,dog,cat\na.jpg,0,1,1\nb.jpg,0.0,1.0,0\n": {"a": ["dog", "cat"], "b": ["dog"]},
@@ -50,6 +51,9 @@ BAD_CSVS = {
     "image,labels\na.jpg\n": "line 2: has 1 values",
     "image,label\ntrain/a.jpg,dog\nval/a.jpg,cat\n": "line 3: val/a.jpg has the id `a`, and so has",
     "image,labels\na\\b.jpg,dog\nc\\b.jpg,cat\n": "has the id `b`, and so has an image in another",
+    "image,label\ni0.jpg,cat\ni0.png,dog\n": "line 3: i0.png has the id `i0`, and so has",
+    "image,label,labels\na,dog,cat\n": "has the columns labels and label; keep one",
+    "image,label,Score\na,dog,0.1\n": "has a column score, but every row counts as a label",
     "image;label\na.jpg;dog\n": "needs the columns .* separated by commas",
     "image\tlabels\na.jpg\tdog\n": "needs the columns",
     "image,labels,labels\na,dog,cat\n": "two columns of one name",
@@ -189,6 +193,16 @@ def test_coco_json_that_says_less(tmp_path):
         rasterise(picture)
 
 
+def test_a_key_twice_is_refused(tmp_path):
+    content = json.dumps(coco()).replace('"iscrowd": 0', '"iscrowd": 0, "iscrowd": 1', 1)
+    refused(tmp_path / "l.json", content, "the key `iscrowd` is given twice")
+
+
+def test_file_names_of_windows(tmp_path):
+    content = json.dumps(coco()).replace("val/b.jpg", r"val\\b.jpg")
+    assert labels(tmp_path / "l.json", content) == {"a": ["person", "dog"], "b": []}
+
+
 def changed(**changes):
     return [coco()["annotations"][0] | changes]
 
@@ -211,6 +225,27 @@ BAD_JSONS = {
     "no categories": (
         {"images": [], "annotations": []},
         "not a COCO instances file .no 'categories'",
+    ),
+    "two categories of one id": (
+        coco(categories=[{"id": 1, "name": "dog"}, {"id": "1", "name": "cat"}]),
+        "two categories have the same id",
+    ),
+    "a crowd in text": (coco(annotations=changed(iscrowd="0")), "iscrowd must be 0 or 1; got '0'"),
+    "a crowd of 2": (coco(annotations=changed(iscrowd=2)), "annotation 1: iscrowd must be 0 or 1"),
+    **{
+        f"a height of {side!r}": (
+            coco(images=[coco()["images"][1] | {"height": side}], annotations=[]),
+            rf"a\.png: height must be a whole number from 1 to 100000; got {side!r}",
+        )
+        for side in ("20", 20.0, -20, 0, 10**9, True)
+    },
+    "shares": (
+        coco(annotations=changed(segmentation=[[0.1, 0.1, 0.9, 0.1, 0.9, 1]])),
+        "all polygons lie within 0 and 1, as shares of the image; write pixels",
+    ),
+    "NaN": (
+        coco(annotations=changed(segmentation=[[float("nan"), 1, 9, 1, 9, 9]])),
+        "not a COCO instances file .NaN is not a number",
     ),
     "a list": ([], "not a COCO instances file"),
     "a number": (coco(annotations=changed(segmentation=3)), "not a COCO instances file"),
@@ -253,6 +288,15 @@ def test_files_that_would_block(tmp_path):
         os.mkfifo(tmp_path / name)
         with pytest.raises(InputError, match="is a named pipe, not a file"):
             read_xml(tmp_path / name) if name == "a.xml" else read_labels(tmp_path / name, CLASSES)
+
+
+def test_xml_with_a_namespace_or_deeper_objects(tmp_path):
+    path, item = tmp_path / "a.xml", "<object><name>dog</name></object>"
+    path.write_text(f'<annotation xmlns="http://voc">{item}</annotation>')
+    assert read_xml(path).findtext("object/name") == "dog"
+    path.write_text(f"<annotation><!-- --><objects>{item}</objects></annotation>")
+    with pytest.raises(InputError, match=r"a\.xml: its objects do not lie directly below the root"):
+        read_xml(path)
 
 
 def test_xml_in_other_encodings(tmp_path):

@@ -215,6 +215,15 @@ def test_negatives(own):
     assert found["splits"]["train"]["without_class"] == 1
 
 
+def test_labels_without_any_class_are_an_error_with_negatives_too(own):
+    for name in "abc":
+        own.write(f"Annotations/{name}.xml", xml())
+    (line,) = own.check({"train": Use(labels=True)}, negatives="background")["errors"]
+    assert line.startswith("split train: the labels of dataset.labels give no image a class")
+    own.write("Annotations/a.xml", xml("dog"))
+    assert own.check({"train": Use(labels=True)}, negatives="background")["errors"] == []
+
+
 def test_coco_json_gives_labels_and_masks(own):
     from stand_ins import coco_object, square
 

@@ -75,6 +75,40 @@ def test_another_plan_is_refused_in_one_line(job, field):
     assert not current(path, stamp, inputs)
 
 
+def test_the_sidecar_of_another_shard_is_refused(tmp_path):
+    for shard in ("000", "001"):
+        file = write_text(tmp_path / f"{shard}.npz", shard) or tmp_path / f"{shard}.npz"
+        write_sidecar(tmp_path / f"{shard}.json", STAMP, {"maps": file}, {})
+    first, second = tmp_path / "000.json", tmp_path / "001.json"
+    check(second, STAMP, ["maps"])
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(
+        InputError, match=r"001\.json: says nothing of the files beside it; make it"
+    ):
+        check(second, STAMP, ["maps"])
+    assert not current(second, STAMP, {}, {"maps": tmp_path / "001.npz"})
+    assert current(first, STAMP, {}, {"maps": tmp_path / "000.npz"})
+
+
+def test_a_sidecar_without_files_is_refused(job):
+    path, inputs = job
+    outputs = {name: path.parent / name for name in ("maps", "log")}
+    assert current(path, STAMP, inputs, outputs)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"outputs": {}, "files": {}}))
+    with pytest.raises(InputError, match="says nothing of the files beside it"):
+        check(path, STAMP)
+    assert not current(path, STAMP, inputs, outputs)
+
+
+def test_files_must_be_texts(job):
+    path, _ = job
+    record = json.loads(path.read_text())
+    for name in ("files", "outputs"):
+        path.write_text(json.dumps(record | {name: {"maps": 5, "log": "log"}}))
+        with pytest.raises(InputError, match="not a sidecar of format 1"):
+            read_sidecar(path)
+
+
 def test_settings_are_information(job):
     path, inputs = job
     assert current(path, STAMP | {"settings": {}}, inputs)
