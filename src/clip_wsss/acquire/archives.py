@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from clip_wsss.acquire.download import require_space
 from clip_wsss.core.errors import InputError, one_line
-from clip_wsss.core.files import atomic_path, decode_text
+from clip_wsss.core.files import atomic_path, decode_text, read_bytes
 
 _DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -85,7 +85,13 @@ def _of_folder(folder: Path) -> Iterator[Member]:
         for name in sorted(files):
             file = Path(parent, name)
             relative = PurePosixPath(file.relative_to(folder).as_posix())
-            yield Member(relative, file.stat().st_size, file.read_bytes, file)
+            try:
+                size = file.stat().st_size
+            except OSError as error:  # a link to nothing, or to itself
+                raise InputError(
+                    f"{file}: cannot be read ({error.strerror}); correct or remove it"
+                ) from None
+            yield Member(relative, size, partial(read_bytes, file, "is gone; replace it"), file)
 
 
 def _of_zip(archive: zipfile.ZipFile, path: Path) -> Iterator[Member]:

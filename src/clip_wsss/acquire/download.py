@@ -16,7 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from clip_wsss.acquire.registry import Source, find_source
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
+from clip_wsss.core.files import read_text, write_text
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 20
@@ -41,17 +42,20 @@ def acquire(name: str, settings: Mapping, receipt: str | os.PathLike) -> None:
     source, receipt = find_source(name, settings), Path(receipt)
     path = fetch(source, receipt.parent)
     content = {"source": name, "file": str(path), "md5": source.md5}
-    receipt.parent.mkdir(parents=True, exist_ok=True)
-    receipt.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(receipt, json.dumps(content, indent=2) + "\n")
 
 
 def read_receipt(receipt: str | os.PathLike) -> Path:
     """Path of the archive or folder that a receipt stands for.
 
     Raises:
-        InputError: it was deleted since.
+        InputError: it was deleted since, or the receipt is damaged.
     """
-    path = Path(json.loads(Path(receipt).read_text(encoding="utf-8"))["file"])
+    remedy = "delete it to download the archive again"
+    try:
+        path = Path(json.loads(read_text(receipt, "no such receipt; run again"))["file"])
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{receipt}: not a receipt of a download; {remedy}") from None
     if not path.exists():
         raise InputError(f"{path}: the archive is gone; delete {receipt} to download it again")
     return path
@@ -75,11 +79,11 @@ def fetch(source: Source, folder: Path) -> Path:
         if _checksum_fits(target, source.md5):
             return target
         _set_aside(target)
-    problems = []
-    for url in source.urls:
-        part = folder / f"{source.file}.part"
+    problems, urls = [], list(source.urls)
+    while urls:
+        url, part = urls.pop(0), folder / f"{source.file}.part"
         try:
-            _download(url, part, source)
+            alone = _download(url, part, source)
         except _FailedError as error:
             problems.append(f"{url}: {error}")
             continue
@@ -89,6 +93,8 @@ def fetch(source: Source, folder: Path) -> Path:
             return target
         bad = _set_aside(part, target)
         problems.append(f"{url}: has another md5 than {source.md5}, file kept as {bad}")
+        if not alone:  # the wrong bytes may be those that it continued
+            urls.insert(0, url)
     part = folder / f"{source.file}.part"
     kept = f"; {part} is kept and will be continued" if part.exists() else ""
     raise InputError(
@@ -120,23 +126,27 @@ def _local_copy(source: Source) -> Path:
     return source.path
 
 
-def _download(url: str, part: Path, source: Source) -> None:
-    """Bring `part` to its full length, whatever interrupts it. Raises _FailedError, InputError."""
-    most, failures = _length(part), 0
+def _download(url: str, part: Path, source: Source) -> bool:
+    """Bring `part` to its full length, whatever interrupts it. Raises _FailedError, InputError.
+
+    Returns:
+        Whether all its bytes are of this address and this call.
+    """
+    most, failures, alone = _length(part), 0, not _length(part)
     while True:
         try:
-            return _transfer(url, part, source)
+            return _transfer(url, part, source) or alone
         except urllib.error.HTTPError as error:
             error.close()
             if error.code < 500 and error.code not in (408, 429):
-                raise _FailedError(f"HTTP {error.code} {error.reason}") from None
-            reason = f"HTTP {error.code} {error.reason}"
+                raise _FailedError(one_line(f"HTTP {error.code} {error.reason}")) from None
+            reason = one_line(f"HTTP {error.code} {error.reason}")
         except InputError:
             raise
         except ValueError as error:  # not a URL
-            raise _FailedError(str(error)) from None
+            raise _FailedError(one_line(error)) from None
         except (OSError, http.client.HTTPException) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
+            reason = one_line(getattr(error, "reason", error) or type(error).__name__)
         failures = 0 if _length(part) > most else failures + 1
         most = max(most, _length(part))
         log.info("%s: %s (%d bytes so far)", url, reason, _length(part))
@@ -145,8 +155,12 @@ def _download(url: str, part: Path, source: Source) -> None:
         time.sleep(PAUSE * 2 ** max(failures - 1, 0))
 
 
-def _transfer(url: str, part: Path, source: Source) -> None:
-    """One request: append to `part`, or start it again where the server cannot continue it."""
+def _transfer(url: str, part: Path, source: Source) -> bool:
+    """One request: append to `part`, or start it again where the server cannot continue it.
+
+    Returns:
+        Whether it began at the first byte.
+    """
     have, about = _length(part), _read_about(part)
     request = urllib.request.Request(url, headers={"User-Agent": "clip-wsss"})
     if have:
@@ -162,7 +176,7 @@ def _transfer(url: str, part: Path, source: Source) -> None:
             raise
         error.close()
         if _range(error.headers)[1] == have:
-            return  # it was complete already
+            return False  # it was complete already
         part.unlink(missing_ok=True)
         raise ConnectionError("the server has a shorter file; starting again") from None
     with response:
@@ -175,6 +189,7 @@ def _transfer(url: str, part: Path, source: Source) -> None:
         if total is not None and source.size is not None and total > source.size:
             raise _FailedError(f"has {total} bytes, not the {source.size} of the registry")
         length = total or source.size
+        most = source.most if length is None else length
         require_space(part.parent, (length or 0) - (start or 0), source.file)
         tag = response.headers.get("ETag", "")
         validator = response.headers.get("Last-Modified") if tag[:1] != '"' else tag
@@ -192,12 +207,13 @@ def _transfer(url: str, part: Path, source: Source) -> None:
         ):
             while chunk := response.read1(CHUNK):
                 _write(file, chunk)
-                if length is not None and file.tell() > length:  # one without a length may not end
+                if most is not None and file.tell() > most:  # one without a length may not end
                     part.unlink()
-                    raise _FailedError(f"sends more than the {length} bytes that it should have")
+                    raise _FailedError(f"sends more than the {most} bytes that it should have")
                 bar.update(len(chunk))
     if total is not None and _length(part) < total:
         raise ConnectionError(f"the connection ended after {_length(part)} of {total} bytes")
+    return not start
 
 
 def _write(file, chunk: bytes) -> None:
@@ -225,7 +241,7 @@ def _checksum_fits(path: Path, md5: str | None) -> bool:
         while chunk := file.read(CHUNK):
             checksum.update(chunk)
             bar.update(len(chunk))
-    return checksum.hexdigest() == md5
+    return checksum.hexdigest() == md5.lower()
 
 
 def _set_aside(path: Path, target: Path | None = None) -> Path:
@@ -256,6 +272,7 @@ def _about(part: Path) -> Path:
 
 def _read_about(part: Path) -> dict:
     try:
-        return json.loads(_about(part).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        about = json.loads(_about(part).read_text())
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
+    return about if isinstance(about, dict) else {}

@@ -12,6 +12,7 @@ from clip_wsss.core.plain import read_yaml
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import is_file
 
+LARGER = 2  # than the registry's file another may be, of a server that states no length
 KEYS = ("title", "url", "mirrors", "size", "md5", "licence", "citation")
 
 
@@ -26,6 +27,8 @@ class Source:
         file: the file name that it is stored under.
         size: bytes, or None if not known.
         md5: checksum in hexadecimal; None leaves it unchecked.
+        most: bytes that are taken at most of a server that states no length, where the size is not
+            known; None: as many as there are.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Source:
     file: str
     size: int | None
     md5: str | None
+    most: int | None = None
 
 
 def find_source(name: str, settings: Mapping) -> Source:
@@ -59,13 +63,19 @@ def find_source(name: str, settings: Mapping) -> Source:
             " name a local copy, a folder or an archive"
         )
     mirrors = replacement.get("mirrors", [] if "url" in replacement else entry["mirrors"])
+    file = _file_name(entry["url"] or address or str(path))
+    if address is not None and not file:
+        raise InputError(
+            f"sources.replace.{name}.url: {address} must end in the name of a file; correct it"
+        )
     return Source(
         name=name,
         path=None if path is None else Path(path).expanduser(),
         urls=() if address is None else (address, *mirrors),
-        file=_file_name(entry["url"] or address or str(path)),
+        file=file,
         size=None if "md5" in replacement else entry["size"],
         md5=replacement.get("md5", entry["md5"]),
+        most=entry["size"] and LARGER * entry["size"],
     )
 
 

@@ -293,6 +293,37 @@ def read_fraction(path: str | os.PathLike) -> np.ndarray:
     return (np.asarray(image) / np.float64(WHITE[image.mode])).astype(np.float32)
 
 
+@contextmanager
+def open_numbers(path: str | os.PathLike, missing: str) -> Iterator[Image.Image]:
+    """Open a PNG of numbers: palette indices, or grey of 8 or 16 bits; only its header is read.
+
+    Args:
+        path: a PNG.
+        missing: what the error says after the path if nothing is there.
+
+    Raises:
+        InputError: it is missing, truncated, no PNG or animated, has an EXIF orientation, or other
+            pixels.
+    """
+    check_file(path, missing)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.format != "PNG":
+                raise InputError(f"{path}: a {image.format}; it must be a PNG; save it as one")
+            _check_picture(image, str(path), stored=False)
+            raw = image.tile[0].args
+            if image.mode not in ("P", *WHITE) or raw in ("L;2", "L;4"):
+                raise InputError(
+                    f"{path}: must be a palette PNG, or grey with 8 or 16 bits; got "
+                    f"{raw if raw in ('L;2', 'L;4') else image.mode}; store a number a pixel"
+                )
+            yield image
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises whatever its parsers stumble over
+        raise InputError(f"{path}: not a whole PNG ({_reason(error)}); replace the file") from None
+
+
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")

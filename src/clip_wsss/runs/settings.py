@@ -88,7 +88,7 @@ class Replacement(Settings):
     path: Text | None = Field(None, description="an archive, or its unpacked folder")
     url: Text | None = Field(None, description="of the same file")
     mirrors: list[Text] | None = Field(None, description="tried where url fails")
-    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = Field(
+    md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = Field(
         None, description="of another file"
     )
 

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from clip_wsss.acquire import download
+from clip_wsss.acquire.archives import open_members
 from clip_wsss.acquire.download import acquire, fetch, read_receipt
 from clip_wsss.acquire.registry import Source, check_split, digest, find_source
 from clip_wsss.core.errors import InputError
@@ -288,3 +291,68 @@ def test_receipt(data, tmp_path):
     path.unlink()
     with pytest.raises(InputError, match=r"the archive is gone; delete .*sbd\.json"):
         read_receipt(receipt)
+
+
+def test_a_mirror_is_not_blamed_for_the_bytes_of_another(data, tmp_path):
+    (tmp_path / "data.bin.part").write_bytes(b"x" * 1000)  # of a mirror that was cut
+    assert fetch(source(f"{data.url}/data.bin"), tmp_path).read_bytes() == CONTENT
+    assert [asked for _, asked in data.requests] == ["bytes=1000-", None]
+
+
+def test_upper_case_checksums_fit(data, tmp_path):
+    path = fetch(source(f"{data.url}/data.bin", md5=MD5.upper()), tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_server_without_lengths_sends_no_more_than_twice_the_registry(data, tmp_path):
+    data.lengths = False
+    given = replace(source(f"{data.url}/data.bin", md5=None), most=200_000)
+    with pytest.raises(InputError, match="sends more than the 200000 bytes"):
+        fetch(given, tmp_path)
+    other = find_source("sbd", settings(sbd={"url": "https://mirror.example/x.tgz", "md5": None}))
+    assert other.most == 2 * find_source("sbd", settings()).size
+
+
+@pytest.mark.parametrize("about", [b"[]", b"null", b"", b"\xff"])
+def test_notes_of_a_part_may_be_anything(data, tmp_path, about):
+    (tmp_path / "data.bin.part").write_bytes(CONTENT[:1000])
+    (tmp_path / "data.bin.part.json").write_bytes(about)
+    assert fetch(source(f"{data.url}/data.bin"), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"file": 5}'])
+def test_a_damaged_receipt_is_one_line(tmp_path, content):
+    receipt = tmp_path / "sbd.json"
+    receipt.write_text(content)
+    with pytest.raises(InputError, match=r"sbd\.json: not a receipt of a download; delete it"):
+        read_receipt(receipt)
+    receipt.unlink()
+    receipt.mkdir()
+    with pytest.raises(InputError, match=r"sbd\.json: is a folder"):
+        read_receipt(receipt)
+
+
+def test_an_address_without_a_file_name():
+    given = settings(**{"voc2012-test": {"url": "https://host.example/"}})
+    with pytest.raises(InputError, match=r"voc2012-test\.url: .* must end in the name of a file"):
+        find_source("voc2012-test", given)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "link.jpg"])
+def test_a_folder_with_a_broken_link_is_one_line(tmp_path, target):
+    (tmp_path / "link.jpg").symlink_to(tmp_path / target)
+    with (
+        pytest.raises(InputError, match=r"link\.jpg: cannot be read \(.*; correct or remove it"),
+        open_members(tmp_path),
+    ):
+        pass
+
+
+def test_an_error_of_two_lines_is_said_in_one(tmp_path, monkeypatch):
+    def loop(*arguments, **keywords):
+        raise urllib.error.HTTPError("u", 302, "would lead to a loop.\nThe last:\nFound", {}, None)
+
+    monkeypatch.setattr(urllib.request, "urlopen", loop)
+    with pytest.raises(InputError, match=r"a loop\. The last: Found") as error:
+        fetch(source("http://host.example/data.bin"), tmp_path)
+    assert "\n" not in str(error.value)

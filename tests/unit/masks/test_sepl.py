@@ -1,10 +1,14 @@
 """SEPL's vote of regions: known answers, and the files that it reads."""
 
+import os
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.regions import read_regions
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.refinements.sepl import SeplSettings, sepl, voted
 
@@ -84,23 +88,94 @@ def test_labels_change_and_confidences_do_not(case):
     np.testing.assert_array_equal(sepl(context, own), refined)
 
 
-def test_a_bad_file_of_regions_is_one_line(case):
+def save_tiff(array):
+    def save(path):
+        Image.fromarray(array).save(path, format="TIFF")
+
+    return save
+
+
+def save_turned(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (6, 4)).save(path, exif=exif)
+
+
+def bomb(path):
+    """A PNG of 30000 x 30000 by its header alone."""
+    Image.new("L", (1, 1)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = (30000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (None, "no such map of regions"),
+        (os.mkfifo, "is a named pipe"),
+        (lambda path: path.write_bytes(b"no picture"), "not a whole PNG"),
+        (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "not a whole PNG"),
+        (Image.new("L", (6, 4)).convert("RGB").save, "got RGB"),
+        (Image.new("1", (6, 4)).save, "got 1"),
+        (lambda path: Image.new("L", (6, 4)).save(path, format="JPEG"), "a JPEG; it must be a PNG"),
+        (save_tiff(np.full((4, 6), np.nan, np.float32)), "a TIFF; it must be a PNG"),
+        (save_turned, "EXIF orientation 6"),
+        (bomb, "not a whole PNG .*decompression bomb"),
+        (Image.new("L", (5, 4)).save, r"must be \(4, 6\) as the image; got \(4, 5\)"),
+    ],
+)
+def test_a_bad_map_of_regions_is_one_line(case, save, message):
     label, folder, own = case
     context = MaskContext(scores(label), np.zeros((4, 6, 3), np.uint8), [0, 1], "x")
-    with pytest.raises(InputError, match=r"x\.png: must be a readable map of regions \(.*No such"):
+    if save is not None:
+        save(folder / "x.png")
+    with pytest.raises(InputError, match=rf"x\.png: .*{message}") as error:
         sepl(context, own)
-    (folder / "x.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"x\.png: must be a readable map of regions"):
-        sepl(context, own)
-    Image.fromarray(np.zeros((4, 5), np.uint8)).save(folder / "x.png")
-    with pytest.raises(InputError, match=r"x\.png: regions must be \(4, 6\) as the image"):
-        sepl(context, own)
-    np.savez(folder / "x.npz", others=np.zeros((1, 4, 6)))
-    with pytest.raises(InputError, match=r"x\.npz: must be a readable map of regions"):
-        sepl(context, own)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (None, "not a whole npz"),
+        ({"others": np.zeros((1, 4, 6))}, "must hold an array `regions`"),
+        ({"regions": np.zeros((4, 6), bool)}, r"must be \(n, H, W\); got \(4, 6\)"),
+        ({"regions": np.zeros((1, 4, 5), bool)}, r"as the image; got \(4, 5\)"),
+        ({"regions": np.full((1, 4, 6), np.nan)}, "got float64;"),
+        ({"regions": np.full((1, 4, 6), -3.0)}, "got float64;"),
+        ({"regions": np.full((1, 4, 6), 2)}, "got int64 with others"),
+        ({"regions": np.array([None])}, "not an npz"),
+    ],
+)
+def test_a_bad_file_of_masks_is_one_line(case, arrays, message):
+    _, folder, own = case
     (folder / "x.npz").write_bytes(b"no archive")
-    with pytest.raises(InputError, match=r"x\.npz"):
-        sepl(context, own)
+    if arrays is not None:
+        np.savez(folder / "x.npz", **arrays)
+    with pytest.raises(InputError, match=rf"x\.npz: .*{message}") as error:
+        read_regions(own.folder, "x", (4, 6))
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_vote_as_their_masks_do():
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        label, numbers = rng.integers(0, 3, (2, 5, 7))
+        masks = numbers == np.arange(1, 3)[:, None, None]
+        own = SeplSettings(folder="", share=rng.random() / 2, cover=0.1 + rng.random() / 2)
+        assert voted(label, numbers, own).tolist() == voted(label, masks, own).tolist()
+
+
+def test_many_regions_take_no_mask_each(case):
+    _, folder, own = case
+    numbers = np.arange(1, 65_536, dtype=np.uint16).reshape(-1, 257)
+    Image.fromarray(numbers).save(folder / "x.png")
+    found = read_regions(own.folder, "x", numbers.shape)
+    assert (found.dtype, found.shape) == (np.uint16, numbers.shape)
+    label = (numbers % 3).astype(int)
+    assert (voted(label, found, own) == label).all()
 
 
 def test_an_image_without_regions_keeps_its_labels(case):

@@ -7,16 +7,13 @@ does not matter.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from PIL import Image
 from pydantic import Field
 
-from clip_wsss.core.errors import InputError
-from clip_wsss.core.maps import load_npz
 from clip_wsss.core.methods import Names, Settings
+from clip_wsss.core.regions import read_regions
 from clip_wsss.masks.context import MaskContext
 
 
@@ -44,10 +41,12 @@ def sepl(context: MaskContext, settings: SeplSettings) -> np.ndarray:
     confidence: the winner and the old label change scores.
 
     Raises:
-        InputError: no file of the image, or one of another size or kind.
+        InputError: as `clip_wsss.core.regions.read_regions`.
     """
     scores = context.scores.astype(np.float32)
-    label = voted(scores.argmax(axis=0), _regions(context, Path(settings.folder)), settings)
+    label = voted(
+        scores.argmax(axis=0), read_regions(settings.folder, context.id, context.size), settings
+    )
     old = scores.argmax(axis=0)[None]
     new = label[None]
     first, second = (np.take_along_axis(scores, which, axis=0) for which in (old, new))
@@ -61,7 +60,7 @@ def voted(label: np.ndarray, regions: np.ndarray, settings: SeplSettings) -> np.
 
     Args:
         label: (H, W) int, 0 background.
-        regions: (n, H, W) bool.
+        regions: (n, H, W) bool; or (H, W) int, numbers with 0 for none.
         settings: see `SeplSettings`.
 
     Returns:
@@ -69,36 +68,34 @@ def voted(label: np.ndarray, regions: np.ndarray, settings: SeplSettings) -> np.
     """
     count = int(label.max()) + 1
     totals = np.bincount(label.ravel(), minlength=count)
+    if regions.ndim == 2:  # thousands of masks would not fit into memory
+        numbers, place = np.unique(regions, return_inverse=True)
+        place = place.reshape(label.shape)
+        own = np.bincount((place * count + label).ravel(), minlength=len(numbers) * count)
+        winners = _winners(own.reshape(-1, count), totals, settings)
+        return np.where(regions == 0, label, winners[place])
     found = np.where(regions.any(axis=0), 0, label)
-    order = np.argsort(-regions.sum(axis=(1, 2)), kind="stable")  # the smallest has the last word
-    for region in regions[order]:
-        own = np.bincount(label[region], minlength=count)
-        own[0] = 0
-        best = int(own.argmax())
-        fills = own[best] > settings.share * region.sum()
-        if own[best] and (fills or own[best] >= settings.cover * totals[best]):
-            found[region] = best
+    own = np.zeros((len(regions), count), np.int64)
+    for row, region in zip(own, regions, strict=True):
+        row[:] = np.bincount(label[region], minlength=count)
+    winners = _winners(own, totals, settings)
+    for one in np.argsort(-own.sum(axis=1), kind="stable"):  # the smallest has the last word
+        if winners[one]:
+            found[regions[one]] = winners[one]
     return found
 
 
-def _regions(context: MaskContext, folder: Path) -> np.ndarray:
-    """The regions of an image: (n, H, W) bool."""
-    picture, arrays = folder / f"{context.id}.png", folder / f"{context.id}.npz"
-    path = arrays if arrays.is_file() else picture
-    try:
-        if path == picture:
-            with Image.open(path) as image:
-                numbers = np.array(image)
-            regions = numbers[None] == np.setdiff1d(numbers, [0])[:, None, None]
-        else:
-            regions = load_npz(path, ["regions"])["regions"].astype(bool)
-    except (OSError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path}: must be a readable map of regions ({reason}); make it, or name another folder"
-        ) from None
-    if regions.ndim != 3 or regions.shape[1:] != context.size:
-        raise InputError(
-            f"{path}: regions must be {context.size} as the image; got {regions.shape[1:]}"
-        )
-    return regions
+def _winners(own: np.ndarray, totals: np.ndarray, settings: SeplSettings) -> np.ndarray:
+    """The class that wins each region, 0 where none does: (n,) int.
+
+    Args:
+        own: (n, C) int, pixels of the classes in each region, background first.
+        totals: (C,) int, pixels of the classes in the image.
+        settings: see `SeplSettings`.
+    """
+    classes = own.copy()
+    classes[:, 0] = 0
+    best, most = classes.argmax(axis=1), classes.max(axis=1)
+    fills = most > settings.share * own.sum(axis=1)
+    covers = most >= settings.cover * totals[best]
+    return np.where((most > 0) & (fills | covers), best, 0)
