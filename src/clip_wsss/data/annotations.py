@@ -89,9 +89,9 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
         name_column = "image"
         if {"labels", "label"} <= set(header):
             raise InputError(f"{path}: has the columns labels and label; keep one of them")
-        if odd := sorted(DOUBT & {name.lower() for name in header}):
+        if doubt := sorted(DOUBT & {name.lower() for name in header}):
             raise InputError(
-                f"{path}: has a column {odd[0]}, but every row counts as a label; keep the rows "
+                f"{path}: has a column {doubt[0]}, but every row counts as a label; keep the rows "
                 "that are labels, and remove the column"
             )
     else:

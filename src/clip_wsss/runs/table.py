@@ -155,7 +155,7 @@ def _without_replaced(
         kinds = [part_of(kind, key) for kind, _ in (before, after)]
         inside = [content.get(key) for _, content in (before, after)]
         if None not in kinds and isinstance(own, dict) and all(isinstance(i, dict) for i in inside):
-            pair = zip(kinds, inside, strict=True)
+            pair: Any = zip(kinds, inside, strict=True)
             value = _without_replaced(value, own, *pair)
         found[key] = value
     return found
