@@ -792,8 +792,8 @@ def odd(context, settings: Odd): ...
         ("several", r"setting towers: Names must mark one text; for several, use a list of"),
         ("listed", r"setting towers: Names must mark one text; for several, use a list of"),
         ("odd", r"setting tower: Names must be of cam, target"),
-        ("builtin", r"affinity: Python does not know what .* takes; wrap it in a function that"),
-        ("amax", r"affinity: Python does not know what .* takes; wrap it in a function that"),
+        ("builtin", r"affinity: must take .*; its parameters cannot be read"),
+        ("amax", r"affinity: must take .*; its parameters cannot be read"),
     ],
 )
 def test_names_that_could_not_be_followed_are_refused(beside, name, line):
