@@ -132,7 +132,7 @@ def class_maps(
                 image=image.rgb,
                 keys=image.keys,
                 texts=foreground[list(image.keys)],
-                background=background.clone(),
+                background=background,
                 looked=looked,
                 towers=towers or {},
                 names=[cam.names[key] for key in image.keys] if cam.names else (),
@@ -169,7 +169,10 @@ def class_maps(
 
 def _checked(making: Making, context: MapContext, name: str) -> Tensor:
     """What a method makes of a context, or one line where a method of one's own gives no maps."""
-    maps = making(context)
+    parts = (context.texts, context.background)
+    texts, background = (None if part is None else part.clone() for part in parts)
+    own = replace(context, image=np.array(context.image), texts=texts, background=background)
+    maps = making(own)  # what it changes of them, no other method sees
     wanted = (len(context.keys), *context.grid)
     if not isinstance(maps, Tensor) or tuple(maps.shape) != wanted:
         got = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__

@@ -30,6 +30,20 @@ HELD = 8
 AttentionKind = Literal["qk", "qq", "kk", "vv"]
 
 
+class _Copies(Sequence[Tensor]):
+    """Tensors of which each who takes one gets a copy: what one method changes is its own."""
+
+    def __init__(self, kept: Sequence[Tensor]) -> None:
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self._kept[place]
+        return _Copies(found) if isinstance(place, slice) else found.clone()
+
+
 @dataclass
 class Look:
     """One image after the pass of a tower up to its last block.
@@ -38,7 +52,8 @@ class Look:
         tower: the model.
         pixels: (3, H', W') float32, fitted to whole patches and normalised.
         grid: (gh, gw).
-        streams: what enters each block, (1, P + N, D) each, P prefix tokens before N patches.
+        streams: what enters each block, (1, P + N, D) each, P prefix tokens before N patches;
+            who takes one gets a copy.
         held: (n, N, N) float32, the head-averaged qk maps of the last n blocks.
         complete: whether the last block's own is among them; GradCAM's pass brings it.
     """
@@ -56,7 +71,7 @@ class Look:
         layers = self.tower.layers
         if kind not in get_args(AttentionKind):
             raise InputError(f"attention: must be one of qk, qq, kk, vv; got {kind}")
-        if not -layers <= block < layers:
+        if not isinstance(block, int) or not -layers <= block < layers:
             raise InputError(f"attention: block {block} must be in 0..{layers - 1}, or -1 the last")
         from_last = block - layers if block >= 0 else block
         if kind == "qk" and -from_last <= len(self.held):
@@ -84,7 +99,7 @@ def look(tower: Tower, batch: Tensor, held: int) -> list[Look]:
     streams, attention = tower.passed(batch, held, HELD)
     grid = tower.grid(batch.shape[2:])
     return [
-        Look(tower, batch[i], grid, [x[i : i + 1] for x in streams], attention[i])
+        Look(tower, batch[i], grid, _Copies([x[i : i + 1] for x in streams]), attention[i])
         for i in range(len(batch))
     ]
 
@@ -103,6 +118,10 @@ class MapContext:
         maps: (K, gh, gw) float32 in [0, 1], the initial maps; None for a CAM.
         names: what the texts call the K classes, whatever the tower; empty where there are none.
         background_names: the M background words.
+        other: the name of the tower, if it is another than the run's (`tower_of`).
+        scale: of the image's sides, as this context sees it (`view`).
+        flip: whether it is mirrored.
+        own: the pass of the run's tower over the image as it is; None: `looked`.
     """
 
     id: str
@@ -116,6 +135,10 @@ class MapContext:
     cam: Callable[[MapContext], Tensor] | None = field(default=None, repr=False)
     names: Sequence[str] = ()
     background_names: Sequence[str] = ()
+    other: str | None = None
+    scale: float = 1.0
+    flip: bool = False
+    own: Look | None = field(default=None, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -130,7 +153,7 @@ class MapContext:
     @property
     def pixels(self) -> Tensor:
         """(3, H', W') float32: the image fitted to whole patches and normalised."""
-        return self.looked.pixels
+        return self.looked.pixels.clone()
 
     @property
     def tower(self) -> Tower:
@@ -161,6 +184,8 @@ class MapContext:
             (N, N) float64. Where attention is nearly even, the map hardly differs from patch to
             patch, and min-max would blow up what float32 rounds off.
         """
+        if not isinstance(layers, int) or layers < 1:
+            raise InputError(f"attention: layers must be an integer of at least 1; got {layers}")
         if layers > max(HELD, self.tower.layers):  # up to `HELD`, a small tower has all it can
             own = self.tower.layers
             raise InputError(
@@ -210,7 +235,7 @@ class MapContext:
         return self.looked.once(key, make)
 
     def tower_of(self, name: str) -> MapContext:
-        """The same image through another tower, an entry of `models` that the settings name.
+        """This view of the image through another tower, an entry of `models` that settings name.
 
         Its grid, attention and features are its own; it has no texts and no maps.
 
@@ -220,27 +245,30 @@ class MapContext:
         if name not in self.towers:
             raise InputError(f"tower {name}: a setting marked Names('model') must name it")
 
-        def make() -> Look:
-            tower = self.towers[name]
-            return look(tower, tower.preprocess(self.image)[None], HELD)[0]
-
-        looked = self.once(("tower", name), make)
-        return replace(self, texts=None, background=None, maps=None, looked=looked)
+        seen = self._seen(name, self.scale, self.flip)
+        return replace(seen, texts=None, background=None)
 
     def view(self, scale: float = 1.0, flip: bool = False) -> MapContext:
         """The same image at another scale, or mirrored, through the same tower.
 
-        Its `maps` are None; `initial_maps()` gives those of the view.
+        Both are of the image as it is, also where this is a view. Its `maps` are None;
+        `initial_maps()` gives those of the view.
         """
-        if scale == 1 and not flip:
-            return replace(self, maps=None)
+        return self._seen(self.other, scale, flip)
+
+    def _seen(self, name: str | None, scale: float, flip: bool) -> MapContext:
+        own, whole = self.own or self.looked, scale == 1 and not flip
 
         def make() -> Look:
-            pixels = self.tower.preprocess(self.image, scale)
-            # No maps are held, which grow with the fourth power of the scale; they are the same.
-            return look(self.tower, (pixels.flip(2) if flip else pixels)[None], 0)[0]
+            tower = own.tower if name is None else self.towers[name]
+            pixels = tower.preprocess(self.image, scale)
+            # No maps of a view are held: they grow with the fourth power of the scale. Those that
+            # are made are the same.
+            return look(tower, (pixels.flip(2) if flip else pixels)[None], HELD if whole else 0)[0]
 
-        return replace(self, maps=None, looked=self.once(("view", scale, flip), make))
+        is_own = name is None and whole
+        looked = own if is_own else own.once(("tower", name, scale, flip), make)
+        return replace(self, maps=None, looked=looked, other=name, scale=scale, flip=flip, own=own)
 
     def initial_maps(self) -> Tensor:
         """The initial maps of this view by the run's cam: (K, gh, gw) float32 in [0, 1]."""

@@ -64,7 +64,7 @@ def context(maps, tower=None, image=None, areas=None, texts=None, grid=GRID, **o
     """A context of (K, gh, gw) maps; `areas` are the superpixels that SLIC would have made."""
     look = looked(tower or FakeTower(n=grid[0] * grid[1]), grid, image)
     for name, other in others.items():
-        look.made["tower", name] = other
+        look.made["tower", name, 1.0, False] = other
     if areas is not None:
         look.made["superpixels", 100, 10.0, 0] = areas
     foreground, background = (None, None) if texts is None else texts

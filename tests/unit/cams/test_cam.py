@@ -513,7 +513,20 @@ def greedy(context):
     context.features.zero_()
     context.texts.zero_()
     context.background.zero_()
+    context.image[:] = 0
+    for one in (context, context.view(0.5), context.view(1.0, True)):
+        one.pixels.zero_()
+        for stream in one.looked.streams:
+            stream.zero_()
+        one.looked.streams[-2:][0].zero_()
     return kept
+
+def everything(context):
+    found = context.maps * 0
+    for one in (context, context.view(0.5), context.view(1.0, True)):
+        found += one.pixels.mean() + sum(x.abs().mean() for x in one.looked.streams)
+    found += context.texts.std() + context.background.std() + float(context.image.mean()) / 255
+    return context.initial_maps() ** (1 + found)  # no scale, which min-max would take out
 
 def undefined(context):
     return context.maps * float("nan")
@@ -533,12 +546,16 @@ def test_what_a_method_changes_is_its_own(job, tmp_path, monkeypatch):
     (tmp_path / "greedily.py").write_text(GREEDY)
     monkeypatch.syspath_prepend(tmp_path)
     *rest, _ = job
-    alone = {"cam": CamVariant("own", SOFTMAX, {"caa": CAA})}
-    wanted = dict(compute_pass(*rest, alone))
-    both = {"cam": CamVariant("own", SOFTMAX, {"g": {"method": "greedily:greedy"}, "caa": CAA})}
+    names = ("cam", "caa", "e")
+    after = {"caa": CAA | {"layers": 8}, "e": {"method": "greedily:everything"}}
+    wanted = dict(compute_pass(*rest, {"cam": CamVariant("own", SOFTMAX, after)}))
+    both = {"cam": CamVariant("own", SOFTMAX, {"g": {"method": "greedily:greedy"}, **after})}
     for id_, maps in compute_pass(*rest, both):
-        for name in ("cam", "caa"):
-            np.testing.assert_array_equal(maps[name].maps, wanted[id_][name].maps)
+        for name in names:
+            most = 1e-5 if name == "e" else 0  # resized anew, in memory of another alignment
+            np.testing.assert_allclose(
+                maps[name].maps, wanted[id_][name].maps, rtol=0, atol=most, err_msg=name
+            )
 
 
 @pytest.mark.parametrize(
@@ -642,6 +659,34 @@ def test_a_batch_that_runs_out_of_memory_is_divided(job, tmp_path, monkeypatch, 
     for image in read_maps(whole["caa"]):
         if image.id in kept:
             np.testing.assert_allclose(kept[image.id].maps, image.maps, atol=5e-5)
+
+
+def test_a_view_is_of_the_image_and_a_tower_sees_the_view(clip):
+    rgb = photographs(torch.Generator().manual_seed(0), 1, (6, 4))[0]
+    looked = context.look(clip, clip.preprocess(rgb)[None], context.HELD)[0]
+    towers = {"other": clip}
+    seen = context.MapContext("a", rgb, [0], torch.zeros(1, 24), None, looked, towers=towers)
+    assert seen.view(0.5).view(1.0).looked is looked
+    assert seen.view(0.5).view(1.0, True).grid == (6, 4)
+    view = seen.view(0.5, True)
+    assert view.grid == (3, 2)
+    for one in (view.tower_of("other"), seen.tower_of("other").view(0.5, True)):
+        assert one.texts is None
+        torch.testing.assert_close(one.pixels, view.pixels, rtol=0, atol=0)
+        assert one.view().looked is seen.tower_of("other").looked
+    assert view.tower_of("other").looked is seen.tower_of("other").view(0.5, True).looked
+    assert seen.tower_of("other").looked is not looked
+
+
+@pytest.mark.parametrize("block", [1.5, None, 3, -4])
+def test_a_block_or_a_number_of_blocks_that_cannot_be_is_one_line(clip, block):
+    pixels = clip.preprocess(photographs(torch.Generator(), 1, (2, 2))[0])
+    seen = context.MapContext("a", None, [0], None, None, context.look(clip, pixels[None], 8)[0])
+    with pytest.raises(InputError, match=rf"attention: block {block} must be in 0\.\.\d"):
+        seen.attention(block if block != 3 else clip.layers)
+    for layers in (0, -1, 1.5):
+        with pytest.raises(InputError, match=f"layers must be an integer of .* 1; got {layers}"):
+            seen.mean_attention(layers)
 
 
 def test_more_attention_maps_than_the_tower_has_blocks_are_refused(job, tmp_path):

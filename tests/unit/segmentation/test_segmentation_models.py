@@ -3,6 +3,7 @@
 import hashlib
 import pkgutil
 import re
+import sys
 
 import numpy as np
 import open_clip
@@ -360,7 +361,7 @@ def test_where_initial_weights_come_from(tmp_path, server, monkeypatch):
             fetch(init)
 
 
-def test_bad_segmentor_files_are_one_line(tmp_path):
+def test_bad_segmentor_files_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"there is no file no\.yaml"):
         read_segmentor("no.yaml")
     content = yaml.safe_load((SEGMENTORS / "deeplabv2-r18.yaml").read_text())
@@ -372,9 +373,13 @@ def test_bad_segmentor_files_are_one_line(tmp_path):
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match="the key optim_wrapper is missing"):
         read_segmentor(path)
-    content["model"]["backbone"]["type"] = "ResNett"
-    with pytest.raises(InputError, match="the model cannot be built"):
-        build_model(Config(content), ENTRY, 3, "s.yaml")
+    (tmp_path / "imported_by_type.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("ResNett", "imported_by_type"):
+        content["model"]["backbone"]["type"] = name
+        with pytest.raises(InputError, match=f"the model cannot be built .*{name} is not in the"):
+            build_model(Config(content), ENTRY, 3, "s.yaml")
+    assert "imported_by_type" not in sys.modules
 
 
 def test_mmengine_finds_no_operators_on_a_python_without_find_loader(monkeypatch):
