@@ -206,13 +206,7 @@ def read_label(path: str | os.PathLike, colours: Mapping[Colour, int] | None = N
     Raises:
         InputError: it is missing, truncated, no PNG, or of other colours.
     """
-    image = _decode(read_bytes(path, "no such mask; add it"), str(path), "mask")
-    if image.format != "PNG":
-        raise InputError(
-            f"{path}: a {image.format}; a mask must be a PNG, since others lose values or mix "
-            "them; save it as a palette or 8-bit grey PNG"
-        )
-    _check_picture(image, str(path), stored=False)
+    image = _picture(path, "mask")
     if colours is not None and image.mode in ("RGB", "RGBA"):
         return _by_colour(image, str(path), colours)
     label = _label(image, str(path))
@@ -282,9 +276,9 @@ def read_fraction(path: str | os.PathLike) -> np.ndarray:
     """Read a grey PNG of 8 or 16 bits as shares of white: (H, W) float32 in [0, 1].
 
     Raises:
-        InputError: it is missing, truncated, or of another kind.
+        InputError: it is missing, truncated, no PNG, or of another kind.
     """
-    image = _decode(read_bytes(path, "no such confidence map; add it"), str(path), "confidence map")
+    image = _picture(path, "confidence map")
     if image.mode not in WHITE:
         raise InputError(
             f"{path}: a confidence map must be a grey PNG of 8 or 16 bits, not {image.mode}; "
@@ -322,6 +316,18 @@ def open_numbers(path: str | os.PathLike, missing: str) -> Iterator[Image.Image]
         raise
     except Exception as error:  # Pillow raises whatever its parsers stumble over
         raise InputError(f"{path}: not a whole PNG ({_reason(error)}); replace the file") from None
+
+
+def _picture(path: str | os.PathLike, what: str) -> Image.Image:
+    """A mask or a confidence map: a PNG of one picture, whose pixels lie as they are shown."""
+    image = _decode(read_bytes(path, f"no such {what}; add it"), str(path), what)
+    if image.format != "PNG":
+        raise InputError(
+            f"{path}: a {image.format}; a {what} must be a PNG, since others lose values or mix "
+            "them; save it as a palette or 8-bit grey PNG"
+        )
+    _check_picture(image, str(path), stored=False)
+    return image
 
 
 def _png(image: Image.Image) -> bytes:

@@ -39,12 +39,16 @@ class Use:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one image showed: what is wrong, (H, W), its classes, and those in its mask."""
+    """What one image showed: what is wrong, (H, W), its classes, and those in its mask.
+
+    `surest` is the largest of its imported confidences.
+    """
 
     problems: tuple[str, ...]
     size: tuple[int, int] | None
     labels: frozenset[int] | None
     truth: frozenset[int] | None
+    surest: float | None
 
 
 def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[str, Any]:
@@ -166,13 +170,17 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
     size = attempt(dataset.size)
     labels = attempt(dataset.labels, needed=use.labels)
     mask = attempt(dataset.mask) if use.masks and size is not None else None
+    surest = None
     for folder, confidences in use.imports if size is not None else ():
-        attempt(dataset.imported_mask, folder, confidences)
+        imported = attempt(dataset.imported_mask, folder, confidences)
+        if imported is not None and imported[1] is not None:
+            surest = max(surest or 0.0, float(imported[1].max()))
     truth = None
     if mask is not None:
         values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
         truth = frozenset((values[(values > 0) & (values < IGNORE)] - 1).tolist())
-    return _Look(tuple(problems), size, None if labels is None else frozenset(labels), truth)
+    classes = None if labels is None else frozenset(labels)
+    return _Look(tuple(problems), size, classes, truth, surest)
 
 
 def _compared(
@@ -237,6 +245,12 @@ def _compared(
                 f"split {split}: {len(names)} of {len(both)} images have {text} ({names[0]}: "
                 f"{words(found[names[0]])})"
             )
+    surest = [look.surest for look in looks.values() if look.surest is not None]
+    if surest and max(surest) < 0.5:
+        warnings.append(
+            f"split {split}: no imported confidence is above {max(surest):.3f}; a confidence of 1 "
+            "must be stored as white (255, or 65535 of 16 bits)"
+        )
     if drawn and (missing := set(range(len(classes))) - set(drawn)):
         warnings.append(
             f"split {split}: no ground truth of {words(missing)}; the mIoU is without them"

@@ -78,6 +78,25 @@ def test_grey_is_a_share_of_white(tmp_path, dtype, white):
     assert found[0, :2].tolist() == [0, 1]
 
 
+TURNED = Image.Exif()
+TURNED[274] = 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "message"),
+    [
+        ("JPEG", {}, "a JPEG; a confidence map must be a PNG"),
+        ("TIFF", {"tiffinfo": {262: 0}}, "a TIFF; a confidence map must be a PNG"),
+        ("PNG", {"save_all": True, "append_images": [Image.new("L", (7, 9), 3)]}, "2 pictures"),
+        ("PNG", {"exif": TURNED}, "EXIF orientation 6"),
+    ],
+)
+def test_confidences_are_read_by_the_rules_of_masks(tmp_path, kind, more, message):
+    Image.new("L", (7, 9), 200).save(tmp_path / "a.png", kind, **more)
+    with pytest.raises(InputError, match=message):
+        read_fraction(tmp_path / "a.png")
+
+
 def test_photographs_are_rgb(tmp_path):
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     Image.fromarray(grey).save(tmp_path / "grey.png")

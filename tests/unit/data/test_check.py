@@ -10,7 +10,7 @@ from PIL import Image
 from stand_ins import CAT, DOG, HEIGHT, WIDTH, box, jpeg, png, xml
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import encode_label, voc_palette
+from clip_wsss.core.images import encode_grey, encode_label, voc_palette
 from clip_wsss.data.check import Use, check, shortened, write_check
 from clip_wsss.data.datasets import open_dataset
 
@@ -183,6 +183,20 @@ def test_imported_masks_are_read(own, tmp_path):
     uses = {"train": Use(labels=True, imports=[(str(folder), None), (str(folder), str(folder))])}
     (line,) = own.check(uses)["errors"]
     assert "theirs/c.png: no such mask" in line
+
+
+@pytest.mark.parametrize(("white", "said"), [(100, True), (255, False)])
+def test_confidences_that_all_are_low_are_a_warning(own, tmp_path, white, said):
+    for folder, values in (("masks", box(DOG)), ("sure", np.full((HEIGHT, WIDTH), white))):
+        (tmp_path / folder).mkdir()
+        for name in "abc":
+            write = encode_label if folder == "masks" else encode_grey
+            (tmp_path / folder / f"{name}.png").write_bytes(write(values))
+    imports = [(str(tmp_path / "masks"), str(tmp_path / "sure"))]
+    found = own.check({"train": Use(labels=True, imports=imports)})
+    assert found["errors"] == []
+    line = "split train: no imported confidence is above 0.392; a confidence of 1 must be stored"
+    assert any(one.startswith(line) for one in found["warnings"]) is said
 
 
 def test_report_is_a_file_and_errors_are_lines(own, tmp_path, caplog):
