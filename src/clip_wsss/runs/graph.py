@@ -697,6 +697,11 @@ def _check_files(name: str, model: Model) -> None:
         raise InputError(f"models.{name}.weights: there is no file {weights}")
     if model.library == "timm" and model.architecture is None:
         raise InputError(f"models.{name}.architecture: is missing; give a name of timm")
+    if model.library == "open_clip" and shape.partition(":")[0] in ("hf-hub", "local-dir"):
+        raise InputError(
+            f"models.{name}.architecture: {shape} must be a name of open_clip or a model config; "
+            "download the model, and name its open_clip_config.json here and its weights in weights"
+        )
     if shape.endswith(".json") and not is_file(shape):
         raise InputError(f"models.{name}.architecture: there is no file {shape}")
 
@@ -719,9 +724,14 @@ def model_identity(model: Model) -> dict[str, Any]:
 
 def _read_json(path: str) -> Any:
     try:
-        return json.loads(find(path).read_text(encoding="utf-8"))
+        config = json.loads(find(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"models.architecture: {path}: must be JSON ({error})") from None
+    inner = config.get("model_cfg", config) if isinstance(config, dict) else {}
+    for key in ("vision_cfg", "text_cfg", "vision_config"):
+        if not isinstance(inner, dict) or not isinstance(inner.get(key, {}), dict):
+            raise InputError(f"models.architecture: {path}: {key} must be a mapping; correct it")
+    return config
 
 
 def _contents(value: Any) -> Any:
