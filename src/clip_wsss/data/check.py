@@ -172,7 +172,7 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
     for folder, confidences in use.imports if size is not None else ():
         attempt(dataset.imported_mask, folder, confidences)
     for folder in use.regions if size is not None else ():
-        attempt(lambda one, folder=folder: read_regions(folder, one, size))
+        attempt(lambda one, where, shape: read_regions(where, one, shape), folder, size)
     truth = None
     if mask is not None:
         values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
