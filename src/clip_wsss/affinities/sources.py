@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import Names, Settings
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def attention_of(context: MapContext, settings: AttentionSettings) -> Tensor:
     Maps of a tower with other patches are resized (`clip_wsss.cams.context.fitted`).
 
     Raises:
-        InputError: a block that a tower does not have.
+        InputError: a block that a tower does not have, or one named twice.
     """
     sources = [settings, *settings.mixed]
     total = sum(one.weight for one in sources)
@@ -65,8 +66,14 @@ def _source(context: MapContext, settings: SourceSettings) -> Tensor:
     source = context if settings.tower is None else context.tower_of(settings.tower)
     if settings.attention == "qk" and settings.blocks is None:
         return source.mean_attention(settings.layers, context.grid)
-    layers = min(settings.layers, source.tower.layers)
-    blocks = range(-layers, 0) if settings.blocks is None else settings.blocks
+    if settings.blocks is None:
+        blocks: Sequence[int] = range(-source.last_blocks(settings.layers), 0)
+    else:
+        blocks, own = settings.blocks, source.tower.layers
+        if len({one % own if -own <= one < own else one for one in blocks}) < len(blocks):
+            raise InputError(
+                f"attention: blocks {blocks} names a block of the {own} twice; keep one of it"
+            )
     key = ("mean attention", settings.attention, *blocks)
     mean = source.once(key, lambda: _mean(source, blocks, settings.attention))
     return mean if source.grid == context.grid else fitted(mean, source.grid, context.grid)

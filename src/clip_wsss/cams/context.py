@@ -173,6 +173,22 @@ class MapContext:
         """
         return self.looked.attention(block, kind)
 
+    def last_blocks(self, layers: int) -> int:
+        """How many of the last blocks an average is over; up to `HELD`, all where it has fewer.
+
+        Raises:
+            InputError: more are asked for, or none.
+        """
+        if not isinstance(layers, int) or layers < 1:
+            raise InputError(f"attention: layers must be an integer of at least 1; got {layers}")
+        if layers > max(HELD, self.tower.layers):
+            own = self.tower.layers
+            raise InputError(
+                f"attention of {layers} blocks is asked for, and the tower has {own}; set layers "
+                f"to {own} or fewer"
+            )
+        return min(layers, self.tower.layers)
+
     def mean_attention(self, layers: int, grid: tuple[int, int] | None = None) -> Tensor:
         """Mean of the last blocks' qk maps.
 
@@ -184,15 +200,7 @@ class MapContext:
             (N, N) float64. Where attention is nearly even, the map hardly differs from patch to
             patch, and min-max would blow up what float32 rounds off.
         """
-        if not isinstance(layers, int) or layers < 1:
-            raise InputError(f"attention: layers must be an integer of at least 1; got {layers}")
-        if layers > max(HELD, self.tower.layers):  # up to `HELD`, a small tower has all it can
-            own = self.tower.layers
-            raise InputError(
-                f"attention of {layers} blocks is asked for, and the tower has {own}; set layers "
-                f"to {own} or fewer"
-            )
-        layers = min(layers, self.tower.layers)
+        layers = self.last_blocks(layers)
 
         def make() -> Tensor:
             if layers <= len(self.looked.held):

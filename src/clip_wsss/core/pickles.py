@@ -104,6 +104,8 @@ def look_into(path: str | Path) -> dict[str, Stored]:
     Raises:
         InputError: the file is missing, cannot be read, or holds no state dict.
     """
+    if Path(path).suffix == ".safetensors":
+        raise InputError(f"{path}: is a file of safetensors; save its tensors with torch.save")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -128,7 +130,8 @@ def look_into(path: str | Path) -> dict[str, Stored]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a file") from None
     except Exception as error:  # a pickle of someone else's may raise anything
-        reason = one_line(error)
+        # A byte that is no instruction, as in any file that is not a pickle.
+        reason = "not a pickle" if isinstance(error, KeyError) else one_line(error)
         raise InputError(f"{path}: not a checkpoint that can be read ({reason})") from None
     return state_dict(content, path, Stored)
 

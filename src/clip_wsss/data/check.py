@@ -14,6 +14,7 @@ from tqdm import tqdm
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_json
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.core.regions import read_regions
 from clip_wsss.data.datasets import IGNORE, Dataset, some
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,13 @@ class Use:
         labels: image-level labels.
         masks: the ground truth.
         imports: folders of masks that other code made, each with that of its confidences or None.
+        regions: folders of regions that vote (`clip_wsss.core.regions`).
     """
 
     labels: bool = False
     masks: bool = False
     imports: Sequence[Sequence[str | None]] = ()
+    regions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,8 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
         imported = attempt(dataset.imported_mask, folder, confidences)
         if imported is not None and imported[1] is not None:
             surest = max(surest or 0.0, float(imported[1].max()))
+    for folder in use.regions if size is not None else ():
+        attempt(lambda one, where, shape: read_regions(where, one, shape), folder, size)
     truth = None
     if mask is not None:
         values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))

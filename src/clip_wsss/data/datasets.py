@@ -69,7 +69,7 @@ class Dataset:
         if split.endswith(".txt"):
             return Path(split)
         path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        return None if self._own and split == ALL and not path.exists() else path
+        return None if self._own and split == ALL and not os.path.exists(path) else path
 
     def ids(self, split: str) -> list[str]:
         """Ids of a split in the order of its list; those of `all` are sorted.
@@ -86,7 +86,7 @@ class Dataset:
             for name in found:
                 check_id(name, str(self.image_folder))
             return sorted(found)
-        if not path.exists():
+        if not os.path.exists(path):  # also of a name that is too long for one
             if not self.root.is_dir():
                 raise InputError(f"{self.root}: no such folder; set dataset.root")
             there = sorted(file.stem for file in path.parent.glob("*.txt"))

@@ -46,8 +46,13 @@ def _is_timm_clip(model: Mapping[str, Any]) -> bool:
 
 
 def read_architecture(path: str) -> Any:
-    """The JSON of an architecture. Raises InputError if it cannot be read."""
+    """The JSON of an architecture. Raises InputError if it cannot be read, or is not one."""
     try:
-        return json.loads(find(path).read_text(encoding="utf-8"))
+        config = json.loads(find(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"models.architecture: {path}: must be JSON ({error})") from None
+    inner = config.get("model_cfg", config) if isinstance(config, dict) else {}
+    for key in ("vision_cfg", "text_cfg", "vision_config"):
+        if not isinstance(inner, dict) or not isinstance(inner.get(key, {}), dict):
+            raise InputError(f"models.architecture: {path}: {key} must be a mapping; correct it")
+    return config

@@ -60,8 +60,10 @@ def read_weights(path: Path) -> Weights:
             state = torch.load(path, map_location="cpu", weights_only=True)
             kind = "binary" if path.suffix == ".bin" else "openai"
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: the weights cannot be read ({reason[0]})") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
+            reason = "not a file of tensors alone; save a state dict or safetensors"
+        raise InputError(f"{path}: the weights cannot be read ({reason})") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state, kind = state["state_dict"], "checkpoint"
     if not isinstance(state, dict) or not state:
@@ -91,11 +93,14 @@ def read_architecture(path: Path) -> dict:
         raise InputError(f"{path}: no such model config") from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not a JSON model config ({error})") from None
-    if isinstance(config, dict) and "model_cfg" in config:
+    if isinstance(config, dict) and isinstance(config.get("model_cfg"), dict):
         config = {**config["model_cfg"], "preprocess_cfg": config.get("preprocess_cfg", {})}
     wanted = ("embed_dim", "vision_cfg", "text_cfg")
     if not isinstance(config, dict) or not all(key in config for key in wanted):
         raise InputError(f"{path}: an open_clip model config has the keys {', '.join(wanted)}")
+    for key in wanted[1:]:
+        if not isinstance(config[key], dict):
+            raise InputError(f"{path}: {key} must be a mapping; correct it")
     return config
 
 

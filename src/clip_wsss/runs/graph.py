@@ -674,6 +674,11 @@ def _check_files(name: str, model: Model) -> None:
         raise InputError(f"models.{name}.weights: there is no file {weights}")
     if model.library == "timm" and model.architecture is None:
         raise InputError(f"models.{name}.architecture: is missing; give a name of timm")
+    if model.library == "open_clip" and shape.partition(":")[0] in ("hf-hub", "local-dir"):
+        raise InputError(
+            f"models.{name}.architecture: {shape} must be a name of open_clip or a model config; "
+            "download the model, and name its open_clip_config.json here and its weights in weights"
+        )
     if shape.endswith(".json") and not is_file(shape):
         raise InputError(f"models.{name}.architecture: there is no file {shape}")
 

@@ -562,19 +562,32 @@ class Plan:
         imports = {
             (one["folder"], one["confidences"]) for one in masks if one["source"] == "import"
         }
+        refined = {
+            stage: sorted(
+                {
+                    node.settings["sepl"]["folder"]
+                    for node in self.graph.nodes(stage)
+                    if node.settings.get("refinement") == "sepl"
+                }
+            )
+            for stage in ("masks", "inference")
+        }
         given = dataset.masks is not None
         found: dict[str, Use] = {}
-        for split, labels, needed, others in (
-            (splits.prompts, True, False, ()),
-            (splits.pseudo, True, truth, sorted(imports, key=str)),
-            (splits.score, True, given, ()),
-            (splits.val, False, given, ()),
-            (splits.test, False, False, ()),
+        for split, labels, needed, others, regions in (
+            (splits.prompts, True, False, (), ()),
+            (splits.pseudo, True, truth, sorted(imports, key=str), refined["masks"]),
+            (splits.score, True, given, (), ()),
+            (splits.val, False, given, (), refined["inference"]),
+            (splits.test, False, False, (), refined["inference"]),
         ):
             if split is not None:
                 old = found.get(split, Use())
                 found[split] = Use(
-                    old.labels or labels, old.masks or needed, (*old.imports, *others)
+                    old.labels or labels,
+                    old.masks or needed,
+                    (*old.imports, *others),
+                    (*old.regions, *regions),
                 )
         return found
 

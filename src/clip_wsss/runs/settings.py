@@ -8,10 +8,18 @@ one gets a new name.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from clip_wsss.core.confidence import check_mu
@@ -23,6 +31,7 @@ from clip_wsss.labels.online import OnlineSettings
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
 Text = Annotated[str, Field(min_length=1)]
+Place = Annotated[Text, AfterValidator(os.path.expanduser)]  # of a file or folder; ~ is the home
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -34,11 +43,11 @@ S = TypeVar("S", bound=BaseModel)
 class Splits(Settings):
     """Lists of image ids, names in ImageSets/Segmentation or paths of .txt files."""
 
-    prompts: Text | None = Field(None, description="ranks the templates")
-    pseudo: Text = Field(description="gets maps and masks, and trains the segmentor")
-    score: Text | None = Field(None, description="the part of it that has ground truth")
-    val: Text | None = Field(None, description="scores the segmentor")
-    test: Text | None = Field(None, description="predicted for an evaluation server")
+    prompts: Place | None = Field(None, description="ranks the templates")
+    pseudo: Place = Field(description="gets maps and masks, and trains the segmentor")
+    score: Place | None = Field(None, description="the part of it that has ground truth")
+    val: Place | None = Field(None, description="scores the segmentor")
+    test: Place | None = Field(None, description="predicted for an evaluation server")
 
 
 class Dataset(Settings):
@@ -48,9 +57,9 @@ class Dataset(Settings):
     source: Literal["demo", "voc12", "coco14", "folder", "images"] = Field(
         description="how the data come about"
     )
-    root: Text = Field(description="holds JPEGImages, Annotations, SegmentationClass, ImageSets")
+    root: Place = Field(description="holds JPEGImages, Annotations, SegmentationClass, ImageSets")
     vocabulary: Text = Field(description="file of classes, renames, background words")
-    labels: Text = Field(
+    labels: Place = Field(
         "xml", description="image-level labels: xml, or the path of a .csv, .npy or COCO .json"
     )
     size: Literal["xml", "image"] = Field("xml", description="what states the size of an image")
@@ -119,7 +128,7 @@ class Model(Settings):
     architecture: Text | None = Field(
         None, description="name in the library, or of open_clip and jina the path of a JSON"
     )
-    weights: Text = Field(description="the library's tag, or a local file")
+    weights: Place = Field(description="the library's tag, or a local file")
     round_weights: Literal["none", "float16"] = Field(
         "none", description="float16: matrices pass through it, as OpenAI's did"
     )

@@ -230,11 +230,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "pixels unlabelled (255)"
     )
     if options.csv is not None:
-        with (
-            atomic_path(options.csv) as part,
-            part.open("w", encoding="utf-8", newline="") as file,
-        ):
-            csv.writer(file, lineterminator="\n").writerows(table)
+        try:
+            with (
+                atomic_path(options.csv) as part,
+                part.open("w", encoding="utf-8", newline="") as file,
+            ):
+                csv.writer(file, lineterminator="\n").writerows(table)
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror}); name another file"
+            return failed(InputError(f"{options.csv}: {reason}"))
     return 0
 
 

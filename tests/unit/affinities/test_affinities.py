@@ -124,6 +124,21 @@ def test_a_block_that_a_tower_lacks_is_one_line():
         attention_of(context(random(1, *GRID)), AttentionSettings(blocks=[3]))
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"layers": 99}, "attention of 99 blocks is asked for, and the tower has 3"),
+        ({"layers": 99, "attention": "vv"}, "attention of 99 blocks is asked for"),
+        ({"mixed": [{"layers": 99, "attention": "kk"}]}, "attention of 99 blocks is asked for"),
+        ({"blocks": [0, 0]}, r"blocks \[0, 0\] names a block of the 3 twice"),
+        ({"blocks": [0, -3]}, r"blocks \[0, -3\] names a block of the 3 twice"),
+    ],
+)
+def test_blocks_are_what_the_tower_has_once(said, message):
+    with pytest.raises(InputError, match=message):
+        attention_of(context(random(1, *GRID)), AttentionSettings.model_validate(said))
+
+
 def test_caa_at_its_defaults_is_what_it_was():
     maps, tower = random(2, *GRID), FakeTower()
     mean = tower.maps["qk"].mean(dim=0, dtype=torch.float64)

@@ -113,7 +113,13 @@ def test_files_that_are_no_checkpoints_are_one_line(tmp_path):
         for name in old.namelist():
             if not name.endswith("data/0"):
                 new.writestr(name, old.read(name))
+    tensors = tmp_path / "own.safetensors"
+    tensors.write_bytes(b"8\0\0\0\0\0\0\0{}")
+    page = tmp_path / "page.pth"
+    page.write_bytes(b"<!DOCTYPE html>")
     for file, message in {
+        tensors: "is a file of safetensors; save its tensors with torch.save",
+        page: r"not a checkpoint that can be read \(not a pickle\)",
         bad: "not a checkpoint that can be read|is not a file of torch.save",
         script: "is a TorchScript model",
         plain: "is not a file of torch.save",

@@ -174,6 +174,8 @@ def test_lists_that_cannot_be_used(folder):
     dataset = folder.open()
     with pytest.raises(InputError, match=r"val\.txt: no such list .*\(there: train\)"):
         dataset.ids("val")
+    with pytest.raises(InputError, match=r"sss\.txt: no such list"):
+        dataset.ids(300 * "s")
     folder.split("empty")
     folder.split("twice", "a", "b", "a")
     folder.split("paths", "/JPEGImages/a.jpg /SegmentationClassAug/b.png")

@@ -35,6 +35,8 @@ def files(tmp_path):
     entries["shape"] = {**entries["good"], "architecture": str(tmp_path / "wide.json")}
     (tmp_path / "junk.pt").write_bytes(b"no weights")
     entries["junk"] = {**entries["good"], "weights": str(tmp_path / "junk.pt")}
+    (tmp_path / "page.pt").write_bytes(b"<!DOCTYPE html>")
+    entries["page"] = {**entries["good"], "weights": str(tmp_path / "page.pt")}
     torch.save([1, 2], tmp_path / "list.pt")
     entries["list"] = {**entries["good"], "weights": str(tmp_path / "list.pt")}
     (tmp_path / "bad.json").write_text("{}", encoding="utf-8")
@@ -49,6 +51,7 @@ def files(tmp_path):
     [
         ("shape", "does not fit the architecture"),
         ("junk", "junk.pt: the weights cannot be read ("),
+        ("page", "page.pt: the weights cannot be read (not a file of tensors alone; save a state"),
         ("list", "list.pt: holds no state dict of a CLIP model"),
         ("json", "bad.json: an open_clip model config has the keys embed_dim"),
         ("timm", "other.safetensors: lacks blocks.0.attn.proj.bias; is it of another"),

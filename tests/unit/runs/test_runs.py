@@ -283,6 +283,7 @@ def test_a_value_of_a_cell_is_read_in_one_way(read, cell, line):
         ({"weights": "pyproject"}, None),  # a tag, which the job `check` looks up
         ({"architecture": None, "weights": "openai"}, "demo.weights: there is no file openai"),
         ({"architecture": "no.json"}, "models.demo.architecture: there is no file no.json"),
+        ({"architecture": "hf-hub:x/y"}, "architecture: hf-hub:x/y must be a name of open_clip"),
     ],
 )
 def test_a_tower_whose_file_is_missing_is_refused(config, read, model, line):
@@ -294,6 +295,31 @@ def test_a_tower_whose_file_is_missing_is_refused(config, read, model, line):
         return
     with pytest.raises(InputError, match=line):
         Graph(loaded, runs.read_runs(loaded))
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ('{"embed_dim": 8, "vision_cfg": [], "text_cfg": {}}', "vision_cfg"),
+        ('{"embed_dim": 8, "vision_cfg": [1], "text_cfg": {}}', "vision_cfg"),
+        ('{"model_cfg": {"vision_cfg": {}, "text_cfg": "x"}}', "text_cfg"),
+        ('{"model_cfg": [1]}', "vision_cfg"),
+    ],
+)
+def test_the_parts_of_a_model_config_are_mappings(config, tmp_path, content, key):
+    (tmp_path / "own.json").write_text(content)
+    config["models"]["demo"]["architecture"] = str(tmp_path / "own.json")
+    config["runs"]["tables"] = ["config/runs/ladder.tsv"]
+    loaded = load_config(config)
+    with pytest.raises(InputError, match=rf"own\.json: {key} must be a mapping"):
+        Graph(loaded, runs.read_runs(loaded))
+
+
+def test_a_tilde_is_the_home(config, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config["dataset"].update(root="~/data", splits={"pseudo": "~/l.txt"})
+    dataset = load_config(config).dataset
+    assert (dataset.root, dataset.splits.pseudo) == ("/home/me/data", "/home/me/l.txt")
 
 
 def test_a_missing_table_is_named(config):

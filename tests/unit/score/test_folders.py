@@ -123,6 +123,10 @@ def test_the_command(folders, capsys):
     assert {name: iou for name, iou, *_ in table[1:]} == {
         "background": "62.50", "cat": "50.00", "dog": "50.00", "mIoU": "54.17",
     }  # fmt: skip
+    assert cli.main([*same[:-1], "/proc/x.csv", "--list", "list.txt"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: /proc/x.csv: cannot be written (")
+    assert said.count("\n") == 1
     assert cli.main([*same, "--ignore", "x"]) == 1
     assert capsys.readouterr().err == "error: --ignore: must be 0 to 255 or none; got x\n"
 
