@@ -171,7 +171,9 @@ def _checked(making: Making, context: MapContext, name: str) -> Tensor:
     """What a method makes of a context, or one line where a method of one's own gives no maps."""
     parts = (context.texts, context.background)
     texts, background = (None if part is None else part.clone() for part in parts)
-    own = replace(context, image=np.array(context.image), texts=texts, background=background)
+    image = context.image.view()
+    image.flags.writeable = False  # the views of other methods are made of it
+    own = replace(context, image=image, texts=texts, background=background)
     maps = making(own)  # what it changes of them, no other method sees
     wanted = (len(context.keys), *context.grid)
     if not isinstance(maps, Tensor) or tuple(maps.shape) != wanted:

@@ -513,7 +513,6 @@ def greedy(context):
     context.features.zero_()
     context.texts.zero_()
     context.background.zero_()
-    context.image[:] = 0
     for one in (context, context.view(0.5), context.view(1.0, True)):
         one.pixels.zero_()
         for stream in one.looked.streams:
@@ -527,6 +526,9 @@ def everything(context):
         found += one.pixels.mean() + sum(x.abs().mean() for x in one.looked.streams)
     found += context.texts.std() + context.background.std() + float(context.image.mean()) / 255
     return context.initial_maps() ** (1 + found)  # no scale, which min-max would take out
+
+def painting(context):
+    context.image[:] = 0
 
 def undefined(context):
     return context.maps * float("nan")
@@ -563,6 +565,7 @@ def test_what_a_method_changes_is_its_own(job, tmp_path, monkeypatch):
     [
         ("undefined", r"greedily:undefined: \w: a map holds NaN or an infinity"),
         ("failing", r"greedily:failing: \w: KeyError: 'nothing here'"),
+        ("painting", r"greedily:painting: \w: ValueError: assignment destination is read-only"),
     ],
 )
 def test_what_goes_wrong_in_a_method_names_it_and_the_image(job, tmp_path, monkeypatch, name, line):
