@@ -21,6 +21,7 @@ from clip_wsss.core.plain import check_values, read_yaml
 from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import is_file
 from clip_wsss.data.vocabulary import Vocabulary, duplicates, read_vocabulary
+from clip_wsss.runs.published import published_rows
 from clip_wsss.runs.settings import (
     ENTRIES,
     Affinity,
@@ -136,6 +137,8 @@ def load_config(content: dict, source: str = "config") -> Config:
     published = config.evaluation.published
     if published is not None and not is_file(published):
         raise InputError(f"{source}: evaluation.published: there is no file {published}")
+    if published is not None:
+        published_rows(published)
     vocabulary = read_vocabulary(config.dataset.vocabulary)
     for group in GROUPS:
         for name, entry in getattr(config, group).items():

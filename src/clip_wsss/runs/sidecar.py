@@ -111,7 +111,7 @@ def check(path: Path, stamp: dict, names: Sequence[str] | None = None) -> dict:
     own = Path(path).stem
     stems = [Path(file).stem for file in record["files"].values() if Path(file).name == file]
     # All shards of a stage have one stamp, so a sidecar could be that of another.
-    if not record["files"] or (own != "sidecar" and own not in stems):
+    if not record["files"] or (own[:4].isdecimal() and own not in stems):
         raise InputError(f"{path}: says nothing of the files beside it; {_remedy(path)}")
     return record
 

@@ -5,11 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clip_wsss.core.errors import InputError
-from clip_wsss.core.resources import find, is_file
-from clip_wsss.runs.stages import SCORED
-
-COLUMNS = ("method", "stage", "split", "miou", "source", "note")
+from clip_wsss.runs.published import COLUMNS, published_rows
 
 
 def read_published(path: str | Path) -> pd.DataFrame:
@@ -18,28 +14,11 @@ def read_published(path: str | Path) -> pd.DataFrame:
     The name of the file is the data set that they hold for.
 
     Raises:
-        InputError: a missing file or column, an unknown stage, a figure beyond 0 to 100.
+        InputError: as for `published_rows`.
     """
-    path = Path(path)
-    if not is_file(path):
-        raise InputError(f"evaluation.published: there is no file {path}; null quotes nothing")
-    table = pd.read_csv(find(path), dtype=str, keep_default_na=False)
-    if list(table.columns) != list(COLUMNS):
-        raise InputError(f"{path}: the columns must be {', '.join(COLUMNS)}")
-    for number, row in enumerate(table.to_dict("records"), start=2):
-        if row["stage"] not in SCORED:
-            raise InputError(
-                f"{path}, line {number}: unknown stage `{row['stage']}`; stages are "
-                f"{', '.join(SCORED)}"
-            )
-        if not re.fullmatch(r"\d+(\.\d+)?", row["miou"]) or float(row["miou"]) > 100:
-            raise InputError(
-                f"{path}, line {number}: miou: must be a percentage; got {row['miou'] or 'nothing'}"
-            )
-        if not row["source"]:
-            raise InputError(f"{path}, line {number}: source: a quoted figure needs one")
+    table = pd.DataFrame(published_rows(path), columns=list(COLUMNS), dtype=str)
     table["miou"] = table["miou"].astype(float)
-    table["dataset"] = path.stem
+    table["dataset"] = Path(path).stem
     return table
 
 

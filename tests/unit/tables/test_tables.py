@@ -503,14 +503,20 @@ def test_figures_of_another_data_set_are_quoted_without_a_difference(made, tmp_p
         ("method,miou\n", "the columns must be method, stage"),
         (HEAD + "a,crf,train,70,b,\n", "line 2: unknown stage `crf`"),
         (HEAD + "a,mask,train,x,b,\n", "line 2: miou: must be a percentage; got x"),
+        ("", "the columns must be method, stage"),
+        (HEAD + "a,mask,train,70,b\n", "line 2: must have 6 values; got 5"),
+        (HEAD + '"a,mask', "line 2: not CSV"),
+        ((HEAD + "é").encode("latin-1"), "is not UTF-8; save it as UTF-8"),
         (HEAD + "a,mask,train,70,,\n", "line 2: source: a quoted figure needs one"),
     ],
 )
 def test_published_figures_are_checked(tmp_path, text, message):
     path = tmp_path / "voc12.csv"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=message):
         read_published(path)
+    with pytest.raises(InputError, match=message):  # before the first job, not after the last
+        config(published=str(path))
 
 
 def test_a_missing_file_of_published_figures_is_named(tmp_path):

@@ -1,0 +1,47 @@
+"""The file of published figures, which the plan reads before the tables quote it."""
+
+import csv
+import io
+import re
+from pathlib import Path
+
+from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import read_text
+from clip_wsss.core.resources import find, is_file
+from clip_wsss.runs.stages import SCORED
+
+COLUMNS = ("method", "stage", "split", "miou", "source", "note")
+
+
+def published_rows(path: str | Path) -> list[dict[str, str]]:
+    """Rows of a CSV of quoted figures: method, stage, split, miou (percent), source, note.
+
+    Raises:
+        InputError: a missing file or column, another encoding, a row of more or fewer values, an
+            unknown stage, a figure beyond 0 to 100.
+    """
+    if not is_file(path):
+        raise InputError(f"evaluation.published: there is no file {path}; null quotes nothing")
+    reader = csv.reader(io.StringIO(read_text(find(path), "no such file")), strict=True)
+    rows: list[dict[str, str]] = []
+    try:
+        if next(reader, None) != list(COLUMNS):
+            raise InputError(f"{path}: the columns must be {', '.join(COLUMNS)}")
+        for values in filter(None, reader):
+            rows.append(_row(values, f"{path}, line {reader.line_num}"))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}); correct it") from None
+    return rows
+
+
+def _row(values: list[str], where: str) -> dict[str, str]:
+    if len(values) != len(COLUMNS):
+        raise InputError(f"{where}: must have {len(COLUMNS)} values; got {len(values)}")
+    row = dict(zip(COLUMNS, values, strict=True))
+    if row["stage"] not in SCORED:
+        raise InputError(f"{where}: unknown stage `{row['stage']}`; stages are {', '.join(SCORED)}")
+    if not re.fullmatch(r"\d+(\.\d+)?", row["miou"]) or float(row["miou"]) > 100:
+        raise InputError(f"{where}: miou: must be a percentage; got {row['miou'] or 'nothing'}")
+    if not row["source"]:
+        raise InputError(f"{where}: source: a quoted figure needs one")
+    return row
