@@ -312,7 +312,7 @@ def break_shard(settings, tmp_path):
 
 
 def break_map(settings, tmp_path):
-    bad = np.full((1, 4, 6), np.nan, np.float32)
+    bad = np.full((1, 4, 6), -1, np.float32)
     write_maps(tmp_path / "2.npz", [ImageMaps("b", (20, 30), np.array([0]), bad)])
 
 
