@@ -84,3 +84,19 @@ def write_jit_archive(path: Path, config: dict, state: dict) -> None:
 def random_clip(folder: Path, config: dict, state: dict, **options) -> FrozenClip:
     """The model of a config and a state dict, by way of files."""
     return load_clip(write_model(folder, config, state), **options)
+
+
+class OneImage:
+    """A data set of one image."""
+
+    def __init__(self, rgb):
+        self.rgb = rgb
+
+    def size(self, name):
+        return self.rgb.shape[:2]
+
+    def labels(self, name):
+        return [1, 0]
+
+    def image(self, name):
+        return self.rgb

@@ -239,11 +239,6 @@ class Graph:
             raise InputError(f"{stage}/{name}: {unknown('folder', name, known)}")
         return self._by_folder[f"{stage}/{name}"]
 
-    def last_maps(self, run: Run) -> Node | None:
-        """The maps that a run ends in, before its masks."""
-        path = self.paths[run.name]
-        return path.get("affinity") or path.get("cam")
-
     def models(self, run: Run) -> dict[str, Model]:
         """The entries of `models` that the maps and masks of a run are made with, by name."""
         own = self.settings[run.name]

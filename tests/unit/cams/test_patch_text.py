@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_cases import make_openai_state_dict, random_clip, small_config
+from clip_cases import OneImage, make_openai_state_dict, random_clip, small_config
 
 from clip_wsss.cams.context import HELD, MapContext, initial, look
 from clip_wsss.cams.naclip import neighbourhood
@@ -166,22 +166,6 @@ def test_the_neighbourhood_of_nine_patches_by_hand():
 
 
 # ---- several views -----------------------------------------------------------------------------
-
-
-class OneImage:
-    """A data set of one image."""
-
-    def __init__(self, rgb):
-        self.rgb = rgb
-
-    def size(self, name):
-        return self.rgb.shape[:2]
-
-    def labels(self, name):
-        return [1, 0]
-
-    def image(self, name):
-        return self.rgb
 
 
 SETTINGS = {

@@ -7,6 +7,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from clip_cases import OneImage
 from safetensors.torch import save_file
 
 from clip_wsss.cams.passes import CamVariant, compute_pass
@@ -127,22 +128,6 @@ def test_the_gradient_by_finite_differences(made, name):
         assert 6 * float(found @ direction) == pytest.approx(
             wanted, rel=0.02, abs=0.02 * 6 * float(found.norm())
         )
-
-
-class OneImage:
-    """A data set of one image."""
-
-    def __init__(self, rgb):
-        self.rgb = rgb
-
-    def size(self, name):
-        return self.rgb.shape[:2]
-
-    def labels(self, name):
-        return [1, 0]
-
-    def image(self, name):
-        return self.rgb
 
 
 @pytest.mark.parametrize("name", TOWERS)

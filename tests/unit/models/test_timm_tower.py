@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from clip_cases import make_openai_state_dict, random_clip, small_config
+from clip_cases import OneImage, make_openai_state_dict, random_clip, small_config
 from safetensors.torch import save_file
 from timm.models.eva import Eva
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
@@ -266,22 +266,6 @@ def test_a_finer_query_looks_where_the_coarse_one_did():
         0,
         1,
     ]
-
-
-class OneImage:
-    """A data set of one image."""
-
-    def __init__(self, rgb):
-        self.rgb = rgb
-
-    def size(self, name):
-        return self.rgb.shape[:2]
-
-    def labels(self, name):
-        return [1, 0]
-
-    def image(self, name):
-        return self.rgb
 
 
 def test_caa_along_another_towers_attention(tmp_path):
