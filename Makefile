@@ -20,7 +20,6 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 demo: $(READY)
 	snakemake --cores $(CORES)
-	@echo "The report: results/demo/report.html"
 
 # Two workers of one thread each; tests that share a run of the small demo stay on one of them.
 test: $(READY)

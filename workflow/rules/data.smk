@@ -30,6 +30,8 @@ if SOURCE_OF_DATA == "demo":
         params:
             stamp=PLAN.data.stamp,
             settings=unseen(PLAN.config.demo.model_dump()),
+        message:
+            "the demo's images"
         script:
             "../scripts/demo_data.py"
 
@@ -48,6 +50,8 @@ if SOURCE_OF_DATA in ARCHIVES:
         localrule: True
         params:
             sources=SOURCES,
+        message:
+            "download of {wildcards.source}"
         script:
             "../scripts/download.py"
 
@@ -68,6 +72,8 @@ if SOURCE_OF_DATA == "voc12":
         params:
             root=lambda wildcards, output: Path(output.train).parents[2],
             sources=SOURCES,
+        message:
+            "VOC 2012 from its archives"
         script:
             "../scripts/voc12_data.py"
 
@@ -82,6 +88,8 @@ if SOURCE_OF_DATA == "voc12":
         params:
             root=lambda wildcards, output: Path(output.test).parents[2],
             sources=SOURCES,
+        message:
+            "VOC 2012's test images"
         script:
             "../scripts/voc12_test.py"
 
@@ -106,6 +114,8 @@ if SOURCE_OF_DATA == "coco14":
             classes=list(GRAPH.vocabulary.classes),
             vocabulary=unseen(DATASET.vocabulary),
             workers=unseen(COMPUTE.workers),
+        message:
+            "COCO 2014 from its archives"
         script:
             "../scripts/coco14_data.py"
 
@@ -126,5 +136,7 @@ rule check:
         uses=unseen(PLAN.uses),
         dataset=unseen(DATASET.model_dump()),
         models=unseen(PLAN.models),
+    message:
+        "check of data and towers"
     script:
         "../scripts/check.py"

@@ -8,6 +8,11 @@ def unseen(value):
     return lambda wildcards, output: value
 
 
+def plural(things, word):
+    """How many there are, for the line of a job."""
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
+
+
 def stamp_of(stage):
     """Parameter: the stamp of the node in the wildcards."""
     return lambda wildcards: PLAN.stamp(GRAPH.node(stage, wildcards.node))

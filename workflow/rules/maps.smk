@@ -34,5 +34,7 @@ for name, passes in rules_of("maps", GRAPH.passes.values()).items():
             dataset=unseen(DATASET.model_dump()),
             split=unseen(SPLITS.pseudo),
             compute=unseen(COMPUTE.model_dump()),
+        message:
+            f"maps: {plural(nodes, 'variant')}, shard {{wildcards.shard}}"
         script:
             "../scripts/maps.py"

@@ -29,5 +29,7 @@ rule masks:
         dataset=unseen(DATASET.model_dump()),
         compute=unseen(COMPUTE.model_dump()),
         split=unseen(SPLITS.pseudo),
+    message:
+        "masks: {wildcards.node}, shard {wildcards.shard}"
     script:
         "../scripts/masks.py"

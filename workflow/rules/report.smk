@@ -25,6 +25,8 @@ rule tables:
         config=unseen(PLAN.config.model_dump()),
         root=unseen(RESULTS),
         scripts=unseen(PLAN.scripts),
+    message:
+        "tables"
     script:
         "../scripts/tables.py"
 
@@ -52,6 +54,8 @@ rule report:
         config=unseen(PLAN.config.model_dump()),
         root=unseen(RESULTS),
         scripts=unseen(PLAN.scripts),
+    message:
+        "report"
     script:
         "../scripts/report.py"
 
@@ -64,5 +68,7 @@ rule demo_clip:
         "results/logs/demo_clip.log",
     benchmark:
         "results/logs/demo_clip.tsv"
+    message:
+        "training of the demo's CLIP"
     script:
         "../scripts/demo_clip.py"

@@ -28,6 +28,8 @@ rule segmentation:
         reads=stamps(read_by_training),
         dataset=unseen(DATASET.model_dump()),
         compute=unseen(COMPUTE.model_dump()),
+    message:
+        "training: {wildcards.node}, seed {wildcards.seed}"
     script:
         "../scripts/segmentation.py"
 
@@ -63,6 +65,8 @@ for share, predicted in enumerate(PLAN.shares(PLAN.predicted if PLAN.val else []
                 split=unseen(SPLITS.val),
                 shown=unseen(PLAN.shown),
                 compute=unseen(COMPUTE.model_dump()),
+            message:
+                f"predictions of {plural(predicted, 'training')}"
             script:
                 "../scripts/inference.py"
 
@@ -97,6 +101,8 @@ for share, labelled in enumerate(PLAN.shares(PLAN.labelled), start=1):
                 dataset=unseen(DATASET.model_dump()),
                 split=unseen(SPLITS.score),
                 compute=unseen(COMPUTE.model_dump()),
+            message:
+                f"final labels of {plural(labelled, 'training')}"
             script:
                 "../scripts/labels.py"
 
@@ -129,6 +135,8 @@ for node, seed in PLAN.predicted if SPLITS.test is not None else []:
             split=unseen(SPLITS.test),
             shown=unseen(None),
             compute=unseen(COMPUTE.model_dump()),
+        message:
+            f"predictions of the test images: {node.name}, seed {seed}"
         script:
             "../scripts/inference.py"
 
@@ -148,5 +156,7 @@ rule submission:
         reads=unseen(lambda w: PLAN.inference_stamp(GRAPH.node("inference", w.node), "test")),
         dataset=unseen(DATASET.model_dump()),
         split=unseen(SPLITS.test),
+    message:
+        "archive to submit: {wildcards.node}, seed {wildcards.seed}"
     script:
         "../scripts/submission.py"

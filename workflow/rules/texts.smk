@@ -36,5 +36,7 @@ for name, passes in rules_of("texts", [PLAN.ranking]).items():
             dataset=unseen(DATASET.model_dump()),
             split=unseen(SPLITS.prompts),
             compute=unseen(COMPUTE.model_dump()),
+        message:
+            f"texts: {plural([n for n in nodes if n.stage == 'texts'], 'ranking')} of templates"
         script:
             "../scripts/texts.py"
