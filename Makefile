@@ -1,8 +1,9 @@
-# make demo   the environment if it is not there, then the whole demo
+# make demo   the environment if it is not there, then the whole demo; TORCH=cpu: without CUDA's 5 GB
 # make test   the environment if it is not there, then the tests (10 minutes on two cores)
 # make test-long   the tests that take longer (40 minutes)
 # make bench   benchmarks/ beside the commit OLD and the slow twins, into results/bench/bench.md
 # make mutants   faults put into cams, affinities, masks and score: does a test notice?
+# make docs   docs/ as a site, into site/
 # make lint   formatting, linting, types and what `snakemake --lint` finds
 # make track  data and results under DVC, after a run
 
@@ -10,13 +11,15 @@ PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
 OLD ?= 290a3ff
+TORCH ?= pypi
 UV_VERSION := 0.13.9
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-long bench mutants lint format lock track clean
+.PHONY: demo test test-long bench mutants docs lint format lock track clean
 
 demo: $(READY)
 	snakemake --cores $(CORES)
@@ -40,9 +43,19 @@ $(READY): requirements.lock pyproject.toml src/clip_wsss/masks/fast_crf.cpp
 	  "Python 3.11 or later is needed; name one with: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+ifeq ($(TORCH),cpu)
+	$(INSTALL) --torch-backend cpu $$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements.lock)
+	awk '/^[a-z]/ {keep = !/^(torch|torchvision|triton|nvidia-|cuda-)/} keep' requirements.lock \
+	  > $(VENV)/without-torch.lock
+	$(INSTALL) --no-deps --require-hashes -r $(VENV)/without-torch.lock
+else
+	$(INSTALL) --require-hashes -r requirements.lock
+endif
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 lint: $(READY)
 	ruff format --check .
