@@ -314,7 +314,6 @@ class Segmenter:
             {"own": self._texts},
             cams,
             self.batch,
-            "skip",
             self._towers,
         ):
             yield id_, found if isinstance(found, str) else [*found.values()][-1]
@@ -516,7 +515,7 @@ class _Pictures(Dataset):
     """Some pictures, as the pass over a data set reads them."""
 
     def __init__(self, vocabulary: Vocabulary, pictures: dict[str, _Picture]):
-        super().__init__({}, vocabulary)
+        super().__init__({"on_bad_image": "skip"}, vocabulary)
         self.pictures = pictures
 
     def size(self, name: str) -> tuple[int, int]:

@@ -30,5 +30,4 @@ with job(snakemake.log[0], p.compute["threads"], reads, makes):
         }
         cams = {name: CamVariant(**cam) for name, cam in one["cams"].items()}
         towers = {name: open_tower(own, p.compute["device"]) for name, own in one["towers"].items()}
-        batch, on_bad_image = p.compute["batch"], p.dataset["on_bad_image"]
-        write_pass(data, ids, clip, features, cams, out, batch, on_bad_image, towers)
+        write_pass(data, ids, clip, features, cams, out, p.compute["batch"], towers)

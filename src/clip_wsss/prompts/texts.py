@@ -16,6 +16,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import atomic_path, write_text
 from clip_wsss.core.maps import write_npz
 from clip_wsss.core.resources import find
+from clip_wsss.data.bad_images import left_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +85,7 @@ def write_image_features(dataset: Dataset, split: str, clip: FrozenClip, out: Pa
                 continue
             groups.setdefault(clip.fitted(dataset.size(id_)), []).append(id_)
         except InputError as error:
-            _skip(dataset, id_, error, skipped)
+            skipped[id_] = left_out(dataset, error)
     for grid, members in groups.items():
         for part in _parts(members, min(BATCH, max(1, TOKENS // math.prod(grid)))):
             images = {}
@@ -92,7 +93,7 @@ def write_image_features(dataset: Dataset, split: str, clip: FrozenClip, out: Pa
                 try:
                     images[id_] = dataset.image(id_)
                 except InputError as error:
-                    _skip(dataset, id_, error, skipped)
+                    skipped[id_] = left_out(dataset, error)
             if images:
                 crops = torch.stack([clip.preprocess_ordinary(rgb) for rgb in images.values()])
                 whole = torch.stack([clip.preprocess(rgb) for rgb in images.values()])
@@ -236,12 +237,6 @@ def _checked(templates: Sequence[str], where: str) -> list[str]:
         if template.count("{}") != 1:
             raise InputError(f"{where}: `{template}` should hold {{}} once, where the class goes")
     return list(templates)
-
-
-def _skip(dataset: Dataset, id_: str, error: InputError, skipped: dict[str, str]) -> None:
-    if dataset.settings.get("on_bad_image", "fail") != "skip":
-        raise error
-    skipped[id_] = str(error)
 
 
 def _parts(items: Sequence, size: int) -> Iterator[Sequence]:

@@ -20,6 +20,7 @@ from clip_wsss.core.csvs import read_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
 from clip_wsss.core.maps import read_skipped
+from clip_wsss.data.bad_images import may_be_left_out
 from clip_wsss.data.check import shortened
 from clip_wsss.data.datasets import Dataset
 from clip_wsss.report import panels
@@ -302,7 +303,7 @@ def _skipped(results: Results) -> list[str]:
     for made in results.panel_files.values():
         if made.masks:
             found.update(Archives(made.masks).skipped)
-        elif results.config.dataset.on_bad_image == "skip":
+        elif may_be_left_out(results.dataset):
             for shard in made.maps:
                 found.update(read_skipped(shard))
     return sorted(found)

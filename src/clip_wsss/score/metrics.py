@@ -26,6 +26,7 @@ from clip_wsss.core.images import SMALLER
 from clip_wsss.core.maps import ImageMaps, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.memory import fitting
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.data.bad_images import left_out
 from clip_wsss.data.datasets import IGNORE, Dataset
 from clip_wsss.runs.stages import MAP_STAGES
 from clip_wsss.score.calibration import Calibration
@@ -300,10 +301,10 @@ def power_key(power: float) -> str:
 
 
 class _Skipped:
-    """Images that were left out; whether a bad one may be is the data set's setting."""
+    """Images that were left out, and why."""
 
     def __init__(self, dataset: Dataset):
-        self._allowed = dataset.settings.get("on_bad_image", "fail") == "skip"
+        self._dataset = dataset
         self.reasons: dict[str, str] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -315,9 +316,7 @@ class _Skipped:
         try:
             yield
         except InputError as error:
-            if not self._allowed:
-                raise
-            self.reasons[name] = str(error)
+            self.reasons[name] = left_out(self._dataset, error)
 
 
 def _maps(image: ImageMaps, path: Path) -> np.ndarray:

@@ -8,6 +8,7 @@ from mmseg.registry import DATASETS
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import write_npz
+from clip_wsss.data.bad_images import left_out
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.models.clip import load_for
 from clip_wsss.prompts.texts import encode
@@ -48,9 +49,8 @@ class ImageLabelDataset(PseudoMaskDataset):
             try:
                 if keys := self.images.labels(name):
                     found.append({"id": name, "keys": keys})
-            except InputError:
-                if self.images.settings["on_bad_image"] == "fail":
-                    raise
+            except InputError as error:
+                left_out(self.images, error)
         if not found:
             raise InputError(f"split {self.split}: no image has a class; add image-level labels")
         return found
