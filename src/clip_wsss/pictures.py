@@ -22,7 +22,7 @@ from clip_wsss.core.confidence import encode
 from clip_wsss.core.errors import InputError, failed
 from clip_wsss.core.files import read_text, sha256, write_json
 from clip_wsss.core.images import encode_grey, encode_label, write_bytes
-from clip_wsss.core.registry import unknown
+from clip_wsss.core.spelling import unknown
 from clip_wsss.data.annotations import read_labels
 from clip_wsss.data.check import shortened
 from clip_wsss.data.lists import IMAGE_SUFFIXES, image_id
@@ -52,7 +52,7 @@ class Picture:
         return self.name, ";".join(self.labels), digest
 
 
-def write_masks(
+def segment_pictures(
     segmenter: Segmenter, pictures: Sequence[Picture], out: Path, overwrite: bool = False
 ) -> tuple[int, int, dict[str, str]]:
     """Write the masks of pictures.
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import torch
 
         torch.set_num_threads(options.threads or segmenter.preset.config.compute.threads)
-        made, kept, bad = write_masks(segmenter, pictures, options.out, options.overwrite)
+        made, kept, bad = segment_pictures(segmenter, pictures, options.out, options.overwrite)
     except InputError as error:
         return failed(error)
     for line in shortened(list(bad.values())):

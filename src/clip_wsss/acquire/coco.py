@@ -21,7 +21,7 @@ from clip_wsss.acquire.registry import check_split
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import write_label
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.data.coco import Picture, rasterise, read_pictures
+from clip_wsss.data.coco import AnnotatedImage, rasterise, read_pictures
 from clip_wsss.data.vocabulary import read_vocabulary
 
 SPLITS = ("train", "val")
@@ -78,12 +78,12 @@ def build(
         write_list(root / "ImageSets" / "Segmentation" / f"{split}.txt", ids)
 
 
-def _labels(picture: Picture, classes: Sequence[str]) -> list[str]:
+def _labels(picture: AnnotatedImage, classes: Sequence[str]) -> list[str]:
     return [classes[label] for label in sorted({item.label for item in picture.instances})]
 
 
 def _write_pictures(
-    pictures: list[Picture], source: Path, root: Path, reuse: bool, workers: int
+    pictures: list[AnnotatedImage], source: Path, root: Path, reuse: bool, workers: int
 ) -> None:
     with open_members(source) as members:
         images = {member.name.name: member for member in members.values()}
@@ -121,7 +121,7 @@ def _open(source: Path) -> None:
     _IMAGES.update({member.name.name: member for member in members.values()})
 
 
-def _write_chunk(chunk: tuple[list[Picture], Path, bool]) -> int:
+def _write_chunk(chunk: tuple[list[AnnotatedImage], Path, bool]) -> int:
     pictures, root, reuse = chunk
     for picture in pictures:
         _IMAGES[picture.file].save(root / "JPEGImages" / picture.file, reuse)

@@ -16,7 +16,8 @@ from clip_wsss.core.files import write_json
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
 from clip_wsss.data.bad_images import may_be_left_out
-from clip_wsss.data.datasets import IGNORE, Dataset, some
+from clip_wsss.data.datasets import Dataset, some
+from clip_wsss.data.vocabulary import IGNORE
 
 log = logging.getLogger(__name__)
 LINES = 50  # of errors that are printed

@@ -114,7 +114,7 @@ def write_image_features(dataset: Dataset, split: str, clip: FrozenClip, out: Pa
     write_npz(out, arrays)
 
 
-def encode(
+def text_features(
     clip: Clip, templates: Sequence[str], names: Sequence[str], words: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Text features of the classes and of the background words, averaged over the templates.
@@ -169,7 +169,7 @@ def write_texts(
     names = list(entry["names"].values())
     ranking = _rank(entry, names, clip, dataset, split, image_features)
     templates = [ranking[0][1]]
-    foreground, background = encode(clip, templates, names, entry["background"])
+    foreground, background = text_features(clip, templates, names, entry["background"])
     write_npz(out_features, {"foreground": foreground.numpy(), "background": background.numpy()})
     prompt = {
         "template": templates,

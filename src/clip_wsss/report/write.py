@@ -33,12 +33,12 @@ from clip_wsss.runs.table import Run
 from clip_wsss.tables.layout import TITLES
 from clip_wsss.tables.published import read_published
 from clip_wsss.tables.remarks import notes
-from clip_wsss.tables.write import check_scores
+from clip_wsss.tables.write import check_measurements
 
 WIDE = 60  # letters; longer facts take a line of their own
 QUOTES = 3  # published figures in the paragraph of a stage; the table has all
 # How the page draws a picture: a mask keeps its pixels and can lie over the image.
-KINDS = {
+PICTURE_KINDS = {
     **dict.fromkeys(("truth", "mask", "labels", "prediction"), "label"),
     "confidence": "map",
 }
@@ -62,7 +62,7 @@ def write_report(plan: Plan, dataset: Dataset, out: Path, provenance: dict[str, 
         InputError: a measurement, a table, maps or masks are missing, cannot be read or do not
             fit the plan.
     """
-    check_scores(plan)
+    check_measurements(plan)
     environment = Environment(
         loader=PackageLoader("clip_wsss.report", "template"),
         autoescape=select_autoescape(["j2"]),
@@ -83,8 +83,8 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         "runs": [run.name for run in runs],
         "notes": {run.name: run.note for run in runs},
         "stages": [
-            {"key": stage, "title": title, "kind": KINDS.get(stage, "photo")}
-            for stage, title in panels.TITLES.items()
+            {"key": stage, "title": title, "kind": PICTURE_KINDS.get(stage, "photo")}
+            for stage, title in panels.COLUMN_TITLES.items()
             if stage != "labels" or any("labels" in files for files in results.files.values())
         ],
         **shown,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from clip_wsss.data.datasets import IGNORE
+from clip_wsss.data.vocabulary import IGNORE
 
 LEVEL = 0.95
 _CHUNK = 64  # resamples at once: bounds memory, changes no value

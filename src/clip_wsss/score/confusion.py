@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from clip_wsss.data.datasets import IGNORE
+from clip_wsss.data.vocabulary import IGNORE
 
 Sparse = tuple[np.ndarray, np.ndarray, np.ndarray]  # truth, prediction, pixels of the filled cells
 

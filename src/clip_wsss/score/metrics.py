@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from clip_wsss.core.archives import Archive
-from clip_wsss.core.confidence import encode
+from clip_wsss.core.confidence import MU, encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import atomic_path, write_text
 from clip_wsss.core.images import SMALLER
@@ -27,7 +27,8 @@ from clip_wsss.core.maps import ImageMaps, read_maps, read_skipped, upsample_map
 from clip_wsss.core.memory import fitting
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.bad_images import left_out
-from clip_wsss.data.datasets import IGNORE, Dataset
+from clip_wsss.data.datasets import Dataset
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.runs.stages import MAP_STAGES
 from clip_wsss.score.calibration import Calibration
 from clip_wsss.score.confusion import (
@@ -39,7 +40,7 @@ from clip_wsss.score.confusion import (
     mean_iou,
 )
 
-SURE = int(encode(np.array([0.95], np.float32))[0])  # the code of the paper's mu
+SURE = int(encode(np.array([MU], np.float32))[0])  # the code of the paper's mu
 
 
 @dataclass(frozen=True)

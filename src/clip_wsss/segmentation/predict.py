@@ -235,7 +235,7 @@ def label(
     with TemporaryDirectory() as folder:
         if texts is None:
             texts = Path(folder) / "texts.npz"
-            online_module("data").write_texts(entry["online"], use_device(device), texts)
+            online_module("data").write_fixed_texts(entry["online"], use_device(device), texts)
         predictor = Predictor(entry, inference, checkpoint, classes, device, texts)
     scored = predictor.final_scores
     _write(dataset, ids, dataset.labels, scored, inference, out, workers, "labelling")

@@ -136,7 +136,7 @@ def _with_template(plan: Plan, run: Run) -> Entries:
     return found
 
 
-def check_scores(plan: Plan) -> None:
+def check_measurements(plan: Plan) -> None:
     """Make sure that measurements, rankings of templates and logs are what the plan says.
 
     Raises:
@@ -169,7 +169,7 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
         InputError: a measurement that is missing or does not fit the plan, a background power that
             was not counted, or a file of published figures that cannot be used.
     """
-    check_scores(plan)
+    check_measurements(plan)
     out_dir = plan.root / "tables" if out_dir is None else Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     rows = read_rows(plan)
@@ -215,7 +215,7 @@ def _remarks(row: Row, plan: Plan) -> Iterator[tuple[str, str, str]]:
             for words in remarks.remarks_of(info):
                 yield row.run.name, stage, f"{seed}{words}"
             for words in remarks.remarks_of_split(info):
-                yield row.run.name, remarks.ALL, words
+                yield row.run.name, remarks.OF_SPLIT, words
     for number in row.run.seeds if "segmentation" in row.path else ():
         log = plan.training(row.path["segmentation"], number).files[-1]
         for words in remarks.remarks_of_training(log):
