@@ -18,6 +18,7 @@ import pandas as pd
 
 from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
 from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.files import write_text
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.sidecar import check_bytes, parse_sidecar
 from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
@@ -196,7 +197,7 @@ class Comparison:
     def write(self, folder: Path) -> None:
         """Write comparison.md, stages.csv and classes.csv."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "comparison.md").write_text(self.text(), encoding="utf-8")
+        write_text(folder / "comparison.md", self.text())
         write_csv(self.stages, folder / "stages.csv")
         write_csv(self.classes, folder / "classes.csv")
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from clip_wsss.api import ORIENTATIONS, Segmenter
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.errors import InputError, failed
-from clip_wsss.core.files import read_text, sha256, write_json
+from clip_wsss.core.files import read_text, sha256, write_json, write_rows
 from clip_wsss.core.images import encode_grey, encode_label, write_bytes
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.annotations import read_labels
@@ -78,9 +78,9 @@ def segment_pictures(
     left = [one for one in pictures if one.name not in kept]
     names = enumerate(("background", *segmenter.vocabulary.classes))
     write_json(out / "settings.json", settings)
-    _write_csv(out / "classes.csv", [("value", "class"), *names])
+    write_rows(out / "classes.csv", [("value", "class"), *names])
     others = [line for name, line in done.items() if name in kept or name not in lines]
-    _write_csv(out / "images.csv", [("image", "labels", "sha256"), *others])
+    write_rows(out / "images.csv", [("image", "labels", "sha256"), *others])
     bad = {}
     outcomes = segmenter.outcomes((one.path, one.labels) for one in left)
     progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
@@ -114,11 +114,6 @@ def _done(out: Path, settings: dict) -> dict[str, tuple[str, ...]]:
 
 def _is_there(out: Path, name: str) -> bool:
     return all((out / folder / f"{name}.png").is_file() for folder in FOLDERS)
-
-
-def _write_csv(path: Path, lines: Sequence[Sequence]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
 
 
 def find_pictures(paths: Sequence[Path], by_folder: bool = False) -> list[Picture]:

@@ -1,6 +1,5 @@
 """COCO 2014 (or 2017) as a VOC-format data set: semantic masks drawn from the instances."""
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from clip_wsss.acquire.archives import (
 from clip_wsss.acquire.download import read_receipt, require_space
 from clip_wsss.acquire.registry import check_split
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import write_rows
 from clip_wsss.core.images import write_label
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.coco import AnnotatedImage, rasterise, read_pictures
@@ -71,9 +71,7 @@ def build(
         check_split(splits[split], split, "coco14", settings)
         rows += [(picture.id, ";".join(_labels(picture, classes))) for picture in pictures]
         _write_pictures(pictures, read_receipt(receipts[f"coco2014-{split}"]), root, reuse, workers)
-    labels.parent.mkdir(parents=True, exist_ok=True)
-    with labels.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("image", "labels"), *rows])
+    write_rows(labels, [("image", "labels"), *rows])
     for split, ids in splits.items():
         write_list(root / "ImageSets" / "Segmentation" / f"{split}.txt", ids)
 

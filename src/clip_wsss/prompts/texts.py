@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import atomic_path, write_text
+from clip_wsss.core.files import write_json, write_rows
 from clip_wsss.core.maps import write_npz
 from clip_wsss.core.resources import find
 from clip_wsss.data.bad_images import left_out
@@ -177,10 +175,10 @@ def write_texts(
         "background": list(entry["background"]),
         "chosen_by": "sharpness",
     }
-    write_text(out_prompt, json.dumps(prompt, indent=2, ensure_ascii=False) + "\n")
+    write_json(out_prompt, prompt, sort_keys=False)
     lines: list[tuple] = [("rank", "template", "sharpness")]
     lines += [(rank, text, repr(value)) for rank, (value, text) in enumerate(ranking, start=1)]
-    _write_csv(out_csv, lines)
+    write_rows(out_csv, lines)
 
 
 def read_templates(path: Path) -> list[str]:
@@ -241,8 +239,3 @@ def _checked(templates: Sequence[str], where: str) -> list[str]:
 
 def _parts(items: Sequence, size: int) -> Iterator[Sequence]:
     return (items[i : i + size] for i in range(0, len(items), size))
-
-
-def _write_csv(path: Path, lines: Sequence[Sequence]) -> None:
-    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)

@@ -21,7 +21,7 @@ from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.report import charts as figures
 from clip_wsss.report.panels import Panels, stage_files
 from clip_wsss.report.tables import colour
-from clip_wsss.runs.graph import Node
+from clip_wsss.runs.graph import RANKING, Node
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED, TRAINED
 from clip_wsss.runs.table import Run
@@ -300,7 +300,7 @@ def rankings(results: Results) -> list[dict]:
 
 def _ranking(results: Results, texts: Node) -> pd.DataFrame:
     """Columns rank, template, sharpness of ranked texts."""
-    return read_csv(results.path(f"{texts.folder}/sharpness.csv"))
+    return read_csv(results.path(f"{texts.folder}/{RANKING}"))
 
 
 def _scatter(results: Results, ranking: pd.DataFrame, ranked: Node) -> Markup | None:

@@ -27,6 +27,7 @@ from clip_wsss.report import panels
 from clip_wsss.report import tables as report_tables
 from clip_wsss.report.views import Results, details, pictures, rankings
 from clip_wsss.runs.config import GROUPS
+from clip_wsss.runs.graph import CHECK
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.stages import SCORED
 from clip_wsss.runs.table import Run
@@ -311,7 +312,7 @@ def _skipped(results: Results) -> list[str]:
 
 def _warnings(results: Results) -> list[str]:
     """What the check of the data found odd."""
-    path = results.root / "data/check.json"
+    path = results.root / CHECK
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return shortened(report.get("warnings", []))
 

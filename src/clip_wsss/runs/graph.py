@@ -50,6 +50,8 @@ from clip_wsss.runs.settings import (
 )
 from clip_wsss.runs.table import Run, RunSettings, run_settings
 
+CHECK = "data/check.json"  # what the check of the data says, below the results folder
+RANKING = "sharpness.csv"  # in the folder of ranked texts
 LABEL = 60  # letters of a label, at most
 # The files of results before stages were a graph.
 OLD = ("prompts", "cams", "metrics", "costs")

@@ -5,7 +5,6 @@ pixels, and for maps the background power. The JSON holds what follows from the 
 docs/results.md describes both. Nothing here needs torch.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from clip_wsss.core.archives import Archive
 from clip_wsss.core.confidence import MU, encode
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import atomic_path, write_text
+from clip_wsss.core.files import atomic_path, write_json
 from clip_wsss.core.images import SMALLER
 from clip_wsss.core.maps import ImageMaps, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.memory import fitting
@@ -267,7 +266,7 @@ def _write(
     if one.confidence is not None:
         _write_parquet(one.confidence, calibration.table())
     _write_parquet(one.counts, counts)
-    _write_json(one.json, result)
+    write_json(one.json, result, sort_keys=False)
     return result
 
 
@@ -399,7 +398,3 @@ def _number(value: float) -> float | None:
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     with atomic_path(path) as part:
         pq.write_table(pa.Table.from_pandas(table, preserve_index=False), part, compression="zstd")
-
-
-def _write_json(path: Path, content: dict) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
