@@ -28,7 +28,7 @@ from clip_wsss.report.pictures import (
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.table import Run
 
-TITLES = {
+COLUMN_TITLES = {
     "image": "Image",
     "truth": "Ground truth",
     "initial": "Initial CAM",
@@ -38,7 +38,7 @@ TITLES = {
     "labels": "Final labels",
     "prediction": "Prediction",
 }
-STAGES = tuple(TITLES)
+SHOWN_STAGES = tuple(COLUMN_TITLES)
 NOT_PART = "not part of this run"
 
 
@@ -128,7 +128,7 @@ class Panels:
             "labels": self._prediction(files.labels, name, "score"),
             "prediction": self._prediction(files.predictions, name),
         }
-        assert tuple(stages) == STAGES
+        assert tuple(stages) == SHOWN_STAGES
         return stages
 
     def labels(self, files: StageFiles, name: str) -> np.ndarray | None:
@@ -248,7 +248,7 @@ def write_qualitative(
     found = {name: panels.panel(files, name) for name in names}
     stages = [
         stage
-        for stage in STAGES
+        for stage in SHOWN_STAGES
         if any(not cells[stage].startswith("!") for cells in found.values())
     ]
     rows = []
@@ -259,4 +259,4 @@ def write_qualitative(
             for stage in stages
         ]
         rows.append((words, pictures))
-    draw_grid(rows, [TITLES[stage] for stage in stages], Path(out), limit)
+    draw_grid(rows, [COLUMN_TITLES[stage] for stage in stages], Path(out), limit)

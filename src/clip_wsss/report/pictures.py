@@ -15,7 +15,7 @@ from PIL import Image
 
 from clip_wsss.core.images import voc_palette
 from clip_wsss.core.maps import upsample_maps
-from clip_wsss.data.datasets import IGNORE
+from clip_wsss.data.vocabulary import IGNORE
 
 HEAT = "inferno"  # of CAMs
 CONFIDENCE = "cividis"  # of confidences

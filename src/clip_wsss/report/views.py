@@ -12,14 +12,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from clip_wsss.core.confidence import MU
 from clip_wsss.core.csvs import read_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.choice import choose
-from clip_wsss.data.datasets import IGNORE, Dataset
+from clip_wsss.data.datasets import Dataset
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.report import charts as figures
 from clip_wsss.report.panels import Panels, stage_files
 from clip_wsss.report.tables import colour
-from clip_wsss.runs.graph import Node
+from clip_wsss.runs.graph import RANKING, Node
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED, TRAINED
 from clip_wsss.runs.table import Run
@@ -35,7 +37,6 @@ SIDE = 320  # longest side of a picture, made smaller where the pictures would b
 SMALLEST = 64
 EXTREMES = 3  # best and worst images of a run
 RELIABILITY = np.linspace(0, 1, 21)  # bins of the calibration chart
-MU = 0.95  # the paper's, marked on the mu curve
 SCATTERED = 3  # templates that must have been measured before they are drawn against mIoU
 # What is shown of the best and worst images, by what they were scored on.
 OF_LABELS = ("image", "truth", "initial", "refined", "mask", "confidence")
@@ -46,7 +47,7 @@ OF_TRAINING = {
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Scored:
     """Labels of images, as they were scored.
 
     Attributes:
@@ -97,7 +98,7 @@ class Results:
         """Content of a score.json."""
         return json.loads(self.path(file).read_text(encoding="utf-8"))
 
-    def counts(self, found: Measurement) -> pd.DataFrame:
+    def counts(self, found: Scored) -> pd.DataFrame:
         """Counts of a measurement: id, truth, prediction, pixels."""
         return read_counts(self.path(counts_file(found.file)), found.power)
 
@@ -110,20 +111,20 @@ class Results:
             return self.info(self.files[run.name][stage][0])["oracle"]["power"]
         return power
 
-    def measurements(self, run: Run) -> list[Measurement]:
+    def measurements(self, run: Run) -> list[Scored]:
         """What the run ends in: its pseudo labels, and what the first seed's training gives."""
         files, found = self.files[run.name], []
         labels = [stage for stage in LABEL_STAGES if stage in files]
         if labels:
             stage = labels[-1]
-            found.append(Measurement(stage, files[stage][0], self.power(run, stage)))
-        found += [Measurement(stage, files[stage][0]) for stage in TRAINED if stage in files]
+            found.append(Scored(stage, files[stage][0], self.power(run, stage)))
+        found += [Scored(stage, files[stage][0]) for stage in TRAINED if stage in files]
         return found
 
 
 def details(results: Results) -> list[dict]:
     """Charts of every measurement, with the numbers of the runs that share it."""
-    parts: dict[Measurement, dict] = {}
+    parts: dict[Scored, dict] = {}
     for number, run in enumerate(results.runs):
         for found in results.measurements(run):
             if found not in parts:
@@ -132,7 +133,7 @@ def details(results: Results) -> list[dict]:
     return [parts[found] for found in sorted(parts, key=lambda one: SCORED.index(one.stage))]
 
 
-def _charts(results: Results, found: Measurement) -> dict:
+def _charts(results: Results, found: Scored) -> dict:
     info, counts = results.info(found.file), results.counts(found)
     regions = region_iou(counts)
     title = f"{TITLES[found.stage].capitalize()}, {info['split']}, {info['images']} images"
@@ -250,12 +251,12 @@ def _labels(dataset: Dataset, name: str) -> list[int]:
         return [] if mask is None else [int(v) - 1 for v in np.unique(mask) if 0 < v < IGNORE]
 
 
-def _scores(results: Results, found: Measurement) -> tuple[Measurement, pd.DataFrame]:
+def _scores(results: Results, found: Scored) -> tuple[Scored, pd.DataFrame]:
     return found, image_iou(region_iou(results.counts(found)))
 
 
 def _extremes(
-    results: Results, panels: Panels, run: Run, scored: tuple[Measurement, pd.DataFrame]
+    results: Results, panels: Panels, run: Run, scored: tuple[Scored, pd.DataFrame]
 ) -> dict:
     found, images = scored
     title, stages = OF_TRAINING.get(found.stage, ("Pseudo labels", OF_LABELS))
@@ -299,7 +300,7 @@ def rankings(results: Results) -> list[dict]:
 
 def _ranking(results: Results, texts: Node) -> pd.DataFrame:
     """Columns rank, template, sharpness of ranked texts."""
-    return read_csv(results.path(f"{texts.folder}/sharpness.csv"))
+    return read_csv(results.path(f"{texts.folder}/{RANKING}"))
 
 
 def _scatter(results: Results, ranking: pd.DataFrame, ranked: Node) -> Markup | None:

@@ -20,24 +20,26 @@ from clip_wsss.core.csvs import read_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
 from clip_wsss.core.maps import read_skipped
+from clip_wsss.data.bad_images import may_be_left_out
 from clip_wsss.data.check import shortened
 from clip_wsss.data.datasets import Dataset
 from clip_wsss.report import panels
 from clip_wsss.report import tables as report_tables
 from clip_wsss.report.views import Results, details, pictures, rankings
 from clip_wsss.runs.config import GROUPS
+from clip_wsss.runs.graph import CHECK
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.stages import SCORED
 from clip_wsss.runs.table import Run
 from clip_wsss.tables.layout import TITLES
 from clip_wsss.tables.published import read_published
 from clip_wsss.tables.remarks import notes
-from clip_wsss.tables.write import check_scores
+from clip_wsss.tables.write import check_measurements
 
 WIDE = 60  # letters; longer facts take a line of their own
 QUOTES = 3  # published figures in the paragraph of a stage; the table has all
 # How the page draws a picture: a mask keeps its pixels and can lie over the image.
-KINDS = {
+PICTURE_KINDS = {
     **dict.fromkeys(("truth", "mask", "labels", "prediction"), "label"),
     "confidence": "map",
 }
@@ -61,7 +63,7 @@ def write_report(plan: Plan, dataset: Dataset, out: Path, provenance: dict[str, 
         InputError: a measurement, a table, maps or masks are missing, cannot be read or do not
             fit the plan.
     """
-    check_scores(plan)
+    check_measurements(plan)
     environment = Environment(
         loader=PackageLoader("clip_wsss.report", "template"),
         autoescape=select_autoescape(["j2"]),
@@ -82,8 +84,8 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         "runs": [run.name for run in runs],
         "notes": {run.name: run.note for run in runs},
         "stages": [
-            {"key": stage, "title": title, "kind": KINDS.get(stage, "photo")}
-            for stage, title in panels.TITLES.items()
+            {"key": stage, "title": title, "kind": PICTURE_KINDS.get(stage, "photo")}
+            for stage, title in panels.COLUMN_TITLES.items()
             if stage != "labels" or any("labels" in files for files in results.files.values())
         ],
         **shown,
@@ -302,7 +304,7 @@ def _skipped(results: Results) -> list[str]:
     for made in results.panel_files.values():
         if made.masks:
             found.update(Archives(made.masks).skipped)
-        elif results.config.dataset.on_bad_image == "skip":
+        elif may_be_left_out(results.dataset):
             for shard in made.maps:
                 found.update(read_skipped(shard))
     return sorted(found)
@@ -310,7 +312,7 @@ def _skipped(results: Results) -> list[str]:
 
 def _warnings(results: Results) -> list[str]:
     """What the check of the data found odd."""
-    path = results.root / "data/check.json"
+    path = results.root / CHECK
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return shortened(report.get("warnings", []))
 

@@ -22,17 +22,16 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from clip_wsss.core.confidence import check_mu
+from clip_wsss.core.confidence import MU, check_mu
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import Names, Settings, with_methods
-from clip_wsss.core.registry import unknown
+from clip_wsss.core.methods import Names, Positive, Settings, with_methods
+from clip_wsss.core.spelling import unknown
 from clip_wsss.labels.online import OnlineSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
 Text = Annotated[str, Field(min_length=1)]
 Place = Annotated[Text, AfterValidator(os.path.expanduser)]  # of a file or folder; ~ is the home
-Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -50,7 +49,7 @@ class Splits(Settings):
     test: Place | None = Field(None, description="predicted for an evaluation server")
 
 
-class Dataset(Settings):
+class DatasetSettings(Settings):
     """The data."""
 
     name: Name = Field(description="of the folder results/<name>")
@@ -276,7 +275,7 @@ class Segmentation(Settings):
         """The mu that the loss compares with."""
         if self.mu is not None:
             return round(self.mu, 6)  # an edge of the confidences, which have three decimals
-        return 0.0 if self.loss == "cross-entropy" or self.labels == "online" else 0.95
+        return 0.0 if self.loss == "cross-entropy" or self.labels == "online" else MU
 
 
 class Inference(Refined):
@@ -323,7 +322,7 @@ class Config(Settings):
     plugins: list[Text] = Field(
         [], description="folders of methods, beside those of the config and of the call"
     )
-    dataset: Dataset
+    dataset: DatasetSettings
     demo: Demo | None = None
     sources: Sources | None = None
     runs: Runs
