@@ -1,6 +1,7 @@
 # make demo   the environment if it is not there, then the whole demo; TORCH=cpu: without CUDA's 5 GB
 # make test   the environment if it is not there, then the tests (10 minutes on two cores)
 # make test-long   the tests that take longer (40 minutes)
+# make test-slurm   the small demo through SLURM on this machine (Debian, root; 10 minutes)
 # make bench   benchmarks/ beside the commit OLD and the slow twins, into results/bench/bench.md
 # make mutants   faults put into cams, affinities, masks and score: does a test notice?
 # make docs   docs/ as a site, into site/
@@ -19,7 +20,7 @@ READY := $(VENV)/.ready
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-long bench mutants docs lint format lock track clean
+.PHONY: demo test test-long test-slurm bench mutants docs lint format lock track clean
 
 demo: $(READY)
 	snakemake --cores $(CORES)
@@ -30,6 +31,12 @@ test: $(READY)
 
 test-long: $(READY)
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup -m long
+
+# SLURM's daemons on this machine, and the small demo through them. Debian; root.
+test-slurm: $(READY)
+	command -v slurmctld slurmd sbatch >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client; }
+	CLIP_WSSS_SLURM=1 OMP_NUM_THREADS=1 pytest tests/workflow/test_slurm.py
 
 # OLD: by default the last commit before methods, graph and archives were written anew.
 bench: $(READY)

@@ -17,6 +17,7 @@ from clip_wsss.core.methods import add_plugins
 from clip_wsss.core.plain import read_yaml
 from clip_wsss.runs.graph import CHECK
 from clip_wsss.runs.plan import make_plan
+from clip_wsss.runs.settings import NEEDS
 from clip_wsss.runs.stages import MAP_STAGES
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"

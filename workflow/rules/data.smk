@@ -27,6 +27,8 @@ if SOURCE_OF_DATA == "demo":
             LOGS / "data.log",
         benchmark:
             BENCHMARKS / "data.tsv"
+        resources:
+            **needs("data"),
         params:
             stamp=PLAN.data.stamp,
             settings=unseen(PLAN.config.demo.model_dump()),
@@ -48,6 +50,8 @@ if SOURCE_OF_DATA in ARCHIVES:
         # The archive lies beside the receipt and outside of the outputs, which Snakemake deletes
         # before a job starts: so an interrupted download continues.
         localrule: True
+        resources:
+            **needs("data"),
         params:
             sources=SOURCES,
         message:
@@ -69,6 +73,8 @@ if SOURCE_OF_DATA == "voc12":
             LOGS / "data-voc12.log",
         benchmark:
             BENCHMARKS / "data-voc12.tsv"
+        resources:
+            **needs("data"),
         params:
             root=lambda wildcards, output: Path(output.train).parents[2],
             sources=SOURCES,
@@ -85,6 +91,8 @@ if SOURCE_OF_DATA == "voc12":
             test=LISTS / "test.txt",
         log:
             LOGS / "data-voc12_test.log",
+        resources:
+            **needs("data"),
         params:
             root=lambda wildcards, output: Path(output.test).parents[2],
             sources=SOURCES,
@@ -108,6 +116,8 @@ if SOURCE_OF_DATA == "coco14":
         benchmark:
             BENCHMARKS / "data-coco14.tsv"
         threads: COMPUTE.workers
+        resources:
+            **needs("data"),
         params:
             root=lambda wildcards, output: Path(output.train).parents[2],
             sources=SOURCES,
@@ -131,6 +141,8 @@ rule check:
     benchmark:
         BENCHMARKS / "data-check.tsv"
     threads: COMPUTE.workers
+    resources:
+        **needs("check"),
     params:
         stamp=PLAN.check_stamp,
         uses=unseen(PLAN.uses),

@@ -19,6 +19,7 @@ rule masks:
         BENCHMARKS / "masks/{node}/{shard}.tsv"
     threads: COMPUTE.workers
     resources:
+        **needs("masks"),
         gpu=gpu_of_masks,
     params:
         stamp=stamp_of("masks"),

@@ -20,6 +20,8 @@ rule tables:
         sidecar=PLAN.tables_product.sidecar,
     log:
         LOGS / "tables.log",
+    resources:
+        **needs("tables"),
     params:
         stamp=PLAN.tables_product.stamp,
         config=unseen(PLAN.config.model_dump()),
@@ -48,6 +50,8 @@ rule report:
         sidecar=PLAN.report_product.sidecar,
     log:
         LOGS / "report.log",
+    resources:
+        **needs("report"),
     params:
         stamp=PLAN.report_product.stamp,
         reads=unseen([product.stamp for product in SHOWN]),
@@ -68,6 +72,8 @@ rule demo_clip:
         "results/logs/demo_clip.log",
     benchmark:
         "results/logs/demo_clip.tsv"
+    resources:
+        **needs("segmentation"),
     message:
         "training of the demo's CLIP"
     script:

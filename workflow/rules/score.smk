@@ -33,6 +33,8 @@ for name, split, stages, words in [
             benchmark:
                 BENCHMARKS / f"{name}.tsv"
             threads: COMPUTE.workers
+            resources:
+                **needs("score"),
             params:
                 stamp={"code": PLAN.code("score"), "split": split, "truth": DATASET.masks},
                 measured=unseen([PLAN.measurement(*one) for one in measured]),

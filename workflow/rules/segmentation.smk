@@ -20,6 +20,7 @@ rule segmentation:
         BENCHMARKS / "segmentation/{node}/seed{seed}.tsv"
     threads: COMPUTE.threads
     resources:
+        **needs("segmentation"),
         gpu=GPU * COMPUTE.gpus,
     params:
         stamp=stamp_of("segmentation"),
@@ -57,6 +58,7 @@ for share, predicted in enumerate(PLAN.shares(PLAN.predicted if PLAN.val else []
                 BENCHMARKS / f"inference-{share}.tsv"
             threads: threads_of_inference(predicted)
             resources:
+                **needs("inference"),
                 gpu=GPU,
             params:
                 stamp=PLAN.predictions_stamp("val"),
@@ -94,6 +96,7 @@ for share, labelled in enumerate(PLAN.shares(PLAN.labelled), start=1):
                 BENCHMARKS / f"labels-{share}.tsv"
             threads: threads_of_inference(labelled)
             resources:
+                **needs("inference"),
                 gpu=GPU,
             params:
                 stamp=PLAN.predictions_stamp("labels"),
@@ -127,6 +130,7 @@ for node, seed in PLAN.predicted if SPLITS.test is not None else []:
             BENCHMARKS / f"inference/{node.name}/seed{seed}-test.tsv"
         threads: threads_of_inference([(node, seed)])
         resources:
+            **needs("inference"),
             gpu=GPU,
         params:
             stamp=PLAN.predictions_stamp("test"),
@@ -151,6 +155,8 @@ rule submission:
         RESULTS / "inference/{node}/seed{seed}/submission.tgz",
     log:
         LOGS / "inference/{node}/seed{seed}-submission.log",
+    resources:
+        **needs("score"),
     params:
         stamp=PLAN.code("submission"),
         reads=unseen(lambda w: PLAN.inference_stamp(GRAPH.node("inference", w.node), "test")),

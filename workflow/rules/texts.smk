@@ -27,6 +27,7 @@ for name, passes in rules_of("texts", [PLAN.ranking]).items():
             BENCHMARKS / f"texts/{folder_of(name)}.tsv"
         threads: COMPUTE.threads
         resources:
+            **needs("texts"),
             gpu=GPU,
         params:
             stamp=PLAN.pass_stamp(PLAN.ranking),

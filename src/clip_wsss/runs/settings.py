@@ -304,6 +304,32 @@ class Evaluation(Settings):
     panels: Count = Field(12, description="images shown in the report, which are predicted too")
 
 
+class Needs(Settings):
+    """What a scheduler is asked for at the first attempt; each retry asks for twice as much."""
+
+    memory: Count = Field(description="MB")
+    minutes: Count = Field(description="wall time")
+
+
+# Of a job of VOC: guesses, generous where a job that is stopped loses most.
+NEEDS = {
+    "data": Needs(memory=4000, minutes=600),
+    "check": Needs(memory=4000, minutes=120),
+    "texts": Needs(memory=8000, minutes=120),
+    "maps": Needs(memory=8000, minutes=240),
+    "masks": Needs(memory=8000, minutes=240),
+    "segmentation": Needs(memory=24000, minutes=1440),
+    "inference": Needs(memory=16000, minutes=480),
+    "score": Needs(memory=8000, minutes=240),
+    "tables": Needs(memory=4000, minutes=60),
+    "report": Needs(memory=8000, minutes=120),
+}
+Stage = Literal[
+    "data", "check", "texts", "maps", "masks", "segmentation", "inference", "score", "tables",
+    "report",
+]  # fmt: skip
+
+
 class Compute(Settings):
     """The machine."""
 
@@ -314,6 +340,9 @@ class Compute(Settings):
     shards: Annotated[int, Field(ge=1, le=9999)] = Field(1, description="jobs of a stage")
     gpus: Count = Field(1, description="processes of one training")
     predictors: Count = Field(1, description="jobs of inference, which share the trainings out")
+    needs: dict[Stage, Needs] = Field(
+        {}, description="memory and time of a stage's job, where a scheduler is asked for others"
+    )
 
 
 class Config(Settings):
