@@ -178,7 +178,7 @@ def _check_values(
         )
 
 
-def lines(score: FolderScore) -> list[tuple[str, ...]]:
+def _rows(score: FolderScore) -> list[tuple[str, ...]]:
     """Class, IoU and its interval in percent, and last the mIoU."""
     rows = [(name, score.iou[name], score.intervals[name]) for name in score.iou]
     rows.append(("mIoU", score.miou, score.interval))
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except InputError as error:
         return failed(error)
-    table = lines(score)
+    table = _rows(score)
     width = max(len(name) for name, *_ in table)
     for name, *figures in table:
         print(f"{name:{width}} " + " ".join(f"{figure:>6}" for figure in figures))
