@@ -65,6 +65,28 @@ def tally_iou(sums: np.ndarray) -> np.ndarray:
     return over_union(hit, hit + miss, hit + alarm)
 
 
+def tally_rates(sums: np.ndarray) -> np.ndarray:
+    """Precision, recall and confusion ratio from (..., 3) true positives, false positives, misses.
+
+    The ratio is FP / TP, as single-stage methods quote it (SSR's Table 5). Its mean over the
+    classes is at least 1 / (mean precision) - 1: 0.198 beside 0.879 there.
+
+    Returns:
+        (..., 3) float64, NaN without truth; a precision also where nothing is predicted, a ratio
+        where nothing is hit.
+    """
+    hit, alarm, miss = sums[..., 0], sums[..., 1], sums[..., 2]
+    there = hit + miss > 0
+    pairs = ((hit, hit + alarm), (hit, hit + miss), (alarm, hit))
+    return np.stack(
+        [
+            np.divide(one, of, out=np.full(hit.shape, np.nan), where=there & (of > 0))
+            for one, of in pairs
+        ],
+        axis=-1,
+    )
+
+
 def nan_mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is not NaN; NaN where nothing is."""
     there = ~np.isnan(values)

@@ -23,6 +23,7 @@ from clip_wsss.score.bootstrap import (
     resampled_iou,
     tally,
     tally_iou,
+    tally_rates,
 )
 from clip_wsss.score.metrics import power_key
 
@@ -103,6 +104,7 @@ class Figure:
         info: the first JSON.
         ids: the images that have counted pixels, sorted.
         seed_iou: (S, C) IoU in [0, 1] of each seed, NaN without ground truth.
+        seed_rates: (S, C, 3) precision, recall and confusion ratio, see `tally_rates`.
         class_samples: (R, C) resampled IoU.
         samples: (R,) resampled mIoU.
     """
@@ -114,6 +116,7 @@ class Figure:
     info: dict = field(repr=False)
     ids: tuple[str, ...] = field(repr=False)
     seed_iou: np.ndarray = field(repr=False)
+    seed_rates: np.ndarray = field(repr=False)
     class_samples: np.ndarray = field(repr=False)
     samples: np.ndarray = field(repr=False)
     reader: "Reader" = field(repr=False)
@@ -142,6 +145,16 @@ class Figure:
     def class_iou(self) -> np.ndarray:
         """(C,) IoU of the classes, mean over the seeds."""
         return self.seed_iou.mean(axis=0)
+
+    @property
+    def class_rates(self) -> np.ndarray:
+        """(C, 3) precision, recall and confusion ratio of the classes, mean over the seeds."""
+        return self.seed_rates.mean(axis=0)
+
+    @property
+    def rates(self) -> np.ndarray:
+        """(3,) their means over the classes that have one, then over the seeds."""
+        return nan_mean(self.seed_rates.swapaxes(1, 2)).mean(axis=0)
 
     @property
     def interval(self) -> Interval:
@@ -255,6 +268,7 @@ class Reader:
             info=infos[0],
             ids=ids,
             seed_iou=np.stack([tally_iou(one.sum(axis=0)) for one in sums]),
+            seed_rates=np.stack([tally_rates(one.sum(axis=0)) for one in sums]),
             class_samples=over_seeds(samples, self.seed),
             samples=over_seeds(nan_mean(samples), self.seed),
             reader=self,

@@ -35,8 +35,9 @@ from clip_wsss.tables.published import quoted, read_published
 INDEX_FORMAT = 2  # of runs.json; before 2 the stages were not a graph
 FIGURE_COLUMNS = [
     "run", "stage", "scoring", "power", "headline", "split", "images", "seeds",
-    "miou", "miou_low", "miou_high", "sd", "files",
+    "miou", "miou_low", "miou_high", "sd", "precision", "recall", "confusion", "files",
 ]  # fmt: skip
+RATES = ("precision", "recall", "confusion")  # of a class: `clip_wsss.score.bootstrap.tally_rates`
 SAME_SETTINGS = "same settings as its base"
 SAME_FIGURES = "all figures in common are the same"
 NOT_COMPARABLE = "not comparable: another split, other classes or other images"
@@ -402,6 +403,7 @@ def _figures(rows: dict[str, Row]) -> pd.DataFrame:
                         "seeds": " ".join(map(str, row.run.seeds)) if len(figure.files) > 1 else "",
                         **_interval_cells("miou", figure.value, figure.interval),
                         "sd": percent(figure.deviation),
+                        **dict(zip(RATES, map(percent, figure.rates), strict=True)),
                         "files": " ".join(figure.files),
                     }
                 )
@@ -414,12 +416,18 @@ def _per_class(rows: dict[str, Row]) -> pd.DataFrame:
     for name, row in rows.items():
         for stage in row.stages:
             figure = row.figure(stage)
-            for label, value, samples in zip(
-                figure.names, figure.class_iou, figure.class_samples.T, strict=True
+            for label, value, samples, rates in zip(
+                figure.names,
+                figure.class_iou,
+                figure.class_samples.T,
+                figure.class_rates,
+                strict=True,
             ):
-                cells = _interval_cells("iou", value, interval(samples))
-                lines.append((name, stage, figure.info["split"], label, *cells.values()))
-    return pd.DataFrame(lines, columns=["run", "stage", "split", "class", "iou", "low", "high"])
+                cells = _interval_cells("iou", value, interval(samples)).values()
+                split = figure.info["split"]
+                lines.append((name, stage, split, label, *cells, *map(percent, rates)))
+    heads = ["run", "stage", "split", "class", "iou", "low", "high", *RATES]
+    return pd.DataFrame(lines, columns=heads)
 
 
 def _per_class_markdown(per_class: pd.DataFrame) -> str:

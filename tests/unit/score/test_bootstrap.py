@@ -10,6 +10,7 @@ from clip_wsss.score.bootstrap import (
     resampled_iou,
     tally,
     tally_iou,
+    tally_rates,
 )
 
 COUNTS = pd.DataFrame(
@@ -36,6 +37,16 @@ def test_a_class_without_ground_truth_has_no_iou():
     values = tally_iou(sums)
     np.testing.assert_array_equal(values, [0.75, np.nan, np.nan, 0])
     assert nan_mean(values) == 0.375
+
+
+def test_rates_by_hand():
+    sums = tally(COUNTS, ["a", "b"], 3).sum(axis=0)
+    nan = np.nan
+    right = [[11 / 14, 11 / 13, 3 / 11], [4 / 6, 1, 2 / 4], [nan, 0, nan]]
+    np.testing.assert_allclose(tally_rates(sums), right)
+    # Predicted without ground truth, and predicted but never right.
+    wrong = np.array([[0, 5, 0], [0, 2, 1]], float)
+    np.testing.assert_array_equal(tally_rates(wrong), [[nan, nan, nan], [0, 0, nan]])
 
 
 def test_an_unlabelled_pixel_is_a_miss_only():

@@ -435,6 +435,24 @@ def test_per_class(made):
     assert [line.split(" | ")[0] for line in wide[2:]] == ["| background", "| cat", "| dog"]
 
 
+def test_precision_recall_and_confusion_are_those_of_the_counts(made):
+    counts = counts_of(made, "crf", "mask")
+    table = read(made, "per_class.csv")
+    rates = table[(table["run"] == "crf") & (table["stage"] == "mask")].set_index("class")
+    found = []
+    for label, name in enumerate(("background", "cat", "dog")):
+        there, said, pixels = counts["truth"] == label, counts["prediction"] == label, "pixels"
+        hit, alarm, miss = (
+            counts.loc[rows, pixels].sum() for rows in (there & said, ~there & said, there & ~said)
+        )
+        found.append([hit / (hit + alarm), hit / (hit + miss), alarm / hit])
+        own = rates.loc[name, ["precision", "recall", "confusion"]].tolist()
+        assert own == pytest.approx(100 * np.array(found[-1]), abs=1e-4)
+    means = read(made, "figures.csv").query("run == 'crf' and stage == 'mask'").iloc[0]
+    means = means[["precision", "recall", "confusion"]].tolist()
+    assert means == pytest.approx(100 * np.mean(found, axis=0), abs=1e-3)
+
+
 def test_the_mu_curve_stands_once_for_shared_masks(made):
     table = read(made, "confidence.csv")
     assert table["run"].unique().tolist() == ["crf"]
