@@ -14,7 +14,7 @@ ROOT = Path(clip_wsss.__file__).parent
 # From the bottom up; a package imports those before it. Methods that load their heavy half when
 # they are called (labels, losses) are below `segmentation`, which names them.
 ORDER = [
-    "core", "data", "acquire", "models", "prompts", "cams", "affinities", "masks", "demo",
+    "core", "data", "acquire", "models", "prompts", "cams", "affinities", "masks", "tags", "demo",
     "labels", "losses", "segmentation", "runs", "score", "tables", "report", "api", "parity",
     "compare", "export", "pictures", "doctor", "cli", "__main__",
 ]  # fmt: skip

@@ -119,9 +119,14 @@ def test_real_configs_hold_nothing_of_the_demos(project, name, monkeypatch):
         )
 
 
-@pytest.mark.parametrize("name", ["voc12", "coco14"])
-def test_plans_of_the_real_configs(project, name):
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [("voc12", []), ("coco14", []), ("voc12", ["voc12", "affinities", "maps", "towers"])],
+)
+def test_plans_of_the_real_configs(project, name, tables):
     project.config = yaml.safe_load((project.folder / f"config/{name}.yaml").read_text("utf-8"))
+    if tables:
+        project.config["runs"]["tables"] = [f"config/runs/{table}.tsv" for table in tables]
     result = project.snakemake("-n")
     assert result.code == 0, result.text
     assert 100 < sum(result.jobs.values()) < 2000

@@ -54,7 +54,7 @@ except OSError as error:
     raise WorkflowError(str(of_machine(error, SOURCE) or error))
 
 GRAPH = PLAN.graph
-DATASET = PLAN.config.dataset
+DATASET = PLAN.dataset_settings
 SPLITS = DATASET.splits
 COMPUTE = PLAN.config.compute
 ROOT = Path(DATASET.root)

@@ -110,7 +110,7 @@ if SOURCE_OF_DATA == "coco14":
         output:
             train=LISTS / "train.txt",
             val=LISTS / "val.txt",
-            labels=DATASET.labels,
+            labels=ROOT / "labels.csv" if PLAN.tags else DATASET.labels,
         log:
             LOGS / "data-coco14.log",
         benchmark:
@@ -133,7 +133,7 @@ if SOURCE_OF_DATA == "coco14":
 rule check:
     # One look at all lists, labels, image headers, masks and towers, before anything is computed.
     input:
-        images=list(dict.fromkeys(path for split in PLAN.uses for path in PLAN.images_of(split))),
+        images=list(dict.fromkeys(path for split in PLAN.uses for path in PLAN.lists_of(split))),
     output:
         CHECKED,
     log:
@@ -146,7 +146,7 @@ rule check:
     params:
         stamp=PLAN.check_stamp,
         uses=unseen(PLAN.uses),
-        dataset=unseen(DATASET.model_dump()),
+        dataset=unseen(PLAN.config.dataset.model_dump()),
         models=unseen(PLAN.models),
     message:
         "check of data and towers"

@@ -15,6 +15,7 @@ rule tables:
         provenance=[product.sidecar.with_name("provenance.json") for product in PLAN.scores],
         logs=[product.files[-1] for product in PLAN.trainings],
         texts=[file for product in PLAN.texts_files for file in product.files],
+        tags=[*PLAN.tag_score.files, PLAN.tag_score.sidecar] if PLAN.tag_score else [],
     output:
         tables=[described(path) for path in PLAN.tables],
         sidecar=PLAN.tables_product.sidecar,

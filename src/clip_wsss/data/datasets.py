@@ -19,6 +19,7 @@ from clip_wsss.data.coco import rasterise
 from clip_wsss.data.lists import IMAGE_SUFFIXES, check_id, read_ids
 from clip_wsss.data.vocabulary import IGNORE, Vocabulary, duplicates, read_vocabulary
 
+TAGCLIP = "tagclip"  # the `labels` of a data set whose labels are predicted (`clip_wsss.tags`)
 ALL = "all"  # the split that holds every image of the folder, where no such list exists
 
 
@@ -33,7 +34,7 @@ def open_dataset(settings: Mapping) -> "Dataset":
     if settings["source"] == "images" and settings["labels"] == "xml":
         raise InputError(
             "dataset.labels: a plain folder of images has no XML; set it to a CSV with the "
-            "columns image and labels"
+            "columns image and labels, or to tagclip"
         )
     return Dataset(dict(settings), read_vocabulary(settings["vocabulary"]))
 
@@ -80,7 +81,8 @@ class Dataset:
         """
         path = self.split_file(split)
         if path is None:
-            found = set(self._files) | (set() if self._xml_labels else set(self._labels))
+            given = not self._xml_labels and not self._predicted
+            found = set(self._files) | (set(self._labels) if given else set())
             if not found:
                 raise InputError(f"{self.image_folder}: holds no images; set dataset.root")
             for name in found:
@@ -110,7 +112,7 @@ class Dataset:
             InputError: one of them is missing or cannot be used.
         """
         if self._own:
-            if not self._xml_labels:
+            if not self._xml_labels and not self._predicted:
                 self._labels  # noqa: B018 - read, and kept
             for split in sorted(set(self.settings["splits"].values()) - {None}):
                 self.ids(split)
@@ -161,8 +163,11 @@ class Dataset:
         fact 5), or of the file of labels. With `negatives: background` there may be none.
 
         Raises:
-            InputError: no XML or no row, no class, or a class that the vocabulary lacks.
+            InputError: no XML or no row, no class, or a class that the vocabulary lacks; or labels
+                that are still to be predicted.
         """
+        if self.settings["labels"] == TAGCLIP:
+            raise InputError("dataset.labels: tagclip: the labels are still to be predicted")
         negatives = self.settings.get("negatives", "refuse") == "background"
         if self._xml_labels:
             source = self.root / "Annotations" / f"{name}.xml"
@@ -295,6 +300,11 @@ class Dataset:
     @property
     def _xml_labels(self) -> bool:
         return self.settings["labels"] == "xml"
+
+    @property
+    def _predicted(self) -> bool:
+        """Whether a job makes the file of labels."""
+        return self.settings.get("tagclip") is not None
 
     @property
     def _stored(self) -> bool:

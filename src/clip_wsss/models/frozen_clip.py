@@ -41,6 +41,7 @@ class FrozenClip(Images, TextEncoder):
         device: where the tensors live.
         dtype: of the vision tower's activations.
         max_patches: of an image; a larger one is scaled down.
+        native: (gh, gw) patches of the size that it was trained on.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class FrozenClip(Images, TextEncoder):
         self.encode, self.crop = encode, crop
         self.position, self.dtype = position, dtype
         self.patch: tuple[int, int] = tuple(self.visual.patch_size)
+        self.native: tuple[int, int] = tuple(self.visual.grid_size)
         self.layers = len(self.visual.transformer.resblocks)
         self.heads = self.visual.transformer.resblocks[-1].attn.num_heads
         self.width, self.embedding = self.visual.proj.shape
@@ -66,18 +68,22 @@ class FrozenClip(Images, TextEncoder):
         self.mean, self.std = (np.array(values, dtype=np.float32) for values in statistics)
 
     @torch.no_grad()
-    def cls_features(self, batch: Tensor) -> Tensor:
+    def cls_features(self, batch: Tensor, seen: Tensor | None = None) -> Tensor:
         """CLIP's ordinary image features.
 
         Args:
             batch: (B, 3, S, S) float32 from `preprocess_ordinary`.
+            seen: (B, N) bool, the patches that CLS attends to, beside itself; None: all.
 
         Returns:
             (B, E) float32, normalised.
         """
-        x = self._embed(batch.to(self.device))
+        x, mask = self._embed(batch.to(self.device)), None
+        if seen is not None:
+            mask = torch.ones(len(x), 1, x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+            mask[:, 0, 0, 1:] = seen.to(x.device)
         for block in self.visual.transformer.resblocks:
-            x = self._rest(block, x, self._attend(block, block.ln_1(x), False)[0])
+            x = self._rest(block, x, self._attend(block, block.ln_1(x), False, mask=mask)[0])
         pooled, _ = self.visual._pool(x)
         return F.normalize(pooled.float() @ self.visual.proj.float(), dim=-1)
 
@@ -249,7 +255,7 @@ class FrozenClip(Images, TextEncoder):
     def _position_embedding(self, grid: tuple[int, int]) -> Tensor:
         """(1 + N, D) float32 for a grid: CLS row kept, the rest resized."""
         stored = self.visual.positional_embedding.float()
-        rows, native = stored[1:], tuple(self.visual.grid_size)
+        rows, native = stored[1:], self.native
         if grid != native:
             bicubic = self.position["resize"] == "bicubic"
             image = rows.T.reshape(1, -1, *native)  # (1, D, gh, gw)
@@ -262,10 +268,15 @@ class FrozenClip(Images, TextEncoder):
 
     @staticmethod
     def _attend(
-        block: Any, a: Tensor, need_map: bool, by_head: bool = False
+        block: Any,
+        a: Tensor,
+        need_map: bool,
+        by_head: bool = False,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The attention branch on ln_1's output, and its map (B, L, L) averaged over the heads.
 
+        Without maps a `mask` (B, 1, L, L) bool may say which tokens see which.
         Only `by_head` (without gradients) decides the last bits of the branch, not `need_map`.
         """
         maps = None
@@ -274,7 +285,7 @@ class FrozenClip(Images, TextEncoder):
             with torch.no_grad():
                 y, maps = attend_head_by_head(q, k, v, need_map)
         if not by_head:
-            y = F.scaled_dot_product_attention(q, k, v)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return FrozenClip._joined(block, y), maps
 
     @staticmethod

@@ -14,7 +14,6 @@ from clip_wsss.core.images import voc_palette
 from clip_wsss.report.charts import DARK, shade, ticks
 from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
 from clip_wsss.tables.layout import TITLES
-from clip_wsss.tables.published import COLUMNS as PUBLISHED
 
 MINUS = "−"
 
@@ -92,10 +91,15 @@ def plain_table(frame: pd.DataFrame, name: str, caption: str) -> dict:
 
 def published_table(published: pd.DataFrame) -> dict:
     """Lay out the quoted figures (`published.read_published`)."""
-    shown = published[list(PUBLISHED)].rename(columns={"miou": "mIoU"})
+    shown = published.drop(columns="dataset").rename(columns={"miou": "mIoU"})
     shown["stage"] = shown["stage"].map(TITLES)
     shown["split"] = published["dataset"] + " " + published["split"]
-    table = plain_table(shown.replace("", None), "published", "mIoU in per cent, as published.")
+    table = plain_table(
+        shown.replace("", None),
+        "published",
+        "mIoU in per cent, as published. Figures are comparable where kind, backbone, "
+        "pre-training, further models, CRF and scales are; a dash: the source does not say it.",
+    )
     for row, figure in zip(table["rows"], published["miou"], strict=True):
         row[shown.columns.get_loc("mIoU")] = cell(_one(figure), value=figure)
     return table | {"title": "Published figures"}

@@ -21,6 +21,7 @@ from clip_wsss.core.plain import check_values, read_yaml
 from clip_wsss.core.resources import is_file
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.vocabulary import Vocabulary, duplicates, read_vocabulary
+from clip_wsss.models.code import code_of
 from clip_wsss.runs.published import published_rows
 from clip_wsss.runs.settings import (
     ENTRIES,
@@ -143,7 +144,27 @@ def load_config(content: dict, source: str = "config") -> Config:
     for group in GROUPS:
         for name, entry in getattr(config, group).items():
             check_entry(config, entry, f"{source}: {group}.{name}", vocabulary)
+    _check_tags(config, f"{source}: dataset.tagclip")
     return config
+
+
+def _check_tags(config: Config, where: str) -> None:
+    """Check what predicted labels refer to by name."""
+    own = config.dataset.tagclip
+    if own is None:
+        return
+    for key, group in (("model", config.models), ("texts", config.texts)):
+        if (name := getattr(own, key)) not in group:
+            raise InputError(f"{where}.{key}: {unknown(f'entry of {key}', name, group)}")
+    if code_of(config.models[own.model].model_dump()):
+        raise InputError(
+            f"{where}.model: `{own.model}` must be a CLIP whose network is open_clip's own"
+        )
+    if config.texts[own.texts].template == "sharpest":
+        raise InputError(
+            f"{where}.texts: `{own.texts}` ranks its templates by labels; name an entry with a "
+            "fixed template"
+        )
 
 
 def _use_folders(folders: Any, source: str) -> None:

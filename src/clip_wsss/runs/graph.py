@@ -199,9 +199,10 @@ class Graph:
         self.config, self.runs = config, list(runs)
         self.vocabulary = read_vocabulary(config.dataset.vocabulary)
         self.settings = {run.name: run_settings(config, run) for run in self.runs}
+        self.tags = self._tags()
         self.images = self._images(config.dataset.splits.pseudo)
         self.paths = {run.name: self._path(self.settings[run.name]) for run in self.runs}
-        self._by_folder: dict[str, Node] = {}
+        self._by_folder = {} if self.tags is None else {self.tags.folder: self.tags}
         for path in self.paths.values():
             texts = path.get("texts")
             ranked = [texts.parents[0]] if texts is not None and _is_ranked(texts) else []
@@ -246,6 +247,8 @@ class Graph:
         own = self.settings[run.name]
         used = (own.cam, own.affinity, own.masks)
         names = {name for one in used if one is not None for name in models_of(one).values()}
+        if self.config.dataset.tagclip is not None:
+            names.add(self.config.dataset.tagclip.model)
         return {name: self.config.models[name] for name in sorted(names)}
 
     @cached_property
@@ -326,6 +329,13 @@ class Graph:
                 found[stage] = [f"{self.score(stage, node, seed)}/score.json" for seed in run.seeds]
         return found
 
+    @property
+    def scores_tags(self) -> bool:
+        """Whether labels are predicted, and there are true ones of the images that are scored."""
+        dataset = self.config.dataset
+        known = dataset.tagclip is not None and (dataset.tagclip.truth or dataset.masks)
+        return bool(known) and dataset.splits.score is not None
+
     def labels_whole_images(self, inference: Node) -> bool:
         """Whether the labels of a finished training are made: where they can be, and be scored."""
         dataset = self.config.dataset
@@ -335,6 +345,7 @@ class Graph:
     def folders(self) -> set[str]:
         """All folders of stages and scores that some run uses."""
         used = {node.folder for node in self._by_folder.values()}
+        used |= {self.score("tags", self.tags)} if self.scores_tags else set()
         for run in self.runs:
             for files in self.scores(run).values():
                 used |= {str(Path(file).parent) for file in files}
@@ -354,12 +365,46 @@ class Graph:
                 include={"size", "on_bad_image", "orientation", "negatives"}, exclude_defaults=True
             ),
         }
-        if split is not None and dataset.source in ("folder", "images"):
-            ids = "\n".join(open_dataset(dataset.model_dump()).ids(split))
-            identity["ids"] = hashlib.sha256(ids.encode()).hexdigest()
+        if split is not None and self._own:
+            identity["ids"] = self._ids(split)
         elif split is not None:
             identity["split"] = split
-        return _node("images", "images", identity, (), {})
+        parents = () if self.tags is None else (self.tags,)
+        return _node("images", "images", identity, parents, {})
+
+    def _tags(self) -> Node | None:
+        """The labels predicted of all images that need some; None where they are given."""
+        dataset, own = self.config.dataset, self.config.dataset.tagclip
+        if own is None:
+            return None
+        named = (dataset.splits.pseudo, dataset.splits.prompts, dataset.splits.score)
+        splits = list(dict.fromkeys(filter(None, named)))
+        model = self._model(self.config.models[own.model])
+        texts = self._texts(self.config.texts[own.texts], model)
+        changed = differing(own, ("model", "texts", "truth"))
+        identity: dict[str, Any] = {
+            **changed,
+            "method": "tagclip",
+            "model": model.identity,
+            "texts": texts.identity,
+            **dataset.model_dump(
+                include={"size", "on_bad_image", "orientation"}, exclude_defaults=True
+            ),
+        }
+        identity["images"] = [self._ids(split) if self._own else split for split in splits]
+        settings = {**own.model_dump(), "model": model.settings, "texts": texts_of(texts)}
+        label = "+".join(["tagclip", model.label, texts.label, *_flat(changed)])
+        return _node("tags", label, identity, (), {**settings, "splits": splits})
+
+    @property
+    def _own(self) -> bool:
+        """Whether the data are the user's own, whose lists are there."""
+        return self.config.dataset.source in ("folder", "images")
+
+    def _ids(self, split: str) -> str:
+        """A digest of the ids of a split of the user's own data."""
+        ids = "\n".join(open_dataset(self.config.dataset.model_dump()).ids(split))
+        return hashlib.sha256(ids.encode()).hexdigest()
 
     def _path(self, settings: RunSettings) -> dict[str, Node]:
         """The nodes of a run by group."""

@@ -20,7 +20,7 @@ from clip_wsss.core.files import sha256
 from clip_wsss.core.methods import methods_of, plugin_folders
 from clip_wsss.core.resources import find
 from clip_wsss.data.check import Use
-from clip_wsss.data.datasets import open_dataset
+from clip_wsss.data.datasets import TAGCLIP, open_dataset
 from clip_wsss.runs.config import GROUPS, load_config
 from clip_wsss.runs.fingerprint import code_fingerprint, function_fingerprint
 from clip_wsss.runs.graph import (
@@ -36,7 +36,7 @@ from clip_wsss.runs.graph import (
     texts_of,
     words_of,
 )
-from clip_wsss.runs.settings import Config
+from clip_wsss.runs.settings import Config, Dataset
 from clip_wsss.runs.sidecar import COMPARED, combined, read_sidecar
 from clip_wsss.runs.stages import MAP_STAGES, TRAINED
 from clip_wsss.runs.table import read_runs
@@ -52,6 +52,8 @@ _ONLINE = (
 CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": (("demo.build",), _IMAGES),
     "check": (("data.check",), _IMAGES),
+    "tags": (("tags.write", "prompts.texts", "models.clip", "data.datasets"), _CLIP),
+    "score_tags": (("score.tags",), _IMAGES),
     "features": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
     "texts": (("prompts.texts", "models.clip", "data.datasets"), _CLIP),
     "maps": (
@@ -361,6 +363,46 @@ class Plan:
         }
         return Product(self.sidecar(files[0]), files, self.stamp(texts), inputs)
 
+    @cached_property
+    def tags(self) -> Product | None:
+        """The predicted labels, and the scores that they follow from; None where they are given."""
+        if (node := self.graph.tags) is None:
+            return None
+        folder = self.root / node.folder
+        lists = dict.fromkeys(
+            path for split in node.settings["splits"] for path in self.lists_of(split)
+        )
+        files = (folder / "labels.csv", folder / "scores.csv")
+        return Product(folder / "labels.json", files, self.stamp(node), {"lists": [*lists]})
+
+    @cached_property
+    def tag_score(self) -> Product | None:
+        """How right the predicted labels are; None where nothing says it."""
+        if self.tags is None or self.graph.tags is None or not self.graph.scores_tags:
+            return None
+        folder = self.root / self.graph.score("tags", self.graph.tags)
+        dataset = self.config.dataset
+        numerics = {"split": dataset.splits.score, "truth": self._truth_of_tags or dataset.masks}
+        key, code = self.graph.tags.key, self.code("score_tags")
+        stamp = {"stage": "tags", "key": key, "code": code, "numerics": numerics}
+        inputs: dict[str, list[Product | Path]] = {
+            "lists": [*self.truth_of_tags],
+            "read": [self.tags],
+        }
+        return Product(folder / "sidecar.json", (folder / "score.json",), stamp, inputs)
+
+    @property
+    def _truth_of_tags(self) -> str | None:
+        own = self.config.dataset.tagclip
+        return None if own is None else own.truth
+
+    @property
+    def truth_of_tags(self) -> list[Path]:
+        """Inputs of whoever scores predicted labels, beside them: a list, a file of labels."""
+        truth = self._truth_of_tags
+        given = [] if truth in (None, "xml") else [Path(truth)]
+        return [*self.lists_of(self.config.dataset.splits.score), *given]
+
     def score(self, stage: str, node: Node, seed: int | None = None) -> Product:
         """A measurement."""
         folder = self.root / self.graph.score(stage, node, seed)
@@ -431,7 +473,7 @@ class Plan:
     @property
     def lineages(self) -> dict[Path, dict[str, Any]]:
         """The settings.yaml of every stage's folder, with what it holds."""
-        nodes = self.graph.nodes("features", *GROUPS)
+        nodes = self.graph.nodes("tags", "features", *GROUPS)
         return {self.root / node.folder / "settings.yaml": node.lineage() for node in nodes}
 
     @property
@@ -539,17 +581,30 @@ class Plan:
         stamp = {"stage": "data", "key": settings, "code": self.code("data"), "numerics": {}}
         return Product(self.root / "data/sidecar.json", files, stamp)
 
+    @cached_property
+    def dataset_settings(self) -> Dataset:
+        """The data set as jobs read it: predicted labels are a file of results."""
+        own = self.config.dataset
+        return (
+            own if self.tags is None else own.model_copy(update={"labels": str(self.tags.files[0])})
+        )
+
     def images_of(self, split: str | None) -> list[Path]:
         """Inputs of whoever reads a split: its list of ids, the CSV of labels, the demo's folders.
 
         The images of other data sets are not inputs, one by one or as a folder.
         """
+        made = [] if split is None or self.tags is None else [self.tags.files[0]]
+        return [*self.lists_of(split), *made]
+
+    def lists_of(self, split: str | None) -> list[Path]:
+        """As `images_of`, without labels that a job predicts."""
         if split is None:
             return []
         dataset = self.config.dataset
-        listed = self.dataset.split_file(split)  # None: every image of a folder
+        listed = self.unlabelled.split_file(split)  # None: every image of a folder
         found = [] if listed is None else [listed]
-        found += [] if dataset.labels == "xml" else [Path(dataset.labels)]
+        found += [] if dataset.labels in ("xml", TAGCLIP) else [Path(dataset.labels)]
         if dataset.masks is not None and dataset.masks.lower().endswith(".json"):
             found.append(Path(dataset.root) / dataset.masks)
         return found + (self.demo_folders if dataset.source == "demo" else [])
@@ -573,12 +628,12 @@ class Plan:
             )
             for stage in ("masks", "inference")
         }
-        given = dataset.masks is not None
+        given, labelled = dataset.masks is not None, self.tags is None
         found: dict[str, Use] = {}
         for split, labels, needed, others, regions in (
-            (splits.prompts, True, False, (), ()),
-            (splits.pseudo, True, truth, sorted(imports, key=str), refined["masks"]),
-            (splits.score, True, given, (), ()),
+            (splits.prompts, labelled, False, (), ()),
+            (splits.pseudo, labelled, truth, sorted(imports, key=str), refined["masks"]),
+            (splits.score, labelled, given, (), ()),
             (splits.val, False, given, (), refined["inference"]),
             (splits.test, False, False, (), refined["inference"]),
         ):
@@ -600,7 +655,7 @@ class Plan:
     @property
     def check_stamp(self) -> dict[str, Any]:
         """What the check depends on besides its files."""
-        dataset = self.config.dataset.model_dump(exclude={"splits", "train_negatives"})
+        dataset = self.config.dataset.model_dump(exclude={"splits", "train_negatives", "tagclip"})
         uses = {split: asdict(use) for split, use in self.uses.items()}
         # No towers: one more in a row would read all images again, and its next job loads it.
         return {"code": self.code("check"), "dataset": dataset, "uses": uses}
@@ -621,6 +676,11 @@ class Plan:
     @cached_property
     def dataset(self):
         """The images."""
+        return open_dataset(self.dataset_settings.model_dump())
+
+    @cached_property
+    def unlabelled(self):
+        """The images before labels are predicted, if they are."""
         return open_dataset(self.config.dataset.model_dump())
 
     def variants(self, one: Pass, nodes: list[Node]) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from clip_wsss.core.confidence import MU, check_mu
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import Names, Positive, Settings, with_methods
 from clip_wsss.core.spelling import unknown
+from clip_wsss.data.datasets import TAGCLIP
 from clip_wsss.labels.online import OnlineSettings
+from clip_wsss.tags.tagclip import TagClipSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
@@ -59,8 +61,11 @@ class DatasetSettings(Settings):
     root: Place = Field(description="holds JPEGImages, Annotations, SegmentationClass, ImageSets")
     vocabulary: Text = Field(description="file of classes, renames, background words")
     labels: Place = Field(
-        "xml", description="image-level labels: xml, or the path of a .csv, .npy or COCO .json"
+        "xml",
+        description="image-level labels: xml, the path of a .csv, .npy or COCO .json, or tagclip: "
+        "predicted",
     )
+    tagclip: TagClipSettings | None = Field(None, description="of labels: tagclip")
     size: Literal["xml", "image"] = Field("xml", description="what states the size of an image")
     masks: Text | None = Field(
         None, description="folder of the ground truth, or COCO .json, below root"
@@ -79,6 +84,8 @@ class DatasetSettings(Settings):
     def _fits(self) -> Self:
         if self.train_negatives and self.negatives == "refuse":
             raise ValueError("train_negatives: needs negatives: background; got refuse")
+        if (self.labels == TAGCLIP) != (self.tagclip is not None):
+            raise ValueError("tagclip: is needed by labels: tagclip, and only there")
         return self
 
 

@@ -1,25 +1,38 @@
 """Published figures, quoted beside the measured ones."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from clip_wsss.runs.published import COLUMNS, published_rows
+from clip_wsss.runs.published import ABOUT, COLUMNS, published_rows
 
 
 def read_published(path: str | Path) -> pd.DataFrame:
-    """Read a CSV of quoted figures: method, stage, split, miou (percent), source, note.
+    """Read a CSV of quoted figures, see `published_rows`; what it does not say is empty.
 
     The name of the file is the data set that they hold for.
 
     Raises:
         InputError: as for `published_rows`.
     """
-    table = pd.DataFrame(published_rows(path), columns=list(COLUMNS), dtype=str)
+    table = pd.DataFrame(
+        published_rows(path), columns=[*COLUMNS[:4], *ABOUT, *COLUMNS[4:]], dtype=str
+    )
     table["miou"] = table["miou"].astype(float)
     table["dataset"] = Path(path).stem
     return table
+
+
+def about(row: Mapping[str, str]) -> str:
+    """What a quoted figure was got with, and its note, in words."""
+    crf = {"yes": "CRF", "no": "no CRF"}.get(row["crf"], row["crf"])
+    weights = f"{row['pretraining']} weights" if row["pretraining"] else ""
+    scales = f"scales {row['scales']}" if row["scales"] else ""
+    models = f"with {row['models']}" if row["models"] else ""
+    words = (row["venue"], row["kind"], row["backbone"], weights, models, crf, scales, row["note"])
+    return ", ".join(filter(None, words))
 
 
 def quoted(

@@ -50,6 +50,19 @@ def remarks_of_split(info: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def of_tags(label: str, scored: Mapping[str, Any] | None) -> str:
+    """That image-level labels are predicted, by what, and how right they are."""
+    words = f"image-level labels are predicted ({label})"
+    if scored is None:
+        return f"{words}; there are no true ones to score them by"
+    rates = ", ".join(
+        f"{name} {scored[key]:.1%}"
+        for key, name in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
+        if scored[key] is not None
+    )
+    return f"{words}: {rates} of the tags of {scored['images']} images of {scored['split']}"
+
+
 def remarks_of_training(log: Path) -> list[str]:
     """What a training's log says.
 

@@ -19,7 +19,7 @@ from clip_wsss.core.files import write_json, write_text
 from clip_wsss.core.plain import dump_yaml
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.graph import RANKING, Node, described
-from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.plan import Plan, Product
 from clip_wsss.runs.provenance import portable
 from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED, TRAINED
 from clip_wsss.runs.table import Run
@@ -30,7 +30,7 @@ from clip_wsss.score.measurements import Difference, Figure, Folder, Reader, dif
 from clip_wsss.score.metrics import power_key
 from clip_wsss.tables import remarks
 from clip_wsss.tables.layout import write_layouts
-from clip_wsss.tables.published import quoted, read_published
+from clip_wsss.tables.published import about, quoted, read_published
 
 INDEX_FORMAT = 2  # of runs.json; before 2 the stages were not a graph
 FIGURE_COLUMNS = [
@@ -142,7 +142,7 @@ def check_measurements(plan: Plan) -> None:
     Raises:
         InputError: one is missing, was made by other settings or other code, or was changed since.
     """
-    for product in plan.scores:
+    for product in (*plan.scores, *([] if plan.tag_score is None else [plan.tag_score])):
         sidecar.check(product.sidecar, product.stamp)
     for product in plan.rankings:
         sidecar.check(product.sidecar, product.stamp, ["sharpness"])
@@ -209,6 +209,11 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
 
 def _remarks(row: Row, plan: Plan) -> Iterator[tuple[str, str, str]]:
     """The remarks of a run: run, stage, and what is said."""
+    if plan.graph.tags is not None:
+        scored = (
+            None if plan.tag_score is None else row.reader.info(_relative(plan.tag_score, plan))
+        )
+        yield row.run.name, remarks.ALL, remarks.of_tags(plan.graph.tags.label, scored)
     for stage in row.stages:
         for info in map(row.reader.info, row.files[stage]):
             seed = f"seed {info['seed']}: " if len(row.files[stage]) > 1 else ""
@@ -220,6 +225,11 @@ def _remarks(row: Row, plan: Plan) -> Iterator[tuple[str, str, str]]:
         log = plan.training(row.path["segmentation"], number).files[-1]
         for words in remarks.remarks_of_training(log):
             yield row.run.name, "segmentation", f"seed {number}: {words}"
+
+
+def _relative(product: Product, plan: Plan) -> str:
+    """The first file of a product, relative to the results."""
+    return product.files[0].relative_to(plan.root).as_posix()
 
 
 def _named(figure: Figure) -> str:
@@ -378,7 +388,7 @@ def _quoted_lines(published: pd.DataFrame | None) -> list[dict]:
         line |= {"split": f"{group['dataset'].iloc[0]} {split}"}
         line |= dict(zip(group["stage"], group["miou"], strict=True))
         line["source"] = "; ".join(dict.fromkeys(group["source"]))
-        line["note"] = "; ".join(note for note in dict.fromkeys(group["note"]) if note)
+        line["note"] = "; ".join(dict.fromkeys(filter(None, map(about, group.to_dict("records")))))
         lines.append(line)
     return lines
 

@@ -519,6 +519,7 @@ def test_figures_of_another_data_set_are_quoted_without_a_difference(made, tmp_p
     ("text", "message"),
     [
         ("method,miou\n", "the columns must be method, stage"),
+        (HEAD.replace("note", "note,year"), "and may be venue, kind, backbone"),
         (HEAD + "a,crf,train,70,b,\n", "line 2: unknown stage `crf`"),
         (HEAD + "a,mask,train,x,b,\n", "line 2: miou: must be a percentage; got x"),
         ("", "the columns must be method, stage"),
@@ -542,11 +543,24 @@ def test_a_missing_file_of_published_figures_is_named(tmp_path):
         read_published(tmp_path / "no.csv")
 
 
+def test_what_a_quoted_figure_was_got_with(made, tmp_path):
+    path = tmp_path / "voc12.csv"
+    head = "crf,backbone,pretraining,scales," + HEAD
+    path.write_text(f'{head}yes,ViT-B,ImageNet,"0.5, 1",A,segmentation,val,70,paper,mine\n')
+    settings = config(published=str(path))
+    write_tables(plan(made, ladder(), settings), tmp_path / "t")
+    note = pd.read_csv(tmp_path / "t/ladder.csv").set_index("run").loc["A", "note"]
+    assert note == "ViT-B, ImageNet weights, CRF, scales 0.5, 1, mine"
+
+
 @pytest.mark.parametrize("name", ["voc12", "coco14"])
 def test_the_shipped_published_figures_can_be_read(name):
     table = read_published(REPOSITORY / f"config/published/{name}.csv")
     assert quoted(table, "clip-es", name, "segmentation", "val") is not None
     assert quoted(table, "clip-es", "demo", "segmentation", "val") is None
+    assert not table.duplicated(["method", "stage", "split"]).any()
+    assert set(table["kind"]) <= {"single-stage", "multi-stage", "training-free"}
+    assert table.set_index("method").loc["FMA", "models"].unique().tolist() == ["CLIP; SAM"]
 
 
 def test_costs(tmp_path):
