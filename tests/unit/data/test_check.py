@@ -261,3 +261,12 @@ def test_coco_json_gives_labels_and_masks(own):
     own.write("all.json", json.dumps(content).encode())
     (line,) = own.check(**settings, negatives="background")["errors"]
     assert f"all.json, image b: is 7 x {HEIGHT}, but its image is {WIDTH} x {HEIGHT}" in line
+
+
+def test_labels_that_are_still_to_be_predicted_are_not_looked_at(own):
+    own.write("Annotations/c.xml", b"no XML")
+    settings = {"labels": "tagclip", "tagclip": {"truth": None}, "size": "image"}
+    found = own.check({"train": Use(masks=True)}, **settings)
+    assert found["errors"] == []
+    assert found["splits"]["train"]["labels"] == {}
+    assert found["splits"]["train"]["masks"] == {"dog": 3}

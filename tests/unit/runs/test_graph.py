@@ -483,3 +483,78 @@ def test_a_training_is_shown_with_and_without_crf(content, name):
         assert plain["inference"].settings["refinement"] == "none"
         views = [one["inference"].settings for one in (crf, plain)]
         assert all(views[0][key] == views[1][key] for key in ("scales", "flip", "long_side"))
+
+
+def predicted(content, **changed):
+    """Let the labels be predicted."""
+    own = {"model": "demo", "texts": "photo", "votes": 2} | changed
+    content["dataset"].update(labels="tagclip", tagclip=own)
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        (lambda c: predicted(c, votes=1), GROUPS[1:]),
+        (lambda c: predicted(c, model="exact"), GROUPS[1:]),
+        (lambda c: predicted(c, texts="clip-es"), GROUPS[1:]),
+        (lambda c: c["texts"]["photo"].update(background="none"), GROUPS),
+        (lambda c: predicted(c, truth="xml"), ()),
+        (lambda c: predicted(c, threshold=0.5), ()),
+    ],
+)
+def test_predicted_labels_decide_the_maps(graph, change, stages):
+    first = graph(change=predicted)
+    second = graph(change=lambda c: (predicted(c), change(c)))
+    assert moved(folders(first), folders(second)) == set(stages)
+    assert (first.tags.folder != second.tags.folder) == bool(stages)
+    assert moved(folders(first), folders(graph())) == set(GROUPS[1:])
+
+
+def test_what_reads_labels_reads_those_that_are_predicted(graph):
+    plan = Plan(graph(change=predicted))
+    labels = plan.tags.files[0]
+    assert labels in plan.images_of("train")
+    assert labels not in plan.lists_of("train")  # which the check and the job itself read
+    assert labels not in plan.tags.inputs["lists"]
+    assert plan.dataset.settings["labels"] == str(labels)
+    assert not any(use.labels for use in plan.uses.values())
+    assert all(
+        labels in plan.shard(node, "0001of0002").inputs["lists"] for node in plan.graph.nodes("cam")
+    )
+    assert plan.tag_score.inputs["read"] == [plan.tags]
+    assert {plan.graph.tags.folder, f"score/tags/{plan.graph.tags.name}"} <= plan.graph.folders()
+    assert plan.models.keys() == {"demo"}
+    assert Plan(graph()).tags is None
+    without = graph(change=lambda c: (predicted(c), c["dataset"].update(masks=None)))
+    assert Plan(without).tag_score is None
+    others = graph(
+        change=lambda c: (
+            predicted(c, truth="t.csv", model="exact"),
+            c["dataset"].update(masks=None),
+        )
+    )
+    assert Path("t.csv") in Plan(others).tag_score.inputs["lists"]
+    assert Plan(others).models.keys() == {"demo", "exact"}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda c: predicted(c, model="none"), "dataset.tagclip.model: unknown entry of model"),
+        (lambda c: predicted(c, texts="none"), "dataset.tagclip.texts: unknown entry of texts"),
+        (lambda c: predicted(c, texts="sharpest"), "`sharpest` ranks its templates by labels"),
+        (lambda c: predicted(c, votes=-1), "dataset.tagclip.votes: must be at least 0; got -1"),
+        (lambda c: c["dataset"].update(labels="tagclip"), "dataset: tagclip: is needed by labels"),
+        (lambda c: (predicted(c), c["dataset"].update(labels="xml")), "and only there"),
+        (
+            lambda c: (
+                c["models"].update(pe={"architecture": "PE-Core-B-16", "weights": "meta"}),
+                predicted(c, model="pe"),
+            ),
+            "`pe` must be a CLIP whose network is open_clip's own",
+        ),
+    ],
+)
+def test_predicted_labels_that_cannot_be(graph, change, line):
+    with pytest.raises(InputError, match=line):
+        graph(change=change)

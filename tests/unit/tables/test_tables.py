@@ -27,6 +27,7 @@ from clip_wsss.runs.config import load_config
 from clip_wsss.score.bootstrap import interval, nan_mean, resampled_iou, tally
 from clip_wsss.tables.costs import write_costs
 from clip_wsss.tables.published import quoted, read_published
+from clip_wsss.tables.remarks import of_tags
 from clip_wsss.tables.write import write_tables
 
 HEAD = "method,stage,split,miou,source,note\n"
@@ -561,6 +562,15 @@ def test_the_shipped_published_figures_can_be_read(name):
     assert not table.duplicated(["method", "stage", "split"]).any()
     assert set(table["kind"]) <= {"single-stage", "multi-stage", "training-free"}
     assert table.set_index("method").loc["FMA", "models"].unique().tolist() == ["CLIP; SAM"]
+
+
+def test_that_labels_are_predicted_is_said():
+    scored = {"precision": 0.75, "recall": 0.5, "f1": None, "images": 8, "split": "train"}
+    assert of_tags("tagclip+x", scored) == (
+        "image-level labels are predicted (tagclip+x): precision 75.0%, recall 50.0% of the tags "
+        "of 8 images of train"
+    )
+    assert of_tags("x", None).endswith("; there are no true ones to score them by")
 
 
 def test_costs(tmp_path):

@@ -1,5 +1,6 @@
 """TagCLIP by known answers and by slow twins; its tags written, read back and scored."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from clip_cases import make_openai_state_dict, random_clip, small_config
 from PIL import Image
+from stand_ins import CAT, box, jpeg, xml
 
 from clip_wsss.affinities.box_rule import box_mask
 from clip_wsss.cams.context import HELD, MapContext, look
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import encode_label
 from clip_wsss.data.annotations import read_labels_csv
 from clip_wsss.data.datasets import open_dataset
-from clip_wsss.score.tags import tag_rates
+from clip_wsss.score.tags import measure_tags, tag_rates
 from clip_wsss.tags.tagclip import (
     TagClipSettings,
     patch_scores,
@@ -238,3 +241,41 @@ def test_what_is_written_is_read_as_labels(clip, tmp_path):
     data.settings["on_bad_image"] = "fail"
     with pytest.raises(InputError, match=r"bad\.png"):
         write_tags(data, ["all"], clip, texts, settings(), *files)
+
+
+@pytest.mark.parametrize(("truth", "hits"), [(None, 2), ("xml", 1), ("true.csv", 1)])
+def test_tags_are_scored_by_what_is_true(tmp_path, monkeypatch, truth, hits):
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "JPEGImages/a.jpg": jpeg(1),
+        "JPEGImages/b.jpg": jpeg(1),
+        "Annotations/a.xml": xml("dog"),
+        "Annotations/b.xml": xml("dog"),
+        "ImageSets/Segmentation/train.txt": b"a\nb\nmissing\n",
+        "true.csv": b"image,labels\na,dog\nb,bus\n",
+        "labels.csv": b"image,labels\na,dog\nb,cat;car\n",
+        "scores.csv": b"image,cat,dog,bus,car\na,0.1,0.9,0,0\nb,0.9,0.1,0,0.8\n",
+        "words.yaml": b"classes: [cat, dog, bus, car]\nnames: {}\nbackgrounds: {}\n",
+    }
+    (tmp_path / "SegmentationClass").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    for name, value in (("a", 2), ("b", 1)):  # as this vocabulary numbers them
+        mask = np.where(box(CAT) > 0, np.uint8(value), np.uint8(0))
+        (tmp_path / f"SegmentationClass/{name}.png").write_bytes(encode_label(mask))
+    data = open_dataset(
+        {
+            "name": "own", "source": "folder", "root": ".", "vocabulary": "words.yaml",
+            "labels": "labels.csv", "tagclip": {"truth": truth}, "size": "xml",
+            "masks": "SegmentationClass",
+        }
+    )  # fmt: skip
+    measure_tags(data, "train", tmp_path / "scores.csv", tmp_path / "score.json")
+    found = json.loads((tmp_path / "score.json").read_text())
+    assert (found["images"], found["skipped"]) == (2, ["missing"])
+    assert found["truth"] == (truth or "masks")
+    assert found["precision"] == hits / 3
+    assert found["recall"] == hits / 2
+    assert found["classes"]["dog"]["ap"] == 1
+    assert found["classes"]["car"] == {"hits": 0, "alarms": 1, "misses": 0, "ap": None}

@@ -1,0 +1,34 @@
+"""A data set without image-level labels, from its images to the tables."""
+
+import csv
+import json
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+RUNS = "name\ttexts\tcam\taffinity\nmaps\tphoto\tsoftmax\tcaa\n"
+
+
+def test_labels_are_predicted_before_they_are_read(project):
+    project.cut_down()
+    project.write_runs(RUNS)
+    own = {"model": "demo", "texts": "clip-es", "votes": 2}
+    project.config["dataset"].update(labels="tagclip", tagclip=own)
+    result = project.snakemake()
+    assert result.code == 0, result.text
+    assert result.executed["tags"] == result.executed["score_tags"] == 1
+    results = project.folder / "results/demo"
+    (labels,) = results.glob("tags/*/labels.csv")
+    assert len(list(csv.reader(labels.open()))) == 1 + 8
+    (score,) = results.glob("score/tags/*/score.json")
+    assert 0 < json.loads(score.read_text())["f1"] <= 1
+    for name in ("tables/test.md", "report.html"):
+        assert "image-level labels are predicted (tagclip" in (results / name).read_text("utf-8")
+    assert project.snakemake("-n").nothing_to_do
+    own["truth"] = "xml"  # another score of the same labels
+    result = project.snakemake("-n")
+    assert "score_tags" in result.jobs
+    assert not {"tags", "maps"} & set(result.jobs)
+    own["threshold"] = 0.9
+    assert {"tags", "maps"} <= set(project.snakemake("-n").jobs)
