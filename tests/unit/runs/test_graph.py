@@ -14,7 +14,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.runs import plan as plan_module
 from clip_wsss.runs.config import load_config, read_yaml
 from clip_wsss.runs.fingerprint import module_files
-from clip_wsss.runs.graph import Graph, folder_digest
+from clip_wsss.runs.graph import Graph, cam_of, folder_digest
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.table import read_runs
 
@@ -278,6 +278,27 @@ def row(name, texts="photo", cam="softmax", affinity="caa"):
 
 def passes(made):
     return sorted(len(one.nodes) for one in made.passes.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "table", "towers"),
+    [
+        ("config", "affinities", ["demo"]),
+        ("config", "maps", ["demo"]),
+        ("config", "towers-demo", ["demo", "exact"]),
+        ("tagclip", "tagclip", ["demo"]),
+        ("voc12", "affinities", ["vit-b-16"]),
+        ("voc12", "maps", ["vit-b-16"]),
+        ("voc12", "towers", ["eva02-b-16", "mobileclip-b", "pe-core-b-16", "vit-b-16"]),
+    ],
+)
+def test_all_rows_of_one_tower_are_one_pass(config, table, towers):
+    content = read_yaml(ROOT / f"config/{config}.yaml")
+    content["runs"] = {"tables": [f"config/runs/{table}.tsv"]}
+    config = load_config(content)
+    made = Graph(config, read_runs(config))
+    found = [cam_of(one.nodes[0]).settings["model"] for one in made.passes.values()]
+    assert sorted(map(str, found)) == sorted(str(config.models[one].model_dump()) for one in towers)
 
 
 def test_all_cams_affinities_and_fixed_texts_of_a_trunk_are_one_pass(graph):
