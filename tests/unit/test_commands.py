@@ -43,6 +43,9 @@ WHERE = {
     "snakemake --cores all --configfile config/coco14.yaml": (
         f"{DATA}test_coco_from_its_archives_to_the_tables"
     ),
+    "snakemake --cores all --configfile config/tagclip.yaml": (
+        "tests/workflow/test_tags.py::test_labels_are_predicted_before_they_are_read"
+    ),
     "snakemake --cores all --configfile config/folder.yaml": (f"{DATA}test_plans_of_ones_own_data"),
     "snakemake --cores all --configfile config/config.yaml "
     "--config 'runs={tables: [config/runs/corrections.tsv]}'": PLANS,

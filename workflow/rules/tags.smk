@@ -24,6 +24,8 @@ if PLAN.tags is not None:
             lineage=unseen(GRAPH.tags.lineage()),
             dataset=unseen(PLAN.config.dataset.model_dump()),
             compute=unseen(COMPUTE.model_dump()),
+        message:
+            "image-level labels are predicted"
         script:
             "../scripts/tags.py"
 
@@ -49,5 +51,7 @@ if PLAN.tag_score is not None:
             reads=unseen(PLAN.tags.stamp),
             dataset=unseen(DATASET.model_dump()),
             split=unseen(SPLITS.score),
+        message:
+            "scores: predicted labels"
         script:
             "../scripts/score_tags.py"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import atomic_path
+from clip_wsss.core.files import write_rows
 from clip_wsss.core.progress import over_images
+from clip_wsss.data.bad_images import left_out
 from clip_wsss.tags.tagclip import TagClipSettings, tagclip, tags
 
 if TYPE_CHECKING:
@@ -69,13 +69,11 @@ def write_tags(
     for id_ in over_images(ids, len(ids), "tags"):
         try:
             found = predicted(dataset, id_, clip, texts, settings)
-        except InputError:
-            if dataset.settings["on_bad_image"] != "skip":
-                raise
+        except InputError as error:
+            left_out(dataset, error)
             continue
         chosen = [names[label] for label in tags(found, settings.threshold)]
         labels.append((id_, ";".join(chosen)))
         scores.append((id_, *(f"{value:.9g}" for value in found)))
-    for path, lines in ((out_labels, labels), (out_scores, scores)):
-        with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(lines)
+    write_rows(out_labels, labels)
+    write_rows(out_scores, scores)
