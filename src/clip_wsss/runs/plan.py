@@ -36,7 +36,7 @@ from clip_wsss.runs.graph import (
     texts_of,
     words_of,
 )
-from clip_wsss.runs.settings import Config, Dataset
+from clip_wsss.runs.settings import Config, DatasetSettings
 from clip_wsss.runs.sidecar import COMPARED, combined, read_sidecar
 from clip_wsss.runs.stages import MAP_STAGES, TRAINED
 from clip_wsss.runs.table import read_runs
@@ -582,7 +582,7 @@ class Plan:
         return Product(self.root / "data/sidecar.json", files, stamp)
 
     @cached_property
-    def dataset_settings(self) -> Dataset:
+    def dataset_settings(self) -> DatasetSettings:
         """The data set as jobs read it: predicted labels are a file of results."""
         own = self.config.dataset
         return (
