@@ -18,6 +18,7 @@ if PLAN.tags is not None:
         threads: COMPUTE.threads
         resources:
             gpu=GPU,
+            **needs("tags"),
         params:
             stamp=PLAN.tags.stamp,
             settings=unseen(GRAPH.tags.settings),
@@ -46,6 +47,8 @@ if PLAN.tag_score is not None:
             LOGS / "score_tags.log",
         benchmark:
             BENCHMARKS / "score_tags.tsv"
+        resources:
+            **needs("score"),
         params:
             stamp=PLAN.tag_score.stamp,
             reads=unseen(PLAN.tags.stamp),

@@ -322,6 +322,7 @@ class Needs(Settings):
 NEEDS = {
     "data": Needs(memory=4000, minutes=600),
     "check": Needs(memory=4000, minutes=120),
+    "tags": Needs(memory=8000, minutes=1440),
     "texts": Needs(memory=8000, minutes=120),
     "maps": Needs(memory=8000, minutes=240),
     "masks": Needs(memory=8000, minutes=240),
@@ -332,8 +333,8 @@ NEEDS = {
     "report": Needs(memory=8000, minutes=120),
 }
 Stage = Literal[
-    "data", "check", "texts", "maps", "masks", "segmentation", "inference", "score", "tables",
-    "report",
+    "data", "check", "tags", "texts", "maps", "masks", "segmentation", "inference", "score",
+    "tables", "report",
 ]  # fmt: skip
 
 
