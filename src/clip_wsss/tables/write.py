@@ -213,7 +213,7 @@ def _remarks(row: Row, plan: Plan) -> Iterator[tuple[str, str, str]]:
         scored = (
             None if plan.tag_score is None else row.reader.info(_relative(plan.tag_score, plan))
         )
-        yield row.run.name, remarks.ALL, remarks.of_tags(plan.graph.tags.label, scored)
+        yield row.run.name, remarks.OF_SPLIT, remarks.of_tags(plan.graph.tags.label, scored)
     for stage in row.stages:
         for info in map(row.reader.info, row.files[stage]):
             seed = f"seed {info['seed']}: " if len(row.files[stage]) > 1 else ""
