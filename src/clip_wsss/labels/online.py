@@ -49,7 +49,10 @@ def resolved(online: OnlineSettings, row: dict[str, dict]) -> dict[str, dict]:
     for field in maker.fields:
         group, key = KINDS["labels"].elsewhere.get(field, ("", field))
         said = row[group] if group else own
-        labels |= {field: said[key]} if key in said else {}
+        if not key:
+            labels[field] = said
+        elif key in said:
+            labels[field] = said[key]
     return {"settings": {key: own[key] for key in WeCLIPSettings.model_fields}, "labels": labels}
 
 
