@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,7 +38,7 @@ class Cmpa(nn.Module):
     def __init__(self, settings: CmpaSettings, width: int, classes: int):
         super().__init__()
         self.settings = settings
-        self.isa, self.tsa = (_network(settings, width) for _ in range(2))
+        self.isa, self.tsa = (Network(settings, width) for _ in range(2))
         log_tau = torch.tensor(settings.tau).log()
         self.log_tau = nn.Parameter(log_tau, requires_grad=settings.learn_tau)
         self.register_buffer("prototypes", torch.zeros(2, classes, settings.width))
@@ -68,13 +69,27 @@ class Cmpa(nn.Module):
         ]
 
 
-def _network(settings: CmpaSettings, width: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(settings.depth):
-        own = settings.width
-        layers += [nn.Linear(width, own), nn.BatchNorm1d(own), nn.ReLU()]
-        width = own
-    return nn.Sequential(*(layers[:-2] if settings.last == "linear" else layers))
+class Network(nn.Sequential):
+    """ISA or TSA: linear, BN, ReLU, ...; what it gives may be added to what it gets.
+
+    With `residual` the last layer is linear, of the width that it gets, and starts as 0, so that
+    aligned features start as CLIP's.
+    """
+
+    def __init__(self, settings: CmpaSettings, width: int):
+        layers: list[nn.Module] = []
+        widths = [width, *[settings.width] * settings.depth]
+        for wide, narrow in pairwise(widths):
+            layers += [nn.Linear(wide, narrow), nn.BatchNorm1d(narrow), nn.ReLU()]
+        super().__init__(*(layers[:-2] if settings.last == "linear" else layers))
+        self.residual = settings.residual
+        if self.residual:
+            nn.init.zeros_(self[-1].weight)
+            nn.init.zeros_(self[-1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, E) -> (n, D)."""
+        return x + super().forward(x) if self.residual else super().forward(x)
 
 
 @contextmanager

@@ -28,6 +28,11 @@ class CmpaSettings(Settings):
     last: Literal["linear", "relu"] = Field(
         "linear", description="whether the last of these layers is linear alone; not in the paper"
     )
+    residual: bool = Field(
+        False,
+        description="whether ISA and TSA add to CLIP's features, from 0 on; not in the paper; width "
+        "must be that of the features, and last linear",
+    )
     normalise: bool = Field(
         True, description="aligned features and prototypes have length 1; not in the paper"
     )
