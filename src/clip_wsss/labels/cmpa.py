@@ -41,7 +41,7 @@ class Cmpa(nn.Module):
         self.isa, self.tsa = (Network(settings, width) for _ in range(2))
         log_tau = torch.tensor(settings.tau).log()
         self.log_tau = nn.Parameter(log_tau, requires_grad=settings.learn_tau)
-        self.register_buffer("prototypes", torch.zeros(2, classes, settings.width))
+        self.register_buffer("prototypes", torch.zeros(2, classes, self.isa.width))
 
     @property
     def tau(self) -> Tensor:
@@ -72,17 +72,21 @@ class Cmpa(nn.Module):
 class Network(nn.Sequential):
     """ISA or TSA: linear, BN, ReLU, ...; what it gives may be added to what it gets.
 
-    With `residual` the last layer is linear, of the width that it gets, and starts as 0, so that
-    aligned features start as CLIP's.
+    With `residual` the last layer is linear, of the width E of the features, and starts as 0, so
+    that aligned features start as CLIP's.
+
+    Attributes:
+        width: D, of what it gives.
     """
 
     def __init__(self, settings: CmpaSettings, width: int):
         layers: list[nn.Module] = []
-        widths = [width, *[settings.width] * settings.depth]
-        for wide, narrow in pairwise(widths):
-            layers += [nn.Linear(wide, narrow), nn.BatchNorm1d(narrow), nn.ReLU()]
-        super().__init__(*(layers[:-2] if settings.last == "linear" else layers))
-        self.residual = settings.residual
+        given = width if settings.residual else settings.width
+        for one, next_ in pairwise([width, *[settings.width] * (settings.depth - 1), given]):
+            layers += [nn.Linear(one, next_), nn.BatchNorm1d(next_), nn.ReLU()]
+        linear = settings.residual or settings.last == "linear"
+        super().__init__(*(layers[:-2] if linear else layers))
+        self.residual, self.width = settings.residual, given
         if self.residual:
             nn.init.zeros_(self[-1].weight)
             nn.init.zeros_(self[-1].bias)

@@ -30,8 +30,8 @@ class CmpaSettings(Settings):
     )
     residual: bool = Field(
         False,
-        description="whether ISA and TSA add to CLIP's features, from 0 on; not in the paper; width "
-        "must be that of the features, and last linear",
+        description="whether ISA and TSA add to CLIP's features, from 0 on: width is then of the "
+        "hidden layers, and the last is linear; not in the paper",
     )
     normalise: bool = Field(
         True, description="aligned features and prototypes have length 1; not in the paper"
