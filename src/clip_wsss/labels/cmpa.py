@@ -35,12 +35,14 @@ class Cmpa(nn.Module):
             no image has, and before the first clustering.
     """
 
+    prototypes: Tensor
+
     def __init__(self, settings: CmpaSettings, width: int, classes: int):
         super().__init__()
         self.settings = settings
         self.isa, self.tsa = (Network(settings, width) for _ in range(2))
-        log_tau = torch.tensor(settings.tau).log()
-        self.log_tau = nn.Parameter(log_tau, requires_grad=settings.learn_tau)
+        tau = torch.tensor(settings.tau)
+        self.log_tau = nn.Parameter(tau.log(), requires_grad=settings.learn_tau)
         self.register_buffer("prototypes", torch.zeros(2, classes, self.isa.width))
 
     @property

@@ -12,7 +12,7 @@ from clip_wsss.cams.targets.softmax import softmax
 from clip_wsss.labels.cmpa import AlignedClip, Cmpa, kmeans, masked_average, prototype_loss, still
 from clip_wsss.labels.ssr import SsrSettings
 
-TAU = torch.tensor(0.05)
+TAU = torch.tensor(0.05).double()
 
 
 def cmpa(width: int = 24, classes: int = 3, **settings) -> Cmpa:
@@ -25,10 +25,10 @@ def cmpa(width: int = 24, classes: int = 3, **settings) -> Cmpa:
 
 
 def test_the_loss_of_orthogonal_directions_is_known():
-    two = torch.eye(2)
+    two = torch.eye(2).double()
     known = math.log(1 + math.exp(-1 / TAU))
     assert prototype_loss(two, two, torch.tensor([0, 1]), TAU).item() == pytest.approx(known)
-    tau = torch.tensor(0.5)
+    tau = torch.tensor(0.5).double()
     loss = prototype_loss(two, two, torch.tensor([1, 0]), tau).item()
     assert loss == pytest.approx(math.log(1 + math.exp(2)))
 

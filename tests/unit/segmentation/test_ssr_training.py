@@ -149,7 +149,7 @@ def test_another_tower_is_asked_for_its_attention(case, texts):
 
 def test_clusters_start_as_classes_and_prototypes_are_their_means(case, texts):
     maker = built(case, texts, normalise=False)._labels
-    D = maker.trained.isa.width
+    D = maker.trained.eval().isa.width
     keys = [[0], [0, 1], [1]]
     samples = torch.eye(D)[[0, 0, 1, 1]] + 0.1
     maker.learn(keys, samples)
