@@ -76,11 +76,11 @@ def ssr(texts: tuple[Tensor, Tensor], settings: SsrSettings) -> Callable:
     """The maker: features of the classes (C, E) and of the background words (M, E) -> labels.
 
     Returns:
-        `clip_wsss.labels.aligned.AlignedLabels`.
+        `clip_wsss.labels.ssr_labels.SSRLabels`.
     """
-    from clip_wsss.labels.aligned import AlignedLabels
+    from clip_wsss.labels.ssr_labels import SSRLabels
 
-    return AlignedLabels(settings, texts)
+    return SSRLabels(settings, texts)
 
 
 ssr.final = True  # type: ignore[attr-defined]  # what it returns has it

@@ -14,7 +14,7 @@ from clip_wsss.core.maps import min_max
 from clip_wsss.core.methods import method
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.models.clip import load_for
-from clip_wsss.prompts.texts import encode
+from clip_wsss.prompts.texts import text_features
 from clip_wsss.segmentation import hooks
 from clip_wsss.segmentation import predict as prediction
 from clip_wsss.segmentation.hooks import latest_checkpoint
@@ -42,7 +42,7 @@ def case(tmp_path_factory):
 @pytest.fixture(scope="module")
 def texts(case):
     clip = row_of(case)["online"]["clip"]
-    foreground, background = encode(load_for(clip, clip, "cpu"), **WORDS)
+    foreground, background = text_features(load_for(clip, clip, "cpu"), **WORDS)
     path = case.root / "features.npz"
     np.savez(path, foreground=foreground.numpy(), background=background.numpy())
     return path

@@ -5,7 +5,7 @@ from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 
 from clip_wsss.core.ranks import sharing
-from clip_wsss.labels.maker import Learning
+from clip_wsss.labels.weclip_labels import Learning
 
 
 class WholeSetHook(Hook):

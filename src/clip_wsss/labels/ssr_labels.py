@@ -20,17 +20,17 @@ from clip_wsss.labels.cmpa import (
     prototype_loss,
     still,
 )
-from clip_wsss.labels.maker import Seen, WeCLIPLabels
+from clip_wsss.labels.weclip_labels import Seen, WeCLIPLabels
 from clip_wsss.models.tower import Clip
 
 if TYPE_CHECKING:
     from clip_wsss.labels.ssr import SsrSettings
 
 
-class AlignedLabels(WeCLIPLabels):
+class SSRLabels(WeCLIPLabels):
     """GradCAM of aligned features, refined by an affinity of the suite; then as in WeCLIP.
 
-    It learns with the decoder, see `clip_wsss.labels.maker.Learning`. What is `kept` are the
+    It learns with the decoder (`clip_wsss.labels.weclip_labels.Learning`). What is `kept` are the
     clusters of all samples, (2, images, C) int16, -1 for a class that an image does not have.
 
     Args:
