@@ -55,6 +55,10 @@ WHERE = {
     "--config 'runs={tables: [config/runs/weclip.tsv]}'": (
         "tests/workflow/test_online.py::test_rows_with_labels_made_online"
     ),
+    "snakemake --cores all --configfile config/config.yaml "
+    "--config 'runs={tables: [config/runs/ssr.tsv]}'": (
+        "tests/workflow/test_online.py::test_rows_with_labels_made_online"
+    ),
     "clip-wsss masks pictures --labels dog,person --out masks": README,
     "clip-wsss score masks/labels SegmentationClass --common": README,
     "clip-wsss doctor": README,

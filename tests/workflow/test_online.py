@@ -11,6 +11,7 @@ ROWS = """\
 name\tbase\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference
 weclip\t-\tclip-es\tclip-es\tclip-es\tweclip\tweclip\tweclip
 ranked\tweclip\tsharpest\tclip-es\tcorrected\tweclip\tweclip-corrected\tweclip
+ssr\tweclip\tclip-es\tsoftmax\tsgc\tweclip\tssr\tweclip
 """
 RETRAINED = {
     **{"segmentation": 1, "inference": 1, "score_predictions": 1},
@@ -24,12 +25,13 @@ def test_rows_with_labels_made_online(project):
     project.write_runs(ROWS)
     for name in ("weclip", "weclip-corrected"):
         project.config["segmentation"][name]["online"]["dynamic_start"] = 2
+    project.config["segmentation"]["ssr"]["online"] |= {"every": 2, "projected_start": 2}
     result = project.snakemake()
     assert result.code == 0, result.text
     results = project.folder / RESULTS
     table = pd.read_csv(results / "tables/test.csv").set_index("run")
     for stage in ("initial", "refined", "mask", "labels", "segmentation"):
-        assert (table.loc[["weclip", "ranked"], stage] > 0).all(), stage
+        assert (table.loc[["weclip", "ranked", "ssr"], stage] > 0).all(), stage
     assert "weclip" in (results / "report.html").read_text("utf-8")
     assert project.snakemake("-n").nothing_to_do
 
@@ -51,12 +53,15 @@ def test_rows_with_labels_made_online(project):
     assert hashes(results) == before
     project.config["segmentation"]["weclip"]["online"]["filter"] = "absolute"
     assert project.snakemake("-n").jobs == RETRAINED | LAST
+    project.config["segmentation"]["weclip"]["online"]["filter"] = "signed"
+    project.config["segmentation"]["ssr"]["online"]["tau"] = 0.1
+    assert project.snakemake("-n").jobs == RETRAINED | LAST
+    project.config["segmentation"]["ssr"]["online"].pop("tau")
     project.config["affinity"]["clip-es"]["power"] = 3
     jobs = project.snakemake("-n").jobs
     assert (jobs["maps"], jobs["masks"], jobs["segmentation"]) == (1, 1, 1)
 
     # A training that lost its files ends with the same bytes.
-    project.config["segmentation"]["weclip"]["online"]["filter"] = "signed"
     project.config["affinity"]["clip-es"].pop("power")
     (results / index["ranked", "segmentation"] / "seed0/checkpoint.pth").unlink()
     assert project.snakemake().code == 0

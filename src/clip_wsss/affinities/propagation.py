@@ -51,7 +51,8 @@ class PropagationSettings(MaskSettings):
 def masks_of(context: MapContext, settings: MaskSettings) -> np.ndarray:
     """The mask of each class's map: (K, gh, gw) uint8.
 
-    A class whose superpixels are all left out gets its boxes; the log says so, a line each.
+    A class whose superpixels are all left out gets its boxes; the log says so, a line each, but for
+    an image without an id, which is one of a training.
     """
     assert context.maps is not None  # what an affinity refines
     if settings.mask == "none":
@@ -63,7 +64,8 @@ def masks_of(context: MapContext, settings: MaskSettings) -> np.ndarray:
         own = context.maps[place].cpu().numpy()
         masks[place] = box_mask(own, settings.threshold, settings.box_edge)
         key = context.keys[int(place)]
-        _log.warning("%s: superpixels: no region of class %d is kept; boxes", context.id, key)
+        if context.id:
+            _log.warning("%s: superpixels: no region of class %d is kept; boxes", context.id, key)
     return masks
 
 

@@ -109,7 +109,8 @@ class Kind:
         package: where the suite's own are.
         takes: names of the arguments of a method, its settings aside.
         gives: what it returns, for the docs.
-        elsewhere: settings that other cells of the row say: name -> (group, its name there).
+        elsewhere: settings that other cells of the row say: name -> (group, its name there, or
+            nothing for the whole entry).
     """
 
     package: str
@@ -120,6 +121,7 @@ class Kind:
 
 _FROM_THE_ROW = {
     "target": ("cam", "target"),
+    "affinity": ("affinity", ""),
     "static_layers": ("affinity", "layers"),
     **{key: ("affinity", key) for key in ("sinkhorn", "power", "threshold", "box_edge")},
     **{key: ("masks", key) for key in ("background_power", "refinement", "par")},

@@ -3,7 +3,7 @@
 The defaults are those of WeCLIP's public code for VOC. docs/weclip.md numbers the facts.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -45,11 +45,14 @@ def resolved(online: OnlineSettings, row: dict[str, dict]) -> dict[str, dict]:
         that follow from the row are what its cells say, where they say it.
     """
     maker, own = method("labels", online.method), online.model_dump()
-    labels = {"method": online.method}
+    labels: dict[str, Any] = {"method": online.method}
     for field in maker.fields:
         group, key = KINDS["labels"].elsewhere.get(field, ("", field))
         said = row[group] if group else own
-        labels |= {field: said[key]} if key in said else {}
+        if not key:
+            labels[field] = said
+        elif key in said:
+            labels[field] = said[key]
     return {"settings": {key: own[key] for key in WeCLIPSettings.model_fields}, "labels": labels}
 
 

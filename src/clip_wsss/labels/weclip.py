@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class ScoreSettings(Settings):
+    """How scores are made of CAMs, and labels of scores."""
+
+    padding: Literal["labelled", "ignored"] = Field(
+        "labelled", description="fact 3: what becomes of the canvas around a small image"
+    )
+    target: Literal["softmax", "logit"] = Field("softmax", description="of GradCAM")
+    background_power: float = Field(1.0, gt=0, description="of 1 - max")
+    refinement: Literal["none", "par"] = Field("par", description="of the scores at full size")
+    par: ParSettings = Field(ParSettings(), description="of refinement: par")
+
+
 class DynamicSettings(Settings):
     """What only labels that are made online have."""
 
@@ -35,9 +47,6 @@ class DynamicSettings(Settings):
     filter: Literal["signed", "absolute"] = Field(
         "signed", description="fact 10: distance of an attention map to the affinity"
     )
-    padding: Literal["labelled", "ignored"] = Field(
-        "labelled", description="fact 3: what becomes of the canvas around a small image"
-    )
 
     def passes(self, update: int) -> int:
         """The forward counter in update 1, 2, ... of a training."""
@@ -49,10 +58,9 @@ class DynamicSettings(Settings):
         return update is None or self.passes(update) > self.dynamic_start
 
 
-class LabelSettings(DynamicSettings):
+class LabelSettings(ScoreSettings, DynamicSettings):
     """How the pseudo labels of a batch are made."""
 
-    target: Literal["softmax", "logit"] = Field("softmax", description="of GradCAM")
     static_layers: int = Field(8, ge=1, description="last attention maps averaged at first")
     sinkhorn: int = Field(3, ge=0, description="rounds of dividing by column and row sums")
     power: int = Field(2, ge=0, description="how often the affinity is applied")
@@ -60,9 +68,6 @@ class LabelSettings(DynamicSettings):
     box_edge: Literal["clamp", "full"] = Field(
         "clamp", description="fact 12: whether boxes reach the last row and column"
     )
-    background_power: float = Field(1.0, gt=0, description="of 1 - max")
-    refinement: Literal["none", "par"] = Field("par", description="of the scores at full size")
-    par: ParSettings = Field(ParSettings(), description="of refinement: par")
 
 
 def weclip(texts: tuple[Tensor, Tensor], settings: LabelSettings) -> Callable:

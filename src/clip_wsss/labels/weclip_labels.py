@@ -4,17 +4,20 @@ A maker of labels (kind `labels` of `clip_wsss.core.methods`) is made of the tex
 settings; it says how many attention maps it reads (`layers`) and is called with a `Seen`. One that
 can label whole images when the training is over has `final` too, as `WeCLIPLabels` has; a function
 that returns such a maker says so by an attribute of that name.
+
+A maker may learn with the decoder (`Learning`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip_wsss.affinities.attention import mean_attention, propagate, selected_attention
 from clip_wsss.affinities.box_rule import box_masks
@@ -23,7 +26,7 @@ from clip_wsss.core.maps import min_max
 from clip_wsss.core.methods import method
 from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.masks.refinements.par import spread
-from clip_wsss.models.tower import Clip
+from clip_wsss.models.tower import Clip, Tower
 
 if TYPE_CHECKING:
     from clip_wsss.labels.weclip import LabelSettings
@@ -44,6 +47,10 @@ class Seen:
         affinity: (B, N, N) float32, the decoder's; it carries no gradient.
         padding: (B, H, W) bool, pixels that are not part of the image.
         update: 1, 2, ... of the training; None: it is over.
+        statistics: (3, 1, 1) each, mean and deviation of RGB, 0 to 255, that `images` went through.
+        numbers: of the images in the data set's list; none of images that are not of a batch.
+        towers: that methods of the row name, by their entries of `models`.
+        cams: (K, gh, gw) of each image, the initial CAMs, once the labels are made.
     """
 
     clip: Clip
@@ -56,6 +63,44 @@ class Seen:
     affinity: Tensor
     padding: Tensor
     update: int | None
+    statistics: tuple[Tensor, Tensor] | None = None
+    numbers: Sequence[int] = ()
+    towers: Mapping[str, Tower] = field(default_factory=dict)
+    cams: list[Tensor] = field(default_factory=list)
+
+    def picture(self, place: int) -> np.ndarray:
+        """The pixels of an image that are in the grid: (h, w, 3) uint8, RGB."""
+        assert self.statistics is not None  # the segmentor has them
+        mean, std = self.statistics
+        height, width = (n * side for n, side in zip(self.grid, self.clip.patch, strict=True))
+        pixels = (self.images[place] * std + mean)[:, :height, :width]
+        return pixels.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+
+
+class Learning(Protocol):
+    """A maker that learns with the decoder, and looks at all images every now and then.
+
+    Attributes:
+        trained: its parameters and buffers, which are in the checkpoint.
+        every: iterations from one look at all images to the next; the first is before update 1.
+        kept: what else of the last look a resumed training needs, in the checkpoint too.
+    """
+
+    trained: nn.Module
+    every: int
+    kept: Tensor
+
+    def sample(self, seen: Seen) -> Tensor:
+        """What `learn` gets of each class of one whole image: (K, D) float32."""
+        ...
+
+    def learn(self, keys: Sequence[Sequence[int]], samples: Tensor) -> None:
+        """Take in all images of the training: their classes, and all samples (S, D)."""
+        ...
+
+    def losses(self, seen: Seen, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All losses of a batch whose labels were made, of those of labels and affinity."""
+        ...
 
 
 class WeCLIPLabels:
@@ -95,13 +140,11 @@ class WeCLIPLabels:
 
     def scored(self, seen: Seen) -> list[Tensor]:
         """The scores (1 + K, H, W) float32 of each image, after PAR."""
-        cams, last = self.cams(seen)
+        seen.cams, last = self.cams(seen)
         seen.attention[:, -1] = last
-        dynamic = self.settings.is_dynamic(seen.update)
         found = []
-        for place, cam in enumerate(cams):
-            refined = self.refined(cam, self.combined(seen, place, dynamic))
-            scores = self.scores(refined, seen.size)
+        for place, cam in enumerate(seen.cams):
+            scores = self.scores(self.propagated(seen, place, cam), seen.size)
             if self.settings.refinement == "par":
                 scores = spread(scores, seen.images[place], self.settings.par)
             found.append(scores)
@@ -117,20 +160,30 @@ class WeCLIPLabels:
         cams: list[Tensor] = [x] * len(x)
         maps = torch.empty_like(seen.attention[:, -1])
         target = method("target", self.settings.target).function
+        clip, foreground, background = self.scored_by(seen)
         counts = [len(keys) for keys in seen.keys]
         for count in sorted(set(counts)):
             places = [place for place, other in enumerate(counts) if other == count]
             texts = torch.stack(
-                [torch.cat([self.foreground[list(seen.keys[p])], self.background]) for p in places]
+                [torch.cat([foreground[list(seen.keys[p])], background]) for p in places]
             )
             scored = [(texts.to(x.device), target)]
-            (found,), own = gradcam_maps(seen.clip, x[places], count, scored, True, seen.grid)
+            (found,), own = gradcam_maps(clip, x[places], count, scored, True, seen.grid)
             assert own is not None  # it was asked for
             maps[places] = own
             found = min_max(min_max(found.unflatten(-1, seen.grid)))  # twice
             for place, cam in zip(places, found, strict=True):
                 cams[place] = cam
         return cams, maps
+
+    def scored_by(self, seen: Seen) -> tuple[Clip, Tensor, Tensor]:
+        """What scores images, and its text features of all classes and of the background words."""
+        return seen.clip, self.foreground, self.background
+
+    def propagated(self, seen: Seen, place: int, cam: Tensor) -> Tensor:
+        """CAMs (K, gh, gw) of an image after what refines them on the grid, float64."""
+        dynamic = self.settings.is_dynamic(seen.update)
+        return self.refined(cam, self.combined(seen, place, dynamic))
 
     def combined(self, seen: Seen, place: int, dynamic: bool) -> Tensor:
         """The one attention map (N, N) of an image that its CAMs are propagated along."""

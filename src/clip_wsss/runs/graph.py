@@ -570,6 +570,11 @@ class Graph:
             settings["online"] = self._online(entry, masks)
         kinds = ("loss", "segmentor", *(["labels"] if online else []))
         methods = tuple(one.target for one in methods_of(entry, *kinds))
+        if online and "affinity" in settings["online"]["labels"]:  # which the maker calls itself
+            affinity = masks.parent("affinity")
+            assert affinity is not None  # as below
+            methods += affinity.methods
+            settings["online"] |= {"towers": affinity.towers} if affinity.towers else {}
         node = _node("segmentation", label, identity, (masks,), settings)
         return replace(node, methods=methods)
 

@@ -150,7 +150,8 @@ def _rows(
     for name, field in kind.model_fields.items():
         inner, entries = _settings(field)
         group, key = elsewhere.get(name, ("", ""))
-        cell = f" (`{key}` of the row's {group})" if group else said
+        where = f"`{key}` of the row's {group}" if key else f"the row's {group}"
+        cell = f" ({where})" if group else said
         if inner is not None and not entries:
             listed = "[]" if getattr(field.annotation, "__origin__", None) is list else ""
             yield from _rows(inner, {}, f"{prefix}{name}{listed}.", cell)

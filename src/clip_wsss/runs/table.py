@@ -274,19 +274,21 @@ def _check_online(run: Run, settings: RunSettings, where: str) -> None:
     maker = method("labels", online.online.method)
     for field in maker.fields:
         group, key = KINDS["labels"].elsewhere.get(field, ("", ""))
-        if group in ("cam", "affinity") and key not in type(getattr(settings, group)).model_fields:
+        if not key or group not in ("cam", "affinity"):
+            continue
+        if key not in type(getattr(settings, group)).model_fields:
             raise InputError(
                 f"{what} by {maker.name}, which takes `{key}` from {group}; "
                 f"`{run.cell(group)}` has no such setting, so name another entry or maker"
             )
     # A maker that repeats the affinity would leave out what it does not know of it, unseen.
-    elsewhere = {f: cell for f, cell in KINDS["labels"].elsewhere.items() if cell[0] == "affinity"}
+    elsewhere = KINDS["labels"].elsewhere
+    known = {field: key for field, (group, key) in elsewhere.items() if group == "affinity"}
+    taken = {known[field] for field in known.keys() & maker.fields.keys()}
     assert settings.affinity is not None
     said = settings.affinity.model_dump(exclude_defaults=True).keys()
-    others = (
-        said - {key for _, key in elsewhere.values()} - ({"method"} if ":" in maker.name else set())
-    )
-    if others and elsewhere.keys() & maker.fields.keys():
+    others = said - set(known.values()) - ({"method"} if ":" in maker.name else set())
+    if others and taken and "" not in taken:  # which is all of it
         raise InputError(
             f"{what} by {maker.name}, which does not take `{min(others)}` from affinity; leave it "
             f"out of `{run.cell('affinity')}`, or name another entry or maker"

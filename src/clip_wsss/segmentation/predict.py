@@ -133,12 +133,13 @@ class Predictor:
 def load_checkpoint(
     model: torch.nn.Module, checkpoint: str | Path, classes: list[str], segmentor: str
 ) -> None:
-    """Load a checkpoint of `train` into a model; it must fit in every tensor.
+    """Load a checkpoint of `train` into a model; it must fit in every tensor that is needed.
 
     Raises:
         InputError: it is missing, damaged, of other classes, or does not fit.
     """
-    state = read_state(Path(checkpoint))
+    unneeded = getattr(model, "unneeded", ())
+    state = {k: v for k, v in read_state(Path(checkpoint)).items() if not k.startswith(unneeded)}
     meta = torch.load(checkpoint, map_location="cpu", weights_only=True).get("meta")
     trained = json.loads(meta)["classes"] if isinstance(meta, str) else classes
     if trained != classes:

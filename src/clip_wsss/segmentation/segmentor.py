@@ -124,6 +124,7 @@ def _online(model: dict, row: dict, path: str) -> dict:
     for module in ("data", "segmentor"):
         online_module(module)  # registers what the file names
     said = {"backbone": row["clip"], "settings": row["settings"], "labels": row["labels"]}
+    said |= {"towers": row["towers"]} if "towers" in row else {}
     if twice := [key for key in said if key in model]:
         raise InputError(f"{path}: model.{twice[0]}: follows from the row; leave it out")
     return said

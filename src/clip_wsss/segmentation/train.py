@@ -124,7 +124,7 @@ def train(
     contents = [config_digest(segmentor), *map(sha256, files)]
     work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
     if online and texts is None:
-        online_module("data").write_texts(entry["online"], device, work_dir / TEXTS)
+        online_module("data").write_fixed_texts(entry["online"], device, work_dir / TEXTS)
 
     resume = latest_checkpoint(work_dir)
     if gpus == 1:
@@ -158,9 +158,10 @@ def _split(segmentor, gpus: int, online: bool) -> dict:
 
 
 def _clip_files(entry: dict) -> list[Path]:
-    """The local files of the CLIP that the backbone is, or that labels are made with."""
-    clip = (entry["online"] if entry.get("labels") == "online" else entry).get("clip") or {}
-    names = (clip.get(key) for key in ("architecture", "weights"))
+    """The local files of the CLIP that the backbone is, or of what labels are made with."""
+    online = entry["online"] if entry.get("labels") == "online" else {}
+    models = [(online or entry).get("clip") or {}, *online.get("towers", {}).values()]
+    names = (one.get(key) for one in models for key in ("architecture", "weights"))
     files = [find(name) for name in names if name is not None]
     return [file for file in files if file.is_file()]
 
@@ -263,6 +264,7 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
             {"type": "SeedHook", "seed": seed},
             {"type": "PlainCheckpointHook"},
             {"type": "LogHook", "path": str(work_dir / LOG), "accumulate": accumulate},
+            *getattr(model, "hooks", []),
         ],
         launcher="pytorch" if distributed else "none",
         load_from=None if resume is None else str(resume),

@@ -1,6 +1,7 @@
 """Sources of attention, masks and affinities: known answers, slow twins, equivariance."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -220,6 +221,9 @@ def test_an_empty_mask_falls_back_to_the_boxes_and_says_so(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "x: superpixels: no region of class 1 is kept; boxes"
     ]
+    caplog.clear()
+    masks_of(replace(context(maps, areas=areas), id=""), own)  # one of a training
+    assert not caplog.records
 
 
 def halves():

@@ -107,7 +107,7 @@ def test_what_is_registered():
     assert set(registered("target")) == {"softmax", "logit"}
     assert set(registered("refinement")) == {"none", "crf", "par", "pamr", "sepl"}
     assert set(registered("loss")) == {"cross-entropy", "confidence-guided", "balanced"}
-    assert set(registered("labels")) == {"weclip"}
+    assert set(registered("labels")) == {"ssr", "weclip"}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "segmentor"])

@@ -387,6 +387,36 @@ def test_a_setting_of_an_online_row_moves_its_stage_and_what_follows(graph, chan
     assert moved(folders(graph(ONLINE)), folders(graph(ONLINE, change))) == set(stages)
 
 
+SSR = "ssr\tphoto\tsoftmax\tsgc\tweclip\tssr\tweclip\t0\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        (lambda c: c["segmentation"]["ssr"]["online"].update(tau=0.1), GROUPS[4:]),
+        (lambda c: c["segmentation"]["ssr"]["online"].update(pseudo_label="cluster"), GROUPS[4:]),
+        (lambda c: c["segmentation"]["ssr"]["online"].update(tau=0.05), ()),
+        (lambda c: c["affinity"]["sgc"].update(superpixels={"segments": 50}), GROUPS[2:]),
+        (lambda c: c["models"]["exact"].update(round_weights="float16"), GROUPS[2:]),
+    ],
+)
+def test_a_setting_of_ssr_moves_its_row_alone(graph, change, stages):
+    before, after = (graph(ONLINE + SSR, *one).paths for one in ((), (change,)))
+    assert before["full"] == after["full"]
+    changed = {s for s, node in before["ssr"].items() if node.folder != after["ssr"][s].folder}
+    assert changed == set(stages)
+
+
+def test_a_maker_that_takes_the_affinity_takes_all_of_it(graph):
+    made = graph(ONLINE + SSR)
+    training, affinity = (made.paths["ssr"][stage] for stage in ("segmentation", "affinity"))
+    own = training.settings["online"]
+    assert own["labels"]["affinity"] == affinity.settings
+    assert own["towers"] == {"exact": made.config.models["exact"].model_dump()}
+    assert set(affinity.methods) < set(training.methods)
+    assert not {"towers", "affinity"} & made.paths["full"]["segmentation"].settings["online"].keys()
+
+
 def test_an_online_training_reads_images_and_ranked_texts_but_no_masks(graph):
     rows = (
         ONLINE
@@ -489,15 +519,18 @@ def test_the_makers_code_counts_for_final_labels_and_not_for_predictions(graph, 
     assert [a == b for a, b in zip(before, codes(), strict=True)] == [True, False]
 
 
-@pytest.mark.parametrize("name", ["weclip", "weclip-voc12", "weclip-coco14"])
+@pytest.mark.parametrize("name", ["weclip", "weclip-voc12", "weclip-coco14", "ssr", "ssr-voc12"])
 def test_a_training_is_shown_with_and_without_crf(content, name):
     """Rows of the shipped tables, which share their trainings."""
-    config = {"weclip": "config", "weclip-voc12": "voc12", "weclip-coco14": "coco14"}[name]
+    system, _, data = name.partition("-")
+    config = data or "config"
     content = read_yaml(f"config/{config}.yaml")
     content["runs"] = {"tables": [f"config/runs/{name}.tsv"]}
     settings = load_config(content)
     paths = Graph(settings, read_runs(settings)).paths
-    for own in ("weclip", "weclip-corrected"):
+    shared = [run for run in paths if f"{run}-no-crf" in paths]
+    assert system in shared
+    for own in shared:
         crf, plain = paths[own], paths[f"{own}-no-crf"]
         assert crf["segmentation"] == plain["segmentation"]
         assert crf["inference"].settings["refinement"] == "crf"

@@ -21,7 +21,7 @@ class ImageLabelDataset(PseudoMaskDataset):
 
     A sample enters the pipeline with `img` (H, W, 3) uint8 BGR and a label map `gt_seg_map` (H, W)
     uint8 of zeros, which transforms that pad fill with 255. Its data sample has the 0-based
-    classes of the image as `class_keys` in the metainfo.
+    classes of the image as `class_keys` in the metainfo, and its place in the list as `number`.
 
     Args:
         settings: the `dataset` block of the config.
@@ -69,7 +69,7 @@ class ImageLabelDataset(PseudoMaskDataset):
                 "seg_fields": ["gt_seg_map"],
             }
         )
-        sample["data_samples"].set_metainfo({"class_keys": info["keys"]})
+        sample["data_samples"].set_metainfo({"class_keys": info["keys"], "number": idx})
         return sample
 
 

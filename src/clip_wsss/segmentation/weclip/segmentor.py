@@ -1,13 +1,14 @@
 """The segmentor: one pass of the frozen ViT, a decoder, and labels made online."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -20,6 +21,7 @@ from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.labels.online import WeCLIPSettings, read_settings
 from clip_wsss.labels.weclip_labels import Seen
 from clip_wsss.models.clip import load_clip
+from clip_wsss.models.opening import open_tower
 from clip_wsss.segmentation.affinity_loss import (
     affinity_label,
     affinity_loss,
@@ -27,6 +29,7 @@ from clip_wsss.segmentation.affinity_loss import (
 )
 from clip_wsss.segmentation.views import fit_long_side
 from clip_wsss.segmentation.weclip.decoder import affinity
+from clip_wsss.segmentation.weclip.whole_set import WholeSetHook
 
 log_ = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ class WeCLIP(BaseModel):
 
     Nothing of CLIP is trained, nor stored in a checkpoint. A checkpoint does hold how many
     batches were trained on, so that a resumed training starts the dynamic phase, and draws its
-    dropout, where an unbroken one does.
+    dropout, where an unbroken one does; and what a maker of labels has `trained`.
 
     Args:
         backbone: of CLIP: architecture, weights, round_weights, position_embedding, precision.
@@ -49,6 +52,7 @@ class WeCLIP(BaseModel):
         settings: see `WeCLIPSettings`.
         labels: `method`, a maker of labels, and its settings.
         texts: npz of text features (`clip_wsss.prompts.texts`); prediction does without.
+        towers: entries of `models` that the maker's methods name, by their names.
         train_cfg: MMSegmentation's; not used.
         test_cfg: likewise.
 
@@ -64,6 +68,7 @@ class WeCLIP(BaseModel):
         settings: dict | None = None,
         labels: dict | None = None,
         texts: str | Path | None = None,
+        towers: Mapping[str, dict] | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
     ):
@@ -88,11 +93,23 @@ class WeCLIP(BaseModel):
         if unused := given.keys() - maker.fields.keys():
             raise InputError(f"model.labels.{min(unused)}: unknown key; docs/weclip.md lists them")
         make = maker.bound(given)
-        self._labels = None if texts is None else make(read_text_features(Path(texts), clip))
+        self._labels = self.trained = None
+        self.unneeded = ("trained.",)  # of a checkpoint, for predictions
+        self._towers = {}
+        if texts is not None:
+            self._labels, self.unneeded = make(read_text_features(Path(texts), clip)), ()
+            self.trained = getattr(self._labels, "trained", None)
+            named = (towers or {}).items()
+            self._towers = {name: open_tower(one, get_device()) for name, one in named}
         self.register_buffer("forwards", torch.zeros((), dtype=torch.int64))
         self.register_buffer("dropout_seed", torch.randint(2**62, ()))
         # Batches in which the public code's loss would be 0 / 0, and the first such update.
         self.register_buffer("public_nan", torch.zeros(2, dtype=torch.int64))
+
+    @property
+    def hooks(self) -> list[Hook]:
+        """Hooks of MMEngine that its training needs."""
+        return [] if self.trained is None else [WholeSetHook(self._labels)]
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = "tensor"
@@ -134,6 +151,9 @@ class WeCLIP(BaseModel):
                 affinity=own.detach(),
                 padding=padding,
                 update=update,
+                statistics=self._statistics,
+                numbers=[sample.metainfo.get("number") for sample in data_samples],
+                towers=self._towers,
             )
             label = self._labels(seen)
             self._count_nan(gather_batch(label), update)
@@ -141,10 +161,11 @@ class WeCLIP(BaseModel):
                 logits.float(), label.shape[1:], mode="bilinear", align_corners=False
             )
             pairs = affinity_label(label, grid, self.settings.affinity_radius)
-            return {
+            losses = {
                 "loss_seg": pixel_loss(self.decode_head.loss_decode, full, label),
                 "loss_aff": self.settings.affinity_weight * affinity_loss(own, pairs),
             }
+            return losses if self.trained is None else self._labels.losses(seen, losses)
 
     @torch.no_grad()
     def final_scores(
@@ -162,13 +183,25 @@ class WeCLIP(BaseModel):
             (1 + K, H, W) in [0, 1], background first: the maker's `final`.
         """
         assert self._labels is not None  # a finished training has texts
+        return self._labels.final(self.whole(rgb, keys, long_side))
+
+    @torch.no_grad()
+    def whole(
+        self,
+        rgb: np.ndarray,
+        keys: Sequence[int],
+        long_side: int | None = None,
+        update: int | None = None,
+    ) -> Seen:
+        """One whole image as `final_scores` sees it, or in an update of the training."""
+        assert self._labels is not None  # which it is seen for
         bgr = torch.from_numpy(np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1)))
         image = self.data_preprocessor({"inputs": [bgr]})["inputs"]
         image = image if long_side is None else fit_long_side(image, long_side)
         streams, attention, grid = self._look(image, self._labels.layers)
         features = self.decode_head(_tokens(streams), grid)[1]
         padding = torch.zeros(1, *rgb.shape[:2], dtype=torch.bool, device=image.device)
-        seen = Seen(
+        return Seen(
             clip=self._frozen[0],
             images=image,
             size=rgb.shape[:2],
@@ -178,9 +211,14 @@ class WeCLIP(BaseModel):
             keys=[list(keys)],
             affinity=affinity(features),
             padding=padding,
-            update=None,
+            update=update,
+            statistics=self._statistics,
+            towers=self._towers,
         )
-        return self._labels.final(seen)
+
+    @property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        return self.data_preprocessor.mean, self.data_preprocessor.std
 
     def _look(self, inputs: Tensor, maps: int) -> tuple[list[Tensor], Tensor, tuple[int, int]]:
         """The one pass of the frozen ViT: streams, attention maps, grid."""
