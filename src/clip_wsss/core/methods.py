@@ -145,8 +145,8 @@ class Names:
     Attributes:
         kind: of `KINDS`, `model` for an entry of `models`, or `folder` for one of files by image,
             whose contents count.
-        where: `here`, the method's settings go beside the field; `under`, below a key of the
-            method's short name.
+        where: `here`, the method's settings go beside the field (of an entry only); `under`, below
+            a key of the method's short name.
     """
 
     kind: str
@@ -478,8 +478,8 @@ def check_kept(kind: type[BaseModel], settings: BaseModel, where: str) -> None:
 
 
 _KEEP = (
-    "remove what excludes a setting or writes it in another way, a default of another class, and "
-    "validators that change what they gave"
+    "remove what excludes a setting or writes it in another way, keys that are not text, a default "
+    "of another class, and validators that change what they gave"
 )
 
 
