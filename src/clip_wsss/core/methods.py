@@ -147,8 +147,8 @@ class Names:
     Attributes:
         kind: of `KINDS`, `model` for an entry of `models`, or `folder` for one of files by image,
             whose contents count.
-        where: `here`, the method's settings go beside the field; `under`, below a key of the
-            method's short name.
+        where: `here`, the method's settings go beside the field (of an entry only); `under`, below
+            a key of the method's short name.
     """
 
     kind: str
@@ -187,7 +187,7 @@ class Method:
             return None
         kind = with_methods(self.settings, content or {})
         known = {k: v for k, v in (content or {}).items() if k in kind.model_fields}
-        return kind.model_validate(known)
+        return kind.model_validate(_in_order(known))
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -230,6 +230,13 @@ def _method(kind: str, name: str, path: tuple[str, ...]) -> Method:
     return Method(kind, name, target, _settings(function, kind, name))
 
 
+def _in_order(value: Any) -> Any:
+    """A value with its mappings sorted, since their order is in no key."""
+    if isinstance(value, dict):
+        return {key: _in_order(one) for key, one in sorted(value.items(), key=str)}
+    return [_in_order(one) for one in value] if isinstance(value, list) else value
+
+
 def named(entry: BaseModel | type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple]:
     """The fields of settings that name something: (field, marker, value)."""
     for field, info in entry.model_fields.items():
@@ -242,8 +249,15 @@ def named(entry: BaseModel | type[BaseModel], values: Mapping[str, Any]) -> Iter
                 yield field, marker, values.get(field, info.get_default())
 
 
-def with_methods(base: type[S], content: Mapping[str, Any]) -> type[S]:
+def with_methods(
+    base: type[S], content: Mapping[str, Any], by_default: tuple[str, ...] = ()
+) -> type[S]:
     """The class of settings that has those of all methods that `content` names.
+
+    Args:
+        base: the class without them.
+        content: as a config says it.
+        by_default: targets of the methods whose settings this is within, where nothing is said.
 
     Raises:
         InputError: "<field>: <what is wrong with the method>".
@@ -259,13 +273,21 @@ def with_methods(base: type[S], content: Mapping[str, Any]) -> type[S]:
     under: dict[str, type[BaseModel]] = {}
     for field, marker, found in _chosen(kind, content):
         if marker.where == "under" and found.settings is not None:
-            if found.short in kind.model_fields or found.short in under:
+            taken = found.short in kind.model_fields or found.short in under
+            if taken or hasattr(kind, found.short) or found.short.startswith("_"):
                 raise InputError(f"{field}: {found.name}: its function must have another name")
-            under[found.short] = _nested(found.settings, content.get(found.short), found.short)
+            said = content.get(found.short)
+            line = () if said else (*by_default, found.target)
+            if len(set(line)) < len(line):  # and so on without an end
+                raise InputError(
+                    f"{field}: {found.name}: names itself by default; give the setting another "
+                    "default"
+                )
+            under[found.short] = _nested(found.settings, said, found.short, line)
     for field, info in kind.model_fields.items():
         inner = info.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            nested = _nested(inner, content.get(field), field)
+            nested = _nested(inner, said := content.get(field), field, () if said else by_default)
             if nested is not inner:
                 under[field] = nested
     return _extended(kind, tuple(under.items())) if under else kind
@@ -299,9 +321,11 @@ def _chosen(
                 raise InputError(f"{field}: {error}") from None
 
 
-def _nested(kind: type[BaseModel], content: Any, where: str) -> type[BaseModel]:
+def _nested(
+    kind: type[BaseModel], content: Any, where: str, by_default: tuple[str, ...]
+) -> type[BaseModel]:
     try:
-        return with_methods(kind, content if isinstance(content, dict) else {})
+        return with_methods(kind, content if isinstance(content, dict) else {}, by_default)
     except InputError as error:
         raise InputError(f"{where}.{error}") from None
 
@@ -371,24 +395,94 @@ def differing(settings: BaseModel, exclude: Iterable[str] = ()) -> dict[str, Any
     another has not.
     """
     left_out = set(exclude)
-    own = settings.model_dump(exclude_defaults=True, exclude=left_out)
-    return _with_alternatives(settings, own, settings.model_dump(exclude=left_out))
+    return _without_defaults(settings, settings.model_dump(exclude=left_out))
 
 
-def _with_alternatives(value: Any, own: Any, full: Any) -> Any:
+def _without_defaults(value: Any, full: Any) -> Any:
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         return {
-            key: full[key]
+            key: one
             if _has_alternatives(fields[key].annotation)
-            else _with_alternatives(getattr(value, key), one, full[key])
-            for key, one in own.items()
+            else _without_defaults(getattr(value, key), one)
+            for key, one in full.items()
+            if not _is_default(value, key)
         }
     if isinstance(value, dict):
-        return {key: _with_alternatives(value[key], one, full[key]) for key, one in own.items()}
+        return {key: _without_defaults(value[key], one) for key, one in full.items()}
     if isinstance(value, list | tuple):
-        return [_with_alternatives(*three) for three in zip(value, own, full, strict=True)]
-    return own
+        return [_without_defaults(*pair) for pair in zip(value, full, strict=True)]
+    return full
+
+
+def _is_default(settings: BaseModel, field: str) -> bool:
+    """Whether a setting is at its default, of its type too: 1 is neither true nor 1.0."""
+    value, default = getattr(settings, field), type(settings).model_fields[field].default
+    if value != default:
+        return False
+    if not any(differences(value, default)):
+        return True
+    return not any(differences(value, _default(type(settings), field)))  # 1 of a float is 1.0
+
+
+@cache
+def _default(kind: type[BaseModel], field: str) -> Any:
+    """The default of a setting as it is when it is not said."""
+    info = kind.model_fields[field]
+    alone: Any = {field: (info.annotation, info)}
+    return getattr(create_model(kind.__name__, __base__=Settings, **alone)(), field)
+
+
+def differences(one: Any, other: Any, place: str = "value") -> Iterator[str]:
+    """The dotted keys at which two settings differ, by type too, below `place`."""
+    if type(one) is not type(other):
+        yield place
+    elif isinstance(one, BaseModel):
+        for field in type(one).model_fields:
+            yield from differences(getattr(one, field), getattr(other, field), f"{place}.{field}")
+    elif isinstance(one, set | frozenset):
+        yield from differences(sorted(one, key=repr), sorted(other, key=repr), place)
+    elif isinstance(one, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from differences(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple) and len(one) == len(other):
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            yield from differences(*pair, f"{place}.{number}")
+    elif repr(one) != repr(other) if isinstance(one, float) else one != other:  # -0.0 is not 0.0
+        yield place
+
+
+def check_kept(kind: type[BaseModel], settings: BaseModel, where: str) -> None:
+    """Refuse settings that a job, which reads them again, would not get as they are.
+
+    Args:
+        kind: the class that they are read as.
+        settings: of it.
+        where: for messages.
+
+    Raises:
+        InputError: a setting is not written, or comes out otherwise when it is read again. So
+            what is written tells all settings apart.
+    """
+    try:
+        again = kind.model_validate(settings.model_dump(warnings=False))
+    except BaseException as error:  # whatever a validator or a serializer raises
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise InputError(
+            f"{where}: a job could not read the settings again ({' '.join(reason.split())}); "
+            f"{_KEEP}"
+        ) from None
+    for key in differences(settings, again, where):
+        raise InputError(f"{key}: would be another value in the job, which reads it again; {_KEEP}")
+
+
+_KEEP = (
+    "remove what excludes a setting or writes it in another way, keys that are not text, a default "
+    "of another class, and validators that change what they gave"
+)
 
 
 def _has_alternatives(kind: Any) -> bool:
@@ -533,13 +627,25 @@ def _settings(function: Callable, kind: str, name: str) -> type[BaseModel] | Non
     return annotation
 
 
-def _check_fields(settings: type[BaseModel], where: str) -> None:
-    """Refuse settings that a config could not say.
+def _check_fields(
+    settings: type[BaseModel], where: str, around: tuple[type[BaseModel], ...] = ()
+) -> None:
+    """Refuse settings that a config could not say, or that a job would not get as they are.
+
+    Args:
+        settings: the class.
+        where: for messages.
+        around: the classes that it is within.
 
     Raises:
         InputError: an alias, a type that YAML has no value of, settings that are more lenient than
-            `Settings`, or a default that the field itself does not take (NaN is one).
+            `Settings` or within themselves, a default that the field itself does not take (NaN is
+            one) or that is made anew each time, or what `check_kept` finds in the defaults.
     """
+    if settings in around:
+        raise InputError(
+            f"{where}: {settings.__name__} cannot be within itself; write another class"
+        )
     for key, value in Settings.model_config.items():
         if settings.model_config.get(key) != value:
             raise InputError(f"{where}: {settings.__name__}.model_config: {key} must be {value}")
@@ -551,20 +657,33 @@ def _check_fields(settings: type[BaseModel], where: str) -> None:
                 "use bool, int, float, str, Literal, list, dict[str, ...] or a clip_wsss.Settings"
             )
         for inner in _parts(info.annotation):
-            _check_fields(inner, f"{where}: setting {field}")
+            _check_fields(inner, f"{where}: setting {field}", (*around, settings))
         if info.alias is not None or info.validation_alias is not None:
             raise InputError(f"{where}: setting {field}: must have no alias; call it {info.alias}")
+        if info.default_factory is not None:  # which could give another value in each process
+            raise InputError(
+                f"{where}: setting {field}: its default must be a value (a list is copied); got a "
+                "default_factory"
+            )
         _check_names(info, f"{where}: setting {field}")
+    if computed := list(settings.model_computed_fields):
+        raise InputError(f"{where}: {computed[0]} must be a property; got a computed_field")
     needed = [info.is_required() for info in settings.model_fields.values()]
+    if any(needed):
+        return
     try:
-        if not any(needed):
-            check_values(settings().model_dump(), where)
+        default = settings()
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(
             f"{where}: setting {key}: its default cannot be ({first['msg']})"
         ) from None
+    except BaseException as error:  # whatever a validator raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{where}: the defaults cannot be checked ({reason})") from None
+    check_kept(settings, default, where)
+    check_values(default.model_dump(), where)
 
 
 def _check_names(info: FieldInfo, where: str) -> None:
@@ -575,6 +694,11 @@ def _check_names(info: FieldInfo, where: str) -> None:
         if marker.kind not in (*KINDS, *OTHERS):
             kinds = ", ".join((*KINDS, *OTHERS))
             raise InputError(f"{where}: Names must be of {kinds}")
+        if marker.where == "here":
+            raise InputError(
+                f'{where}: a method\'s own settings cannot name a method "here"; leave that out, '
+                "and its settings go below its name"
+            )
     if names and (len(names) > 1 or not texts):
         raise InputError(
             f"{where}: Names must mark one text; for several, use a list of settings with one each"

@@ -24,7 +24,7 @@ from pydantic_core import ErrorDetails
 
 from clip_wsss.core.confidence import MU, check_mu
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import Names, Positive, Settings, with_methods
+from clip_wsss.core.methods import Names, Positive, Settings, check_kept, with_methods
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import TAGCLIP
 from clip_wsss.labels.online import OnlineSettings
@@ -401,9 +401,13 @@ def validated_entry(group: str, content: Any, source: str) -> Settings:
         source: for messages.
 
     Raises:
-        InputError: as `validated`, or a method that is not there or does not fit its kind.
+        InputError: as `validated`, a method that is not there or does not fit its kind, or
+            settings that a job would not get as they are.
     """
-    return validated(entry_class(group, content, source), content, source, ".")
+    kind = entry_class(group, content, source)
+    entry = validated(kind, content, source, ".")
+    check_kept(kind, entry, source)
+    return entry
 
 
 def entry_class(group: str, content: Any, source: str) -> type[Settings]:
@@ -466,7 +470,7 @@ def validated(
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
         joint = joint if errors[0]["loc"] else ": "
         raise InputError(f"{source}{joint}{line}") from None
-    except Exception as error:  # whatever a validator of a method's settings raises
+    except BaseException as error:  # whatever a validator of a method's settings raises
         if part:
             return None
         reason = " ".join(f"{type(error).__name__}: {error}".split())

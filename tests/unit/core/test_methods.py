@@ -896,3 +896,312 @@ def test_a_function_whose_parameters_cannot_be_read_is_one_line(beside, name):
     beside(annotated_later=LATER)
     with pytest.raises(InputError, match=f"{name}: affinity: must take .*; its parameters cannot"):
         method("affinity", name)
+
+
+# ---- what a job gets -----------------------------------------------------------------------------
+
+
+LOST = """
+import os
+from typing import Annotated, Any
+from pydantic import (
+    AfterValidator, Field, PlainSerializer, computed_field, field_serializer, field_validator,
+    model_serializer, model_validator,
+)
+from clip_wsss import Names, Settings
+
+class Excluded(Settings):
+    x: float = Field(1.0, exclude=True)
+
+class Rounded(Settings):
+    x: float = 1.0
+    @field_serializer("x")
+    def _short(self, value):
+        return float(round(value))
+
+class Short(Settings):
+    x: Annotated[float, PlainSerializer(lambda value: float(round(value)))] = 1.0
+
+class Whole(Settings):
+    x: float = 1.0
+    @model_serializer
+    def _short(self):
+        return {}
+
+class Nested(Settings):
+    inner: Excluded = Excluded()
+
+class Listed(Settings):
+    inner: list[Rounded] = []
+
+class Doubled(Settings):
+    x: float = 0.0
+    @field_validator("x")
+    @classmethod
+    def _twice(cls, value):
+        return 2 * value
+
+class Added(Settings):
+    x: Annotated[float, AfterValidator(lambda value: value if value == 1 else value + 1)] = 1.0
+
+class Scaled(Settings):
+    x: float = 1.0
+    unit: float = 1.0
+    @model_validator(mode="before")
+    @classmethod
+    def _in_units(cls, given):
+        return {**given, "x": given.get("x", 1.0) * given.get("unit", 1.0)}
+
+class Mapped(Settings):
+    x: Any = 1
+
+class Base(Settings):
+    x: float = 1.0
+
+class Sub(Base):
+    extra: float = 2.0
+
+class Another(Settings):
+    x: float = 1.0
+
+class Default(Settings):
+    inner: Base = Sub(extra=7.0)
+
+class DefaultOfList(Settings):
+    inner: list[Base] = [Sub()]
+
+class Second(Settings):
+    inner: Base | Another = Another()
+
+class Loose(Settings):
+    inner: Any = Base()
+
+class Made(Settings):
+    x: float = Field(default_factory=lambda: float(os.environ["AMOUNT"]))
+
+class Computed(Settings):
+    x: float
+    @computed_field
+    def y(self) -> float:
+        return 2 * self.x
+
+class Within(Settings):
+    inner: "Within | None" = None
+
+class Listing(Settings):
+    more: "dict[str, list[Listing]]" = {}
+
+class Beside(Settings):
+    inner: Annotated[str, Names("affinity", "here")] = "caa"
+
+class Within2(Settings):
+    beside: Beside = Beside()
+
+class Ends(Settings):
+    x: float = 1.0
+    @field_validator("x")
+    @classmethod
+    def _end(cls, value):
+        raise SystemExit(3)
+
+def excluded(context, settings: Excluded): ...
+def rounded(context, settings: Rounded): ...
+def short(context, settings: Short): ...
+def whole(context, settings: Whole): ...
+def nested(context, settings: Nested): ...
+def listed(context, settings: Listed): ...
+def doubled(context, settings: Doubled): ...
+def added(context, settings: Added): ...
+def scaled(context, settings: Scaled): ...
+def mapped(context, settings: Mapped): ...
+def default(context, settings: Default): ...
+def default_of_list(context, settings: DefaultOfList): ...
+def second(context, settings: Second): ...
+def loose(context, settings: Loose): ...
+def made(context, settings: Made): ...
+def computed(context, settings: Computed): ...
+def within(context, settings: Within): ...
+def listing(context, settings: Listing): ...
+def beside(context, settings: Beside): ...
+def within2(context, settings: Within2): ...
+def ends(context, settings: Ends): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "key"),
+    [
+        ("excluded", {"x": 2.0}, "x"),
+        ("rounded", {"x": 1.2}, "x"),
+        ("short", {"x": 1.2}, "x"),
+        ("whole", {"x": 2.0}, "x"),
+        ("nested", {"inner": {"x": 2.0}}, "inner.x"),
+        ("listed", {"inner": [{}, {"x": 1.2}]}, "inner.1.x"),
+        ("doubled", {"x": 3.0}, "x"),
+        ("added", {"x": 3.0}, "x"),
+        ("scaled", {"x": 2.0, "unit": 3.0}, "x"),
+        ("mapped", {"x": {1: "a"}}, "x"),
+        ("mapped", {"x": [{"a": (1, 2)}]}, "x.0.a"),
+    ],
+)
+def test_settings_that_a_job_would_not_get_are_refused(beside, name, said, key):
+    beside(lost=LOST)
+    method("affinity", f"lost:{name}")
+    with pytest.raises(InputError) as error:
+        validated_entry("affinity", {"method": f"lost:{name}", **said}, "affinity.m")
+    assert str(error.value).startswith(f"affinity.m.{key}: would be another value in the job")
+    with pytest.raises(InputError, match=rf"^masks.m.{name}.{key}: would be another value in the"):
+        validated_entry("masks", {"refinement": f"lost:{name}", name: said}, "masks.m")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("default", "default: affinity.inner: would be another value in the job, which reads it"),
+        ("default_of_list", "list: affinity.inner.0: would be another value in the job, which"),
+        ("second", "second: affinity.inner: would be another value in the job, which reads it"),
+        ("loose", "loose: affinity.inner: would be another value in the job, which reads it again"),
+        ("made", "setting x: its default must be a value (a list is copied); got a default_fac"),
+        ("computed", "computed: affinity: y must be a property; got a computed_field"),
+        ("within", "setting inner: Within cannot be within itself; write another class"),
+        ("listing", "setting more: Listing cannot be within itself; write another class"),
+        ("beside", """setting inner: a method's own settings cannot name a method "here"; leave"""),
+        ("within2", "setting beside: setting inner: a method's own settings cannot name a method"),
+        ("ends", "ends: affinity: the defaults cannot be checked (SystemExit: 3)"),
+    ],
+)
+def test_settings_that_could_not_be_kept_are_refused_when_looked_up(beside, name, line):
+    beside(lost_defaults=LOST)
+    with pytest.raises(InputError) as error:
+        method("affinity", f"lost_defaults:{name}")
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+EITHER = """
+from typing import Any
+from clip_wsss import Settings
+
+class Inner(Settings):
+    x: bool | int = 1
+
+class Either(Settings):
+    one: bool | int = 1
+    real: int | float = 1
+    any: Any = 0
+    rate: float = 1
+    offset: float = 0.0
+    many: list[bool | int] = [1, 0]
+    group: set[bool | int] = {1}
+    by_name: dict[str, bool | int] = {"a": 1}
+    inner: Inner = Inner()
+    either: Inner | bool = True
+    weights: dict[str, float] = {}
+    whole: int | float = 10**16
+
+def either(context, settings: Either): ...
+"""
+
+
+def test_values_of_two_types_differ_in_their_keys(beside, content):
+    folder = beside(own_either=EITHER)
+    said = [
+        {}, {"one": True}, {"one": 0}, {"one": False}, {"real": 1.0}, {"real": 2}, {"real": 2.0},
+        {"any": False}, {"any": 0.0}, {"any": -0.0}, {"any": [0]}, {"any": [False]},
+        {"offset": -0.0}, {"many": [True, 0]}, {"many": [1, False]}, {"many": [1, 0, 0]},
+        {"group": [True]}, {"group": [0]}, {"group": [False]}, {"by_name": {"a": True}},
+        {"by_name": {"b": 1}}, {"inner": {"x": True}}, {"either": {}}, {"either": {"x": True}},
+        {"any": "caf\u00e9"}, {"any": "cafe\u0301"}, {"whole": 1e16}, {"whole": 10**16 + 1},
+    ]  # fmt: skip
+    entries = {f"e{n}": {"method": "own_either:either", **one} for n, one in enumerate(said)}
+    again = {"rate": 1, "one": 1, "many": [1, 0], "group": [1], "inner": {"x": 1}, "offset": 0.0}
+    entries["same"] = {"method": "own_either:either", **again}
+    rows = "".join(f"{name}\tphoto\tsoftmax\t{name}\t-\n" for name in entries)
+    _, graph = planned(folder, content, {"affinity": entries}, rows)
+    nodes = {name: graph.paths[name]["affinity"] for name in entries}
+    assert nodes["e0"].key == nodes["same"].key
+    assert nodes["same"].identity == {"method": "own_either:either"}
+    assert len({node.key for node in nodes.values()}) == len(said)
+
+
+def test_the_order_of_a_mapping_which_is_in_no_key_does_not_reach_the_function(beside):
+    beside(own_order=EITHER)
+    found = method("affinity", "own_order:either")
+    for weights in ({"a": 1.0, "b": 2.0}, {"b": 2.0, "a": 1.0}):
+        given = found.read({"weights": weights, "any": [weights]})
+        assert list(given.weights) == list(given.any[0]) == ["a", "b"]
+
+
+SELF = """
+from typing import Annotated
+from clip_wsss import Names, Settings
+
+class Self(Settings):
+    inner: Annotated[str, Names("refinement")] = "own_self:itself"
+
+class Ping(Settings):
+    inner: Annotated[str, Names("refinement")] = "own_self:pong"
+
+class Part(Settings):
+    inner: Annotated[str, Names("refinement")] = "own_self:ping"
+
+class Pong(Settings):
+    part: Part = Part()
+
+def itself(context, settings: Self): ...
+def ping(context, settings: Ping): ...
+def pong(context, settings: Pong): ...
+"""
+
+
+def test_a_method_that_names_itself_by_default_is_one_line(beside):
+    beside(own_self=SELF)
+
+    def entry(name, own=None):
+        said = {"refinement": f"own_self:{name}"} | ({name: own} if own else {})
+        return validated_entry("masks", said, "m")
+
+    for name in ("itself", "ping", "pong"):
+        with pytest.raises(InputError, match=r"^m\.[a-z.]+: own_self:\w+: names itself by default"):
+            entry(name)
+    with pytest.raises(InputError, match=r"^m\.itself\.\S*inner: own_self:itself: names itself"):
+        entry("itself", {"itself": {"itself": {}}})
+    nested = {"inner": "own_self:itself", "itself": {"inner": "crf", "crf": {"iterations": 3}}}
+    assert entry("itself", nested).itself.itself.crf.iterations == 3
+    assert entry("pong", {"part": {"inner": "crf"}}).pong.part.crf.iterations == 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model_dump", "__init__", "_hidden", "copy", "json", "schema", "used", "model_config", "mro"],
+)
+def test_a_function_with_a_name_that_settings_have_is_one_line(beside, name):
+    text = BLUR.replace("def blur(", f"def {name}(")
+    beside(**{f"named_as_{name.strip('_')}": text})
+    target = f"named_as_{name.strip('_')}:{name}"
+    line = f"masks.x.refinement: {target}: its function must have another name"
+    with pytest.raises(InputError, match=line):
+        validated_entry("masks", {"refinement": target}, "masks.x")
+    assert validated_entry("affinity", {"method": target}, "x").sigma == 2, "beside, no key of it"
+
+
+@pytest.mark.parametrize("end", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+def test_a_check_of_settings_that_ends_the_process_is_one_line(beside, end):
+    name = f"checks_{end}"
+    text = BLUR.replace("sigma: float = Field(2.0, gt=0, le=9)", "sigma: float = 2.0")
+    text = text.replace(
+        "def blur",
+        f"""
+    @field_validator("sigma")
+    @classmethod
+    def _end(cls, value):
+        if value == 3:
+            raise {end}(3)
+        return value
+
+def blur""",
+    ).replace("import Field", "import field_validator")
+    beside(**{name: text})
+    said = {"method": f"{name}:blur", "sigma": 3.0}
+    with pytest.raises(InputError, match=rf"x: the settings cannot be checked \({end}: 3\)"):
+        validated_entry("affinity", said, "x")
