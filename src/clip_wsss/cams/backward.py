@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from clip_wsss.cams.context import HELD, MapContext, finite, initial, look
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.maps import min_max
+from clip_wsss.core.memory import out_of_memory
 from clip_wsss.core.methods import method
 from clip_wsss.models.tower import Clip, Grid, Tower
 
@@ -77,7 +79,33 @@ def target_of(settings: Any) -> Target:
     """The target that settings of GradCAM name, with its own settings filled in."""
     found = method("target", settings.target)
     own = getattr(settings, found.short, None) if found.settings is not None else None
-    return found.bound(None if own is None else own.model_dump())
+    bound = found.bound(None if own is None else own.model_dump())
+    return partial(_guarded, found.name, bound) if ":" in found.name else bound
+
+
+def _guarded(name: str, target: Target, logits: Tensor, position: int, count: int) -> Tensor:
+    """Scores of a target of one's own, or one line where GradCAM cannot differentiate them."""
+    own = logits.clone()  # what the target changes of it is its own
+    try:
+        scores = target(own, position, count)
+    except InputError:
+        raise
+    except Exception as error:  # whatever it does
+        if out_of_memory(error):
+            raise
+        raise InputError(f"{name}: target: {type(error).__name__}: {one_line(error)}") from None
+    wanted = f"must return {len(logits)} scores (B,) made of the logits"
+    if not isinstance(scores, Tensor) or scores.shape != logits.shape[:1]:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(f"{name}: target: {wanted}; got {got}")
+    if not scores.is_floating_point() or not scores.requires_grad:
+        raise InputError(f"{name}: target: {wanted}, which a gradient goes through; got constants")
+    (slope,) = torch.autograd.grad(scores.sum(), logits, retain_graph=True, allow_unused=True)
+    if slope is None:
+        raise InputError(f"{name}: target: {wanted}; they do not depend on them")
+    if not (scores.isfinite().all() and slope.isfinite().all()):
+        raise InputError(f"{name}: target: a score or its gradient is NaN or an infinity")
+    return scores
 
 
 def fitting_batch(clip: Clip, grid: tuple[int, int], wanted: int) -> int:
@@ -130,13 +158,13 @@ def class_maps(
             own = MapContext(
                 id=image.id,
                 image=image.rgb,
-                keys=image.keys,
+                keys=tuple(image.keys),
                 texts=foreground[list(image.keys)],
                 background=background,
                 looked=looked,
-                towers=towers or {},
-                names=[cam.names[key] for key in image.keys] if cam.names else (),
-                background_names=cam.background_names,
+                towers=MappingProxyType(towers or {}),
+                names=tuple(cam.names[key] for key in image.keys) if cam.names else (),
+                background_names=tuple(cam.background_names),
                 cam=partial(_checked, cam.cam, name=name),
             )
             contexts[name].append(own)
@@ -163,7 +191,7 @@ def class_maps(
             for output, affinity in cam.affinities.items():
                 refined = _checked(affinity, replace(context, maps=found[name].clone()), output)
                 found[output] = min_max(finite(refined)).float()
-        looks[place].made.clear()
+        looks[place].forget()
     return maps
 
 
@@ -198,14 +226,13 @@ def gradcams(contexts: Sequence[Sequence[MapContext]], targets: Sequence[Target]
         (torch.stack([_all_texts(one) for one in own]), target)
         for own, target in zip(contexts, targets, strict=True)
     ]
-    need_map = len(first[0].looked.held) > 0
+    need_map = first[0].looked.holds > 0
     found, last = gradcam_maps(
         cast("Clip", first[0].tower), x, len(first[0].keys), scored, need_map, first[0].grid
     )
     if last is not None:
         for one, own in zip(first, last, strict=True):
-            one.looked.held[-1] = own
-            one.looked.complete = True
+            one.looked.complete(own)
     return [own.unflatten(-1, first[0].grid) for own in found]
 
 

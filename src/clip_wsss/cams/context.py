@@ -44,27 +44,55 @@ class _Copies(Sequence[Tensor]):
         return _Copies(found) if isinstance(place, slice) else found.clone()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Look:
     """One image after the pass of a tower up to its last block.
 
+    All methods of a pass share it, so who takes a tensor gets a copy.
+
     Attributes:
         tower: the model.
-        pixels: (3, H', W') float32, fitted to whole patches and normalised.
         grid: (gh, gw).
-        streams: what enters each block, (1, P + N, D) each, P prefix tokens before N patches;
-            who takes one gets a copy.
-        held: (n, N, N) float32, the head-averaged qk maps of the last n blocks.
-        complete: whether the last block's own is among them; GradCAM's pass brings it.
+        streams: what enters each block, (1, P + N, D) each, P prefix tokens before N patches.
     """
 
     tower: Tower
-    pixels: Tensor
+    _pixels: Tensor
     grid: tuple[int, int]
     streams: Sequence[Tensor]
-    held: Tensor
-    complete: bool = False
-    made: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _held: Tensor
+    _complete: bool = False
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def pixels(self) -> Tensor:
+        """(3, H', W') float32, fitted to whole patches and normalised."""
+        return self._pixels.clone()
+
+    @property
+    def held(self) -> Tensor:
+        """(n, N, N) float32, the head-averaged qk maps of the last n blocks."""
+        self.complete()
+        return self._held.clone()
+
+    @property
+    def holds(self) -> int:
+        """How many of the last blocks have their maps in `held`."""
+        return len(self._held)
+
+    def complete(self, last: Tensor | None = None) -> None:
+        """Put the last block's map (N, N) in its place of `held`; GradCAM's pass brings it."""
+        if self._complete or not self.holds:
+            return
+        if last is None:
+            last = self.tower.attention(-1, self.streams[-1], "qk", self.grid)[0]
+        self._held[-1] = last
+        object.__setattr__(self, "_complete", True)
+
+    def mean_held(self, layers: int) -> Tensor:
+        """Mean of the last maps of `held`: (N, N) float64."""
+        self.complete()
+        return self._held[-layers:].mean(dim=0, dtype=torch.float64)
 
     def attention(self, block: int = -1, kind: AttentionKind = "qk") -> Tensor:
         """See `MapContext.attention`."""
@@ -74,18 +102,20 @@ class Look:
         if not isinstance(block, int) or not -layers <= block < layers:
             raise InputError(f"attention: block {block} must be in 0..{layers - 1}, or -1 the last")
         from_last = block - layers if block >= 0 else block
-        if kind == "qk" and -from_last <= len(self.held):
-            if from_last == -1 and not self.complete:
-                self.held[-1] = self.tower.attention(-1, self.streams[-1], "qk", self.grid)[0]
-                self.complete = True
-            return self.held[from_last].clone()  # what one method changes is its own
+        if kind == "qk" and -from_last <= self.holds:
+            if from_last == -1:
+                self.complete()
+            return self._held[from_last].clone()
         return self.tower.attention(from_last, self.streams[from_last], kind, self.grid)[0]
 
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once an image for all that ask for it by the same key."""
-        if key not in self.made:
-            self.made[key] = make()
-        return self.made[key]
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def forget(self) -> None:
+        """Free what was made of the image."""
+        self._made.clear()
 
 
 def look(tower: Tower, batch: Tensor, held: int) -> list[Look]:
@@ -122,6 +152,7 @@ class MapContext:
         scale: of the image's sides, as this context sees it (`view`).
         flip: whether it is mirrored.
         own: the pass of the run's tower over the image as it is; None: `looked`.
+        method: of one's own that this context is handed to; empty for the suite's.
     """
 
     id: str
@@ -139,6 +170,7 @@ class MapContext:
     scale: float = 1.0
     flip: bool = False
     own: Look | None = field(default=None, repr=False)
+    method: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -153,7 +185,7 @@ class MapContext:
     @property
     def pixels(self) -> Tensor:
         """(3, H', W') float32: the image fitted to whole patches and normalised."""
-        return self.looked.pixels.clone()
+        return self.looked.pixels
 
     @property
     def tower(self) -> Tower:
@@ -203,13 +235,12 @@ class MapContext:
         layers = self.last_blocks(layers)
 
         def make() -> Tensor:
-            if layers <= len(self.looked.held):
-                self.attention(-1)  # which comes after the others
-                return self.looked.held[-layers:].mean(dim=0, dtype=torch.float64)
+            if layers <= self.looked.holds:
+                return self.looked.mean_held(layers)
             maps = [self.attention(-block) for block in range(layers, 0, -1)]
             return torch.stack(maps).mean(dim=0, dtype=torch.float64)
 
-        mean = self.once(("mean attention", layers), make).clone()
+        mean = self.looked._once(("mean attention", layers), make).clone()
         return mean if grid in (None, self.grid) else fitted(mean, self.grid, grid)
 
     @property
@@ -219,7 +250,7 @@ class MapContext:
         def make() -> Tensor:
             return self.tower.patches(self.looked.streams[-1], self.grid)[0]
 
-        return self.once("features", make).clone()
+        return self.looked._once("features", make).clone()
 
     def text_features(self, texts: Sequence[Sequence[str]]) -> Tensor:
         """Features of other sentences than those of the cam, made once a job.
@@ -239,8 +270,13 @@ class MapContext:
         return _encoded(tower, tuple(map(tuple, texts))).to(tower.device, copy=True)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once an image for all that ask for it by the same key."""
-        return self.looked.once(key, make)
+        """What `make` gives, made once an image and tower for each method.
+
+        Args:
+            key: names all that it depends on beside the image and the tower: settings, texts, maps.
+            make: what gives it. All get the same object, so leave it as it is.
+        """
+        return self.looked._once(("of a method", self.method, key), make)
 
     def tower_of(self, name: str) -> MapContext:
         """This view of the image through another tower, an entry of `models` that settings name.
@@ -275,7 +311,7 @@ class MapContext:
             return look(tower, (pixels.flip(2) if flip else pixels)[None], HELD if whole else 0)[0]
 
         is_own = name is None and whole
-        looked = own if is_own else own.once(("tower", name, scale, flip), make)
+        looked = own if is_own else own._once(("tower", name, scale, flip), make)
         return replace(self, maps=None, looked=looked, other=name, scale=scale, flip=flip, own=own)
 
     def initial_maps(self) -> Tensor:

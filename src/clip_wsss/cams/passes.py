@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -273,16 +273,25 @@ def _guarded(made: Method, settings: dict) -> Callable[[MapContext], Tensor]:
         return bound
 
     def call(context: MapContext) -> Tensor:
+        before = _shared(context)
         try:
-            maps = bound(context)
+            maps = bound(replace(context, method=made.name))
         except InputError:
             raise
         except Exception as error:  # whatever it does
+            if out_of_memory(error):  # a smaller batch may fit
+                raise
             logging.exception("%s: %s", made.name, context.id)
             reason = " ".join(str(error).split())
             raise InputError(
                 f"{made.name}: {context.id}: {type(error).__name__}: {reason}"
             ) from None
+        for (what, old), (_, new) in zip(before, _shared(context), strict=True):
+            if not np.array_equal(old, new):
+                raise InputError(
+                    f"{made.name}: {context.id}: changes {what}, which other methods see too; "
+                    "change a copy"
+                )
         if isinstance(maps, torch.Tensor):
             maps = maps.detach()
             if maps.is_complex() or not maps.float().isfinite().all():
@@ -291,3 +300,10 @@ def _guarded(made: Method, settings: dict) -> Callable[[MapContext], Tensor]:
         return maps
 
     return call
+
+
+def _shared(context: MapContext) -> list[tuple[str, np.ndarray]]:
+    """Copies of what methods could change for one another, by name; the rest they get as copies."""
+    towers = (context.tower, *context.towers.values())
+    parts = [(f"tower.{part}", getattr(one, part)) for one in towers for part in ("mean", "std")]
+    return [(name, np.array(value)) for name, value in (("context.image", context.image), *parts)]

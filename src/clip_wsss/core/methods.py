@@ -302,6 +302,13 @@ def methods_below(kind: type[BaseModel], content: Mapping[str, Any]) -> dict[str
     }
 
 
+def methods_beside(kind: type[BaseModel], content: Mapping[str, Any]) -> dict[str, Method]:
+    """The methods whose settings are beside the field that names them, by that field."""
+    return {
+        field: found for field, marker, found in _chosen(kind, content) if marker.where == "here"
+    }
+
+
 def part_of(kind: type[BaseModel], field: str) -> type[BaseModel] | None:
     """The class of the settings below a field; None if it holds none of one class."""
     info = kind.model_fields.get(field)

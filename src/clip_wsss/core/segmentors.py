@@ -27,8 +27,21 @@ MAKES_LABELS = "WeCLIP"  # the type of a model for labels: online
 INTERVAL = 500  # updates between checkpoints where a Python file does not say
 # MMEngine imports what a dotted name says, and then calls it.
 _REGISTERED = re.compile(r"[A-Za-z_][\w-]*")
+_TIMM = re.compile(r"[\w.-]+")  # without `hf-hub:` and `local-dir:`
 _SCOPES = ("mmseg", "mmengine")
 _OF_FILES = ("_base_", "_delete_", "custom_imports")  # keys of MMEngine's files, not of parts
+# Keys by which a part of MMSegmentation or timm reads a file, imports a module or downloads:
+# weights (a pickle runs what it names), storage whose client is imported, other libraries' parts.
+_READS = (
+    *(
+        "checkpoint_path",
+        "class_embed_path",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "load_from",
+    ),
+    *("backend_args", "file_client_args", "diffusion_cfg", "rfstructure_file"),
+)
 # What the suite itself does in the place of these steps.
 _OWN_STEPS = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
 
@@ -119,14 +132,36 @@ def _check_names(content: dict[str, Any], path: str | Path) -> None:
                 raise InputError(f"{inside}: is not used here; remove it")
             if key == "_scope_" and one not in _SCOPES:
                 raise InputError(f"{inside}: must be one of {', '.join(_SCOPES)}; got {one!r}")
+            if key in _READS and one not in (None, ""):
+                raise InputError(
+                    f"{inside}: would read files or code that the config does not name; remove it "
+                    "(weights are named as init)"
+                )
+            if key == "class_weight" and isinstance(one, str):
+                raise InputError(f"{inside}: must be a list of numbers, not a file; got {one!r}")
             # `resize_type` of a transform and `constructor` of an optimizer are types too.
             names = key == "type" or (
-                isinstance(one, str) and (key == "constructor" or str(key).endswith("_type"))
+                isinstance(one, str)
+                and (key in ("constructor", "norm_layer") or str(key).endswith("_type"))
             )
             if names and not (isinstance(one, str) and _REGISTERED.fullmatch(one)):
                 raise InputError(
                     f"{inside}: must be the name of a registered class, without a dot; got {one!r}"
                 )
+        if value.get("type") == "TIMMBackbone":
+            _check_timm(value, f"{path}: {where}")
+
+
+def _check_timm(backbone: dict[str, Any], inside: str) -> None:
+    """Refuse a network of timm that would fetch weights or a config, which no key would hold."""
+    if backbone.get("pretrained") is not False:
+        raise InputError(
+            f"{inside}.pretrained: must be false, since timm would download weights; name a file "
+            f"as init, or leave it out; got {backbone.get('pretrained')!r}"
+        )
+    name = backbone.get("model_name")
+    if not isinstance(name, str) or not _TIMM.fullmatch(name):
+        raise InputError(f"{inside}.model_name: must be a name of timm; got {name!r}")
 
 
 def _mappings(content: dict[str, Any]) -> Iterator[tuple[str, dict[Any, Any]]]:
@@ -211,7 +246,8 @@ def _with_init(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     found = {"init": content.get("init"), "model.pretrained": model.pop("pretrained", None)}
     if isinstance(backbone := model.get("backbone"), dict):
         model["backbone"] = backbone = dict(backbone)
-        found["model.backbone.pretrained"] = backbone.pop("pretrained", None)
+        if backbone.get("pretrained") is not False:  # which TIMMBackbone must say
+            found["model.backbone.pretrained"] = backbone.pop("pretrained", None)
         first = backbone.get("init_cfg")
         if isinstance(first, dict) and first.get("type") == "Pretrained":
             found["model.backbone.init_cfg"] = backbone.pop("init_cfg").get("checkpoint")
@@ -222,7 +258,8 @@ def _with_init(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     if len(set(said.values())) > 1:
         raise InputError(f"{path}: {' and '.join(said)} name different initial weights; keep one")
     for where, value in _mappings({"model": model}):
-        if value.get("type") == "Pretrained":
+        # Some backbones load `checkpoint` whatever the type of their `init_cfg`.
+        if value.get("type") == "Pretrained" or value.get("checkpoint") or value.get("pretrained"):
             raise InputError(
                 f"{path}: {where}: weights of a part cannot be loaded; remove it, and name those "
                 "of the whole as init"

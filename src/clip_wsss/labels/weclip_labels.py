@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from clip_wsss.affinities.attention import mean_attention, propagate, selected_attention
 from clip_wsss.affinities.box_rule import box_masks
-from clip_wsss.cams.backward import gradcam_maps
+from clip_wsss.cams.backward import gradcam_maps, target_of
 from clip_wsss.core.maps import min_max
-from clip_wsss.core.methods import method
 from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.masks.refinements.par import spread
 from clip_wsss.models.tower import Clip, Tower
@@ -159,7 +158,7 @@ class WeCLIPLabels:
         x = seen.streams[-1]
         cams: list[Tensor] = [x] * len(x)
         maps = torch.empty_like(seen.attention[:, -1])
-        target = method("target", self.settings.target).function
+        target = target_of(self.settings)
         clip, foreground, background = self.scored_by(seen)
         counts = [len(keys) for keys in seen.keys]
         for count in sorted(set(counts)):

@@ -49,7 +49,7 @@ class Towers:
         found = MapContext(
             id=context.id,
             image=context.image,
-            keys=context.keys,
+            keys=tuple(context.keys),
             texts=None,
             background=None,
             looked=look(tower, tower.preprocess(context.image)[None], HELD)[0],

@@ -1,15 +1,21 @@
-"""Which code an entry of `models` needs beside what all do, said without torch."""
+"""What a plan asks of the library of an entry of `models`, said without torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
+
+
+def has_texts(model: Mapping[str, Any]) -> bool:
+    """Whether an entry of `models`, whole, is a CLIP, whose texts a cam can score."""
+    return _LIBRARIES[model["library"]].texts
 
 
 def code_of(model: Mapping[str, Any]) -> tuple[str, ...]:
@@ -24,11 +30,53 @@ def code_of(model: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         InputError: the JSON of its architecture cannot be read.
     """
-    if model["library"] == "timm":
-        return ("clip_wsss.models.timm_tower:load_timm",)
-    if model["library"] == "jina":
-        return ("clip_wsss.models.jina:load_jina",)
-    return ("clip_wsss.models.timm_clip:TimmClip",) if _is_timm_clip(model) else ()
+    return _LIBRARIES[model["library"]].code(model)
+
+
+def check_files(model: Mapping[str, Any], where: str) -> None:
+    """Refuse an entry of `models` whose files are missing; the job `check` looks into them.
+
+    Raises:
+        InputError: one line that begins with `where`, the entry's key.
+    """
+    weights, shape = model["weights"], model["architecture"] or ""
+    of_file = find(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
+    if (of_file or _LIBRARIES[model["library"]].is_file(model)) and not is_file(weights):
+        raise InputError(f"{where}.weights: there is no file {weights}")
+    if problem := _LIBRARIES[model["library"]].problem(shape):
+        raise InputError(f"{where}.architecture: {problem}")
+    if shape.endswith(".json") and not is_file(shape):
+        raise InputError(f"{where}.architecture: there is no file {shape}")
+
+
+@dataclass(frozen=True)
+class _Library:
+    """What differs from library to library.
+
+    Attributes:
+        texts: whether its towers have them.
+        code: see `code_of`.
+        is_file: whether an entry's weights must be a file, whatever they are called.
+        problem: what is wrong with an architecture's name, or empty.
+    """
+
+    texts: bool
+    code: Callable[[Mapping[str, Any]], tuple[str, ...]]
+    is_file: Callable[[Mapping[str, Any]], bool]
+    problem: Callable[[str], str]
+
+
+def _timm_problem(shape: str) -> str:
+    return "" if shape else "is missing; give a name of timm"
+
+
+def _open_clip_problem(shape: str) -> str:
+    if shape.partition(":")[0] not in ("hf-hub", "local-dir"):
+        return ""
+    return (
+        f"{shape} must be a name of open_clip or a model config; download the model, and name its "
+        "open_clip_config.json here and its weights in weights"
+    )
 
 
 def _is_timm_clip(model: Mapping[str, Any]) -> bool:
@@ -56,3 +104,25 @@ def architecture_json(path: str) -> Any:
         if not isinstance(inner, dict) or not isinstance(inner.get(key, {}), dict):
             raise InputError(f"models.architecture: {path}: {key} must be a mapping; correct it")
     return config
+
+
+_LIBRARIES = {
+    "open_clip": _Library(
+        texts=True,
+        code=lambda model: ("clip_wsss.models.timm_clip:TimmClip",) if _is_timm_clip(model) else (),
+        is_file=lambda model: model["architecture"] is None,
+        problem=_open_clip_problem,
+    ),
+    "timm": _Library(
+        texts=False,
+        code=lambda model: ("clip_wsss.models.timm_tower:load_timm",),
+        is_file=lambda model: model["weights"] != "pretrained",
+        problem=_timm_problem,
+    ),
+    "jina": _Library(
+        texts=True,
+        code=lambda model: ("clip_wsss.models.jina:load_jina",),
+        is_file=lambda model: model["architecture"] is None,
+        problem=lambda shape: "",
+    ),
+}

@@ -13,15 +13,17 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import (
     add_plugins,
     asks_for_towers,
+    methods_below,
+    methods_beside,
     methods_of,
     models_of,
     part_of,
 )
 from clip_wsss.core.plain import check_values, read_yaml
-from clip_wsss.core.resources import is_file
+from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.vocabulary import Vocabulary, duplicates, read_vocabulary
-from clip_wsss.models.code import code_of
+from clip_wsss.models.code import code_of, has_texts
 from clip_wsss.runs.published import published_rows
 from clip_wsss.runs.settings import (
     ENTRIES,
@@ -61,7 +63,7 @@ def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict
     parents = content.get("inherits", [])
     if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
         raise InputError(f"{source}: inherits: must be a list of files; got {parents!r}")
-    if twice := duplicates(parents):
+    if twice := duplicates([str(find(name).resolve()) for name in parents]):
         raise InputError(f"{source}: inherits: names {twice[0]} twice; keep one")
     _use_folders(content.get("plugins"), source)
     merged: dict = {}
@@ -73,13 +75,13 @@ def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict
             raise InputError(f"{name}: must be a mapping of settings")
         merged = merge(merged, with_parents(parent, name, (*line, name)))
     own = {key: value for key, value in content.items() if key != "inherits"}
-    merged = _without_taken_out(merge(merged, own), merged, source)
+    merged = _without_taken_out(merge(merged, own), merged, own, source)
     check_part(merged, source)
     return merged
 
 
-def _without_taken_out(merged: dict, parents: dict, source: str) -> dict:
-    """A config over its parents without what it takes out of them, by null."""
+def _without_taken_out(merged: dict, parents: dict, own: dict, source: str) -> dict:
+    """A config over its parents without what it takes out of them, by null or another method."""
     found = {key: one for key, one in merged.items() if one is not None or key not in parents}
     for group in {"models", *GROUPS} & found.keys():
         above = parents.get(group) or {}
@@ -90,8 +92,15 @@ def _without_taken_out(merged: dict, parents: dict, source: str) -> dict:
         }
         for name in entries.keys() & above.keys() if group in ENTRIES else ():
             if isinstance(entries[name], dict) and isinstance(above[name], dict):
-                kind = entry_class(group, entries[name], f"{source}: {group}.{name}")
-                entries[name] = _settings_left(entries[name], above[name], kind)
+                where, said = f"{source}: {group}.{name}", (own.get(group) or {}).get(name) or {}
+                kinds = [entry_class(group, one, where) for one in (above[name], entries[name])]
+                left = without_replaced(
+                    entries[name],
+                    {k: one for k, one in said.items() if one is not None or k not in above[name]},
+                    (kinds[0], above[name]),
+                    (kinds[1], entries[name]),
+                )
+                entries[name] = _settings_left(left, above[name], kinds[1])
     return found
 
 
@@ -105,6 +114,43 @@ def _settings_left(merged: dict, above: dict, kind: type[BaseModel]) -> dict:
             continue
         if part is not None and isinstance(value, dict) and isinstance(parent, dict):
             value = _settings_left(value, parent, part)
+        found[key] = value
+    return found
+
+
+def without_replaced(
+    merged: dict,
+    said: dict,
+    before: tuple[type[Settings], dict],
+    after: tuple[type[Settings], dict],
+) -> dict:
+    """Merged settings without those of methods that `said` replaces, by classes and contents."""
+    old, new = (methods_below(*one) for one in (before, after))
+    others = methods_beside(*after)
+    gone = {
+        key
+        for field, one in methods_beside(*before).items()
+        if field in others and others[field].target != one.target
+        for key in one.fields
+    }
+    found = {}
+    for key, value in merged.items():
+        own = said.get(key)
+        if key in gone:  # the new method may have a setting of that name
+            if key in said:
+                found[key] = own
+            continue
+        if key in before[0].model_fields.keys() - after[0].model_fields.keys() - said.keys():
+            continue
+        if key in old and key in new and old[key] != new[key]:  # two of one short name
+            if own is not None:
+                found[key] = own
+            continue
+        kinds = [part_of(kind, key) for kind, _ in (before, after)]
+        inside = [content.get(key) for _, content in (before, after)]
+        if None not in kinds and isinstance(own, dict) and all(isinstance(i, dict) for i in inside):
+            pair: Any = zip(kinds, inside, strict=True)
+            value = without_replaced(value, own, *pair)
         found[key] = value
     return found
 
@@ -178,7 +224,10 @@ def _use_folders(folders: Any, source: str) -> None:
 
 def _find_plugins(source: str) -> None:
     """Let methods be found beside the config and in the working directory."""
-    for folder in (Path(source.partition(", ")[0]).parent, Path()):
+    parts = source.split(", ")  # of several files, or of the name of one
+    first = (", ".join(parts[:count]) for count in range(len(parts), 0, -1))
+    path = next((name for name in first if is_file(name)), parts[0])
+    for folder in (Path(path).parent, Path()):
         if folder.is_dir():
             add_plugins(folder)
 
@@ -233,7 +282,7 @@ def check_entry(
 
 
 def _check_clip(config: Config, model: str, where: str) -> None:
-    if config.models[model].library == "timm":
+    if not has_texts(config.models[model].model_dump()):
         raise InputError(f"{where}: `{model}` has no texts; name a CLIP of open_clip")
 
 

@@ -35,7 +35,7 @@ from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.lists import IMAGE_SUFFIXES
 from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.labels.online import resolved
-from clip_wsss.models.code import architecture_json, code_of
+from clip_wsss.models.code import architecture_json, check_files, code_of, has_texts
 from clip_wsss.prompts.texts import read_templates
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.settings import (
@@ -214,7 +214,7 @@ class Graph:
                         "change any setting of one of them"
                     )
         for name, model in self.used_models.items():
-            _check_files(name, model)
+            check_files(model.model_dump(), f"models.{name}")
 
     @property
     def root(self) -> Path:
@@ -584,7 +584,7 @@ class Graph:
         if name is not None and name not in self.config.models:
             message = unknown("entry of models", str(name), self.config.models)
             raise InputError(f"{path}: model.backbone.model: {message}")
-        if name is not None and self.config.models[name].library == "timm":
+        if name is not None and not has_texts(self.config.models[name].model_dump()):
             raise InputError(f"{path}: model.backbone.model: `{name}` must be a CLIP of open_clip")
         return None if name is None else self.config.models[name]
 
@@ -710,24 +710,6 @@ def templates_of(texts: Texts) -> list[str]:
             f"has {len(listed)} templates, counted from 1"
         )
     return [listed[texts.template - 1]]
-
-
-def _check_files(name: str, model: Model) -> None:
-    """Refuse an entry of `models` whose files are missing; the job `check` looks into them."""
-    weights, shape = model.weights, model.architecture or ""
-    named = find(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
-    named |= weights != "pretrained" if model.library == "timm" else model.architecture is None
-    if named and not is_file(weights):
-        raise InputError(f"models.{name}.weights: there is no file {weights}")
-    if model.library == "timm" and model.architecture is None:
-        raise InputError(f"models.{name}.architecture: is missing; give a name of timm")
-    if model.library == "open_clip" and shape.partition(":")[0] in ("hf-hub", "local-dir"):
-        raise InputError(
-            f"models.{name}.architecture: {shape} must be a name of open_clip or a model config; "
-            "download the model, and name its open_clip_config.json here and its weights in weights"
-        )
-    if shape.endswith(".json") and not is_file(shape):
-        raise InputError(f"models.{name}.architecture: there is no file {shape}")
 
 
 def model_identity(model: Model) -> dict[str, Any]:

@@ -19,9 +19,7 @@ from clip_wsss.core.files import decode_text, read_bytes
 from clip_wsss.core.methods import (
     KINDS,
     method,
-    methods_below,
     methods_of,
-    part_of,
     with_methods,
 )
 from clip_wsss.core.pickles import look_into
@@ -30,7 +28,7 @@ from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.segmentors import MAKES_LABELS, read_segmentor_file
 from clip_wsss.core.spelling import unknown
 from clip_wsss.labels.online import resolved
-from clip_wsss.runs.config import GROUPS, check_entry, merge
+from clip_wsss.runs.config import GROUPS, check_entry, merge, without_replaced
 from clip_wsss.runs.settings import (
     ENTRIES,
     Cam,
@@ -132,33 +130,7 @@ def _changed(content: dict, said: dict, group: str) -> dict:
         before, after = (with_methods(ENTRIES[group], one) for one in (content, merged))
     except InputError:  # which the caller says, with the cell
         return merged
-    return _without_replaced(merged, said, (before, content), (after, merged))
-
-
-def _without_replaced(
-    merged: dict,
-    said: dict,
-    before: tuple[type[Settings], dict],
-    after: tuple[type[Settings], dict],
-) -> dict:
-    """Merged settings without those of methods that `said` replaces, by classes and contents."""
-    old, new = (methods_below(*one) for one in (before, after))
-    found = {}
-    for key, value in merged.items():
-        own = said.get(key)
-        if key in before[0].model_fields.keys() - after[0].model_fields.keys() - said.keys():
-            continue
-        if key in old and key in new and old[key] != new[key]:  # two of one short name
-            if own is not None:
-                found[key] = own
-            continue
-        kinds = [part_of(kind, key) for kind, _ in (before, after)]
-        inside = [content.get(key) for _, content in (before, after)]
-        if None not in kinds and isinstance(own, dict) and all(isinstance(i, dict) for i in inside):
-            pair: Any = zip(kinds, inside, strict=True)
-            value = _without_replaced(value, own, *pair)
-        found[key] = value
-    return found
+    return without_replaced(merged, said, (before, content), (after, merged))
 
 
 def run_settings(config: Config, run: Run) -> RunSettings:

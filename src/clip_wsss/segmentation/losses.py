@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from clip_wsss.core import methods
 from clip_wsss.core.confidence import EDGES, check_mu
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
+from clip_wsss.core.memory import out_of_memory
 from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.losses.pixels import Pixels
 
@@ -88,13 +89,36 @@ class PixelLoss(nn.Module):
             )
         mu = float(np.float32(mu))  # the edge itself: both sides of >= are then exact
         self.mu, self.loss_weight, self.loss_name = mu, loss_weight, loss_name
-        self._loss = methods.method("loss", method).bound(settings)
+        self._name, self._loss = method, methods.method("loss", method).bound(settings)
         self.pixels: Tensor | int = 0  # of this rank that counted, since `LogHook` looked
 
     def of(self, pixels: Pixels) -> Tensor:
-        """The loss of a batch; the module's `pixels` go up by those that count."""
+        """The loss of a batch; the module's `pixels` go up by those that count.
+
+        Raises:
+            InputError: what goes wrong in the loss, or that it gives no scalar with a gradient.
+        """
         self.pixels = self.pixels + pixels.counts.sum()
-        return self.loss_weight * self._loss(pixels)
+        try:
+            loss = self._loss(pixels)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a loss of one's own does
+            if out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"{self._name}: loss: {reason}") from error
+        # MMEngine would average any other shape over pixels that do not count, too.
+        is_scalar = isinstance(loss, Tensor) and loss.ndim == 0 and loss.is_floating_point()
+        if not is_scalar or (pixels.losses.requires_grad and not loss.requires_grad):
+            got = type(loss).__name__
+            if isinstance(loss, Tensor):
+                got = f"{tuple(loss.shape)} {loss.dtype}, gradient {loss.requires_grad}"
+            raise InputError(
+                f"{self._name}: loss: must return a tensor () of floats with a gradient, such as "
+                f"pixels.mean of losses; got {got}"
+            )
+        return self.loss_weight * loss
 
     def forward(
         self,

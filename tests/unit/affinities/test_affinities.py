@@ -58,16 +58,16 @@ def looked(tower, grid=GRID, image=None):
     pixels = np.zeros((grid[0] * PATCH, grid[1] * PATCH, 3)) if image is None else image / 255
     pixels = torch.from_numpy((pixels - tower.mean) / tower.std).permute(2, 0, 1).float()
     held = tower.maps["qk"].clone()
-    return Look(tower, pixels, grid, [None] * LAYERS, held, complete=True)
+    return Look(tower, pixels, grid, [None] * LAYERS, held, True)
 
 
 def context(maps, tower=None, image=None, areas=None, texts=None, grid=GRID, **others):
     """A context of (K, gh, gw) maps; `areas` are the superpixels that SLIC would have made."""
     look = looked(tower or FakeTower(n=grid[0] * grid[1]), grid, image)
     for name, other in others.items():
-        look.made["tower", name, 1.0, False] = other
+        look._made["tower", name, 1.0, False] = other
     if areas is not None:
-        look.made["superpixels", 100, 10.0, 0] = areas
+        look._made["of a method", "", ("superpixels", 100, 10.0, 0)] = areas
     foreground, background = (None, None) if texts is None else texts
     rgb = np.zeros((grid[0] * PATCH, grid[1] * PATCH, 3), np.uint8) if image is None else image
     keys = list(range(len(maps)))

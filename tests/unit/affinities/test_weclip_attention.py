@@ -21,7 +21,7 @@ def test_the_mean_and_its_propagation_are_caa():
     attention = torch.rand(3, 12, 12, generator=random)
     cam = torch.rand(2, 3, 4, generator=random)
     tower = SimpleNamespace(layers=3)
-    looked = Look(tower, torch.zeros(3, 48, 64), (3, 4), [], attention, complete=True)
+    looked = Look(tower, torch.zeros(3, 48, 64), (3, 4), [], attention, True)
     context = MapContext("x", np.zeros((48, 64, 3), np.uint8), [0, 1], None, None, looked, cam)
     ours = propagate(cam, mean_attention(attention), box_masks(cam, 0.4, "full"), 3, 2)
     torch.testing.assert_close(ours, caa(context, CaaSettings()), atol=1e-6, rtol=1e-5)

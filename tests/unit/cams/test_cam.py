@@ -506,6 +506,7 @@ def test_a_method_has_the_words_and_other_sentences(job, tmp_path, monkeypatch):
 
 GREEDY = """
 import clip_wsss
+import torch
 
 def greedy(context):
     kept = context.maps.clone()
@@ -517,6 +518,11 @@ def greedy(context):
     context.background.zero_()
     for one in (context, context.view(0.5), context.view(1.0, True)):
         one.pixels.zero_()
+        one.looked.pixels.zero_()
+        one.looked.held.zero_()
+        one.once("features", lambda: context.features * 0)
+        one.once(("mean attention", 8), lambda: context.mean_attention(2) * 0)
+        one.once("mine", lambda: 2.0)
         for stream in one.looked.streams:
             stream.zero_()
         one.looked.streams[-2:][0].zero_()
@@ -526,11 +532,79 @@ def everything(context):
     found = context.maps * 0
     for one in (context, context.view(0.5), context.view(1.0, True)):
         found += one.pixels.mean() + sum(x.abs().mean() for x in one.looked.streams)
+    found += context.features.std() + context.once("mine", lambda: 0.5)
     found += context.texts.std() + context.background.std() + float(context.image.mean()) / 255
     return context.initial_maps() ** (1 + found)  # no scale, which min-max would take out
 
 def painting(context):
     context.image[:] = 0
+
+def through_torch(context):
+    torch.from_numpy(context.image).zero_()
+    return context.maps
+
+def unlocked(context):
+    context.image.flags.writeable = True
+    context.image[0, 0, 0] ^= 1
+    return context.maps
+
+def mean(context):
+    context.tower.mean *= 2
+    return context.maps
+
+def deviation(context):
+    context.tower.std = context.tower.std * 2
+    return context.maps
+
+def keys(context):
+    context.keys.reverse()
+
+def names(context):
+    context.names.append("cat")
+
+def towers(context):
+    context.towers["own"] = context.tower
+
+def replaced(context):
+    context.looked.held = None
+
+def learned_target(logits, position, classes):
+    return logits
+
+def a_mean(logits, position, classes):
+    return logits[:, position].mean()
+
+def column(logits, position, classes):
+    return logits[:, position : position + 1]
+
+def number(logits, position, classes):
+    return 1.0
+
+def constant(logits, position, classes):
+    return torch.zeros(len(logits))
+
+def own_weights(logits, position, classes):
+    return torch.zeros(len(logits), requires_grad=True)
+
+def detached(logits, position, classes):
+    return logits[:, position].detach()
+
+def whole(logits, position, classes):
+    return logits[:, position].long()
+
+def nan_target(logits, position, classes):
+    return logits[:, position] * float("nan")
+
+def steep(logits, position, classes):
+    return (logits[:, position] * 0).sqrt()
+
+def failing_target(logits, position, classes):
+    return logits[:, 99]
+
+def in_place(logits, position, classes):
+    scores = logits[:, position].clone()
+    logits.data.zero_()
+    return scores
 
 def undefined(context):
     return context.maps * float("nan")
@@ -568,15 +642,67 @@ def test_what_a_method_changes_is_its_own(job, tmp_path, monkeypatch):
         ("undefined", r"greedily:undefined: \w: a map holds NaN or an infinity"),
         ("failing", r"greedily:failing: \w: KeyError: 'nothing here'"),
         ("painting", r"greedily:painting: \w: ValueError: assignment destination is read-only"),
+        (
+            "through_torch",
+            r"greedily:through_torch: \w: changes context.image, which other methods",
+        ),
+        ("unlocked", r"greedily:unlocked: \w: changes context.image"),
+        ("mean", r"greedily:mean: \w: changes tower.mean"),
+        ("deviation", r"greedily:deviation: \w: changes tower.std"),
+        ("keys", r"greedily:keys: \w: AttributeError: 'tuple'"),
+        ("names", r"greedily:names: \w: AttributeError: 'tuple'"),
+        ("towers", r"greedily:towers: \w: TypeError: 'mappingproxy'"),
+        ("replaced", r"greedily:replaced: \w: \w*Error: "),
     ],
 )
 def test_what_goes_wrong_in_a_method_names_it_and_the_image(job, tmp_path, monkeypatch, name, line):
     (tmp_path / "greedily.py").write_text(GREEDY)
     monkeypatch.syspath_prepend(tmp_path)
-    *rest, _ = job
+    dataset, ids, clip, texts, _ = job
+    images = {id_: rgb.copy() for id_, rgb in dataset.images.items()}
+    dataset = TinyDataset(images, dataset.classes)
+    monkeypatch.setattr(clip, "mean", clip.mean.copy())
+    monkeypatch.setattr(clip, "std", clip.std)
     cams = {"cam": CamVariant("own", SOFTMAX, {"own": {"method": f"greedily:{name}"}})}
     with pytest.raises(InputError, match=line):
-        list(compute_pass(*rest, cams))
+        list(compute_pass(dataset, ids, clip, texts, cams))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("learned_target", r"must return \d scores \(B,\) made of the logits; got \(\d, \d\)"),
+        ("a_mean", r"must return \d scores .*; got \(\)"),
+        ("column", r"must return \d scores .*; got \(\d, 1\)"),
+        ("number", r"must return \d scores .*; got float"),
+        ("constant", "which a gradient goes through; got constants"),
+        ("detached", "which a gradient goes through; got constants"),
+        ("whole", "which a gradient goes through; got constants"),
+        ("own_weights", "they do not depend on them"),
+        ("nan_target", "a score or its gradient is NaN or an infinity"),
+        ("steep", "a score or its gradient is NaN or an infinity"),
+        ("failing_target", "IndexError: index 99"),
+    ],
+)
+@pytest.mark.parametrize("scales", [[1.0], [1.0, 0.5]], ids=["batched", "by image"])
+def test_a_target_that_gives_no_scores_is_one_line(job, tmp_path, monkeypatch, name, line, scales):
+    (tmp_path / "greedily.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    *rest, _ = job
+    cam = {"method": "gradcam", "target": f"greedily:{name}", "scales": scales}
+    with pytest.raises(InputError, match=f"^greedily:{name}: target: .*{line}"):
+        list(compute_pass(*rest, {"cam": CamVariant("own", cam)}))
+
+
+def test_a_target_of_ones_own_gives_the_maps_of_the_shipped_one(job, tmp_path, monkeypatch):
+    (tmp_path / "greedily.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    *rest, _ = job
+    cam = {"method": "gradcam", "target": "logit"}
+    own = {"method": "gradcam", "target": "greedily:in_place"}
+    cams = {"cam": CamVariant("own", cam), "mine": CamVariant("own", own)}
+    for _, maps in compute_pass(*rest, cams):
+        np.testing.assert_array_equal(maps["cam"].maps, maps["mine"].maps)
 
 
 @pytest.mark.parametrize("name", ["learned", "flags"])

@@ -334,6 +334,58 @@ def test_a_cell_that_switches_the_method_drops_the_old_ones_settings(beside, con
         resolve(config, "affinity", "caa,method=own:blur,layers=3")
 
 
+NAMESAKES = """
+from clip_wsss import Settings
+class Own(Settings):
+    layers: int = 2
+    power: int = 7
+class Other(Settings):
+    layers: int = 4
+def first(context, settings: Own): ...
+def second(context, settings: Other): ...
+"""
+
+
+def test_settings_of_one_name_are_those_of_the_method_that_is_named(beside, content):
+    folder = beside(namesakes=NAMESAKES)
+    content["affinity"] = {
+        "caa": {"layers": 3, "power": 5},
+        "mine": {"method": "namesakes:first", "layers": 9},
+    }
+    config, _ = planned(folder, content, {}, "a\tphoto\tsoftmax\tcaa\tcrf\n")
+
+    def cell(text):
+        return resolve(config, "affinity", text)
+
+    first = cell("caa,method=namesakes:first")
+    assert (first.layers, first.power) == (2, 7), "not CAA's 3 and 5"
+    assert cell("caa,method=namesakes:first,layers=6").layers == 6
+    assert cell("mine,method=namesakes:second").layers == 4
+    assert cell("mine,method=caa").layers == 8
+    assert cell("mine,method=namesakes:first").layers == 9, "the method stays"
+    (folder / "parent.yaml").write_text(dump_yaml(content), encoding="utf-8")
+
+    def over(**entry):
+        child = {"inherits": [str(folder / "parent.yaml")], "affinity": {"caa": entry}}
+        return with_parents(child, "child.yaml")["affinity"]["caa"]
+
+    own = {"method": "namesakes:first"}
+    assert over(**own) == over(**own, layers=None) == own
+    assert over(**own, layers=6) == own | {"layers": 6}
+    assert over(power=6) == {"layers": 3, "power": 6}
+
+
+def test_methods_are_found_beside_a_config_in_a_folder_with_a_comma(beside, content, tmp_path):
+    beside()
+    folder = tmp_path / "com, ma"
+    folder.mkdir()
+    (folder / "by_comma.py").write_text(NAMESAKES, encoding="utf-8")
+    content["affinity"] = {"caa": {"method": "by_comma:first"}}
+    (folder / "m.yaml").write_text(dump_yaml(content), encoding="utf-8")
+    sources = f"{folder / 'm.yaml'}, {tmp_path / 'n.yaml'}"  # as Snakemake names two files
+    assert load_config(content, sources).affinity["caa"].layers == 2
+
+
 RICH = """
 import enum
 from pathlib import Path

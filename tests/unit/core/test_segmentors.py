@@ -59,6 +59,55 @@ def test_the_shipped_files_are_read(path):
             {"type": "Pretrained"},
             "model.decode_head.init_cfg: weights",
         ),
+        (
+            "model.backbone.init_cfg",
+            {"type": "Pretrained_Part", "checkpoint": "a.pth"},
+            "model.backbone.init_cfg: weights",
+        ),
+        (
+            "model.backbone.init_cfg",
+            [{"type": "Normal", "checkpoint": "a.pth"}],
+            "model.backbone.init_cfg.0: weights",
+        ),
+        (
+            "model.backbone.backbone_cfg",
+            {"type": "ResNet", "pretrained": "a.pth"},
+            "model.backbone.backbone_cfg: weights",
+        ),
+        ("model.decode_head.class_weight", "a.pkl", "class_weight: must be a list"),
+        (
+            "model.decode_head.loss_se_decode",
+            {"type": "CrossEntropyLoss", "class_weight": "a.pkl"},
+            "loss_se_decode.class_weight: must be a list of numbers, not a file; got 'a.pkl'",
+        ),
+        (
+            "model.neck",
+            [{"type": "A", "part": {"type": "B", "class_weight": "a.npy"}}],
+            "model.neck.0.part.class_weight: must be a list",
+        ),
+        (
+            "train_pipeline.0.backend_args",
+            {"backend": "memcached", "sys_path": "/tmp"},
+            "train_pipeline.0.backend_args: would read files or code",
+        ),
+        ("model.backbone.checkpoint_path", "a.pth", "backbone.checkpoint_path: would read files"),
+        ("model.backbone.class_embed_path", "a.pth", "class_embed_path: would read files or code"),
+        ("model.backbone.norm_layer", "os.system", "backbone.norm_layer: must be the name of a"),
+        (
+            "model.backbone",
+            {"type": "TIMMBackbone", "model_name": "resnet18"},
+            "model.backbone.pretrained: must be false, since timm would download weights",
+        ),
+        (
+            "model.neck",
+            {"type": "TIMMBackbone", "model_name": "resnet18", "pretrained": True},
+            "model.neck.pretrained: must be false",
+        ),
+        (
+            "model.backbone",
+            {"type": "TIMMBackbone", "model_name": "hf-hub:a/b", "pretrained": False},
+            "model.backbone.model_name: must be a name of timm; got 'hf-hub:a/b'",
+        ),
         ("model.pretrained", "other", "init and model.pretrained name different initial weights"),
         ("model.pretrained", 3, "model.pretrained: must name a file or an address; got 3"),
         ("init", 3, "init: must be a file, an address or null"),
@@ -210,3 +259,10 @@ def test_bases_merge_as_in_mmengine(tmp_path):
             continue
         with pytest.raises(InputError, match=message):
             read_literals(tmp_path / "d.py")
+
+
+def test_a_backbone_of_timm_without_weights_is_kept(tmp_path, content):
+    backbone = {"type": "TIMMBackbone", "model_name": "resnet18", "pretrained": False}
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(put(content, "model.backbone", backbone)))
+    assert read_segmentor_file(path)["model"]["backbone"] == backbone

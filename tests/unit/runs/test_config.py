@@ -231,6 +231,17 @@ def test_bad_parents(content, line):
         with_parents(content, "own.yaml")
 
 
+def test_a_parent_that_is_named_twice_is_refused_however_it_is_spelled():
+    parents = ["config/config.yaml", "./config/../config/config.yaml"]
+    with pytest.raises(InputError, match=r"inherits: names .*config.yaml twice; keep one"):
+        with_parents({"inherits": parents}, "own.yaml")
+
+
+def test_the_shipped_models_say_licence_and_source():
+    models = read_yaml(ROOT / "config/methods.yaml")["models"]
+    assert all(one.get("license") and one.get("source") for one in models.values())
+
+
 def test_a_parent_that_is_a_list_is_refused(tmp_path):
     path = _write(tmp_path, "a.yaml", [1])
     with pytest.raises(InputError, match="must be a mapping of settings"):

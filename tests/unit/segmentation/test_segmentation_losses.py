@@ -197,3 +197,53 @@ def test_a_head_of_the_zoo_hands_the_confidence_to_the_loss(head):
     labelled = label != 255
     right = (logits.argmax(1) == label)[labelled].float().mean() * 100
     torch.testing.assert_close(losses["acc_seg"], right.reshape(1), rtol=1e-4, atol=1e-4)
+
+
+ODD_LOSSES = """
+def unreduced(pixels):
+    return pixels.losses
+
+def vector(pixels):
+    return pixels.losses.flatten(1).mean(1)
+
+def number(pixels):
+    return 1.0
+
+def nothing(pixels):
+    return None
+
+def cut(pixels):
+    return pixels.losses.detach().mean()
+
+def whole(pixels):
+    return pixels.losses.mean().long()
+
+def failing(pixels):
+    raise KeyError("x")
+
+def fine(pixels):
+    return 2 * pixels.mean(pixels.losses, pixels.counts)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("unreduced", r"must return a tensor \(\) .*; got \(2, 3, 4\)"),
+        ("vector", r"must return a tensor \(\) .*; got \(2,\)"),
+        ("number", "must return a tensor .*; got float"),
+        ("nothing", "must return a tensor .*; got NoneType"),
+        ("cut", "gradient False"),
+        ("whole", "torch.int64"),
+        ("failing", "KeyError: 'x'"),
+    ],
+)
+def test_a_loss_that_gives_no_scalar_is_one_line(tmp_path, monkeypatch, name, line):
+    (tmp_path / "odd_losses.py").write_text(ODD_LOSSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    logits = torch.zeros(2, 5, 3, 4, requires_grad=True)
+    label = torch.zeros(2, 3, 4, dtype=torch.int64)
+    with pytest.raises(InputError, match=f"^odd_losses:{name}: loss: .*{line}"):
+        PixelLoss(f"odd_losses:{name}")(logits, label)
+    fine = PixelLoss("odd_losses:fine", loss_weight=0.5)(logits, label)
+    assert fine.item() == pytest.approx(np.log(5))
