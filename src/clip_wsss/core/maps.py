@@ -96,6 +96,11 @@ def read_maps(path: Path) -> list[ImageMaps]:
 def read_skipped(path: Path) -> dict[str, str]:
     """Images of a shard that were left out: id -> reason. Raises InputError as `read_maps`."""
     shard = _load_shard(path, "skipped", "reasons")
+    if shard["skipped"].shape != shard["reasons"].shape or shard["skipped"].ndim != 1:
+        raise InputError(
+            f"{path}: is not a shard of maps (skipped are {shard['skipped'].shape}, reasons "
+            f"{shard['reasons'].shape}); delete it and run again"
+        )
     return dict(zip(shard["skipped"].tolist(), shard["reasons"].tolist(), strict=True))
 
 
@@ -182,6 +187,8 @@ def _problem(shard: dict[str, np.ndarray]) -> str | None:
             return f"{name} are {shard[name].shape}, not {(count, *shape)}"
         if name != "ids" and (shard[name].dtype.kind != "i" or (shard[name] < 0).any()):
             return f"{name} must be whole numbers of at least 0"
+    if len(set(shard["ids"].tolist())) != count:
+        return "two images have the same id"
     classes, grids = shard["classes"].astype(np.int64), shard["grids"].astype(np.int64)
     for name, wanted in (("keys", classes.sum()), ("maps", (classes * grids.prod(axis=1)).sum())):
         if shard[name].shape != (wanted,):

@@ -79,6 +79,16 @@ def test_a_shard_whose_arrays_do_not_fit_is_refused(tmp_path, name, change, mess
         read_maps(path)
 
 
+def test_a_shard_with_an_image_twice_or_without_a_reason_is_refused(tmp_path):
+    path, maps = tmp_path / "a.npz", np.ones((2, 2, 3), np.float32)
+    write_maps(path, [ImageMaps("a", (9, 8), np.arange(2), maps)] * 2, {"b": "truncated"})
+    with pytest.raises(InputError, match=r"is not a shard of maps \(two images have the same id"):
+        read_maps(path)
+    np.savez(path, **(load_npz(path) | {"reasons": np.zeros(0, np.str_)}))
+    with pytest.raises(InputError, match=r"\(skipped are \(1,\), reasons \(0,\)\)"):
+        read_skipped(path)
+
+
 def test_pickles_are_not_read(tmp_path):
     np.savez(tmp_path / "x.npz", ids=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match=r"x\.npz: not an npz that can be read"):
