@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from clip_wsss.core.errors import InputError, one_line
-from clip_wsss.core.files import atomic_path
+from clip_wsss.core.files import atomic_path, check_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,11 +157,10 @@ def load_npz(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
         InputError: it cannot be read.
         KeyError: it has no array of a name.
     """
+    check_file(path, "no such file")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in names or file.files}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except KeyError:
         raise
     except Exception as error:  # zipfile, zlib and numpy each have their own

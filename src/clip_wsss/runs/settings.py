@@ -518,7 +518,7 @@ def _message(kind: type[BaseModel], error: ErrorDetails) -> str:
         words, bound = _BOUNDS[found]
         return f"{prefix}must be {words} {context[bound]:g}; got {said}"
     if found == "string_pattern_mismatch" and place[-1:] == ["md5"]:
-        return f"{prefix}must be 32 small hexadecimal digits; got {said}"
+        return f"{prefix}must be 32 hexadecimal digits; got {said}"
     if found == "string_pattern_mismatch":
         return f"{prefix}`{said}` may hold letters, digits, _ + - and inner dots only"
     if found == "string_too_long":

@@ -1,5 +1,6 @@
 """The file of maps of a shard, and maps at full size."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,9 @@ def test_file_of_maps_round_trips(seed, count):
 def test_damaged_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_maps(tmp_path / "none.npz")
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(InputError, match=r"pipe\.npz: is a named pipe"):
+        read_maps(tmp_path / "pipe.npz")
     (tmp_path / "half.npz").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(InputError, match=r"half\.npz: not an npz"):
         read_maps(tmp_path / "half.npz")
