@@ -160,6 +160,11 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
     ]
+    if any(name.startswith("text_model.encoder.") for name in state):
+        raise InputError(
+            f"{weights.source}: in the names of Hugging Face's transformers; get the weights in "
+            "open_clip's, such as the repository's open_clip_model.safetensors"
+        )
     problems += [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} has no place" for name in state if name not in wanted]
     broken = [name for name, value in state.items() if not value.isfinite().all()]

@@ -155,6 +155,14 @@ class TestRefusals:
             match = "visual.head has no place"
         refused(write_model(tmp_path, texts_config(), state), match)
 
+    def test_names_of_transformers(self, tmp_path, state):
+        # FAULTS 30
+        state = {"text_model.encoder.layers.0.mlp.fc1.bias": torch.zeros(3), **state}
+        refused(
+            write_model(tmp_path, texts_config(), state),
+            "in the names of Hugging Face's transformers; get the weights in open_clip's",
+        )
+
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
     def test_one_value_that_is_not_finite(self, tmp_path, state, value):
         """It would make every map zero, without a word."""
