@@ -240,6 +240,8 @@ class TestRefusals:
         (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
         torch.save(slice(1, 2), tmp_path / "code.pt")  # would need free unpickling
         torch.save([1, 2], tmp_path / "list.pt")
+        (tmp_path / "lfs.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+        refused(files | {"weights": str(tmp_path / "lfs.safetensors")}, "a pointer of Git LFS; get")
         for name in ("text.pt", "cut.safetensors", "code.pt", "list.pt", "none.pt"):
             refused(files | {"weights": str(tmp_path / name)}, name)
 
