@@ -42,16 +42,16 @@ class Finished:
             self._append(plan, b"")
             return
         for name, start, size, end in records:  # noqa: B007 - the last one counts
-            id_, _, version = name.rpartition("\n")
-            self._found[id_] = start, size, version
+            id_, _, made_of = name.rpartition("\n")
+            self._found[id_] = start, size, made_of
         os.ftruncate(file, end)
 
     def get(self, id_: str) -> bytes | None:
         """What was made of an image, if its file is what it was; else None."""
         if self._file is None or id_ not in self._found:
             return None
-        start, size, version = self._found[id_]
-        return os.pread(self._file, size, start) if version == self._version(id_) else None
+        start, size, made_of = self._found[id_]
+        return os.pread(self._file, size, start) if made_of == self._version(id_) else None
 
     def add(self, id_: str, data: bytes) -> None:
         """Keep what was made of an image."""
