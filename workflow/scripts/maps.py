@@ -1,5 +1,7 @@
 """Write the maps of a shard of images: every cam and affinity of some passes."""
 
+from contextlib import ExitStack
+
 from clip_wsss.runs.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
@@ -10,10 +12,12 @@ for one in p.passes:
     for node, stamp in zip(one["nodes"], one["stamps"], strict=True):
         sidecar, out[node] = next(both)
         makes.append(Made(sidecar, stamp, {"maps": out[node]}, inputs, p.compute["device"]))
-    jobs.append((one, own, out))
+    jobs.append((one, own, out, makes[-len(out) :]))
 reads = [(*pair, ["features"]) for pair in zip(read.sidecars, p.reads, strict=True)]
-with job(snakemake.log[0], p.compute["threads"], reads, makes):
+threads = p.compute["threads"]
+with job(snakemake.log[0], threads, reads, makes), ExitStack() as stack:
     from clip_wsss.cams.passes import CamVariant, read_text_features, write_pass
+    from clip_wsss.core.finished import finished
     from clip_wsss.core.shards import shard_ids
     from clip_wsss.data.datasets import open_dataset
     from clip_wsss.models.clip import load_for
@@ -22,7 +26,7 @@ with job(snakemake.log[0], p.compute["threads"], reads, makes):
 
     data = open_dataset(here(p.dataset, read.images))
     ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
-    for one, own, out in jobs:
+    for one, own, out, whole in jobs:
         clip = load_for(one["cam"], one["cam"]["model"], p.compute["device"])
         features = {
             name: text_features(clip, **text) if text else read_text_features(own[0], clip)
@@ -30,4 +34,7 @@ with job(snakemake.log[0], p.compute["threads"], reads, makes):
         }
         cams = {name: CamVariant(**cam) for name, cam in one["cams"].items()}
         towers = {name: open_tower(own, p.compute["device"]) for name, own in one["towers"].items()}
-        write_pass(data, ids, clip, features, cams, out, p.compute["batch"], towers)
+        # Until the job ends: what it wrote goes with it.
+        plan = " ".join(made.plan for made in whole)
+        kept = stack.enter_context(finished(next(iter(out.values())), plan, data.version))
+        write_pass(data, ids, clip, features, cams, out, p.compute["batch"], towers, kept)

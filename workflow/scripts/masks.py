@@ -12,6 +12,7 @@ names = [["maps"]] * len(read.maps) + [["features"]] * len(read.texts)
 reads = [*zip(read.sidecars, p.reads, names, strict=True)]
 with job(snakemake.log[0], 1, reads, [outputs]) as work:
     if work.needed:
+        from clip_wsss.core.finished import finished
         from clip_wsss.core.shards import shard_ids
         from clip_wsss.data.datasets import open_dataset
         from clip_wsss.masks.write import write_masks
@@ -20,4 +21,6 @@ with job(snakemake.log[0], 1, reads, [outputs]) as work:
         ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
         device = p.compute["device"]
         seen = p.seen and {**p.seen, "file": next(iter(read.texts), None)}
-        write_masks(data, ids, p.entry, read.maps, made.masks, snakemake.threads, device, seen)
+        where = read.maps, made.masks
+        with finished(made.masks, outputs.plan, data.version) as kept:
+            write_masks(data, ids, p.entry, *where, snakemake.threads, device, seen, kept)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from clip_wsss.acquire.registry import Source, find_source
 from clip_wsss.core.errors import InputError, one_line
-from clip_wsss.core.files import read_text, write_text
+from clip_wsss.core.files import check_file, read_text, write_text
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 20
@@ -76,6 +76,7 @@ def fetch(source: Source, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / source.file
     if target.exists():
+        check_file(target, "is gone; run again")
         if _checksum_fits(target, source.md5):
             return target
         _set_aside(target)

@@ -1,6 +1,10 @@
 """SBD's masks: MATLAB files to palette PNGs."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +16,7 @@ from tqdm import tqdm
 from clip_wsss.acquire.archives import in_folder, listed, open_members
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import write_label
+from clip_wsss.core.processes import end_with_parent, process_context
 
 VALUES = np.arange(21)  # values of a mask, the background first
 
@@ -39,6 +44,21 @@ def read_mask(content: bytes) -> np.ndarray:
     return mask.astype(np.uint8)
 
 
+@contextmanager
+def _reader() -> Iterator[Callable[[bytes], np.ndarray]]:
+    """`read_mask` in a process of its own, which scipy's compiled parser may end."""
+
+    def read(content: bytes) -> np.ndarray:
+        try:
+            return pool.submit(read_mask, content).result()
+        except BrokenProcessPool:
+            raise ValueError("reading it ended the process that did") from None
+
+    begin = end_with_parent, (os.getpid(),)
+    with ProcessPoolExecutor(1, process_context(), *begin) as pool:
+        yield read
+
+
 def convert_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) -> list[str]:
     """Convert the masks of SBD that VOC does not have itself; return the ids of its two splits.
 
@@ -53,7 +73,7 @@ def convert_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) 
     """
     skip = set(skip)
     folder.mkdir(parents=True, exist_ok=True)
-    with open_members(source) as members:
+    with open_members(source) as members, _reader() as read:
         masks = in_folder(members, "cls")
         # The archive has them in benchmark_RELEASE/dataset, torchvision in a folder of one's own.
         places = {
@@ -78,7 +98,7 @@ def convert_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) 
             if name not in wanted or (reuse and target.exists()):
                 continue
             try:
-                write_label(target, read_mask(member.read()))
+                write_label(target, read(member.read()))
             except ValueError as error:
                 raise InputError(f"{source}, {member.name}: {error}; replace the file") from None
     return ids

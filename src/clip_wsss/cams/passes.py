@@ -6,8 +6,9 @@ counts for those maps alone that it makes.
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.finished import NOTHING, Finished
 from clip_wsss.core.maps import ImageMaps, load_npz, write_maps
 from clip_wsss.core.memory import TooLargeError, check_memory, out_of_memory
 from clip_wsss.core.progress import over_images
@@ -63,6 +65,7 @@ def write_pass(
     outputs: Mapping[str, Path],
     batch: int = 16,
     towers: Mapping[str, Tower] | None = None,
+    kept: Finished = NOTHING,
 ) -> None:
     """Write the maps of a shard of images, those of all variants from one pass over the images.
 
@@ -76,6 +79,7 @@ def write_pass(
             file's bytes do not depend on the others that are written with it.
         batch: most images in one pass; fewer where their attention would not fit.
         towers: further towers that methods name, by their entries of `models`.
+        kept: images that an earlier job finished, and those of this one.
 
     Raises:
         InputError: a bad image (which `on_bad_image: skip` of the data set leaves out and lists
@@ -83,12 +87,38 @@ def write_pass(
     """
     found: dict[str, Any] = {}
     skipped: dict[str, Any] = {}
-    results = compute_pass(dataset, ids, clip, texts, cams, batch, towers)
-    for id_, result in over_images(results, len(ids), "maps"):
-        (skipped if isinstance(result, str) else found)[id_] = result
+    for id_ in ids:
+        if data := kept.get(id_):
+            found[id_] = _unpacked(id_, data)
+    results = compute_pass(dataset, ids, clip, texts, cams, batch, towers, frozenset(found))
+    for id_, result in over_images(results, len(ids) - len(found), "maps"):
+        if isinstance(result, str):
+            skipped[id_] = result
+        else:
+            found[id_] = result
+            kept.add(id_, _packed(result))
     reasons = {id_: skipped[id_] for id_ in ids if id_ in skipped}
     for name, path in outputs.items():
         write_maps(path, [found[id_][name] for id_ in ids if id_ in found], reasons)
+
+
+def _packed(maps: Mapping[str, ImageMaps]) -> bytes:
+    """All maps of an image as an npz."""
+    first, data = next(iter(maps.values())), io.BytesIO()
+    own = {f"maps {name}": one.maps for name, one in maps.items()}
+    np.savez(data, size=first.size, keys=first.keys, scaled_down=first.scaled_down, **own)
+    return data.getvalue()
+
+
+def _unpacked(id_: str, data: bytes) -> dict[str, ImageMaps]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as npz:
+        height, width = npz["size"].tolist()
+        keys, down = npz["keys"], bool(npz["scaled_down"])
+        return {
+            name.removeprefix("maps "): ImageMaps(id_, (height, width), keys, npz[name], down)
+            for name in npz.files
+            if name.startswith("maps ")
+        }
 
 
 def read_text_features(path: Path, clip: Clip) -> tuple[Tensor, Tensor]:
@@ -120,12 +150,13 @@ def compute_pass(
     cams: Mapping[str, CamVariant],
     batch: int = 16,
     towers: Mapping[str, Tower] | None = None,
+    done: Container[str] = (),
 ) -> Iterator[tuple[str, dict[str, ImageMaps] | str]]:
     """Yield (id, its maps by output name or why it was skipped), grid by grid.
 
-    See `write_pass`.
+    See `write_pass`. A batch of images that are all `done` is left out; the others stay as they
+    are, since the last bits of a map may depend on what is computed beside it.
     """
-
     from clip_wsss.cams.backward import PassImage, WantedCam, fitting_batch, target_of
     from clip_wsss.core.methods import method
 
@@ -182,6 +213,7 @@ def compute_pass(
     for grid, members in sorted(groups.items()):
         step = fitting_batch(clip, grid, batch)
         parts += [members[i : i + step] for i in range(0, len(members), step)]
+    parts = [part for part in parts if not all(id_ in done for id_, _ in part)]
     with ThreadPoolExecutor(READERS) as pool:
         pending = [pool.map(read, part) for part in parts[:1]]
         for index in range(len(parts)):

@@ -114,7 +114,8 @@ class Archive:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         try:
-            self._file = os.open(self.path, os.O_RDONLY)
+            # Without waiting for one who writes, if it is a pipe.
+            self._file = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             raise InputError(
                 f"{path}: this archive cannot be opened ({error.strerror}); make it first"

@@ -21,7 +21,7 @@ TEXTS = (
 
 def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
     """Write a table; a text that a spreadsheet would compute gets an apostrophe before it."""
-    safe = frame.map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v)
+    safe = frame.map(lambda v: f"'{v}" if _computed(v) else v)
     safe.to_csv(path, index=False, lineterminator="\n")
 
 
@@ -30,8 +30,12 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values="")
-    marked = tuple(f"'{letter}" for letter in FORMULA)
-    return frame.map(lambda v: v[1:] if isinstance(v, str) and v.startswith(marked) else v)
+    return frame.map(lambda v: v[1:] if _computed(v) and v[0] == "'" else v)
+
+
+def _computed(value: object) -> bool:
+    """Whether it is a formula, or one with apostrophes before it."""
+    return isinstance(value, str) and value.lstrip("'").startswith(FORMULA)
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

@@ -52,7 +52,7 @@ def of_machine(error: Exception, where: str | os.PathLike) -> InputError | None:
         return InputError(f"{path}: {os.strerror(number)}; {_REMEDIES[number]}")
     names = {kind.__name__ for kind in type(error).__mro__}
     lacks = {"MemoryError", "OutOfMemoryError"} & names or number == errno.ENOMEM
-    if lacks or "can't allocate memory" in text:
+    if lacks or "can't allocate memory" in text or "bad_alloc" in text:
         return InputError(f"{where}: memory ran out ({text[:200]}); {MEMORY}")
     if "DataLoader worker" in text:
         return InputError(f"{where}: a worker process was killed, mostly for memory; {MEMORY}")

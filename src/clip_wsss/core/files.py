@@ -70,8 +70,9 @@ def decode_text(data: bytes, where: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data
-        known = "UTF-16, not UTF-8" if utf16 else "not UTF-8"
+        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:4].count(0) == 2
+        binary = b"\0" in data and not utf16
+        known = "no text" if binary else "UTF-16, not UTF-8" if utf16 else "not UTF-8"
         raise InputError(f"{where}: is {known}; save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from clip_wsss.core.errors import InputError, one_line
-from clip_wsss.core.files import atomic_path
+from clip_wsss.core.files import atomic_path, check_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,6 +96,11 @@ def read_maps(path: Path) -> list[ImageMaps]:
 def read_skipped(path: Path) -> dict[str, str]:
     """Images of a shard that were left out: id -> reason. Raises InputError as `read_maps`."""
     shard = _load_shard(path, "skipped", "reasons")
+    if shard["skipped"].shape != shard["reasons"].shape or shard["skipped"].ndim != 1:
+        raise InputError(
+            f"{path}: is not a shard of maps (skipped are {shard['skipped'].shape}, reasons "
+            f"{shard['reasons'].shape}); delete it and run again"
+        )
     return dict(zip(shard["skipped"].tolist(), shard["reasons"].tolist(), strict=True))
 
 
@@ -152,11 +157,10 @@ def load_npz(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
         InputError: it cannot be read.
         KeyError: it has no array of a name.
     """
+    check_file(path, "no such file")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in names or file.files}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except KeyError:
         raise
     except Exception as error:  # zipfile, zlib and numpy each have their own
@@ -182,6 +186,8 @@ def _problem(shard: dict[str, np.ndarray]) -> str | None:
             return f"{name} are {shard[name].shape}, not {(count, *shape)}"
         if name != "ids" and (shard[name].dtype.kind != "i" or (shard[name] < 0).any()):
             return f"{name} must be whole numbers of at least 0"
+    if len(set(shard["ids"].tolist())) != count:
+        return "two images have the same id"
     classes, grids = shard["classes"].astype(np.int64), shard["grids"].astype(np.int64)
     for name, wanted in (("keys", classes.sum()), ("maps", (classes * grids.prod(axis=1)).sum())):
         if shard[name].shape != (wanted,):

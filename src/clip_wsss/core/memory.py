@@ -89,11 +89,13 @@ def check_memory(needed: int, what: str, remedy: str, device: torch.device | Non
         )
 
 
+_WORDS = "out of memory", "can't allocate memory", "bad_alloc"
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory could not be had; torch has no type for it on a CPU."""
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
     )
 
 

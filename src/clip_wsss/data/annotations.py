@@ -163,11 +163,11 @@ def _is_one(text: str, where: str) -> bool:
 def _read_one_hot(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for key, vector in read_dictionary(path).items():
-        if not isinstance(key, str | int):
+        if not isinstance(key, str | int) or isinstance(key, bool):
             raise InputError(f"{path}: a key must be an image id; got {key!r}")
         text = str(key)
         # Some of the field write VOC's ids as numbers: 2007000032 is 2007_000032.
-        number = text.isdecimal() and len(text) == 10 and text[:2] == "20"
+        number = isinstance(key, int) and 2007 <= key // 10**6 <= 2012
         name = f"{text[:4]}_{text[4:]}" if number else image_id(text)
         values = np.asarray(vector) if isinstance(vector, np.ndarray | list | tuple) else None
         if values is None or values.shape != (len(classes),) or values.dtype.kind not in "biuf":

@@ -126,6 +126,13 @@ class Dataset:
             )
         return self.image_folder / self._files[name]
 
+    def version(self, name: str) -> str:
+        """Size and time of an image's file, which tell whether it was replaced; empty without."""
+        if name not in self._files:
+            return ""
+        stat = os.stat(self.image_folder / self._files[name])
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+
     def image(self, name: str) -> np.ndarray:
         """The image, (H, W, 3) uint8 RGB.
 

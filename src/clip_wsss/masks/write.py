@@ -6,7 +6,7 @@ Every source writes an archive of kind masks (`clip_wsss.core.archives`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
@@ -19,6 +19,7 @@ import numpy as np
 from clip_wsss.core.archives import MASKS, EncodedImage, encode_image, write_archive
 from clip_wsss.core.confidence import EDGES, encode
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.finished import NOTHING, Finished
 from clip_wsss.core.images import SMALLER
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.memory import TooLargeError, fitting, out_of_memory
@@ -129,6 +130,7 @@ def write_masks(
     workers: int,
     device: str = "cpu",
     seen: dict[str, Any] | None = None,
+    kept: Finished = NOTHING,
 ) -> None:
     """Write the masks of a shard from whatever source an entry names.
 
@@ -142,12 +144,13 @@ def write_masks(
         device: cpu, cuda or auto, of a refinement that uses torch.
         seen: what its refinement may ask for (`clip_wsss.runs.plan.Plan.seen`), with the `file` of
             the ranked texts if there is one.
+        kept: images that an earlier job made from maps, and those of this one.
 
     Raises:
         InputError: see the function of each source.
     """
     if entry["source"] == "maps":
-        write_shard(dataset, maps[0], entry, out, workers, ids, device, seen)
+        write_shard(dataset, maps[0], entry, out, workers, ids, device, seen, kept)
     elif entry["source"] == "ground-truth":
         write_ground_truth(dataset, ids, out, workers)
     else:
@@ -163,6 +166,7 @@ def write_shard(
     ids: Sequence[str] | None = None,
     device: str = "cpu",
     seen: dict[str, Any] | None = None,
+    kept: Finished = NOTHING,
 ) -> None:
     """Write the pseudo masks of a shard of maps.
 
@@ -176,6 +180,7 @@ def write_shard(
         ids: the images of the shard, which the maps have to be of; None: any.
         device: as of `write_masks`.
         seen: likewise.
+        kept: likewise.
 
     Raises:
         InputError: maps of other images, an unknown refinement, an image that has changed, or a
@@ -212,13 +217,18 @@ def write_shard(
     if batch is not None or (asks and device != "cpu"):  # one process for a GPU
         refine_all = partial(_one_by_one, entry) if batch is None else partial(batch, settings=own)
         read = partial(_context, dataset, entry, device=device, **said)
-        made = _in_batches(
-            read, partial(_encoded_or_not, dataset, entry), images, refine_all, workers
-        )
-        progress = over_images(made, len(images), f"masks {Path(out).stem}")
-        write_archive(out, MASKS, (image for part in (progress, rest) for image in part))
+        encoded = partial(_encoded_or_not, dataset, entry)
+        done = _done(images, kept, BATCH)
+        left = [image for image in images if image.id not in done]
+        made = _in_batches(read, encoded, left, refine_all, workers)
+        _write(out, made, len(left), rest, partial(_merged, images, done, kept))
         return
-    _write(out, partial(_from_maps, dataset, entry, **said), images, workers, rest)
+    done = _done(images, kept)
+    left = [image for image in images if image.id not in done]
+    make = partial(_from_maps, dataset, entry, **said)
+    with parallel_map(min(workers, len(left))) as mapped:
+        made = mapped(make, left)
+        _write(out, made, len(left), rest, partial(_merged, images, done, kept))
 
 
 def write_ground_truth(dataset: Dataset, ids: Sequence[str], out: Path, workers: int = 1) -> None:
@@ -239,7 +249,9 @@ def write_ground_truth(dataset: Dataset, ids: Sequence[str], out: Path, workers:
             "dataset.masks: null, so masks cannot come from the ground truth; set it to the folder "
             "that has it, or masks.source to maps"
         )
-    _write(out, partial(_or_skipped, _from_truth, dataset), ids, workers)
+    with parallel_map(min(workers, len(ids))) as mapped:
+        made = mapped(partial(_or_skipped, _from_truth, dataset), ids)
+        _write(out, made, len(ids))
 
 
 def write_import(
@@ -268,7 +280,8 @@ def write_import(
     for one in filter(None, (folder, confidence_folder)):
         _check_folder(one)
     read = partial(_or_skipped, _from_files, dataset, folder, confidence_folder)
-    _write(out, read, ids, workers)
+    with parallel_map(min(workers, len(ids))) as mapped:
+        _write(out, mapped(read, ids), len(ids))
 
 
 def _check_folder(folder: Path) -> None:
@@ -278,15 +291,44 @@ def _check_folder(folder: Path) -> None:
 
 def _write(
     out: Path,
-    make: Callable[..., EncodedImage],
-    images: Sequence,
-    workers: int,
+    made: Iterable[EncodedImage],
+    count: int,
     rest: Iterable[EncodedImage] = (),
+    merged: Callable[[Iterable[EncodedImage]], Iterable[EncodedImage]] = iter,
 ) -> None:
-    """Write an archive of what `make` makes of every image, in several processes, and the rest."""
-    with parallel_map(min(workers, len(images))) as mapped:
-        progress = over_images(mapped(make, images), len(images), f"masks {Path(out).stem}")
-        write_archive(out, MASKS, (image for part in (progress, rest) for image in part))
+    """Write an archive of a count of images that are made, merged with others, and the rest."""
+    images = merged(over_images(made, count, f"masks {Path(out).stem}"))
+    write_archive(out, MASKS, (image for part in (images, rest) for image in part))
+
+
+def _done(images: Sequence[ImageMaps], kept: Finished, batch: int = 1) -> frozenset[str]:
+    """Images of the batches that an earlier job finished whole."""
+    parts = ([image.id for image in images[i : i + batch]] for i in range(0, len(images), batch))
+    whole = (part for part in parts if all(kept.get(id_) for id_ in part))
+    return frozenset(id_ for part in whole for id_ in part)
+
+
+def _merged(
+    images: Sequence[ImageMaps],
+    done: Container[str],
+    kept: Finished,
+    made: Iterable[EncodedImage],
+) -> Iterator[EncodedImage]:
+    """The images in their order: those that are done, and those that are made, which are kept."""
+    news = iter(made)
+    for id_ in (image.id for image in images):
+        if id_ in done:
+            if (data := kept.get(id_)) is None:
+                raise InputError(f"{id_}: its image was changed while this job ran; run again")
+            size = int.from_bytes(data[:4], "little")
+            yield EncodedImage(id_, data[4 : 4 + size], data[4 + size :])
+            continue
+        image = next(news)
+        if not image.skipped:
+            assert image.confidence is not None  # these are masks
+            size = len(image.label).to_bytes(4, "little")
+            kept.add(id_, size + image.label + image.confidence)
+        yield image
 
 
 def _in_batches(

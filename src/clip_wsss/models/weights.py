@@ -61,7 +61,11 @@ def read_weights(path: Path) -> Weights:
             kind = "binary" if path.suffix == ".bin" else "openai"
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
+        with path.open("rb") as file:
+            pointer = file.read(30).startswith(b"version https://git-lfs")
+        if pointer:
+            reason = "a pointer of Git LFS; get the file itself with `git lfs pull`"
+        elif isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
             reason = "not a file of tensors alone; save a state dict or safetensors"
         raise InputError(f"{path}: the weights cannot be read ({reason})") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -160,6 +164,11 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
     ]
+    if any(name.startswith("text_model.encoder.") for name in state):
+        raise InputError(
+            f"{weights.source}: in the names of Hugging Face's transformers; get the weights in "
+            "open_clip's, such as the repository's open_clip_model.safetensors"
+        )
     problems += [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} has no place" for name in state if name not in wanted]
     broken = [name for name, value in state.items() if not value.isfinite().all()]

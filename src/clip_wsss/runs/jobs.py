@@ -41,6 +41,11 @@ class Made:
         """Whether everything is there and is what it would become again."""
         return sidecar.current(Path(self.sidecar), self.stamp, self.inputs, self.outputs)
 
+    @property
+    def plan(self) -> str:
+        """What decides the outputs; see `clip_wsss.core.finished`."""
+        return sidecar.plan(self.stamp, self.inputs)
+
     def record(self) -> None:
         """Write the sidecar."""
         device = None

@@ -33,7 +33,18 @@ from clip_wsss.tags.tagclip import TagClipSettings
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
 Text = Annotated[str, Field(min_length=1)]
-Place = Annotated[Text, AfterValidator(os.path.expanduser)]  # of a file or folder; ~ is the home
+
+
+def _place(path: str) -> str:
+    if set(path) & set("{}"):
+        raise ValueError(
+            "must be without { and }, between which Snakemake looks for a wildcard; rename the "
+            f"folder, or make a link to it; got {path}"
+        )
+    return os.path.expanduser(path)
+
+
+Place = Annotated[Text, AfterValidator(_place)]  # of a file or folder; ~ is the home
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -530,7 +541,7 @@ def _message(kind: type[BaseModel], error: ErrorDetails) -> str:
         words, bound = _BOUNDS[found]
         return f"{prefix}must be {words} {context[bound]:g}; got {said}"
     if found == "string_pattern_mismatch" and place[-1:] == ["md5"]:
-        return f"{prefix}must be 32 small hexadecimal digits; got {said}"
+        return f"{prefix}must be 32 hexadecimal digits; got {said}"
     if found == "string_pattern_mismatch":
         return f"{prefix}`{said}` may hold letters, digits, _ + - and inner dots only"
     if found == "string_too_long":

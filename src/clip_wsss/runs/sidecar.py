@@ -176,6 +176,12 @@ def current(
     return record["inputs"] == _digests(inputs)
 
 
+def plan(stamp: dict, inputs: Inputs) -> str:
+    """A digest of what decides a job's outputs: of all that `current` compares of it."""
+    what = [[stamp.get(field) for field in COMPARED], _digests(inputs)]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
 def _files(path: Path, outputs: Mapping[str, Path]) -> dict[str, str]:
     """The paths of outputs, relative to their sidecar."""
     folder = Path(path).parent

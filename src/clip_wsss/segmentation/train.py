@@ -29,6 +29,7 @@ from mmseg.registry import TRANSFORMS
 from clip_wsss.core.devices import take_free_gpus
 from clip_wsss.core.errors import MEMORY, InputError, one_line
 from clip_wsss.core.files import sha256, write_bytes
+from clip_wsss.core.memory import fitting
 from clip_wsss.core.processes import end_with_parent
 from clip_wsss.core.ranks import have_whole_batches
 from clip_wsss.core.resources import find
@@ -50,6 +51,7 @@ from clip_wsss.segmentation.weights import fetch_initial, load_initial
 log_ = logging.getLogger(__name__)
 
 CHECKPOINT, LOG, SETTINGS, ERROR = "checkpoint.pth", "log.csv", "settings.json", "error.txt"
+SMALLER_BATCH = "lower train_dataloader.batch_size or the size of the crops, or give it more memory"
 TEXTS = "texts.npz"
 
 
@@ -279,7 +281,10 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
             "model_wrapper_cfg": {"device_ids": None} if cpu and distributed else None,
         },
     )
-    with warnings.catch_warnings():  # an update of several iterations ends with the last
+    with (
+        fitting(f"{entry['segmentor']}: its training", SMALLER_BATCH),
+        warnings.catch_warnings(),  # an update of several iterations ends with the last
+    ):
         warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
         try:
             runner.train()

@@ -131,6 +131,12 @@ def test_damaged_file_on_disk_is_set_aside_and_fetched_again(data, tmp_path):
     assert (tmp_path / "data.bin.bad").exists()
 
 
+def test_a_folder_where_the_archive_belongs_is_one_line(data, tmp_path):
+    (tmp_path / "data.bin").mkdir()
+    with pytest.raises(InputError, match="is a folder, not a file"):
+        fetch(source(data.url), tmp_path)
+
+
 def test_mirrors_are_tried_in_order(data, tmp_path):
     (data.folder / "wrong.bin").write_bytes(b"wrong")
     data.status["gone.bin"] = 404

@@ -17,6 +17,7 @@ from clip_wsss.cams.backward import PassImage, WantedCam, class_maps, fitting_ba
 from clip_wsss.cams.gradcam import GradCamSettings, gradcam
 from clip_wsss.cams.passes import CamVariant, compute_pass, read_text_features, write_pass
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.finished import finished
 from clip_wsss.core.maps import read_maps, read_skipped
 from clip_wsss.core.methods import method, registered
 from clip_wsss.models.tower import capped
@@ -379,6 +380,30 @@ def test_bad_image_fails_or_is_listed(job, tmp_path):
         assert [image.id for image in read_maps(path)] == ["d", "c", "b", "e", "f"]
         skipped = read_skipped(path)
         assert skipped == {"a": "a.jpg: truncated"}
+
+
+def test_finished_images_survive_a_crash(job, tmp_path):
+    dataset, read = job[0], []
+
+    def image(name):
+        read.append(name)
+        return TinyDataset.image(dataset, name)
+
+    dataset.image = image
+    whole, paths = (outputs(tmp_path / folder, "cam", "caa") for folder in ("whole", "crash"))
+    write_pass(*job, whole, batch=2)
+    order = list(read)  # grid by grid: b, a, then d, c, e, f in batches of two
+    dataset.bad = {order[-1]: "truncated"}
+    with pytest.raises(InputError), finished(paths["cam"], "plan", str) as kept:
+        write_pass(*job, paths, batch=2, kept=kept)
+    read.clear()
+    dataset.bad = {}
+    with finished(paths["cam"], "plan", str) as kept:
+        write_pass(*job, paths, batch=2, kept=kept)
+    assert read == order[-2:]  # the batch of the bad image
+    for name, path in paths.items():
+        assert path.read_bytes() == whole[name].read_bytes()
+    assert len([*paths["cam"].parent.iterdir()]) == len(paths)
 
 
 def test_an_image_without_a_class_has_no_map(job, tmp_path):

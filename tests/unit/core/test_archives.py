@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import struct
 import zipfile
@@ -288,6 +289,8 @@ def test_missing_and_empty_files_and_folders_are_refused(tmp_path):
     (tmp_path / "text.zip").write_text("label\n" * 100)
     refused(tmp_path / "text.zip", "not a whole zip")
     refused(tmp_path, "not a whole zip")
+    os.mkfifo(tmp_path / "pipe.zip")
+    refused(tmp_path / "pipe.zip", "not a whole zip")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,20 @@ import pytest
 
 from clip_wsss.core.csvs import markdown_table, markdown_text, read_csv, write_csv
 
-NAMES = ["=1+1", "+caa", "-crf", "@sum", "'quoted", "NA", "nan", "01", "1e3", "plain", 'a "b", c']
+NAMES = [
+    "=1+1",
+    "+caa",
+    "-crf",
+    "@sum",
+    "'quoted",
+    "'=1",
+    "NA",
+    "nan",
+    "01",
+    "1e3",
+    "plain",
+    'a "b", c',
+]
 
 
 def test_names_come_back_and_no_spreadsheet_computes_them(tmp_path):

@@ -1,5 +1,6 @@
 """The file of maps of a shard, and maps at full size."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,9 @@ def test_file_of_maps_round_trips(seed, count):
 def test_damaged_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_maps(tmp_path / "none.npz")
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(InputError, match=r"pipe\.npz: is a named pipe"):
+        read_maps(tmp_path / "pipe.npz")
     (tmp_path / "half.npz").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(InputError, match=r"half\.npz: not an npz"):
         read_maps(tmp_path / "half.npz")
@@ -77,6 +81,16 @@ def test_a_shard_whose_arrays_do_not_fit_is_refused(tmp_path, name, change, mess
     np.savez(path, **(arrays | {name: change(arrays[name])}))
     with pytest.raises(InputError, match=rf"a\.npz: is not a shard of maps \({message}"):
         read_maps(path)
+
+
+def test_a_shard_with_an_image_twice_or_without_a_reason_is_refused(tmp_path):
+    path, maps = tmp_path / "a.npz", np.ones((2, 2, 3), np.float32)
+    write_maps(path, [ImageMaps("a", (9, 8), np.arange(2), maps)] * 2, {"b": "truncated"})
+    with pytest.raises(InputError, match=r"is not a shard of maps \(two images have the same id"):
+        read_maps(path)
+    np.savez(path, **(load_npz(path) | {"reasons": np.zeros(0, np.str_)}))
+    with pytest.raises(InputError, match=r"\(skipped are \(1,\), reasons \(0,\)\)"):
+        read_skipped(path)
 
 
 def test_pickles_are_not_read(tmp_path):

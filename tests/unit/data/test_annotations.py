@@ -62,6 +62,7 @@ BAD_CSVS = {
     "": "needs the columns",
     "image,labels\nkäse,dog\n".encode("cp1252"): "is not UTF-8",
     "image,labels\na,dog\n".encode("utf-16"): "is UTF-16, not UTF-8",
+    b"PK\3\4 an npz\0": "is no text; save it as UTF-8",
     "image,person,dog\na,0,1\n": "lacks a column for the class cat",
     "image,person,dog,cat,cow\na,0,1,0,1\n": "has a column for no class, cow",
     "image,person,dog,cat\na,0,0.7,0\n": "line 2, dog: must be 0 or 1; got `0.7`",
@@ -106,6 +107,10 @@ def test_ids_as_numbers(tmp_path):
     content = {2007000032: [0, 1, 0], np.int64(2008000001): (1, 0, 0), np.str_("d"): [0, 0, 1]}
     found = labels(tmp_path / "cls_labels.npy", npy(content))
     assert found == {"2007_000032": ["dog"], "2008_000001": ["person"], "d": ["cat"]}
+    content = {"2023010101": [0, 1, 0], 2023010102: [1, 0, 0]}  # names of photographs, not VOC's
+    found = labels(tmp_path / "cls_labels.npy", npy(content))
+    assert found == {"2023010101": ["dog"], "2023010102": ["person"]}
+    refused(tmp_path / "l.npy", npy({True: [0, 1, 0]}), "a key must be an image id; got True")
 
 
 class Runs:

@@ -1,6 +1,8 @@
 """Pseudo masks: float16 scores, ties, confidence, archives, sources, processes."""
 
 import importlib
+import os
+import signal
 
 import cv2
 import numpy as np
@@ -12,10 +14,11 @@ from clip_wsss.core.archives import Archive
 from clip_wsss.core.confidence import decode, encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_bytes
+from clip_wsss.core.finished import finished
 from clip_wsss.core.images import encode_grey, write_label
 from clip_wsss.core.maps import ImageMaps, background_scores, upsample_maps, write_maps
 from clip_wsss.core.methods import registered
-from clip_wsss.core.processes import parallel_map
+from clip_wsss.core.processes import parallel_map, process_context
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.write import (
     labels_and_confidence,
@@ -138,6 +141,46 @@ def test_shard_of_masks(shard, tmp_path, refinement):
         np.testing.assert_array_equal(archive.label(image.id), label)
         np.testing.assert_array_equal(archive.confidence(image.id), decode(encode(confidence)))
         assert set(np.unique(label)) <= {0, 4, 12}
+
+
+def killing(shard, out, plan, limit):
+    """Make a shard's masks in a process that kill -9 ends at one image; the images it began."""
+
+    def run():
+        begun = []
+
+        def version(id_):
+            return "1"
+
+        def image(name):
+            begun.append(name)
+            (out.parent / "begun").write_text(" ".join(begun))
+            if len(begun) == limit:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return Images.image(dataset, name)
+
+        dataset, _, maps = shard
+        dataset.image = image
+        with finished(out, plan, version) as kept:
+            write_shard(dataset, maps, PLAIN, out, kept=kept)
+
+    process = process_context().Process(target=run)
+    process.start()
+    process.join()
+    return process.exitcode, (out.parent / "begun").read_text()
+
+
+def test_a_kill_in_a_shard_costs_the_image_in_hand_alone(shard, tmp_path):
+    dataset, _, maps = shard
+    write_shard(dataset, maps, PLAIN, tmp_path / "whole.zip")
+    out = tmp_path / "killed/000.zip"
+    assert killing(shard, out, "plan", 3) == (-signal.SIGKILL, "c a b")
+    assert not out.exists()
+    assert killing(shard, out, "plan", 9) == (0, "b")
+    assert out.read_bytes() == (tmp_path / "whole.zip").read_bytes()
+    assert sorted(file.name for file in out.parent.iterdir()) == ["000.zip", "begun"]
+    assert killing(shard, out, "plan", 2)[0] == -signal.SIGKILL
+    assert killing(shard, out, "another plan", 9) == (0, "c a b")
 
 
 def test_unknown_refinement_is_refused(shard, tmp_path):

@@ -155,6 +155,14 @@ class TestRefusals:
             match = "visual.head has no place"
         refused(write_model(tmp_path, texts_config(), state), match)
 
+    def test_names_of_transformers(self, tmp_path, state):
+        # FAULTS 30
+        state = {"text_model.encoder.layers.0.mlp.fc1.bias": torch.zeros(3), **state}
+        refused(
+            write_model(tmp_path, texts_config(), state),
+            "in the names of Hugging Face's transformers; get the weights in open_clip's",
+        )
+
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
     def test_one_value_that_is_not_finite(self, tmp_path, state, value):
         """It would make every map zero, without a word."""
@@ -232,6 +240,8 @@ class TestRefusals:
         (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
         torch.save(slice(1, 2), tmp_path / "code.pt")  # would need free unpickling
         torch.save([1, 2], tmp_path / "list.pt")
+        (tmp_path / "lfs.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+        refused(files | {"weights": str(tmp_path / "lfs.safetensors")}, "a pointer of Git LFS; get")
         for name in ("text.pt", "cut.safetensors", "code.pt", "list.pt", "none.pt"):
             refused(files | {"weights": str(tmp_path / name)}, name)
 

@@ -68,6 +68,7 @@ def test_a_file_that_does_not_fit_is_a_line(files, name, line):
     ("model", "line"),
     [
         ({"architecture": "ViT-B-61", "weights": "openai"}, "architecture ViT-B-61 is neither"),
+        ({"architecture": "ViT-B/16", "weights": "openai"}, "architecture ViT-B/16 is neither"),
         (
             {"architecture": "ViT-B-32", "weights": "opneai"},
             "weights opneai is neither a file nor a tag of ViT-B-32 (open_clip's: ",

@@ -23,7 +23,7 @@ from clip_wsss.core.files import sha256
 from clip_wsss.core.images import voc_palette
 from clip_wsss.segmentation import data, hooks
 from clip_wsss.segmentation.data import CountingSampler, RandomScale, read_masks
-from clip_wsss.segmentation.losses import pack
+from clip_wsss.segmentation.losses import PixelLoss, pack
 from clip_wsss.segmentation.predict import Predictor, predict
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor
 from clip_wsss.segmentation.submission import FOLDER, write_submission
@@ -370,6 +370,24 @@ class Broken(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         raise InputError("x.png: is broken; mend it")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 1 GiB"),
+    ],
+)
+def test_a_training_that_does_not_fit_is_one_line(case, monkeypatch, error):
+    def loss(*_, **__):
+        raise error
+
+    monkeypatch.setattr(PixelLoss, "forward", loss)
+    with pytest.raises(InputError, match=r"its training does not fit .* lower train_dataloader"):
+        run(case)
 
 
 def test_an_error_in_a_worker_of_the_loader_is_one_line_too():
