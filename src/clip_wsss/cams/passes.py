@@ -105,7 +105,7 @@ def write_pass(
 def _packed(maps: Mapping[str, ImageMaps]) -> bytes:
     """All maps of an image as an npz."""
     first, data = next(iter(maps.values())), io.BytesIO()
-    own = {f"maps {name}": one.maps for name, one in maps.items()}
+    own: dict[str, Any] = {f"maps {name}": one.maps for name, one in maps.items()}
     np.savez(data, size=first.size, keys=first.keys, scaled_down=first.scaled_down, **own)
     return data.getvalue()
 

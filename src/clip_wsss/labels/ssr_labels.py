@@ -67,11 +67,11 @@ class SSRLabels(WeCLIPLabels):
         pixels = F.interpolate(((pixels - mean) / std)[None], size, mode="bilinear")[0]
         looked = Look(
             tower=clip,
-            pixels=pixels,
+            _pixels=pixels,
             grid=seen.grid,
             streams=[x[place : place + 1] for x in seen.streams],
-            held=seen.attention[place],
-            complete=True,
+            _held=seen.attention[place],
+            _complete=True,
         )
         context = MapContext(
             id="",

@@ -326,8 +326,8 @@ def _merged(
         image = next(news)
         if not image.skipped:
             assert image.confidence is not None  # these are masks
-            size = len(image.label).to_bytes(4, "little")
-            kept.add(id_, size + image.label + image.confidence)
+            head = len(image.label).to_bytes(4, "little")
+            kept.add(id_, head + image.label + image.confidence)
         yield image
 
 

@@ -345,7 +345,9 @@ class Graph:
     def folders(self) -> set[str]:
         """All folders of stages and scores that some run uses."""
         used = {node.folder for node in self._by_folder.values()}
-        used |= {self.score("tags", self.tags)} if self.scores_tags else set()
+        if self.scores_tags:
+            assert self.tags is not None
+            used.add(self.score("tags", self.tags))
         for run in self.runs:
             for files in self.scores(run).values():
                 used |= {str(Path(file).parent) for file in files}

@@ -69,12 +69,14 @@ def measure_tags(dataset: Dataset, split: str, scores: Path, out: Path) -> None:
     given = Dataset({**dataset.settings, "labels": truth, "tagclip": None}, dataset.vocabulary)
     table = list(csv.reader(io.StringIO(read_text(scores, "no such file; run snakemake"))))
     by_image = {row[0]: [float(value) for value in row[1:]] for row in table[1:]}
-    kept, skipped = [], []
+    kept: list[str] = []
+    skipped: list[str] = []
     for id_ in dataset.ids(split):
         (kept if id_ in by_image else skipped).append(id_)
     if not kept:
         raise InputError(f"split {split}: {scores} has none of its images; run snakemake")
-    predicted, true = np.zeros((2, len(kept), len(names)), dtype=bool)
+    predicted = np.zeros((len(kept), len(names)), dtype=bool)
+    true = np.zeros_like(predicted)
     for place, id_ in enumerate(kept):
         predicted[place, dataset.labels(id_)] = True
         true[place, _in_mask(dataset, id_) if truth is None else given.labels(id_)] = True
