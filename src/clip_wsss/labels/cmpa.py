@@ -90,8 +90,8 @@ class Network(nn.Sequential):
         super().__init__(*(layers[:-2] if linear else layers))
         self.residual, self.width = settings.residual, given
         if self.residual:
-            nn.init.zeros_(self[-1].weight)
-            nn.init.zeros_(self[-1].bias)
+            for parameter in self[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, E) -> (n, D)."""

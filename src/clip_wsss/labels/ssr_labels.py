@@ -38,6 +38,8 @@ class SSRLabels(WeCLIPLabels):
         texts: features of the classes (C, E) and of the background words (M, E), float32.
     """
 
+    settings: SsrSettings  # type: ignore[assignment]  # which has what of WeCLIP's is used
+
     def __init__(self, settings: SsrSettings, texts: tuple[Tensor, Tensor]):
         self.settings, (self.foreground, self.background) = settings, texts
         self.layers = HELD  # what an affinity finds at hand

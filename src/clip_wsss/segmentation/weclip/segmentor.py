@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmseg.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip_wsss.cams.passes import read_text_features
 from clip_wsss.core.errors import InputError
@@ -22,6 +23,7 @@ from clip_wsss.labels.online import WeCLIPSettings, read_settings
 from clip_wsss.labels.weclip_labels import Seen
 from clip_wsss.models.clip import load_clip
 from clip_wsss.models.opening import open_tower
+from clip_wsss.models.tower import Tower
 from clip_wsss.segmentation.affinity_loss import (
     affinity_label,
     affinity_loss,
@@ -93,9 +95,10 @@ class WeCLIP(BaseModel):
         if unused := given.keys() - maker.fields.keys():
             raise InputError(f"model.labels.{min(unused)}: unknown key; docs/weclip.md lists them")
         make = maker.bound(given)
-        self._labels = self.trained = None
-        self.unneeded = ("trained.",)  # of a checkpoint, for predictions
-        self._towers = {}
+        self._labels: Any = None
+        self.trained: nn.Module | None = None
+        self.unneeded: tuple[str, ...] = ("trained.",)  # of a checkpoint, for predictions
+        self._towers: dict[str, Tower] = {}
         if texts is not None:
             self._labels, self.unneeded = make(read_text_features(Path(texts), clip)), ()
             self.trained = getattr(self._labels, "trained", None)
