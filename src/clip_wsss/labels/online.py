@@ -31,6 +31,10 @@ class OnlineSettings(WeCLIPSettings):
     method: Annotated[str, Names("labels", "here")] = Field(
         "weclip", description="makes the labels"
     )
+    decoder: Annotated[str, Names("decoder")] | None = Field(
+        None,
+        description="in the place of the segmentor's decode_head; its settings go below its name",
+    )
 
 
 def resolved(online: OnlineSettings, row: dict[str, dict]) -> dict[str, dict]:
@@ -42,7 +46,8 @@ def resolved(online: OnlineSettings, row: dict[str, dict]) -> dict[str, dict]:
 
     Returns:
         settings: for `WeCLIPSettings`; labels: the maker's method and its settings, of which those
-        that follow from the row are what its cells say, where they say it.
+        that follow from the row are what its cells say, where they say it; decoder, where one is
+        named: its method and its settings.
     """
     maker, own = method("labels", online.method), online.model_dump()
     labels = {"method": online.method}
@@ -50,7 +55,11 @@ def resolved(online: OnlineSettings, row: dict[str, dict]) -> dict[str, dict]:
         group, key = KINDS["labels"].elsewhere.get(field, ("", field))
         said = row[group] if group else own
         labels |= {field: said[key]} if key in said else {}
-    return {"settings": {key: own[key] for key in WeCLIPSettings.model_fields}, "labels": labels}
+    found = {"settings": {key: own[key] for key in WeCLIPSettings.model_fields}, "labels": labels}
+    if online.decoder is not None:
+        decoder = method("decoder", online.decoder)
+        found["decoder"] = {"method": online.decoder, "settings": own.get(decoder.short)}
+    return found
 
 
 S = TypeVar("S", bound=BaseModel)

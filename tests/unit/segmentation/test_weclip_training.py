@@ -18,7 +18,7 @@ from segmentation_case import SEGMENTORS, Case
 from clip_wsss.core.archives import Archive
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
-from clip_wsss.core.methods import with_methods
+from clip_wsss.core.methods import Settings, with_methods
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.labels.online import (
     OnlineSettings,
@@ -585,6 +585,48 @@ def test_another_system_is_one_class_and_one_row(case, tmp_path):
     assert model._labels.settings.side == 9
     assert model._labels.settings.static_layers == 2, "the row's"
     assert train_row(case, tmp_path, entry)
+
+
+class PatchesSettings(Settings):
+    channels: int = 4
+
+
+class Patches(torch.nn.Module):
+    """A decoder of one's own, without dropout."""
+
+    def __init__(self, widths, classes, settings: PatchesSettings):
+        super().__init__()
+        self.features = torch.nn.Conv2d(sum(widths), settings.channels, 1)
+        self.classify = torch.nn.Conv2d(settings.channels, classes, 1)
+
+    def forward(self, tokens, grid):
+        features = self.features(torch.cat(tokens, dim=2).transpose(1, 2).unflatten(2, grid))
+        return self.classify(features), features
+
+
+class Flat(Patches):
+    """Its features are not on the grid."""
+
+    def forward(self, tokens, grid):
+        return tuple(x.flatten(2) for x in super().forward(tokens, grid))
+
+
+def test_another_decoder_is_one_class_and_one_row(case, tmp_path):
+    own = online(decoder=f"{__name__}:Patches", Patches={"channels": 6}, dynamic_start=2)
+    entry = row_of(case, own)
+    train_row(case, tmp_path, entry)
+    state = torch.load(tmp_path / "c.pth", weights_only=True)["state_dict"]
+    assert state["decode_head.features.weight"].shape[0] == 6
+    assert not any("projections" in name for name in state), "nothing of the file's"
+    assert list(final_labels(case, entry, tmp_path, tmp_path / "a.zip").ids) == case.ids[:4]
+    inference = {"scales": [1.0], "flip": True, "average": "logits"}
+    classes = ["background", "cat", "dog"]
+    predictor = Predictor(entry, inference, tmp_path / "c.pth", classes, "cpu")
+    assert predictor.probabilities(np.zeros((40, 48, 3), np.uint8)).shape == (3, 40, 48)
+    flat = row_of(case, online(decoder=f"{__name__}:Flat"))
+    with pytest.raises(InputError, match=r"decoder: must return logits .* grid \(2, 2\)") as caught:
+        train_row(case, tmp_path / "flat", flat)
+    assert "\n" not in str(caught.value)
 
 
 def save_texts(case: OnlineCase, folder):
