@@ -273,6 +273,7 @@ def test_a_checkpoint_predicts_without_texts(case, tmp_path):
     with torch.no_grad():
         assert torch.equal(other(image), model.eval()(image))
         assert other(image).shape == (1, 3, 5, 4)  # the remainder is cut: slip 9
+        assert other(image[:, :, :7]).shape == (1, 3, 1, 4)  # less than a patch becomes one
     segmentor.model.settings = {"grid": "ceil"}
     with torch.no_grad():
         assert build_model(segmentor, ENTRY, 3, "weclip").eval()(image).shape == (1, 3, 6, 5)

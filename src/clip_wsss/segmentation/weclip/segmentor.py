@@ -195,10 +195,11 @@ class WeCLIP(BaseModel):
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
             image, size = inputs.float(), tuple(inputs.shape[2:])
             if self.settings.grid == "ceil":
-                gh, gw = clip.grid(size)
-                fitted = gh * clip.patch[0], gw * clip.patch[1]
-                if fitted != size:
-                    image = F.interpolate(image, fitted, mode="bilinear", align_corners=False)
+                fitted = tuple(n * own for n, own in zip(clip.grid(size), clip.patch, strict=True))
+            else:  # less than a patch, where the public code stops, becomes a whole one
+                fitted = tuple(max(side, own) for side, own in zip(size, clip.patch, strict=True))
+            if fitted != size:
+                image = F.interpolate(image, fitted, mode="bilinear", align_corners=False)
             streams, attention = clip.streams(image, maps)
         grid = image.shape[2] // clip.patch[0], image.shape[3] // clip.patch[1]
         return streams, attention, grid
