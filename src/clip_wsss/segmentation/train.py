@@ -124,7 +124,7 @@ def train(
     contents = [config_digest(segmentor), *map(sha256, files)]
     work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
     if online and texts is None:
-        online_module("data").write_texts(entry["online"], device, work_dir / TEXTS)
+        online_module("data").write_fixed_texts(entry["online"], device, work_dir / TEXTS)
 
     resume = latest_checkpoint(work_dir)
     if gpus == 1:
