@@ -1,6 +1,8 @@
 """Training of WeCLIP: samples, augmentation, resuming, several processes, NaN."""
 
 import random
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -535,6 +537,24 @@ def test_a_killed_row_ends_with_the_same_bytes(case, row, tmp_path, monkeypatch)
         train_row(case, tmp_path, row_of(case))
     monkeypatch.undo()
     assert latest_checkpoint(tmp_path / "work").name == "iter_4.pth"
+    assert train_row(case, tmp_path, row_of(case)) == sha256(row / "c.pth")
+    assert (tmp_path / "log.csv").read_bytes() == (row / "log.csv").read_bytes()
+
+
+@pytest.mark.long
+def test_a_process_killed_twice_leaves_the_same_bytes(case, row, tmp_path):
+    """SIGKILL, once in each phase of the labels."""
+    fork = torch.multiprocessing.get_context("fork")
+    for number in (2, 4):
+        process = fork.Process(target=train_row, args=(case, tmp_path, row_of(case)))
+        process.start()
+        while not (tmp_path / f"work/iter_{number}.pth").is_file():
+            assert process.is_alive()
+            time.sleep(0.01)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not (tmp_path / "c.pth").exists()
     assert train_row(case, tmp_path, row_of(case)) == sha256(row / "c.pth")
     assert (tmp_path / "log.csv").read_bytes() == (row / "log.csv").read_bytes()
 
