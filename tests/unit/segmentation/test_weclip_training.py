@@ -645,7 +645,7 @@ def test_another_decoder_is_one_class_and_one_row(case, tmp_path):
     predictor = Predictor(entry, inference, tmp_path / "c.pth", classes, "cpu")
     assert predictor.probabilities(np.zeros((40, 48, 3), np.uint8)).shape == (3, 40, 48)
     flat = row_of(case, online(decoder=f"{__name__}:Flat"))
-    with pytest.raises(InputError, match=r"decoder: must return logits .* grid \(2, 2\)") as caught:
+    with pytest.raises(InputError, match=r"decoder: must return logits .* grid \(4, 4\)") as caught:
         train_row(case, tmp_path / "flat", flat)
     assert "\n" not in str(caught.value)
 
