@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FOLDER = Path(os.environ.get("CLIP_WSSS_WECLIP_FIXTURES", FIXTURES / "weclip"))
-needs_fixtures = pytest.mark.skipif(
-    not (FOLDER / "online_tiny.npz").is_file(),
-    reason=f"{FOLDER} holds no fixtures of WeCLIP; CLIP_WSSS_WECLIP_FIXTURES names their folder",
+needs_fixtures = pytest.mark.skipif(  # a folder that is stated and lacks a file fails
+    "CLIP_WSSS_WECLIP_FIXTURES" not in os.environ and not FOLDER.is_dir(),
+    reason=f"{FOLDER} is missing; CLIP_WSSS_WECLIP_FIXTURES names a folder of WeCLIP's fixtures",
 )
 
 

@@ -56,7 +56,7 @@ def type_page(folder: Path) -> list[str]:
     return [line.partition("\t")[0] for line in lines[1:]]
 
 
-TOGETHER = {"maps", "inference", "score", "score_predictions"}
+TOGETHER = {"maps", "inference", "score", "score_predictions", "labels", "score_labels"}
 
 
 def said_jobs() -> Counter:
@@ -100,7 +100,7 @@ def test_the_page_is_accepted(demo):
     rows = type_page(ours)
     assert rows == [
         "blurred", "spread", "colour", "borrowed", "similarity", "margin", "focal", "linear",
-        "nearest",
+        "nearest", "pointwise",
     ]  # fmt: skip
     config = yaml.safe_load((ours / "mine.yaml").read_text("utf-8"))
     dino = {"library": "timm", "architecture": "vit_tiny_patch16_224", "weights": "pretrained"}
@@ -110,7 +110,7 @@ def test_the_page_is_accepted(demo):
         table.write("dino\tsoftmax\tphoto\tsoftmax\tcaa,tower=dino\t-\t-\t-\n")
     result = demo.snakemake("-n", "--verbose", config=CONFIG)
     assert result.code == 0, result.text
-    assert result.jobs["segmentation"] == 4
+    assert result.jobs["segmentation"] == 5
     assert "affinity/caa+layers=3+tower=vit_tiny_patch16_224-" in result.text
 
 
@@ -137,7 +137,7 @@ def test_the_page_typed_letter_by_letter(demo):
     table = pd.read_csv(results / "tables/ideas.csv").set_index("run")
     assert list(table.index[: len(rows)]) == rows
     assert table.loc[rows, "miou"].notna().all()
-    trained = ["focal", "linear", "nearest"]
+    trained = ["focal", "linear", "nearest", "pointwise"]
     assert table.loc[trained, "segmentation"].notna().all()
     assert demo.snakemake("-n", config=CONFIG).nothing_to_do
 

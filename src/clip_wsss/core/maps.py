@@ -117,31 +117,34 @@ def min_max(maps: Tensor) -> Tensor:
     return maps / (1e-7 + maps.amax(dim=(-2, -1), keepdim=True))
 
 
-def upsample_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def upsample_maps(
+    maps: np.ndarray, size: tuple[int, int], dtype: type[np.floating] = np.float16
+) -> np.ndarray:
     """Full-resolution maps, no new min-max (docs/parity.md, facts 8 and 12).
 
     Args:
         maps: (K, gh, gw) float32 in [0, 1].
         size: (H, W).
+        dtype: float16 as in the public code, or float32.
 
     Returns:
-        (K, H, W) float16.
+        (K, H, W) of that dtype.
     """
     height, width = size
-    full = np.empty((len(maps), height, width), np.float16)
+    full = np.empty((len(maps), height, width), dtype)
     for slot, map_ in zip(full, maps, strict=True):
         slot[:] = cv2.resize(map_, (width, height), interpolation=cv2.INTER_LINEAR)
     return full
 
 
 def background_scores(maps: np.ndarray, power: float) -> np.ndarray:
-    """(1 - max)^p, in float16 throughout (docs/parity.md, fact 14): (K, H, W) -> (H, W).
+    """(1 - max)^p, in the maps' dtype throughout (docs/parity.md, fact 14): (K, H, W) -> (H, W).
 
     Without a map it is 1 all over.
     """
     if not len(maps):
-        return np.ones(maps.shape[1:], np.float16)
-    return np.power(1 - maps.max(axis=0), np.float16(power))
+        return np.ones(maps.shape[1:], maps.dtype)
+    return np.power(1 - maps.max(axis=0), maps.dtype.type(power))
 
 
 def write_npz(path: Path, arrays: dict[str, Any], compressed: bool = False) -> None:

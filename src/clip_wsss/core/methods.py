@@ -135,6 +135,7 @@ KINDS: dict[str, Kind] = {
     "refinement": Kind("clip_wsss.masks.refinements", ("context",), "scores (1 + K, H, W)"),
     "loss": Kind("clip_wsss.losses", ("pixels",), "a scalar"),
     "labels": Kind("clip_wsss.labels", ("texts",), "a maker of labels", _FROM_THE_ROW),
+    "decoder": Kind("clip_wsss.decoders", ("widths", "classes"), "a decoder, a torch.nn.Module"),
     "segmentor": Kind("clip_wsss.segmentors", (), "what a segmentor's file holds"),
 }
 OTHERS = ("model", "folder")  # what `Names` may mark that is not a method
@@ -219,8 +220,8 @@ def _method(kind: str, name: str, path: tuple[str, ...]) -> Method:
     if ":" not in name:
         known = registered(kind)
         if name not in known:
-            names = ", ".join(known)
-            raise InputError(f"must be one of {names}, or package.module:function; got {name}")
+            names = f"one of {', '.join(known)}, or " if known else ""
+            raise InputError(f"must be {names}package.module:function; got {name}")
         target = f"{KINDS[kind].package}.{known[name]}:{known[name]}"
     elif _DOTTED.fullmatch(name):
         target = name

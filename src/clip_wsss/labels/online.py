@@ -31,6 +31,10 @@ class OnlineSettings(WeCLIPSettings):
     method: Annotated[str, Names("labels", "here")] = Field(
         "weclip", description="makes the labels"
     )
+    decoder: Annotated[str, Names("decoder")] | None = Field(
+        None,
+        description="in the place of the segmentor's decode_head; its settings go below its name",
+    )
 
 
 def resolved(online: OnlineSettings, row: dict[str, dict]) -> dict[str, dict]:
@@ -42,7 +46,8 @@ def resolved(online: OnlineSettings, row: dict[str, dict]) -> dict[str, dict]:
 
     Returns:
         settings: for `WeCLIPSettings`; labels: the maker's method and its settings, of which those
-        that follow from the row are what its cells say, where they say it.
+        that follow from the row are what its cells say, where they say it; decoder, where one is
+        named: its method and its settings.
     """
     maker, own = method("labels", online.method), online.model_dump()
     labels: dict[str, Any] = {"method": online.method}
@@ -53,7 +58,14 @@ def resolved(online: OnlineSettings, row: dict[str, dict]) -> dict[str, dict]:
             labels[field] = said
         elif key in said:
             labels[field] = said[key]
-    return {"settings": {key: own[key] for key in WeCLIPSettings.model_fields}, "labels": labels}
+    found: dict[str, Any] = {
+        "settings": {key: own[key] for key in WeCLIPSettings.model_fields},
+        "labels": labels,
+    }
+    if online.decoder is not None:
+        decoder = method("decoder", online.decoder)
+        found["decoder"] = {"method": online.decoder, "settings": own.get(decoder.short)}
+    return found
 
 
 S = TypeVar("S", bound=BaseModel)

@@ -22,8 +22,9 @@ class MaskContext:
     whose argmax is the label and whose maximum is the confidence.
 
     Attributes:
-        scores: (1 + K, H, W) float16 in [0, 1], background first, not normalised; of a prediction
-            the probabilities of all classes.
+        scores: (1 + K, H, W) in [0, 1], background first, not normalised: of maps float16, unless
+            `scores` of masks is float32; of a prediction the probabilities of all classes, and of
+            a finished online training its maker's scores, both float32.
         image: (H, W, 3) uint8.
         keys: the K classes of the scores, 0-based.
         id: of the image.

@@ -51,8 +51,8 @@ def labels_and_confidence(
         maps: (K, gh, gw) float32 in [0, 1].
         keys: (K,) 0-based classes; without any the image is background at a confidence of 1.
         rgb: (H, W, 3) uint8.
-        entry: of the group `masks`: refinement, background_power, and settings under the
-            refinement's name.
+        entry: of the group `masks`: refinement, background_power, scores (float16 if it says
+            nothing), and settings under the refinement's name.
         id_: of the image.
         device: torch's, for refinements that use it.
 
@@ -80,9 +80,10 @@ def mask_context(
     An image without any class has a background of 1 alone, which nothing refines. The names are
     those of all C classes, or none.
     """
-    scores = np.ones((1, *rgb.shape[:2]), np.float16)
+    dtype = np.float32 if entry.get("scores") == "float32" else np.float16
+    scores = np.ones((1, *rgb.shape[:2]), dtype)
     if len(keys):
-        full = upsample_maps(maps, rgb.shape[:2])
+        full = upsample_maps(maps, rgb.shape[:2], dtype)
         scores = np.concatenate([background_scores(full, entry["background_power"])[None], full])
     own = [names[key] for key in keys] if names else ()
     whole = [int(key) for key in keys]

@@ -570,7 +570,7 @@ class Graph:
         label = "+".join([kind, _short(entry.loss), *online, *extra])
         if online:
             settings["online"] = self._online(entry, masks)
-        kinds = ("loss", "segmentor", *(["labels"] if online else []))
+        kinds = ("loss", "segmentor", *(["labels", "decoder"] if online else []))
         methods = tuple(one.target for one in methods_of(entry, *kinds))
         if online and "affinity" in settings["online"]["labels"]:  # which the maker calls itself
             affinity = masks.parent("affinity")

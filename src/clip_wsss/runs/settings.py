@@ -226,6 +226,10 @@ class Masks(Refined):
         "maps", description="maps of the run; the data set's own masks; a folder of label PNGs"
     )
     background_power: Positive = Field(1.0, description="p of the background score (1 - max)^p")
+    scores: Literal["float16", "float32"] = Field(
+        "float16",
+        description="of maps at full size, which a mask refinement gets; float16 as CLIP-ES's CRF",
+    )
     scoring: Literal["fixed", "oracle"] = Field(
         "fixed", description="figure of the maps: at background_power, or the best power"
     )

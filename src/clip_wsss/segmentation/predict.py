@@ -176,7 +176,7 @@ def predict(
     Args:
         entry: of the config's group `segmentation`.
         inference: of the config's group `inference`: as of `Predictor`, and refinement (as of
-            masks, on the probabilities in float16) with settings under its name.
+            masks, on the probabilities in float32) with settings under its name.
         checkpoint: from `train`.
         dataset_settings: the config's `dataset`.
         ids: the images.
@@ -276,9 +276,9 @@ def _write(
                 (name, _fitting(scored, name, *one)) for name, one in read.items()
             )
             if refined:
-                halves = {name: _half(one) for name, one in found}
+                scores = dict(found)
                 both = zip(*read.values(), strict=True)
-                found = zip(halves, mapped(refine, halves, halves.values(), *both), strict=True)
+                found = zip(scores, mapped(refine, scores, scores.values(), *both), strict=True)
             for name, one in found:
                 if isinstance(one, TooLargeError):
                     skipped[name] = left_out(dataset, one)
@@ -309,10 +309,6 @@ def _fitting(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return error
-
-
-def _half(scores: np.ndarray | TooLargeError) -> np.ndarray | TooLargeError:
-    return scores if isinstance(scores, TooLargeError) else scores.astype(np.float16)
 
 
 def _refined(

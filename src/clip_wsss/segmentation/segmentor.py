@@ -127,7 +127,7 @@ def _online(model: dict, row: dict, path: str) -> dict:
     said |= {"towers": row["towers"]} if "towers" in row else {}
     if twice := [key for key in said if key in model]:
         raise InputError(f"{path}: model.{twice[0]}: follows from the row; leave it out")
-    return said
+    return {**said, "decoder": row.get("decoder")}
 
 
 def config_digest(segmentor: Config) -> str:

@@ -22,6 +22,7 @@ from clip_wsss.core.processes import parallel_map, process_context
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.write import (
     labels_and_confidence,
+    mask_context,
     refined_by,
     write_ground_truth,
     write_import,
@@ -50,6 +51,13 @@ def test_upsampling_is_half_pixel_bilinear_in_float16():
         torch.from_numpy(maps)[None], size=(7, 9), mode="bilinear", align_corners=False
     )[0]
     np.testing.assert_allclose(full, expected, atol=1e-3)
+    context = mask_context(maps, np.array([0, 1]), np.zeros((7, 9, 3), np.uint8), PLAIN, "a")
+    np.testing.assert_array_equal(context.scores[1:], full)
+    exact = PLAIN | {"scores": "float32", "background_power": 3}
+    context = mask_context(maps, np.array([0, 1]), np.zeros((7, 9, 3), np.uint8), exact, "a")
+    assert context.scores.dtype == np.float32
+    np.testing.assert_allclose(context.scores[1:], expected, atol=1e-6)
+    np.testing.assert_allclose(context.scores[0], (1 - expected.amax(0)) ** 3, atol=1e-6)
 
 
 @pytest.mark.parametrize("power", [1, 2, 7, 0.5])

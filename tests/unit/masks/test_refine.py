@@ -130,15 +130,17 @@ def test_crf_follows_the_edge_of_the_image():
     assert label[:, 10:].all()
 
 
-def test_the_unary_is_made_in_float16():
-    # FAULTS 16: fact 15. -log of a float16 is rounded to one; float32 would give 1.20381, 0.356396,
-    # 9.210175, 0.0510877 and, as 1e-5 is no float16, 11.512925.
+def test_the_unary_of_float16_is_made_in_float16():
+    # FAULTS 16: fact 15. -log of a float16 is rounded to one.
     scores = np.array([0.3, 0.7, 1e-4, 0.95, 0, 1], np.float16).reshape(1, 2, 3)
     energies = unary(scores)
     assert energies.dtype == np.float32
     assert energies.shape == (1, 6)
     wanted = [1.2041015625, 0.3564453125, 9.2109375, 0.05108642578125, 11.5078125, 0]
     assert energies[0].tolist() == wanted
+    # Predictions are float32; 1e-5 is no float16.
+    exact = [1.20381, 0.356396, 9.210175, 0.0510877, 11.512925, 0]
+    np.testing.assert_allclose(unary(scores.astype(np.float32))[0], exact, atol=1e-5)
 
 
 def test_crf_survives_zeros_and_ones():

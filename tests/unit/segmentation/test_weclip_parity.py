@@ -1,11 +1,16 @@
 """WeCLIP's numbers against what the public code gave (docs/weclip.md)."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from PIL import Image
+from segmentation_case import SEGMENTORS
 from weclip_cases import (
     by_image,
     decoder_name,
@@ -22,12 +27,12 @@ from clip_wsss.affinities.attention import (
     mean_attention,
     propagate,
     selected_attention,
+    sinkhorn,
 )
 from clip_wsss.affinities.box_rule import box_masks
+from clip_wsss.core.archives import Archive
 from clip_wsss.labels.weclip import LabelSettings
 from clip_wsss.labels.weclip_labels import Seen, WeCLIPLabels
-from clip_wsss.masks.context import MaskContext
-from clip_wsss.masks.refinements.crf import CrfSettings, crf
 from clip_wsss.segmentation import warmup_poly
 from clip_wsss.segmentation.affinity_loss import (
     affinity_label,
@@ -36,7 +41,7 @@ from clip_wsss.segmentation.affinity_loss import (
     radius_mask,
 )
 from clip_wsss.segmentation.losses import PixelLoss
-from clip_wsss.segmentation.predict import label_of
+from clip_wsss.segmentation.predict import label_of, predict
 from clip_wsss.segmentation.views import fit_long_side, mean_logits
 from clip_wsss.segmentation.weclip.decoder import affinity
 from clip_wsss.segmentation.weclip.segmentor import IMAGENET, WeCLIP
@@ -44,6 +49,7 @@ from clip_wsss.segmentation.weclip.segmentor import IMAGENET, WeCLIP
 pytestmark = needs_fixtures
 CLOSE = {"atol": 1e-5, "rtol": 0}
 FEW = 1 / 25000  # label pixels that may differ
+CLIP = model_entry() | {"position_embedding": {"resize": "bilinear", "round": "float16"}}
 # What the public code has for COCO.
 COCO_LABELS = {
     "threshold": 0.7,
@@ -64,7 +70,7 @@ def model(tmp_path_factory):
     fixture = load("online_tiny")
     np.savez(texts, foreground=fixture["text_fg"], background=fixture["text_bg"])
     made = WeCLIP(
-        backbone=model_entry() | {"position_embedding": {"resize": "bilinear", "round": "float16"}},
+        backbone=CLIP,
         decode_head=decoder_shape(),
         data_preprocessor={"type": "SegDataPreProcessor", "bgr_to_rgb": True, "size": (160, 160)},
         labels={"dynamic_start": 0},
@@ -186,6 +192,10 @@ def test_twelve_maps(data, kind):
             maps = attention[place, -settings.dynamic_layers :]
             mean = selected_attention(maps, wanted[place], "signed")
         means.append(mean)
+        if place == 0 and (own := f"{data}_{kind}_affinity_matrix_0") in fixture:
+            half = sinkhorn(mean.double(), settings.sinkhorn)
+            theirs = tensor("refine_12maps", own)
+            torch.testing.assert_close((half @ half).float(), theirs, **CLOSE)
         masks.append(box_masks(cam, settings.threshold, settings.box_edge))
         refined.append(propagate(cam, mean, masks[-1], settings.sinkhorn, settings.power))
     np.testing.assert_array_equal(np.concatenate(masks), fixture[f"{data}_box_mask"])
@@ -196,10 +206,13 @@ def test_twelve_maps(data, kind):
 
 
 def test_the_papers_filter_keeps_other_layers():
-    """Where A has zeros, the absolute value matters (slip 4); the fixtures are made so."""
+    """Slip 4: by the absolute value those whose distance is below the mean."""
     attention, wide = tensor("refine_12maps", "attention"), tensor("refine_12maps", "wide_affinity")
     for maps, own in zip(attention[:, -6:], wide, strict=True):
-        assert (kept_layers(maps, own, "signed") != kept_layers(maps, own, "absolute")).any()
+        for kind, distances in (("signed", own - maps), ("absolute", (own - maps).abs())):
+            far = [float(one.double().sum()) for one in distances]
+            wanted = [one <= np.mean(far) for one in far]
+            assert kept_layers(maps, own, kind).tolist() == wanted
 
 
 def test_losses_and_their_gradient():
@@ -226,13 +239,15 @@ def test_one_update(model, seen):
     """Losses, gradients, and weights after a step of AdamW at step 60 of the schedule."""
     found, _ = seen
     fixture = load("update_tiny")
-    head = model.decode_head
-    kept = {name: value.clone() for name, value in head.state_dict().items()}
+    head = deepcopy(model.decode_head)
+    kept = model.decode_head.state_dict()
     logits, features = head([x[:, 1:] for x in found.streams], found.grid)
     label = torch.from_numpy(load("online_tiny")["rfm_labels"]).long()
     full = F.interpolate(logits, label.shape[1:], mode="bilinear", align_corners=False)
     seg = pixel_loss(head.loss_decode, full, label)
-    aff = affinity_loss(affinity(features), affinity_label(label, found.grid, 8))
+    pairs = affinity_label(label, found.grid, 8)
+    assert [int((pairs == n).sum()) + 1 for n in (1, 0)] == fixture["counts"].tolist()
+    aff = affinity_loss(affinity(features), pairs)
     assert seg.item() == pytest.approx(float(fixture["seg_loss"]), abs=1e-6)
     assert aff.item() == pytest.approx(float(fixture["aff_loss"]), abs=1e-6)
     parameters = dict(head.named_parameters())
@@ -252,14 +267,15 @@ def test_one_update(model, seen):
             difference = np.abs(own.grad.numpy() - theirs).max() / np.abs(theirs).max()
             assert difference <= 1e-5, name
         else:
-            np.testing.assert_allclose(
-                own.detach().numpy(), theirs, atol=1e-5, rtol=0, err_msg=name
-            )
+            # Where a gradient is near AdamW's eps, its noise decides the first step.
+            slope = own.grad.abs().numpy()
+            told = slope >= 1e-5 * slope.max()
+            ours = own.detach().numpy()[told]
+            np.testing.assert_allclose(ours, theirs[told], atol=1e-5, rtol=0, err_msg=name)
+            assert told.any()
             assert not np.allclose(kept[decoder_name(public)].numpy(), theirs, atol=1e-5)
         checked += 1
     assert checked
-    optimizer.zero_grad()
-    head.load_state_dict(kept)
 
 
 def test_rates():
@@ -272,7 +288,7 @@ def test_rates():
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_whole_images(model, number):
-    """Long side 512, four views, the mean of their logits; the CRF on it; the pseudo label."""
+    """Long side 512, four views, the mean of their logits."""
     fixture = load("test_tiny")
     rgb = fixture[f"rgb{number}"]
     bgr = torch.from_numpy(np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1)))
@@ -285,23 +301,54 @@ def test_whole_images(model, number):
         torch.testing.assert_close(logits[0], tensor("test_tiny", field), **CLOSE)
         full = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
         assert_labels(full.argmax(dim=0).numpy(), fixture[f"{kind}label{number}"])
-    # The scores stay float32, as in the public code's test.
-    settings = CrfSettings(gaussian_sxy=3, bilateral_sxy=64, bilateral_srgb=5)
-    refined = crf(MaskContext(full.softmax(dim=0).numpy(), rgb), settings)
-    assert_labels(refined.argmax(axis=0), fixture[f"crf_label{number}"])
+
+
+@pytest.mark.parametrize("name", ["weclip", "weclip-crf"])
+def test_predictions_of_a_row(model, tmp_path, name):
+    """The job of the rows of VOC and COCO, with and without CRF."""
+    fixture, classes = load("test_tiny"), model.decode_head.classify.out_channels
+    content = yaml.safe_load((SEGMENTORS / "online/weclip-vitb16.yaml").read_text())
+    content["model"]["decode_head"] = decoder_shape()
+    (tmp_path / "weclip.yaml").write_text(yaml.safe_dump(content))
+    vocabulary = {"classes": [f"class{i}" for i in range(1, classes)], "names": {}}
+    (tmp_path / "vocabulary.yaml").write_text(yaml.safe_dump({**vocabulary, "backgrounds": {}}))
+    (tmp_path / "JPEGImages").mkdir()
+    for number in range(2):
+        Image.fromarray(fixture[f"rgb{number}"]).save(tmp_path / f"JPEGImages/{number}.png")
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "checkpoint.pth")
+    labels = {"clip": CLIP, "settings": {}, "labels": {"method": "weclip"}}
+    entry = {"segmentor": str(tmp_path / "weclip.yaml"), "loss": "balanced", "mu": 0.0}
+    dataset = {
+        **{"name": "photographs", "source": "folder", "root": str(tmp_path), "labels": "xml"},
+        **{"vocabulary": str(tmp_path / "vocabulary.yaml"), "size": "image", "masks": None},
+    }
+    methods = yaml.safe_load((SEGMENTORS.parent / "methods.yaml").read_text())
+    predict(
+        {**entry, "labels": "online", "online": labels},
+        {"refinement": "none", **methods["inference"][name]},
+        tmp_path / "checkpoint.pth",
+        dataset | {"on_bad_image": "fail"},
+        ["0", "1"],
+        tmp_path / "labels.zip",
+        device="cpu",
+    )
+    found, field = Archive(tmp_path / "labels.zip"), "crf_label" if "crf" in name else "label"
+    for number in range(2):
+        assert_labels(found.label(str(number)), fixture[f"{field}{number}"])
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_pseudo_label_of_a_whole_image(model, number):
     online, theirs = load("online_tiny"), load("test_tiny")[f"cam_label{number}"]
     there = set(np.unique(theirs).tolist()) - {0}
-    tags = [own.tolist() for (own,) in by_image(online["counts"], online["keys"])]
-    fitting = [keys for keys in tags if there <= {key + 1 for key in keys}]
-    if len(fitting) != 1:
-        pytest.skip("the label does not tell which of the images this is")
-    scores = model.final_scores(load("test_tiny")[f"rgb{number}"], fitting[0], long_side=512)
-    assert 0 <= scores.min() <= scores.max() <= 1
-    assert_labels(label_of(scores.numpy(), fitting[0]), theirs)
+    tags = {tuple(own.tolist()) for (own,) in by_image(online["counts"], online["keys"])}
+    differing = []
+    for keys in tags:  # the file does not say which of the images this is
+        if there <= {key + 1 for key in keys}:
+            scores = model.final_scores(load("test_tiny")[f"rgb{number}"], keys, long_side=512)
+            assert 0 <= scores.min() <= scores.max() <= 1
+            differing.append(np.mean(label_of(scores.numpy(), keys) != theirs))
+    assert min(differing) <= FEW
 
 
 def test_a_batch_goes_through_the_loss_as_piece_by_piece(model, seen):

@@ -1,5 +1,8 @@
 """Training of WeCLIP: samples, augmentation, resuming, several processes, NaN."""
 
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from segmentation_case import SEGMENTORS
 from clip_wsss.core.archives import Archive
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
+from clip_wsss.core.methods import Settings
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.labels.online import (
     WeCLIPSettings,
@@ -185,6 +189,7 @@ def test_a_checkpoint_predicts_without_texts(case, tmp_path):
     with torch.no_grad():
         assert torch.equal(other(image), model.eval()(image))
         assert other(image).shape == (1, 3, 5, 4)  # the remainder is cut: slip 9
+        assert other(image[:, :, :7]).shape == (1, 3, 1, 4)  # less than a patch becomes one
     segmentor.model.settings = {"grid": "ceil"}
     with torch.no_grad():
         assert build_model(segmentor, ENTRY, 3, "weclip").eval()(image).shape == (1, 3, 6, 5)
@@ -399,6 +404,24 @@ def test_a_killed_row_ends_with_the_same_bytes(case, row, tmp_path, monkeypatch)
     assert (tmp_path / "log.csv").read_bytes() == (row / "log.csv").read_bytes()
 
 
+@pytest.mark.long
+def test_a_process_killed_twice_leaves_the_same_bytes(case, row, tmp_path):
+    """SIGKILL, once in each phase of the labels."""
+    fork = torch.multiprocessing.get_context("fork")
+    for number in (2, 4):
+        process = fork.Process(target=train_row, args=(case, tmp_path, row_of(case)))
+        process.start()
+        while not (tmp_path / f"work/iter_{number}.pth").is_file():
+            assert process.is_alive()
+            time.sleep(0.01)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not (tmp_path / "c.pth").exists()
+    assert train_row(case, tmp_path, row_of(case)) == sha256(row / "c.pth")
+    assert (tmp_path / "log.csv").read_bytes() == (row / "log.csv").read_bytes()
+
+
 def test_ranked_texts_come_as_a_file_and_decide_the_labels(case, row, tmp_path):
     entry = row_of(case)
     clip = load_for(entry["online"]["clip"], entry["online"]["clip"], "cpu")
@@ -446,6 +469,48 @@ def test_another_system_is_one_class_and_one_row(case, tmp_path):
     assert model._labels.settings.side == 9
     assert model._labels.settings.static_layers == 2, "the row's"
     assert train_row(case, tmp_path, entry)
+
+
+class PatchesSettings(Settings):
+    channels: int = 4
+
+
+class Patches(torch.nn.Module):
+    """A decoder of one's own, without dropout."""
+
+    def __init__(self, widths, classes, settings: PatchesSettings):
+        super().__init__()
+        self.features = torch.nn.Conv2d(sum(widths), settings.channels, 1)
+        self.classify = torch.nn.Conv2d(settings.channels, classes, 1)
+
+    def forward(self, tokens, grid):
+        features = self.features(torch.cat(tokens, dim=2).transpose(1, 2).unflatten(2, grid))
+        return self.classify(features), features
+
+
+class Flat(Patches):
+    """Its features are not on the grid."""
+
+    def forward(self, tokens, grid):
+        return tuple(x.flatten(2) for x in super().forward(tokens, grid))
+
+
+def test_another_decoder_is_one_class_and_one_row(case, tmp_path):
+    own = online(decoder=f"{__name__}:Patches", Patches={"channels": 6}, dynamic_start=2)
+    entry = row_of(case, own)
+    train_row(case, tmp_path, entry)
+    state = torch.load(tmp_path / "c.pth", weights_only=True)["state_dict"]
+    assert state["decode_head.features.weight"].shape[0] == 6
+    assert not any("projections" in name for name in state), "nothing of the file's"
+    assert list(final_labels(case, entry, tmp_path, tmp_path / "a.zip").ids) == case.ids[:4]
+    inference = {"scales": [1.0], "flip": True, "average": "logits"}
+    classes = ["background", "cat", "dog"]
+    predictor = Predictor(entry, inference, tmp_path / "c.pth", classes, "cpu")
+    assert predictor.probabilities(np.zeros((40, 48, 3), np.uint8)).shape == (3, 40, 48)
+    flat = row_of(case, online(decoder=f"{__name__}:Flat"))
+    with pytest.raises(InputError, match=r"decoder: must return logits .* grid \(4, 4\)") as caught:
+        train_row(case, tmp_path / "flat", flat)
+    assert "\n" not in str(caught.value)
 
 
 def save_texts(case: OnlineCase, folder):
@@ -511,7 +576,7 @@ def test_a_finished_training_labels_its_images(case, row, tmp_path):
     refined = final_labels(case, entry, row, tmp_path / "c.zip", **CRF)
     for name in refined.ids:
         keys, rgb = images.labels(name), images.image(name)
-        scores = model.final_scores(rgb, keys).numpy().astype(np.float16)
+        scores = model.final_scores(rgb, keys).numpy()
         wanted = crf(MaskContext(scores, rgb, keys), CrfSettings(**CRF["crf"]))
         np.testing.assert_array_equal(refined.label(name), label_of(wanted, keys))
     assert any((refined.label(n) != again.label(n)).any() for n in refined.ids)

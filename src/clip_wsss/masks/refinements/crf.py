@@ -73,8 +73,8 @@ crf.batches = lambda settings: settings.backend == "torch"  # type: ignore[attr-
 
 
 def unary(scores: np.ndarray) -> np.ndarray:
-    """Energies (C, H * W) float32: -log in float16 and only then float32, as in the public code."""
-    energies = -np.log(np.clip(scores, np.float16(1e-5), np.float16(1)))
+    """Energies (C, H * W) float32: -log in the scores' dtype, as both public codes take it."""
+    energies = -np.log(np.clip(scores, scores.dtype.type(1e-5), scores.dtype.type(1)))
     return np.ascontiguousarray(energies.reshape(len(scores), -1).astype(np.float32))
 
 

@@ -55,6 +55,9 @@ class WeCLIP(BaseModel):
         labels: `method`, a maker of labels, and its settings.
         texts: npz of text features (`clip_wsss.prompts.texts`); prediction does without.
         towers: entries of `models` that the maker's methods name, by their names.
+        decoder: `method`, the class of a decoder in the place of `decode_head`, of which only loss
+            and classes count then, and its `settings`. Of `WeCLIPHead` it has `forward`, and if it
+            drops anything `draw`.
         train_cfg: MMSegmentation's; not used.
         test_cfg: likewise.
 
@@ -71,6 +74,7 @@ class WeCLIP(BaseModel):
         labels: dict | None = None,
         texts: str | Path | None = None,
         towers: Mapping[str, dict] | None = None,
+        decoder: dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
     ):
@@ -89,7 +93,10 @@ class WeCLIP(BaseModel):
         self._frozen = (clip,)  # a tuple hides it from parameters() and state_dict()
         self.settings = own
         channels = [clip.width] * (clip.layers - 1)
-        self.decode_head = MODELS.build({**decode_head, "in_channels": channels})
+        if decoder is None:
+            self.decode_head = MODELS.build({**decode_head, "in_channels": channels})
+        else:
+            self.decode_head = _own_decoder(decoder, channels, decode_head)
         given = dict(labels or {})
         maker = method("labels", given.pop("method", "weclip"))
         if unused := given.keys() - maker.fields.keys():
@@ -129,7 +136,7 @@ class WeCLIP(BaseModel):
             assert data_samples is not None  # `loss` has them
             return self.loss(inputs, data_samples)
         streams, _, grid = self._look(inputs, 0)
-        return self.decode_head(_tokens(streams), grid)[0]
+        return self._decoded(streams, grid)[0]
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """loss_seg and loss_aff of a batch; see `forward`. One process and several agree."""
@@ -138,7 +145,7 @@ class WeCLIP(BaseModel):
         self.forwards += 1
         update = int(self.forwards)
         streams, attention, grid = self._look(inputs, self._labels.layers)
-        logits, features = self.decode_head(_tokens(streams), grid, self._dropout(len(inputs)))
+        logits, features = self._decoded(streams, grid, self._dropout(len(inputs)))
         with torch.autocast(inputs.device.type, enabled=False):
             own = affinity(features)
             padding = torch.stack([sample.gt_sem_seg.data[0] for sample in data_samples]) == IGNORE
@@ -202,7 +209,7 @@ class WeCLIP(BaseModel):
         image = self.data_preprocessor({"inputs": [bgr]})["inputs"]
         image = image if long_side is None else fit_long_side(image, long_side)
         streams, attention, grid = self._look(image, self._labels.layers)
-        features = self.decode_head(_tokens(streams), grid)[1]
+        features = self._decoded(streams, grid)[1]
         padding = torch.zeros(1, *rgb.shape[:2], dtype=torch.bool, device=image.device)
         return Seen(
             clip=self._frozen[0],
@@ -229,13 +236,27 @@ class WeCLIP(BaseModel):
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
             image, size = inputs.float(), tuple(inputs.shape[2:])
             if self.settings.grid == "ceil":
-                gh, gw = clip.grid(size)
-                fitted = gh * clip.patch[0], gw * clip.patch[1]
-                if fitted != size:
-                    image = F.interpolate(image, fitted, mode="bilinear", align_corners=False)
+                fitted = tuple(n * own for n, own in zip(clip.grid(size), clip.patch, strict=True))
+            else:  # less than a patch, where the public code stops, becomes a whole one
+                fitted = tuple(max(side, own) for side, own in zip(size, clip.patch, strict=True))
+            if fitted != size:
+                image = F.interpolate(image, fitted, mode="bilinear", align_corners=False)
             streams, attention = clip.streams(image, maps)
         grid = image.shape[2] // clip.patch[0], image.shape[3] // clip.patch[1]
         return streams, attention, grid
+
+    def _decoded(
+        self, streams: list[Tensor], grid: tuple[int, int], keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and features of the decoder."""
+        tokens = [x[:, 1:].float() for x in streams]  # without CLS
+        found = self.decode_head(tokens, grid, *([] if keep is None else [keep]))
+        shapes = [tuple(x.shape) for x in found]
+        if any((len(own), *own[2:]) != (4, *grid) for own in shapes):
+            raise InputError(
+                f"online.decoder: must return logits and features on the grid {grid}; got {shapes}"
+            )
+        return found
 
     def _dropout(self, count: int) -> Tensor | None:
         """What `WeCLIPHead` multiplies its features by in this batch; None if it is not trained.
@@ -243,7 +264,7 @@ class WeCLIP(BaseModel):
         Drawn for the samples of all ranks, of which sample i of rank r is number i * ranks + r
         (`CountingSampler`), so that several processes drop what one would.
         """
-        if not self.training:
+        if not self.training or not hasattr(self.decode_head, "draw"):
             return None
         state = np.random.SeedSequence((int(self.dropout_seed), int(self.forwards)))
         generator = torch.Generator().manual_seed(int(state.generate_state(1, np.uint64)[0] >> 1))
@@ -266,6 +287,13 @@ class WeCLIP(BaseModel):
             )
 
 
-def _tokens(streams: list[Tensor]) -> list[Tensor]:
-    """Patch tokens, float32, without CLS."""
-    return [x[:, 1:].float() for x in streams]
+def _own_decoder(decoder: dict, widths: list[int], head: dict) -> nn.Module:
+    """The decoder that a row names, with the loss of its training."""
+    made = method("decoder", decoder["method"]).bound(decoder["settings"])
+    found = made(widths, head["num_classes"])
+    if not isinstance(found, nn.Module):
+        raise InputError(
+            f"online.decoder: {decoder['method']} must give a torch.nn.Module; got {found!r}"
+        )
+    found.loss_decode = MODELS.build(head["loss_decode"])
+    return found
