@@ -200,8 +200,10 @@ def check_entry(
         _check_clip(config, entry.model, f"{where}.model")
     if isinstance(entry, Texts):
         vocabulary = vocabulary or read_vocabulary(config.dataset.vocabulary)
-        for key, lists in (("names", vocabulary.names), ("background", vocabulary.backgrounds)):
-            if getattr(entry, key) not in lists:
+        names = vocabulary.names
+        known = {"names": names, "ranked_names": names, "background": vocabulary.backgrounds}
+        for key, lists in known.items():
+            if getattr(entry, key) not in (None, *lists):
                 problem = unknown("list", getattr(entry, key), lists)
                 raise InputError(f"{where}.{key}: {problem} ({vocabulary.path})")
         _check_templates(entry, where)
