@@ -19,8 +19,6 @@ from PIL import Image
 
 from clip_wsss.core.files import write_bytes
 
-DARK = 0.55  # shades from here on carry light text
-
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from `low` to `high`, about `count` of them, 1, 2 or 5 times a power of ten."""
@@ -199,7 +197,9 @@ def mu_chart(title: str, curve: pd.DataFrame, mu: float) -> str:
         plot.dot(row.kept, row.precision, "mask", words, 7 if marked else 3.5)
         if marked:
             side, shift = ("end", -12) if row.kept > sum(across) / 2 else ("start", 12)
-            plot.text(row.kept, row.precision, words, f"note strong {side}", (shift, 18))
+            for line, said in enumerate(words.split(", ")):
+                shifts = (shift, 18 + 14 * line)
+                plot.text(row.kept, row.precision, said, f"note strong {side}", shifts)
     return plot.svg()
 
 
@@ -264,7 +264,7 @@ def confusion_chart(title: str, matrix: np.ndarray, names: Sequence[str]) -> str
         )
         if cell >= 20 and share >= 0.05:
             parts.append(
-                f'<text class="share{" on" if share >= DARK else ""}" '
+                f'<text class="share" '
                 f'x="{x + (cell - 1) / 2:g}" y="{y + cell / 2 + 3:g}">{share * 100:.0f}</text>'
             )
     parts.insert(0, f'<rect class="frame" x="{edge}" y="{edge}" width="{across}" height="{side}"/>')

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from clip_wsss.report.charts import DARK, shade
+from clip_wsss.report.charts import shade
 from clip_wsss.report.relations import labels_of, predictions_of
 from clip_wsss.report.tables import colour, one, signed
 from clip_wsss.score.measurements import Difference, Figure, difference
@@ -97,10 +97,8 @@ def _cell(value: float, change: Difference | None, number: int) -> dict | None:
     """One class of one column; None without ground truth."""
     if math.isnan(value):
         return None
-    share = value / 100
     return {
-        "shade": shade(share),
-        "dark": share >= DARK,
+        "shade": shade(value / 100),
         "value": round(value, 4),
         "text": f"{value:.0f}",
         "change": None if change is None else _change(change, number),

@@ -221,10 +221,10 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
 def _remarks(row: Row, plan: Plan) -> Iterator[tuple[str, str, str]]:
     """The remarks of a run: run, stage, and what is said."""
     for stage in row.stages:
-        if row.scoring == "oracle" and stage in MAP_STAGES:
-            power = power_key(row.figure(stage).power)
-            words = f"its differences, classes and headline take the oracle's p = {power}"
-            yield row.run.name, stage, f"{words}, chosen by the ground truth"
+        power = row.figure(stage).power
+        if power is not None and power != row.power:  # the oracle's
+            words = f"its differences, classes and headline take p = {power_key(power)}"
+            yield row.run.name, stage, f"{words}, an oracle: chosen by the ground truth"
         for info in map(row.reader.info, row.files[stage]):
             seed = f"seed {info['seed']}: " if len(row.files[stage]) > 1 else ""
             for words in remarks.remarks_of(info):
