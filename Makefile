@@ -1,8 +1,10 @@
-# make demo   the environment if it is not there, then the whole demo
+# make demo   the environment if it is not there, then the whole demo; TORCH=cpu: without CUDA's 5 GB
 # make test   the environment if it is not there, then the tests (10 minutes on two cores)
 # make test-long   the tests that take longer (40 minutes)
+# make test-slurm   the small demo through SLURM on this machine (Debian, root; 10 minutes)
 # make bench   benchmarks/ beside the commit OLD and the slow twins, into results/bench/bench.md
 # make mutants   faults put into cams, affinities, masks and score: does a test notice?
+# make docs   docs/ as a site, into site/
 # make lint   formatting, linting, types and what `snakemake --lint` finds
 # make track  data and results under DVC, after a run
 
@@ -10,17 +12,18 @@ PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
 OLD ?= 290a3ff
+TORCH ?= pypi
 UV_VERSION := 0.13.9
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-long bench mutants lint format lock track clean
+.PHONY: demo test test-long test-slurm bench mutants docs lint format lock track clean
 
 demo: $(READY)
 	snakemake --cores $(CORES)
-	@echo "The report: results/demo/report.html"
 
 # Two workers of one thread each; tests that share a run of the small demo stay on one of them.
 test: $(READY)
@@ -28,6 +31,12 @@ test: $(READY)
 
 test-long: $(READY)
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup -m long
+
+# SLURM's daemons on this machine, and the small demo through them. Debian; root.
+test-slurm: $(READY)
+	command -v slurmctld slurmd sbatch >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client; }
+	CLIP_WSSS_SLURM=1 OMP_NUM_THREADS=1 pytest tests/workflow/test_slurm.py
 
 # OLD: by default the last commit before methods, graph and archives were written anew.
 bench: $(READY)
@@ -41,9 +50,19 @@ $(READY): requirements.lock pyproject.toml src/clip_wsss/masks/fast_crf.cpp
 	  "Python 3.11 or later is needed; name one with: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+ifeq ($(TORCH),cpu)
+	$(INSTALL) --torch-backend cpu $$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements.lock)
+	awk '/^[a-z]/ {keep = !/^(torch|torchvision|triton|nvidia-|cuda-)/} keep' requirements.lock \
+	  > $(VENV)/without-torch.lock
+	$(INSTALL) --no-deps --require-hashes -r $(VENV)/without-torch.lock
+else
+	$(INSTALL) --require-hashes -r requirements.lock
+endif
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 lint: $(READY)
 	ruff format --check .

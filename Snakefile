@@ -4,6 +4,7 @@
 from snakemake.utils import min_version
 
 from clip_wsss.core.resources import find, use_workflow
+from clip_wsss.tables import console
 
 min_version("9.20")
 
@@ -39,3 +40,12 @@ rule all:
         PLAN.tables_product.sidecar,
         RESULTS / "report.html",
         PLAN.report_product.sidecar,
+
+
+# What the run has measured, where its reader looks.
+onsuccess:
+    for table in GRAPH.tables:
+        if (PLAN.store / RESULTS / f"tables/{table}.csv").exists():
+            print("", *console.lines(PLAN.store / RESULTS / f"tables/{table}.csv"), sep="\n")
+    if (PLAN.store / RESULTS / "report.html").exists():
+        print(f"\nThe report: {RESULTS / 'report.html'}")

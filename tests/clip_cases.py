@@ -90,7 +90,7 @@ class OneImage:
     """A data set of one image."""
 
     def __init__(self, rgb):
-        self.rgb = rgb
+        self.rgb, self.settings = rgb, {"on_bad_image": "fail"}
 
     def size(self, name):
         return self.rgb.shape[:2]

@@ -19,19 +19,19 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from clip_wsss.cams.passes import CamVariant, compute_pass
-from clip_wsss.core.confidence import check_mu, encode
+from clip_wsss.core.confidence import MU, check_mu, encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import as_rgb, image_size, open_image, read_rgb, write_label
 from clip_wsss.core.maps import ImageMaps, upsample_maps
 from clip_wsss.core.methods import method, models_of
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, project
+from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import Dataset
 from clip_wsss.data.lists import image_id
 from clip_wsss.data.vocabulary import IGNORE, Vocabulary, make_vocabulary, open_vocabulary
 from clip_wsss.masks.write import labels_and_confidence
-from clip_wsss.prompts.texts import encode as encode_texts
+from clip_wsss.prompts.texts import text_features
 from clip_wsss.runs.config import check_entry, read_config
 from clip_wsss.runs.graph import model_identity, templates_of
 from clip_wsss.runs.settings import Config, Masks, Model, validated_entry
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from clip_wsss.models.timm_clip import TimmClip
     from clip_wsss.models.tower import Tower
 
-GROUPS = ("texts", "cam", "affinity", "masks")  # the stages that end in pseudo masks
+MASK_GROUPS = ("texts", "cam", "affinity", "masks")  # the stages that end in pseudo masks
 ORIENTATIONS = ("refuse", "turned", "stored")
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors")
 DEMO_WARNING = (
@@ -107,26 +107,26 @@ def _of_row(preset: str) -> tuple[Config, str, RunSettings]:
     run = replace(runs[row], segmentation=None, inference=None)
     for change in changes:
         group, _, setting = change.partition(".")
-        if group not in GROUPS or not run.cell(group) or "=" not in setting:
+        if group not in MASK_GROUPS or not run.cell(group) or "=" not in setting:
             raise InputError(
                 f"preset: `{change}` must be group.key=value with a group of "
-                f"{', '.join(one for one in GROUPS if run.cell(one))}"
+                f"{', '.join(one for one in MASK_GROUPS if run.cell(one))}"
             )
         changed: dict[str, Any] = {group: f"{run.cell(group)},{setting}"}
         run = replace(run, **changed)
     stages = run_settings(config, run)
-    for group in GROUPS:
+    for group in MASK_GROUPS:
         if (entry := getattr(stages, group)) is not None:
             check_entry(config, entry, f"preset: {group}")
     return config, path, stages
 
 
 def _of_mapping(preset: Mapping[str, Any]) -> tuple[Config, str, RunSettings]:
-    if strange := [key for key in preset if key not in (*GROUPS, "config")]:
-        raise InputError(f"preset: {unknown('key', strange[0], (*GROUPS, 'config'))}")
+    if strange := [key for key in preset if key not in (*MASK_GROUPS, "config")]:
+        raise InputError(f"preset: {unknown('key', strange[0], (*MASK_GROUPS, 'config'))}")
     config, path = _config(str(preset.get("config", "voc12")))
     found: dict[str, Any] = {}
-    for group in GROUPS:
+    for group in MASK_GROUPS:
         content = preset.get(group)
         if content is not None:
             entry = (
@@ -165,7 +165,7 @@ class PseudoMask:
     classes: tuple[str, ...]
     values: tuple[int, ...]
 
-    def kept(self, mu: float = 0.95) -> np.ndarray:
+    def kept(self, mu: float = MU) -> np.ndarray:
         """The label with 255 where the confidence is below mu, (H, W) uint8.
 
         Raises:
@@ -232,7 +232,7 @@ class Segmenter:
         self.preset, self.orientation = read_preset(preset), orientation
         self._stages: dict[str, Any] = {
             group: None if entry is None else entry.model_dump()
-            for group in GROUPS
+            for group in MASK_GROUPS
             for entry in [getattr(self.preset.stages, group)]
         }
         self.vocabulary = self._vocabulary(classes, background)
@@ -314,7 +314,6 @@ class Segmenter:
             {"own": self._texts},
             cams,
             self.batch,
-            "skip",
             self._towers,
         ):
             yield id_, found if isinstance(found, str) else [*found.values()][-1]
@@ -330,7 +329,7 @@ class Segmenter:
         texts = self.preset.stages.texts
         assert texts is not None  # `read_preset` has seen to it
         names = list(self.names.values())
-        return encode_texts(self._clip, templates_of(texts), names, self._background)
+        return text_features(self._clip, templates_of(texts), names, self._background)
 
     @property
     def _background(self) -> tuple[str, ...]:
@@ -516,7 +515,7 @@ class _Pictures(Dataset):
     """Some pictures, as the pass over a data set reads them."""
 
     def __init__(self, vocabulary: Vocabulary, pictures: dict[str, _Picture]):
-        super().__init__({}, vocabulary)
+        super().__init__({"on_bad_image": "skip"}, vocabulary)
         self.pictures = pictures
 
     def size(self, name: str) -> tuple[int, int]:

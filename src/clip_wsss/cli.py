@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from clip_wsss.core.confidence import check_mu
+from clip_wsss.core.confidence import MU, check_mu
 from clip_wsss.core.errors import InputError, failed, of_machine
-from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, is_file, project
+from clip_wsss.core.spelling import unknown
 from clip_wsss.data.check import check as check_data
 from clip_wsss.data.check import shortened
 from clip_wsss.models.check import check_models
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "write masks, maps and predictions of a run as plain folders")
     export.add_argument("run", help="its name in the runs table")
     export.add_argument("--out", type=Path, help="the folder (export/<run>)")
-    export.add_argument("--mu", type=float, default=0.95, help="255 below it (%(default)s)")
+    export.add_argument("--mu", type=float, default=MU, help="255 below it (%(default)s)")
     clean = add("clean", _clean, "list what no run of the config uses, or delete it")
     clean.add_argument("--yes", action="store_true", help="delete it")
     commands.add_parser("run", help="run the workflow: snakemake's arguments", add_help=False)

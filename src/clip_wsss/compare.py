@@ -18,11 +18,19 @@ import pandas as pd
 
 from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
 from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.files import write_text
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.sidecar import check_bytes, parse_sidecar
 from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
 from clip_wsss.score.changes import changes, flat_changes
-from clip_wsss.score.measurements import Difference, Figure, Folder, Reader, Source, difference
+from clip_wsss.score.measurements import (
+    Difference,
+    Figure,
+    Folder,
+    Reader,
+    ResultsFolder,
+    difference,
+)
 from clip_wsss.tables.write import INDEX_FORMAT, percent
 
 STAGE_COLUMNS = (
@@ -84,7 +92,7 @@ class Revision:
 class Whole:
     """A results folder whose files are what their sidecars say, or they are not read."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: ResultsFolder):
         self.source = source
         self._sidecars: dict[str, dict] = {}
 
@@ -104,7 +112,7 @@ class Whole:
         return io.BytesIO(data)
 
 
-def open_source(text: str, results: str) -> Source:
+def open_results(text: str, results: str) -> ResultsFolder:
     """Return the results folder that A or B names.
 
     Args:
@@ -117,7 +125,7 @@ def open_source(text: str, results: str) -> Source:
     return Folder(text) if Path(text).is_dir() else Revision(text, results.rstrip("/"))
 
 
-def compare(first: Source, second: Source) -> "Comparison":
+def compare(first: ResultsFolder, second: ResultsFolder) -> "Comparison":
     """Compare two results folders, the first subtracted from the second.
 
     Raises:
@@ -189,7 +197,7 @@ class Comparison:
     def write(self, folder: Path) -> None:
         """Write comparison.md, stages.csv and classes.csv."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "comparison.md").write_text(self.text(), encoding="utf-8")
+        write_text(folder / "comparison.md", self.text())
         write_csv(self.stages, folder / "stages.csv")
         write_csv(self.classes, folder / "classes.csv")
 
@@ -236,7 +244,7 @@ def _merged(frame: pd.DataFrame) -> list[dict]:
     ]
 
 
-def _index(source: Source) -> dict:
+def _index(source: ResultsFolder) -> dict:
     with source.open("tables/runs.json") as file:
         try:
             index = json.load(file)
@@ -327,7 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for comparison.md and the CSVs")
     options = parser.parse_args(arguments)
     try:
-        sources = (open_source(text, options.results) for text in (options.a, options.b))
+        sources = (open_results(text, options.results) for text in (options.a, options.b))
         found = compare(*sources)
     except InputError as error:
         return failed(error)

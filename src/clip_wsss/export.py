@@ -20,7 +20,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_bytes
 from clip_wsss.core.images import encode_grey, write_label
 from clip_wsss.core.maps import read_maps
-from clip_wsss.data.datasets import IGNORE
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.report.pictures import heat_overlay
 
 if TYPE_CHECKING:

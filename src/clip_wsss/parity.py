@@ -20,20 +20,21 @@ from tqdm import tqdm
 from clip_wsss.affinities.box_rule import box_mask, boxes
 from clip_wsss.api import read_preset as read_row
 from clip_wsss.cams.passes import CamVariant, compute_pass
+from clip_wsss.core.confidence import MU
 from clip_wsss.core.errors import InputError, failed
 from clip_wsss.core.maps import ImageMaps, upsample_maps, write_npz
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.resources import project
 from clip_wsss.data.datasets import Dataset, open_dataset
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.masks.write import labels_and_confidence
-from clip_wsss.prompts.texts import encode
+from clip_wsss.prompts.texts import text_features
 from clip_wsss.score.confusion import Sparse, count_label, count_sweep, iou, mean_iou
 
 POWERS = tuple(range(1, 11))
-MU = 0.95  # confidence below which the public code writes 255
 
 
-def read_preset(dataset: str, preset: str) -> dict:
+def shipped_preset(dataset: str, preset: str) -> dict:
     """The entries of a preset, a run of the tables of config/<dataset>.yaml.
 
     Args:
@@ -77,7 +78,7 @@ def run(
         dataset: images, labels and, where there are any, masks.
         split: the images.
         model: architecture and weights, see `clip_wsss.models.clip.load_clip`.
-        preset: from `read_preset`.
+        preset: from `shipped_preset`.
         out: the folder.
         skip_bad: leave bad images out and list them in the summary, instead of stopping.
         device: cpu, cuda or auto.
@@ -105,7 +106,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     entry, words = preset["texts"], dataset.vocabulary
     names = list(words.texts(entry["names"]).values())
-    texts = encode(clip, [entry["template"]], names, words.background(entry["background"]))
+    texts = text_features(clip, [entry["template"]], names, words.background(entry["background"]))
     arrays = {"fg": texts[0].numpy(), "bg": texts[1].numpy(), "logit_scale": clip.logit_scale}
     write_npz(out / "text.npz", arrays, compressed=True)
 
@@ -158,7 +159,7 @@ def _finish_image(
         "boxes": np.concatenate([np.insert(rows, 0, k, axis=1) for k, rows in enumerate(found)]),
         "crf_label": label,
         "crf_conf": confidence.astype(np.float16),
-        "pseudo_mask": np.where(confidence < MU, np.uint8(255), label),
+        "pseudo_mask": np.where(confidence < MU, np.uint8(IGNORE), label),
     }
     write_npz(out / f"{initial.id}.npz", arrays, compressed=True)
     try:
@@ -200,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import torch
 
         torch.set_num_threads(args.threads)
-        preset = read_preset(args.dataset, args.preset)
+        preset = shipped_preset(args.dataset, args.preset)
         dataset = open_dataset(
             {
                 "name": args.dataset,

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from clip_wsss.api import ORIENTATIONS, Segmenter
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.errors import InputError, failed
-from clip_wsss.core.files import read_text, sha256, write_json
+from clip_wsss.core.files import read_text, sha256, write_json, write_rows
 from clip_wsss.core.images import encode_grey, encode_label, write_bytes
-from clip_wsss.core.registry import unknown
+from clip_wsss.core.spelling import unknown
 from clip_wsss.data.annotations import read_labels
 from clip_wsss.data.check import shortened
 from clip_wsss.data.lists import IMAGE_SUFFIXES, image_id
@@ -52,7 +52,7 @@ class Picture:
         return self.name, ";".join(self.labels), digest
 
 
-def write_masks(
+def segment_pictures(
     segmenter: Segmenter, pictures: Sequence[Picture], out: Path, overwrite: bool = False
 ) -> tuple[int, int, dict[str, str]]:
     """Write the masks of pictures.
@@ -78,9 +78,9 @@ def write_masks(
     left = [one for one in pictures if one.name not in kept]
     names = enumerate(("background", *segmenter.vocabulary.classes))
     write_json(out / "settings.json", settings)
-    _write_csv(out / "classes.csv", [("value", "class"), *names])
+    write_rows(out / "classes.csv", [("value", "class"), *names])
     others = [line for name, line in done.items() if name in kept or name not in lines]
-    _write_csv(out / "images.csv", [("image", "labels", "sha256"), *others])
+    write_rows(out / "images.csv", [("image", "labels", "sha256"), *others])
     bad = {}
     outcomes = segmenter.outcomes((one.path, one.labels) for one in left)
     progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
@@ -114,11 +114,6 @@ def _done(out: Path, settings: dict) -> dict[str, tuple[str, ...]]:
 
 def _is_there(out: Path, name: str) -> bool:
     return all((out / folder / f"{name}.png").is_file() for folder in FOLDERS)
-
-
-def _write_csv(path: Path, lines: Sequence[Sequence]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
 
 
 def find_pictures(paths: Sequence[Path], by_folder: bool = False) -> list[Picture]:
@@ -222,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import torch
 
         torch.set_num_threads(options.threads or segmenter.preset.config.compute.threads)
-        made, kept, bad = write_masks(segmenter, pictures, options.out, options.overwrite)
+        made, kept, bad = segment_pictures(segmenter, pictures, options.out, options.overwrite)
     except InputError as error:
         return failed(error)
     for line in shortened(list(bad.values())):

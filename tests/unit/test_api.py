@@ -19,7 +19,7 @@ from clip_wsss.core.images import read_rgb
 from clip_wsss.demo.build import build
 from clip_wsss.masks.write import write_masks
 from clip_wsss.models.clip import load_for
-from clip_wsss.prompts.texts import encode as encode_texts
+from clip_wsss.prompts.texts import text_features
 from clip_wsss.runs.plan import make_plan
 
 DEMO = str(synthetic.REPOSITORY / "config/config.yaml")
@@ -54,7 +54,7 @@ def job(plan, row: str) -> Archive:
     own = next(one for one in plan.graph.passes.values() if node in one.nodes)
     one = plan.variants(own, [node])
     clip = load_for(one["cam"], one["cam"]["model"], "cpu")
-    texts = {name: encode_texts(clip, **text) for name, text in one["texts"].items()}
+    texts = {name: text_features(clip, **text) for name, text in one["texts"].items()}
     cams = {name: CamVariant(**cam) for name, cam in one["cams"].items()}
     maps, masks = plan.root / f"{row}.npz", plan.root / f"{row}.zip"
     write_pass(data, ids, clip, texts, cams, {node.name: maps}, plan.config.compute.batch)
@@ -168,7 +168,7 @@ def test_settings_of_entries_make_a_preset():
     cells = read_preset({"config": DEMO, "texts": "clip-es", "cam": "clip-es",
                          "affinity": "clip-es", "masks": "clip-es,crf.backend=fast"})  # fmt: skip
     assert cells.stages == row
-    entries = {group: getattr(row, group).model_dump() for group in api.GROUPS}
+    entries = {group: getattr(row, group).model_dump() for group in api.MASK_GROUPS}
     assert read_preset({"config": DEMO, **entries}).stages.masks == row.masks
     bare = read_preset({"config": DEMO, "texts": "photo", "cam": "plain"}).stages
     assert (bare.affinity, bare.masks.refinement) == (None, "none")

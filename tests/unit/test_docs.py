@@ -1,5 +1,6 @@
 """The blocks of docs/formats.md, docs/masks.md and the README, run as they stand."""
 
+import json
 import os
 import re
 import shlex
@@ -84,6 +85,19 @@ def test_a_reader_runs(project, monkeypatch, block):
     if "dataset" in space:
         assert len(space["dataset"]) == 6
         assert tuple(space["image"].shape[1:]) == tuple(space["label"].shape)
+
+
+def test_the_notebook_runs(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    file = synthetic.REPOSITORY / "examples/three-pictures.ipynb"
+    cells = json.loads(file.read_text("utf-8"))["cells"]
+    assert not any(cell.get("outputs") for cell in cells)
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    space: dict = {}
+    with pytest.warns(UserWarning, match="scenes of emoji"):
+        exec("\n".join(code), space)
+    assert space["score"].images == 3
+    assert space["score"].miou > 0.5
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ PLACES = {  # a library -> who may import it
     "skimage": ("affinities",),
     "mmseg": ("segmentation",),
     "mmcv": ("segmentation",),
+    "mmengine": ("segmentation",),
     "pydensecrf": ("masks",),
     "snakemake": (),
     "matplotlib": ("report",),

@@ -21,7 +21,7 @@ MU = 0.95
 
 
 def run(out, root, split, weights, architecture=None, preset="clip-es", **options):
-    settings = parity.read_preset("voc12", preset)
+    settings = parity.shipped_preset("voc12", preset)
     dataset = open_dataset(
         {
             "name": "voc12",
@@ -223,8 +223,8 @@ def test_missing_masks_leave_an_image_unscored(tmp_path):
 @pytest.mark.parametrize("dataset", ["voc12", "coco14"])
 def test_presets_state_the_facts(dataset):
     """Facts 1, 3, 9, 10, 11, 14, 15, 16, whatever becomes of the configs."""
-    clip_es = parity.read_preset(dataset, "clip-es")
-    corrected = parity.read_preset(dataset, "corrected")
+    clip_es = parity.shipped_preset(dataset, "clip-es")
+    corrected = parity.shipped_preset(dataset, "corrected")
     for preset, edge, rounded in ((clip_es, "clamp", "float16"), (corrected, "full", "none")):
         assert preset["round_weights"] == "float16"
         assert preset["size"] == {"voc12": "xml", "coco14": "image"}[dataset]
@@ -277,7 +277,7 @@ def test_presets_state_the_facts(dataset):
 
 def test_demo_states_the_same_presets():
     for name in ("clip-es", "corrected"):
-        preset, own = parity.read_preset("voc12", name), parity.read_preset("config", name)
+        preset, own = parity.shipped_preset("voc12", name), parity.shipped_preset("config", name)
         for entry in ("texts", "affinity", "masks"):
             assert own[entry] == preset[entry]
         assert {**own["cam"], "model": ""} == {**preset["cam"], "model": ""}

@@ -31,18 +31,19 @@ class Result:
 
     code: int
     text: str
+    log: str = ""  # Snakemake's own, with everything
 
     @property
     def jobs(self) -> dict[str, int]:
-        """Jobs of the plan by rule, `total` left out."""
-        block = self.text.partition("Job stats:")[2].partition("\n\n")[0]
-        counts = re.findall(r"^(\w+)\s+(\d+)$", block, re.MULTILINE)
-        return _by_kind((rule, int(number)) for rule, number in counts if rule != "total")
+        """Jobs of the plan by rule, as our lines or those of Snakemake's own logger have them."""
+        block = re.search(r"^(?:\d+ jobs|Job stats):\n((?:.+\n)+)", self.text, re.MULTILINE)
+        counts = re.findall(r"^ *(\w+)\s+(\d+)$", block[1] if block else "", re.MULTILINE)
+        return _by_kind((rule, int(number)) for rule, number in counts)
 
     @property
     def executed(self) -> dict[str, int]:
         """Jobs that were run to their end, by rule."""
-        finished = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", self.text)
+        finished = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", self.log)
         return _by_kind((rule, 1) for rule in finished)
 
     @property
@@ -51,9 +52,11 @@ class Result:
 
 
 def _by_kind(counts) -> dict[str, int]:
-    """Sum of counts by rule, the passes of the maps being one, and so on."""
+    """Sum of counts by rule, the passes of the maps being one, and so on; without the target."""
     found: dict[str, int] = {}
     for rule, number in counts:
+        if rule in ("total", "all"):
+            continue
         kind = rule.partition("_")[0]
         rule = kind if kind in ("maps", "texts", "inference", "labels") else rule
         found[rule] = found.get(rule, 0) + number
@@ -110,7 +113,9 @@ class Project:
             timeout=timeout,
             check=False,
         )
-        return Result(done.returncode, done.stdout + done.stderr)
+        logs = sorted((self.folder / ".snakemake/log").glob("*.log"))
+        log = logs[-1].read_text("utf-8") if logs and "-n" not in options else ""
+        return Result(done.returncode, done.stdout + done.stderr, log)
 
 
 def hashes(folder: Path) -> dict[str, str]:

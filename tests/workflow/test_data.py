@@ -128,6 +128,15 @@ def test_plans_of_the_real_configs(project, name):
     assert "demo" not in result.text
 
 
+@pytest.mark.parametrize(("name", "table"), [("config", "corrections"), ("voc12", "towers")])
+def test_a_table_named_on_the_command_line(project, name, table):
+    tables = f"runs={{tables: [config/runs/{table}.tsv]}}"
+    result = project.snakemake("-n", "--config", tables, config=f"config/{name}.yaml")
+    assert result.code == 0, result.text
+    assert result.jobs["maps"] >= 1
+    assert "segmentation" not in result.jobs
+
+
 def own_data(project, name, folder):
     """Set config/folder.yaml or config/images.yaml up for VOC's stand-ins in `folder`."""
     stand_ins.write_archive(folder, stand_ins.voc_files())

@@ -48,7 +48,7 @@ def test_a_second_run_has_nothing_to_do(small):
 
 def test_another_split_costs_what_reads_it(edited):
     edited.config["dataset"]["splits"]["test"] = "val"
-    assert edited.snakemake("-n").jobs == {"tables": 1, "report": 1, "all": 1}
+    assert edited.snakemake("-n").jobs == {"tables": 1, "report": 1}
 
 
 def test_a_changed_list_of_templates_costs_what_chooses_from_it(edited):

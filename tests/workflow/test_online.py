@@ -16,7 +16,7 @@ RETRAINED = {
     **{"segmentation": 1, "inference": 1, "score_predictions": 1},
     **{"labels": 1, "score_labels": 1},
 }
-LAST = {"tables": 1, "report": 1, "all": 1}
+LAST = {"tables": 1, "report": 1}
 
 
 def test_rows_with_labels_made_online(project):

@@ -13,7 +13,7 @@ from conftest import RUNS
 pytestmark = [pytest.mark.workflow, pytest.mark.e2e, pytest.mark.xdist_group("small")]
 
 PACKAGE = "src/clip_wsss"
-LAST = {"tables": 1, "report": 1, "all": 1}
+LAST = {"tables": 1, "report": 1}
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from clip_wsss.core.errors import InputError, of_machine
 from clip_wsss.core.files import write_json
 from clip_wsss.core.methods import add_plugins
 from clip_wsss.core.plain import read_yaml
+from clip_wsss.runs.graph import CHECK
 from clip_wsss.runs.plan import make_plan
+from clip_wsss.runs.settings import NEEDS
 from clip_wsss.runs.stages import MAP_STAGES
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
@@ -57,7 +59,7 @@ SPLITS = DATASET.splits
 COMPUTE = PLAN.config.compute
 ROOT = Path(DATASET.root)
 RESULTS = PLAN.root
-CHECKED = RESULTS / "data/check.json"
+CHECKED = RESULTS / CHECK
 UNCHECKED = False  # whether the report is still to be made, below results that are there
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"

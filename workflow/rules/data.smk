@@ -27,9 +27,13 @@ if SOURCE_OF_DATA == "demo":
             LOGS / "data.log",
         benchmark:
             BENCHMARKS / "data.tsv"
+        resources:
+            **needs("data"),
         params:
             stamp=PLAN.data.stamp,
             settings=unseen(PLAN.config.demo.model_dump()),
+        message:
+            "the demo's images"
         script:
             "../scripts/demo_data.py"
 
@@ -46,8 +50,12 @@ if SOURCE_OF_DATA in ARCHIVES:
         # The archive lies beside the receipt and outside of the outputs, which Snakemake deletes
         # before a job starts: so an interrupted download continues.
         localrule: True
+        resources:
+            **needs("data"),
         params:
             sources=SOURCES,
+        message:
+            "download of {wildcards.source}"
         script:
             "../scripts/download.py"
 
@@ -65,9 +73,13 @@ if SOURCE_OF_DATA == "voc12":
             LOGS / "data-voc12.log",
         benchmark:
             BENCHMARKS / "data-voc12.tsv"
+        resources:
+            **needs("data"),
         params:
             root=lambda wildcards, output: Path(output.train).parents[2],
             sources=SOURCES,
+        message:
+            "VOC 2012 from its archives"
         script:
             "../scripts/voc12_data.py"
 
@@ -79,9 +91,13 @@ if SOURCE_OF_DATA == "voc12":
             test=LISTS / "test.txt",
         log:
             LOGS / "data-voc12_test.log",
+        resources:
+            **needs("data"),
         params:
             root=lambda wildcards, output: Path(output.test).parents[2],
             sources=SOURCES,
+        message:
+            "VOC 2012's test images"
         script:
             "../scripts/voc12_test.py"
 
@@ -100,12 +116,16 @@ if SOURCE_OF_DATA == "coco14":
         benchmark:
             BENCHMARKS / "data-coco14.tsv"
         threads: COMPUTE.workers
+        resources:
+            **needs("data"),
         params:
             root=lambda wildcards, output: Path(output.train).parents[2],
             sources=SOURCES,
             classes=list(GRAPH.vocabulary.classes),
             vocabulary=unseen(DATASET.vocabulary),
             workers=unseen(COMPUTE.workers),
+        message:
+            "COCO 2014 from its archives"
         script:
             "../scripts/coco14_data.py"
 
@@ -121,10 +141,14 @@ rule check:
     benchmark:
         BENCHMARKS / "data-check.tsv"
     threads: COMPUTE.workers
+    resources:
+        **needs("check"),
     params:
         stamp=PLAN.check_stamp,
         uses=unseen(PLAN.uses),
         dataset=unseen(DATASET.model_dump()),
         models=unseen(PLAN.models),
+    message:
+        "check of data and towers"
     script:
         "../scripts/check.py"

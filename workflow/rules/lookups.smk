@@ -8,6 +8,20 @@ def unseen(value):
     return lambda wildcards, output: value
 
 
+def plural(things, word):
+    """How many there are, for the line of a job."""
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
+
+
+def needs(stage):
+    """Resources: what a scheduler is asked for, twice as much at each further attempt."""
+    need = COMPUTE.needs.get(stage, NEEDS[stage])
+    return {
+        "mem_mb": lambda wildcards, attempt: need.memory * 2 ** (attempt - 1),
+        "runtime": lambda wildcards, attempt: need.minutes * 2 ** (attempt - 1),
+    }
+
+
 def stamp_of(stage):
     """Parameter: the stamp of the node in the wildcards."""
     return lambda wildcards: PLAN.stamp(GRAPH.node(stage, wildcards.node))

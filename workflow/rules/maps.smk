@@ -26,6 +26,7 @@ for name, passes in rules_of("maps", GRAPH.passes.values()).items():
             BENCHMARKS / f"maps/{folder_of(name)}/{{shard}}.tsv"
         threads: COMPUTE.threads
         resources:
+            **needs("maps"),
             gpu=GPU,
         params:
             stamp=PLAN.pass_stamp(passes[0][0]),
@@ -34,5 +35,7 @@ for name, passes in rules_of("maps", GRAPH.passes.values()).items():
             dataset=unseen(DATASET.model_dump()),
             split=unseen(SPLITS.pseudo),
             compute=unseen(COMPUTE.model_dump()),
+        message:
+            f"maps: {plural(nodes, 'variant')}, shard {{wildcards.shard}}"
         script:
             "../scripts/maps.py"

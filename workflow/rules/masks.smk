@@ -19,6 +19,7 @@ rule masks:
         BENCHMARKS / "masks/{node}/{shard}.tsv"
     threads: COMPUTE.workers
     resources:
+        **needs("masks"),
         gpu=gpu_of_masks,
     params:
         stamp=stamp_of("masks"),
@@ -29,5 +30,7 @@ rule masks:
         dataset=unseen(DATASET.model_dump()),
         compute=unseen(COMPUTE.model_dump()),
         split=unseen(SPLITS.pseudo),
+    message:
+        "masks: {wildcards.node}, shard {wildcards.shard}"
     script:
         "../scripts/masks.py"

@@ -20,11 +20,15 @@ rule tables:
         sidecar=PLAN.tables_product.sidecar,
     log:
         LOGS / "tables.log",
+    resources:
+        **needs("tables"),
     params:
         stamp=PLAN.tables_product.stamp,
         config=unseen(PLAN.config.model_dump()),
         root=unseen(RESULTS),
         scripts=unseen(PLAN.scripts),
+    message:
+        "tables"
     script:
         "../scripts/tables.py"
 
@@ -46,12 +50,16 @@ rule report:
         sidecar=PLAN.report_product.sidecar,
     log:
         LOGS / "report.log",
+    resources:
+        **needs("report"),
     params:
         stamp=PLAN.report_product.stamp,
         reads=unseen([product.stamp for product in SHOWN]),
         config=unseen(PLAN.config.model_dump()),
         root=unseen(RESULTS),
         scripts=unseen(PLAN.scripts),
+    message:
+        "report"
     script:
         "../scripts/report.py"
 
@@ -64,5 +72,9 @@ rule demo_clip:
         "results/logs/demo_clip.log",
     benchmark:
         "results/logs/demo_clip.tsv"
+    resources:
+        **needs("segmentation"),
+    message:
+        "training of the demo's CLIP"
     script:
         "../scripts/demo_clip.py"

@@ -3,10 +3,10 @@
 # One job measures all maps and masks, one all predictions, and one the labels of finished trainings,
 # since the ground truth is then read once. It leaves measurements as they are that would come out the same.
 
-for name, split, stages in [
-    ("score", SPLITS.score, (*MAP_STAGES, "mask")),
-    ("score_predictions", SPLITS.val, ("segmentation",)),
-    ("score_labels", SPLITS.score, ("labels",)),
+for name, split, stages, words in [
+    ("score", SPLITS.score, (*MAP_STAGES, "mask"), "maps and masks"),
+    ("score_predictions", SPLITS.val, ("segmentation",), "predictions"),
+    ("score_labels", SPLITS.score, ("labels",), "final labels"),
 ]:
     measured = [one for one in PLAN.measured if one[0] in stages]
     masks = [one for one in measured if one[0] == "mask"]
@@ -33,11 +33,15 @@ for name, split, stages in [
             benchmark:
                 BENCHMARKS / f"{name}.tsv"
             threads: COMPUTE.workers
+            resources:
+                **needs("score"),
             params:
                 stamp={"code": PLAN.code("score"), "split": split, "truth": DATASET.masks},
                 measured=unseen([PLAN.measurement(*one) for one in measured]),
                 dataset=unseen(DATASET.model_dump()),
                 split=unseen(split),
                 device=unseen(COMPUTE.device),
+            message:
+                f"scores: {words} ({len(measured)})"
             script:
                 "../scripts/score.py"

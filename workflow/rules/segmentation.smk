@@ -20,6 +20,7 @@ rule segmentation:
         BENCHMARKS / "segmentation/{node}/seed{seed}.tsv"
     threads: COMPUTE.threads
     resources:
+        **needs("segmentation"),
         gpu=GPU * COMPUTE.gpus,
     params:
         stamp=stamp_of("segmentation"),
@@ -28,6 +29,8 @@ rule segmentation:
         reads=stamps(read_by_training),
         dataset=unseen(DATASET.model_dump()),
         compute=unseen(COMPUTE.model_dump()),
+    message:
+        "training: {wildcards.node}, seed {wildcards.seed}"
     script:
         "../scripts/segmentation.py"
 
@@ -55,6 +58,7 @@ for share, predicted in enumerate(PLAN.shares(PLAN.predicted if PLAN.val else []
                 BENCHMARKS / f"inference-{share}.tsv"
             threads: threads_of_inference(predicted)
             resources:
+                **needs("inference"),
                 gpu=GPU,
             params:
                 stamp=PLAN.predictions_stamp("val"),
@@ -63,6 +67,8 @@ for share, predicted in enumerate(PLAN.shares(PLAN.predicted if PLAN.val else []
                 split=unseen(SPLITS.val),
                 shown=unseen(PLAN.shown),
                 compute=unseen(COMPUTE.model_dump()),
+            message:
+                f"predictions of {plural(predicted, 'training')}"
             script:
                 "../scripts/inference.py"
 
@@ -90,6 +96,7 @@ for share, labelled in enumerate(PLAN.shares(PLAN.labelled), start=1):
                 BENCHMARKS / f"labels-{share}.tsv"
             threads: threads_of_inference(labelled)
             resources:
+                **needs("inference"),
                 gpu=GPU,
             params:
                 stamp=PLAN.predictions_stamp("labels"),
@@ -97,6 +104,8 @@ for share, labelled in enumerate(PLAN.shares(PLAN.labelled), start=1):
                 dataset=unseen(DATASET.model_dump()),
                 split=unseen(SPLITS.score),
                 compute=unseen(COMPUTE.model_dump()),
+            message:
+                f"final labels of {plural(labelled, 'training')}"
             script:
                 "../scripts/labels.py"
 
@@ -121,6 +130,7 @@ for node, seed in PLAN.predicted if SPLITS.test is not None else []:
             BENCHMARKS / f"inference/{node.name}/seed{seed}-test.tsv"
         threads: threads_of_inference([(node, seed)])
         resources:
+            **needs("inference"),
             gpu=GPU,
         params:
             stamp=PLAN.predictions_stamp("test"),
@@ -129,6 +139,8 @@ for node, seed in PLAN.predicted if SPLITS.test is not None else []:
             split=unseen(SPLITS.test),
             shown=unseen(None),
             compute=unseen(COMPUTE.model_dump()),
+        message:
+            f"predictions of the test images: {node.name}, seed {seed}"
         script:
             "../scripts/inference.py"
 
@@ -143,10 +155,14 @@ rule submission:
         RESULTS / "inference/{node}/seed{seed}/submission.tgz",
     log:
         LOGS / "inference/{node}/seed{seed}-submission.log",
+    resources:
+        **needs("score"),
     params:
         stamp=PLAN.code("submission"),
         reads=unseen(lambda w: PLAN.inference_stamp(GRAPH.node("inference", w.node), "test")),
         dataset=unseen(DATASET.model_dump()),
         split=unseen(SPLITS.test),
+    message:
+        "archive to submit: {wildcards.node}, seed {wildcards.seed}"
     script:
         "../scripts/submission.py"

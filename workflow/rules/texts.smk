@@ -27,6 +27,7 @@ for name, passes in rules_of("texts", [PLAN.ranking]).items():
             BENCHMARKS / f"texts/{folder_of(name)}.tsv"
         threads: COMPUTE.threads
         resources:
+            **needs("texts"),
             gpu=GPU,
         params:
             stamp=PLAN.pass_stamp(PLAN.ranking),
@@ -36,5 +37,7 @@ for name, passes in rules_of("texts", [PLAN.ranking]).items():
             dataset=unseen(DATASET.model_dump()),
             split=unseen(SPLITS.prompts),
             compute=unseen(COMPUTE.model_dump()),
+        message:
+            f"texts: {plural([n for n in nodes if n.stage == 'texts'], 'ranking')} of templates"
         script:
             "../scripts/texts.py"

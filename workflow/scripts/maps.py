@@ -18,17 +18,16 @@ with job(snakemake.log[0], p.compute["threads"], reads, makes):
     from clip_wsss.data.datasets import open_dataset
     from clip_wsss.models.clip import load_for
     from clip_wsss.models.opening import open_tower
-    from clip_wsss.prompts.texts import encode
+    from clip_wsss.prompts.texts import text_features
 
     data = open_dataset(here(p.dataset, read.images))
     ids = shard_ids(data.ids(p.split), snakemake.wildcards.shard)
     for one, own, out in jobs:
         clip = load_for(one["cam"], one["cam"]["model"], p.compute["device"])
         features = {
-            name: encode(clip, **text) if text else read_text_features(own[0], clip)
+            name: text_features(clip, **text) if text else read_text_features(own[0], clip)
             for name, text in one["texts"].items()
         }
         cams = {name: CamVariant(**cam) for name, cam in one["cams"].items()}
         towers = {name: open_tower(own, p.compute["device"]) for name, own in one["towers"].items()}
-        batch, on_bad_image = p.compute["batch"], p.dataset["on_bad_image"]
-        write_pass(data, ids, clip, features, cams, out, batch, on_bad_image, towers)
+        write_pass(data, ids, clip, features, cams, out, p.compute["batch"], towers)

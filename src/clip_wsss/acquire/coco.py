@@ -1,6 +1,5 @@
 """COCO 2014 (or 2017) as a VOC-format data set: semantic masks drawn from the instances."""
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,9 +18,10 @@ from clip_wsss.acquire.archives import (
 from clip_wsss.acquire.download import read_receipt, require_space
 from clip_wsss.acquire.registry import check_split
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import write_rows
 from clip_wsss.core.images import write_label
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.data.coco import Picture, rasterise, read_pictures
+from clip_wsss.data.coco import AnnotatedImage, rasterise, read_pictures
 from clip_wsss.data.vocabulary import read_vocabulary
 
 SPLITS = ("train", "val")
@@ -71,19 +71,17 @@ def build(
         check_split(splits[split], split, "coco14", settings)
         rows += [(picture.id, ";".join(_labels(picture, classes))) for picture in pictures]
         _write_pictures(pictures, read_receipt(receipts[f"coco2014-{split}"]), root, reuse, workers)
-    labels.parent.mkdir(parents=True, exist_ok=True)
-    with labels.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("image", "labels"), *rows])
+    write_rows(labels, [("image", "labels"), *rows])
     for split, ids in splits.items():
         write_list(root / "ImageSets" / "Segmentation" / f"{split}.txt", ids)
 
 
-def _labels(picture: Picture, classes: Sequence[str]) -> list[str]:
+def _labels(picture: AnnotatedImage, classes: Sequence[str]) -> list[str]:
     return [classes[label] for label in sorted({item.label for item in picture.instances})]
 
 
 def _write_pictures(
-    pictures: list[Picture], source: Path, root: Path, reuse: bool, workers: int
+    pictures: list[AnnotatedImage], source: Path, root: Path, reuse: bool, workers: int
 ) -> None:
     with open_members(source) as members:
         images = {member.name.name: member for member in members.values()}
@@ -121,7 +119,7 @@ def _open(source: Path) -> None:
     _IMAGES.update({member.name.name: member for member in members.values()})
 
 
-def _write_chunk(chunk: tuple[list[Picture], Path, bool]) -> int:
+def _write_chunk(chunk: tuple[list[AnnotatedImage], Path, bool]) -> int:
     pictures, root, reuse = chunk
     for picture in pictures:
         _IMAGES[picture.file].save(root / "JPEGImages" / picture.file, reuse)

@@ -9,8 +9,8 @@ from urllib.parse import urlparse
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.plain import read_yaml
-from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import is_file
+from clip_wsss.core.spelling import unknown
 
 LARGER = 2  # than the registry's file another may be, of a server that states no length
 KEYS = ("title", "url", "mirrors", "size", "md5", "licence", "citation")
@@ -88,7 +88,7 @@ def check_split(ids: Sequence[str], split: str, dataset: str, settings: Mapping)
     if not settings["verify_splits"]:
         return
     expected = _read(settings["registry"])["splits"][dataset][split]
-    if len(ids) != expected["ids"] or expected["sha256"] not in (None, digest(ids)):
+    if len(ids) != expected["ids"] or expected["sha256"] not in (None, ids_digest(ids)):
         raise InputError(
             f"{dataset}, split {split}: the {len(ids)} ids found are not the official "
             f"{expected['ids']}; use the official sources, or set sources.verify_splits to false "
@@ -96,7 +96,7 @@ def check_split(ids: Sequence[str], split: str, dataset: str, settings: Mapping)
         )
 
 
-def digest(ids: Sequence[str]) -> str:
+def ids_digest(ids: Sequence[str]) -> str:
     """SHA-256 of the sorted ids, one a line, each line ended by a newline."""
     return hashlib.sha256("".join(f"{name}\n" for name in sorted(ids)).encode()).hexdigest()
 

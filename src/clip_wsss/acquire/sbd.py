@@ -13,7 +13,7 @@ from clip_wsss.acquire.archives import in_folder, listed, open_members
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import write_label
 
-CLASSES = np.arange(21)  # values of a mask, the background first
+VALUES = np.arange(21)  # values of a mask, the background first
 
 
 def read_mask(content: bytes) -> np.ndarray:
@@ -34,12 +34,12 @@ def read_mask(content: bytes) -> np.ndarray:
     mask = np.asarray(mask.toarray() if scipy.sparse.issparse(mask) else mask)
     if mask.ndim != 2 or mask.dtype.kind not in "biuf":
         raise ValueError(f"GTcls.Segmentation must be a matrix of numbers; got {mask.dtype}")
-    if not np.isin(mask, CLASSES).all():
+    if not np.isin(mask, VALUES).all():
         raise ValueError("GTcls.Segmentation must hold the numbers 0 to 20 only")
     return mask.astype(np.uint8)
 
 
-def write_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) -> list[str]:
+def convert_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) -> list[str]:
     """Convert the masks of SBD that VOC does not have itself; return the ids of its two splits.
 
     Args:

@@ -51,7 +51,7 @@ def build(
         for name, ids in splits.items():
             check_split(ids, name, "voc12", settings)
         own = splits["train"] + splits["val"]
-        added = sbd.write_masks(read_receipt(receipts["sbd"]), own, root / MASKS, reuse)
+        added = sbd.convert_masks(read_receipt(receipts["sbd"]), own, root / MASKS, reuse)
         splits["train_aug"] = sorted((set(splits["train"]) | set(added)) - set(splits["val"]))
         check_split(splits["train_aug"], "train_aug", "voc12", settings)
 

@@ -19,6 +19,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import ImageMaps, load_npz, write_maps
 from clip_wsss.core.memory import TooLargeError, check_memory, out_of_memory
 from clip_wsss.core.progress import over_images
+from clip_wsss.data.bad_images import left_out
 from clip_wsss.data.datasets import some
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def write_pass(
     cams: Mapping[str, CamVariant],
     outputs: Mapping[str, Path],
     batch: int = 16,
-    on_bad_image: str = "fail",
     towers: Mapping[str, Tower] | None = None,
 ) -> None:
     """Write the maps of a shard of images, those of all variants from one pass over the images.
@@ -75,15 +75,15 @@ def write_pass(
         outputs: output name -> npz of `clip_wsss.core.maps`; a map that has none is not written. A
             file's bytes do not depend on the others that are written with it.
         batch: most images in one pass; fewer where their attention would not fit.
-        on_bad_image: `fail`, or `skip`, which leaves a bad image out and lists it with its reason.
         towers: further towers that methods name, by their entries of `models`.
 
     Raises:
-        InputError: a bad image (with `fail`), or an unknown method.
+        InputError: a bad image (which `on_bad_image: skip` of the data set leaves out and lists
+            with its reason), or an unknown method.
     """
     found: dict[str, Any] = {}
     skipped: dict[str, Any] = {}
-    results = compute_pass(dataset, ids, clip, texts, cams, batch, on_bad_image, towers)
+    results = compute_pass(dataset, ids, clip, texts, cams, batch, towers)
     for id_, result in over_images(results, len(ids), "maps"):
         (skipped if isinstance(result, str) else found)[id_] = result
     reasons = {id_: skipped[id_] for id_ in ids if id_ in skipped}
@@ -119,7 +119,6 @@ def compute_pass(
     texts: Mapping[str, tuple[Tensor, Tensor]],
     cams: Mapping[str, CamVariant],
     batch: int = 16,
-    on_bad_image: str = "fail",
     towers: Mapping[str, Tower] | None = None,
 ) -> Iterator[tuple[str, dict[str, ImageMaps] | str]]:
     """Yield (id, its maps by output name or why it was skipped), grid by grid.
@@ -164,7 +163,7 @@ def compute_pass(
                 down.append(f"{id_} ({size[1]} x {size[0]})")
             groups.setdefault(grid, []).append((id_, keys))
         except InputError as error:
-            yield _skip(id_, error, on_bad_image)
+            yield id_, left_out(dataset, error)
     if down:
         logging.warning(
             "scaled down for the maps, since they have more than %d patches (models.max_patches): "
@@ -191,14 +190,14 @@ def compute_pass(
             good = []
             for id_, keys, rgb, pixels in pending.pop(0):
                 if rgb is None:
-                    yield _skip(id_, pixels, on_bad_image)
+                    yield id_, left_out(dataset, pixels)
                 else:
                     good.append((PassImage(id_, rgb, keys), pixels))
             if not good:
                 continue
             for image, maps in _maps_of(clip, good, texts, wanted, towers):
                 if isinstance(maps, InputError):
-                    yield _skip(image.id, maps, on_bad_image)
+                    yield image.id, left_out(dataset, maps)
                     continue
                 classes, size = (
                     np.array(image.keys, dtype=np.int64),
@@ -292,9 +291,3 @@ def _guarded(made: Method, settings: dict) -> Callable[[MapContext], Tensor]:
         return maps
 
     return call
-
-
-def _skip(id_: str, error: InputError, on_bad_image: str) -> tuple[str, str]:
-    if on_bad_image != "skip":
-        raise error
-    return id_, str(error)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write JSON with sorted keys, so that the same value gives the same bytes."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+def write_json(path: str | os.PathLike, value: Any, sort_keys: bool = True) -> None:
+    """Write JSON, its keys sorted, or in the order that they were put in."""
+    text = json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=False)
+    write_text(path, f"{text}\n")
+
+
+def write_rows(path: str | os.PathLike, rows: Iterable[Sequence]) -> None:
+    """Write a CSV in UTF-8, whose lines end in a newline alone."""
+    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def sha256(path: str | os.PathLike) -> str:

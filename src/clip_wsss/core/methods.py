@@ -26,7 +26,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError, PydanticUndefined, core_schema
 
@@ -35,6 +35,7 @@ from clip_wsss.core.plain import check_values
 
 PLUGINS = "CLIP_WSSS_PLUGINS"  # folders of files beside configs, for the processes of jobs
 S = TypeVar("S", bound=BaseModel)
+Positive = Annotated[float, Field(gt=0)]
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.literals import Unreadable, read_literals
 from clip_wsss.core.plain import check_values, read_yaml
-from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.spelling import unknown
 
 KEYS = {  # what a segmentor's file holds, and whether it must
     "model": True,

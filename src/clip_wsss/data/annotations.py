@@ -12,7 +12,7 @@ import numpy as np
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import check_file, decode_text, read_bytes
-from clip_wsss.data.coco import Picture, read_pictures
+from clip_wsss.data.coco import AnnotatedImage, read_pictures
 from clip_wsss.data.lists import image_id
 from clip_wsss.data.pickles import read_dictionary
 
@@ -37,12 +37,12 @@ def read_labels(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, li
     if suffix == ".json":
         return {
             name: [classes[label] for label in sorted({one.label for one in picture.instances})]
-            for name, picture in pictures(path, classes).items()
+            for name, picture in coco_images(path, classes).items()
         }
     return read_labels_csv(path, classes)
 
 
-def pictures(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, Picture]:
+def coco_images(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, AnnotatedImage]:
     """The images of a COCO JSON by id, those without an object too; read once by a process.
 
     Raises:
@@ -50,11 +50,11 @@ def pictures(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, Pictu
     """
     check_file(path, "no such JSON; correct dataset.labels or dataset.masks")
     state = os.stat(path)
-    return _pictures(str(path), tuple(classes), state.st_size, state.st_mtime_ns)
+    return _coco_images(str(path), tuple(classes), state.st_size, state.st_mtime_ns)
 
 
 @cache
-def _pictures(path: str, classes: tuple[str, ...], *state: int) -> dict[str, Picture]:
+def _coco_images(path: str, classes: tuple[str, ...], *state: int) -> dict[str, AnnotatedImage]:
     data = read_bytes(path, "no such JSON")
     return {one.id: one for one in read_pictures(data, classes, path, empty=True)}
 

@@ -15,7 +15,9 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_json
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
-from clip_wsss.data.datasets import IGNORE, Dataset, some
+from clip_wsss.data.bad_images import may_be_left_out
+from clip_wsss.data.datasets import Dataset, some
+from clip_wsss.data.vocabulary import IGNORE
 
 log = logging.getLogger(__name__)
 LINES = 50  # of errors that are printed
@@ -69,7 +71,6 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
             image that cannot be used is a warning.
     """
     report: dict[str, Any] = {"splits": {}, "errors": [], "warnings": []}
-    skip = dataset.settings.get("on_bad_image") == "skip"
     for split, use in uses.items():
         try:
             ids = dataset.ids(split)
@@ -92,7 +93,7 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
         # A line that two splits share, such as of a damaged list of labels, is said once.
         known = {*report["errors"], *report["warnings"]}
         new = [line for line in dict.fromkeys(problems) if line not in known]
-        if skip and good:
+        if good and may_be_left_out(dataset):
             report["warnings"] += [f"left out: {line}" for line in new]
         else:
             report["errors"] += new

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.data.bad_images import left_out
 from clip_wsss.data.datasets import Dataset
 
 POOL = 2000  # images that the panels are chosen from, at most
@@ -48,7 +49,6 @@ def _labels(dataset: Dataset, name: str, whole: bool = False) -> list[int] | Non
         if whole:
             dataset.image(name)
         return dataset.labels(name)
-    except InputError:
-        if dataset.settings["on_bad_image"] == "fail":
-            raise
+    except InputError as error:
+        left_out(dataset, error)
         return None

@@ -27,7 +27,7 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Picture:
+class AnnotatedImage:
     """One image and its objects; height and width are None where the file does not say them."""
 
     file: str
@@ -41,7 +41,7 @@ class Picture:
         return PureWindowsPath(self.file).stem  # which knows both separators
 
 
-def decode(region: Any, height: int, width: int) -> np.ndarray:
+def decode_region(region: Any, height: int, width: int) -> np.ndarray:
     """An instance's region as (H, W) bool: a list of polygons, or an RLE, compressed or not.
 
     Polygons of fewer than three points cover nothing.
@@ -98,7 +98,7 @@ def _runs(text: str | bytes) -> list[int]:
     return runs
 
 
-def rasterise(picture: Picture) -> np.ndarray:
+def rasterise(picture: AnnotatedImage) -> np.ndarray:
     """The semantic mask of an image, (H, W) uint8: 0 background, 1..C classes, 255 ignored.
 
     Crowds are 255 and lie below every instance; of two instances that overlap, the one that covers
@@ -117,7 +117,7 @@ def rasterise(picture: Picture) -> np.ndarray:
         try:
             if instance.region is None:
                 raise ValueError("there is none")
-            region = decode(instance.region, picture.height, picture.width)
+            region = decode_region(instance.region, picture.height, picture.width)
         except Exception as error:  # pycocotools raises whatever it stumbles over
             raise InputError(
                 f"{picture.file}: the segmentation of object {instance.id} cannot be drawn "
@@ -134,7 +134,7 @@ def rasterise(picture: Picture) -> np.ndarray:
 
 def read_pictures(
     content: bytes, classes: Sequence[str], source: str, empty: bool = False
-) -> list[Picture]:
+) -> list[AnnotatedImage]:
     """The images that hold at least one object, in the order of their ids; with `empty` all.
 
     The class of an object is the place of its category's name in `classes`. Ids may be numbers or
@@ -185,7 +185,7 @@ def read_pictures(
                 )
             )
         pictures = [
-            Picture(
+            AnnotatedImage(
                 images[key := str(item["id"])],
                 _side(item, "height", source),
                 _side(item, "width", source),
@@ -224,7 +224,7 @@ def _side(item: Mapping, key: str, source: str) -> int | None:
     return side
 
 
-def _normalised(pictures: Sequence[Picture]) -> bool:
+def _normalised(pictures: Sequence[AnnotatedImage]) -> bool:
     """Whether there are polygons, and no number of any is above 1."""
     polygons = (
         polygon

@@ -14,7 +14,7 @@ import numpy as np
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import image_size, read_fraction, read_label, read_rgb
-from clip_wsss.data.annotations import pictures, read_labels, read_xml, xml_size
+from clip_wsss.data.annotations import coco_images, read_labels, read_xml, xml_size
 from clip_wsss.data.coco import rasterise
 from clip_wsss.data.lists import IMAGE_SUFFIXES, check_id, read_ids
 from clip_wsss.data.vocabulary import IGNORE, Vocabulary, duplicates, read_vocabulary
@@ -212,7 +212,7 @@ class Dataset:
         if path is None:
             return None
         if path.suffix.lower() == ".json":
-            drawn = pictures(path, self.vocabulary.classes)
+            drawn = coco_images(path, self.vocabulary.classes)
             if name not in drawn:
                 raise InputError(f"{path}: has no image {name}; add it, or leave the image out")
             return self._checked(rasterise(drawn[name]), f"{path}, image {name}", self.size(name))

@@ -14,7 +14,7 @@ import numpy as np
 from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import read_bytes
 
-KINDS = "biufUS"  # kinds of numbers and texts that an array may hold
+DTYPE_KINDS = "biufUS"  # kinds of numbers and texts that an array may hold
 
 
 class _Dtype:
@@ -29,7 +29,7 @@ class _Dtype:
 
     def real(self) -> np.dtype:
         found = np.dtype(self.code).newbyteorder(self.order)
-        if found.kind not in KINDS:
+        if found.kind not in DTYPE_KINDS:
             raise pickle.UnpicklingError(f"an array of {found}")
         return found
 

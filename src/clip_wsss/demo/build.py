@@ -10,7 +10,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from clip_wsss.core.images import voc_palette
-from clip_wsss.demo.scenes import CLASSES, IGNORE, Scene, Style, draw_scene
+from clip_wsss.data.vocabulary import IGNORE
+from clip_wsss.demo.scenes import CLASSES, Scene, Style, draw_scene
 from clip_wsss.demo.sprites import CREDIT
 
 SIDE = 112  # pixels: 14 x 14 patches of the demo CLIP

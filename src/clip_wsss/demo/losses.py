@@ -71,7 +71,7 @@ def dense(logits: Tensor, words: Words) -> Tensor:
     return part + cover
 
 
-def affinity(
+def attention_loss(
     attention: Tensor, logits: Tensor, words: Words, foreground: int, penalty: float = 2.0
 ) -> Tensor:
     """Attention should stay within the concept that the value path sees.

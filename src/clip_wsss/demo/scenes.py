@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.demo.sprites import CODE_POINTS, load_sprites
 from clip_wsss.demo.textures import LOWER, UPPER, WORDS, load_textures
 
@@ -37,7 +38,6 @@ TYPICAL: dict[str, tuple[tuple[str, ...], ...]] = {
     "train": (("sky", "railway"), ("tree", "railway"), ("building", "railway")),
     "tvmonitor": (("wall",),),
 }
-IGNORE = 255
 _AIRBORNE = ("aeroplane", "bird")
 _MIN_OBJECT = 6  # thousandths of the pixels that a class must keep to be named
 _MIN_BACKGROUND = 40  # likewise for a background

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from clip_wsss.data.datasets import read_vocabulary
 from clip_wsss.demo.batches import Batch, Phase, make_batch
 from clip_wsss.demo.captions import Lexicon, TokenTable, read_lexicon
-from clip_wsss.demo.losses import affinity, contrast, dense
+from clip_wsss.demo.losses import attention_loss, contrast, dense
 from clip_wsss.demo.network import CONFIG, encode_images, encode_texts, new_clip
 from clip_wsss.demo.scenes import CLASSES
 
@@ -95,7 +95,7 @@ class Objective(nn.Module):
         total = (losses["cls"] + losses["mean"]) / 2 + losses["dense"]
         total = total + self.output * losses["output"]
         if affinity_weight:
-            losses["affinity"] = affinity(views.attention, logits, batch.words, len(CLASSES))
+            losses["affinity"] = attention_loss(views.attention, logits, batch.words, len(CLASSES))
             total = total + affinity_weight * losses["affinity"]
         return {"total": total, **losses}
 

@@ -69,9 +69,9 @@ def weclip(texts: tuple[Tensor, Tensor], settings: LabelSettings) -> Callable:
     """The maker: features of the classes (C, E) and of the background words (M, E) -> labels.
 
     Returns:
-        `clip_wsss.labels.maker.WeCLIPLabels`.
+        `clip_wsss.labels.weclip_labels.WeCLIPLabels`.
     """
-    from clip_wsss.labels.maker import WeCLIPLabels
+    from clip_wsss.labels.weclip_labels import WeCLIPLabels
 
     return WeCLIPLabels(settings, texts)
 

@@ -79,7 +79,7 @@ def fast(
     Raises:
         InputError: shapes or dtypes other than these.
     """
-    check(unary, rgb)
+    check_inputs(unary, rgb)
     result, reason = _fast(unary, rgb, field)
     if result is not None:
         return result
@@ -88,7 +88,7 @@ def fast(
     return exact(unary, rgb, field)
 
 
-def check(unary: np.ndarray, rgb: np.ndarray) -> None:
+def check_inputs(unary: np.ndarray, rgb: np.ndarray) -> None:
     """Raise InputError unless unary is (C, H * W) float32 and rgb (H, W, 3) uint8, none empty."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or not rgb.size:
         raise InputError(f"rgb: must be (H, W, 3) uint8; got {rgb.shape} {rgb.dtype}")

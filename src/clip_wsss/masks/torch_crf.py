@@ -157,7 +157,7 @@ def torch_crf(
     if len(unaries) != len(images):
         raise InputError(f"unaries: must be one an image; got {len(unaries)} for {len(images)}")
     for unary, rgb in zip(unaries, images, strict=True):
-        fast_crf.check(unary, rgb)
+        fast_crf.check_inputs(unary, rgb)
     finite = all(np.isfinite(unary).all() for unary in unaries)
     try:
         if not finite:

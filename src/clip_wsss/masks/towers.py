@@ -17,7 +17,7 @@ from clip_wsss.core.methods import method
 from clip_wsss.models.clip import load_for
 from clip_wsss.models.opening import open_tower
 from clip_wsss.models.tower import Clip, Tower
-from clip_wsss.prompts.texts import encode
+from clip_wsss.prompts.texts import text_features
 
 if TYPE_CHECKING:
     from clip_wsss.masks.context import MaskContext
@@ -75,7 +75,7 @@ def _own(towers: Towers) -> tuple[Clip, Tensor, Tensor]:
     seen = json.loads(towers.seen)
     clip = load_for(seen["cam"], seen["cam"]["model"], towers.device)
     foreground, background = (
-        encode(clip, **seen["texts"])
+        text_features(clip, **seen["texts"])
         if seen["texts"] is not None
         else read_text_features(Path(seen["file"]), clip)
     )

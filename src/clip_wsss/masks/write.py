@@ -25,6 +25,7 @@ from clip_wsss.core.memory import TooLargeError, fitting, out_of_memory
 from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.progress import over_images
+from clip_wsss.data.bad_images import left_out
 from clip_wsss.masks.context import MaskContext
 
 if TYPE_CHECKING:
@@ -145,13 +146,12 @@ def write_masks(
     Raises:
         InputError: see the function of each source.
     """
-    bad = dataset.settings["on_bad_image"]
     if entry["source"] == "maps":
         write_shard(dataset, maps[0], entry, out, workers, ids, device, seen)
     elif entry["source"] == "ground-truth":
-        write_ground_truth(dataset, ids, out, bad, workers)
+        write_ground_truth(dataset, ids, out, workers)
     else:
-        write_import(dataset, ids, entry["folder"], entry["confidences"], out, bad, workers)
+        write_import(dataset, ids, entry["folder"], entry["confidences"], out, workers)
 
 
 def write_shard(
@@ -221,27 +221,25 @@ def write_shard(
     _write(out, partial(_from_maps, dataset, entry, **said), images, workers, rest)
 
 
-def write_ground_truth(
-    dataset: Dataset, ids: Sequence[str], out: Path, on_bad_image: str = "fail", workers: int = 1
-) -> None:
+def write_ground_truth(dataset: Dataset, ids: Sequence[str], out: Path, workers: int = 1) -> None:
     """Write the data set's own masks, 255 where they are not sure, with a confidence of 1.
 
     Args:
         dataset: gives images and ground truth.
         ids: the images.
         out: the archive.
-        on_bad_image: `fail`, or `skip`, which leaves a bad image out and lists it with its reason.
         workers: processes; they change nothing but the time.
 
     Raises:
-        InputError: the data set has no ground truth, or a bad image (with `fail`).
+        InputError: the data set has no ground truth; a bad image, which `on_bad_image: skip`
+            leaves out and lists with its reason.
     """
     if dataset.settings["masks"] is None:
         raise InputError(
             "dataset.masks: null, so masks cannot come from the ground truth; set it to the folder "
             "that has it, or masks.source to maps"
         )
-    _write(out, partial(_or_skipped, _from_truth, on_bad_image, dataset), ids, workers)
+    _write(out, partial(_or_skipped, _from_truth, dataset), ids, workers)
 
 
 def write_import(
@@ -250,7 +248,6 @@ def write_import(
     folder: Path,
     confidence_folder: Path | None,
     out: Path,
-    on_bad_image: str = "fail",
     workers: int = 1,
 ) -> None:
     """Write masks that other code made.
@@ -262,15 +259,15 @@ def write_import(
             255 unlabelled.
         confidence_folder: holds <id>.png, grey with 8 or 16 bits, white for 1; None: all are 1.
         out: the archive.
-        on_bad_image: `fail`, or `skip`, which leaves a bad image out and lists it with its reason.
         workers: processes; they change nothing but the time.
 
     Raises:
-        InputError: a file is missing or cannot be used (with `fail`), or a folder is missing.
+        InputError: a file is missing or cannot be used (as of `write_ground_truth`), or a folder is
+            missing.
     """
     for one in filter(None, (folder, confidence_folder)):
         _check_folder(one)
-    read = partial(_or_skipped, _from_files, on_bad_image, dataset, folder, confidence_folder)
+    read = partial(_or_skipped, _from_files, dataset, folder, confidence_folder)
     _write(out, read, ids, workers)
 
 
@@ -347,13 +344,7 @@ def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps, **said: Any) -> 
             context = _context(dataset, entry, image, **said)
             return _encoded(entry, context, refined_by(entry, context))
     except TooLargeError as error:
-        return _left_out(dataset, image.id, error)
-
-
-def _left_out(dataset: Dataset, id_: str, error: TooLargeError) -> EncodedImage:
-    if dataset.settings["on_bad_image"] == "fail":
-        raise error
-    return EncodedImage(id_, skipped=str(error))
+        return EncodedImage(image.id, skipped=left_out(dataset, error))
 
 
 def _refined_in_parts(
@@ -378,7 +369,7 @@ def _encoded_or_not(
     dataset: Dataset, entry: dict, context: MaskContext, refined: np.ndarray | TooLargeError
 ) -> EncodedImage:
     if isinstance(refined, TooLargeError):
-        return _left_out(dataset, context.id, refined)
+        return EncodedImage(context.id, skipped=left_out(dataset, refined))
     return _encoded(entry, context, refined)
 
 
@@ -393,14 +384,12 @@ def _encoded(entry: dict, context: MaskContext, refined: np.ndarray) -> EncodedI
     return encode_image(context.id, label, codes)
 
 
-def _or_skipped(make: Callable[..., EncodedImage], on_bad_image: str, *args) -> EncodedImage:
+def _or_skipped(make: Callable[..., EncodedImage], dataset: Dataset, *args) -> EncodedImage:
     """What `make` makes of the arguments, the last of them an id; for a bad image the reason."""
     try:
-        return make(*args)
+        return make(dataset, *args)
     except InputError as error:
-        if on_bad_image == "fail":
-            raise
-        return EncodedImage(args[-1], skipped=str(error))
+        return EncodedImage(args[-1], skipped=left_out(dataset, error))
 
 
 def _from_truth(dataset: Dataset, id_: str) -> EncodedImage:

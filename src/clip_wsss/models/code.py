@@ -40,12 +40,12 @@ def _is_timm_clip(model: Mapping[str, Any]) -> bool:
     assert spec.origin is not None
     own = Path(spec.origin).parent / "model_configs" / f"{model['architecture']}.json"
     path = path if path.is_file() else own
-    config = read_architecture(str(path)) if path.is_file() else {}
+    config = architecture_json(str(path)) if path.is_file() else {}
     config = config.get("model_cfg", config) if isinstance(config, dict) else {}
     return bool(config.get("vision_cfg", {}).get("timm_model_name"))
 
 
-def read_architecture(path: str) -> Any:
+def architecture_json(path: str) -> Any:
     """The JSON of an architecture. Raises InputError if it cannot be read, or is not one."""
     try:
         config = json.loads(find(path).read_text(encoding="utf-8"))

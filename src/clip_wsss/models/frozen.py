@@ -55,7 +55,7 @@ class Images:
         return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
 
 
-class Texts:
+class TextEncoder:
     """The part of `clip_wsss.models.tower.Clip` that knows no vision tower.
 
     Attributes:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from clip_wsss.models.frozen import Images, Texts
+from clip_wsss.models.frozen import Images, TextEncoder
 from clip_wsss.models.last_block import through_last_block
 from clip_wsss.models.layers import attend_head_by_head, mean_map, packed_heads, run_mlp
 from clip_wsss.models.tower import MAX_PATCHES
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # A network, block or attention is `Any` here: torch types what a module holds as Tensor | Module.
 
 
-class FrozenClip(Images, Texts):
+class FrozenClip(Images, TextEncoder):
     """A CLIP without gradients in its weights.
 
     Attributes:

@@ -48,7 +48,7 @@ def load_jina(model: dict[str, Any], dtype: torch.dtype, device: str | torch.dev
     if model.get("round_weights", "none") != "none":
         raise InputError("models: round_weights: must be left out with library: jina")
     path = find(model["architecture"])
-    network = build(_vision(path), str(path))
+    network = vision_network(_vision(path), str(path))
     weights = read_weights(find(model["weights"]))
     scale = weights.state.get("logit_scale")
     state = {
@@ -82,7 +82,7 @@ def load_jina(model: dict[str, Any], dtype: torch.dtype, device: str | torch.dev
     )
 
 
-def build(vision: dict[str, Any], where: str) -> Any:
+def vision_network(vision: dict[str, Any], where: str) -> Any:
     """timm's network of a published `vision_config`, with random weights.
 
     Raises:

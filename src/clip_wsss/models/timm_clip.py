@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from clip_wsss.models.frozen import Texts
+from clip_wsss.models.frozen import TextEncoder
 from clip_wsss.models.last_block import Recorded, record
 from clip_wsss.models.timm_tower import TimmTower, _into
 from clip_wsss.models.tower import MAX_PATCHES, Grid
 
 
-class TimmClip(TimmTower, Texts):
+class TimmClip(TimmTower, TextEncoder):
     """See `clip_wsss.models.tower.Clip`.
 
     Args:
@@ -28,7 +28,7 @@ class TimmClip(TimmTower, Texts):
         head: what follows it, open_clip's.
         embedding: E.
         logit_scale: what a cosine is multiplied by.
-        encode: texts -> features, see `clip_wsss.models.frozen.Texts`.
+        encode: texts -> features, see `clip_wsss.models.frozen.TextEncoder`.
         crop: CLIP's own square crop.
         statistics: mean and deviation of the pixels.
         dtype: of the blocks; norms after them, pool and heads stay float32.

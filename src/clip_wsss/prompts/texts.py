@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,9 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import atomic_path, write_text
+from clip_wsss.core.files import write_json, write_rows
 from clip_wsss.core.maps import write_npz
 from clip_wsss.core.resources import find
+from clip_wsss.data.bad_images import left_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +83,7 @@ def write_image_features(dataset: Dataset, split: str, clip: FrozenClip, out: Pa
                 continue
             groups.setdefault(clip.fitted(dataset.size(id_)), []).append(id_)
         except InputError as error:
-            _skip(dataset, id_, error, skipped)
+            skipped[id_] = left_out(dataset, error)
     for grid, members in groups.items():
         for part in _parts(members, min(BATCH, max(1, TOKENS // math.prod(grid)))):
             images = {}
@@ -92,7 +91,7 @@ def write_image_features(dataset: Dataset, split: str, clip: FrozenClip, out: Pa
                 try:
                     images[id_] = dataset.image(id_)
                 except InputError as error:
-                    _skip(dataset, id_, error, skipped)
+                    skipped[id_] = left_out(dataset, error)
             if images:
                 crops = torch.stack([clip.preprocess_ordinary(rgb) for rgb in images.values()])
                 whole = torch.stack([clip.preprocess(rgb) for rgb in images.values()])
@@ -113,7 +112,7 @@ def write_image_features(dataset: Dataset, split: str, clip: FrozenClip, out: Pa
     write_npz(out, arrays)
 
 
-def encode(
+def text_features(
     clip: Clip, templates: Sequence[str], names: Sequence[str], words: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Text features of the classes and of the background words, averaged over the templates.
@@ -170,7 +169,7 @@ def write_texts(
     ranked = list(entry["ranked_names"].values())
     ranking = _rank(entry, ranked, clip, dataset, split, image_features)
     templates = [ranking[0][1]]
-    foreground, background = encode(clip, templates, names, entry["background"])
+    foreground, background = text_features(clip, templates, names, entry["background"])
     write_npz(out_features, {"foreground": foreground.numpy(), "background": background.numpy()})
     prompt = {
         "template": templates,
@@ -178,10 +177,10 @@ def write_texts(
         "background": list(entry["background"]),
         "chosen_by": "sharpness",
     }
-    write_text(out_prompt, json.dumps(prompt, indent=2, ensure_ascii=False) + "\n")
+    write_json(out_prompt, prompt, sort_keys=False)
     lines: list[tuple] = [("rank", "template", "sharpness")]
     lines += [(rank, text, repr(value)) for rank, (value, text) in enumerate(ranking, start=1)]
-    _write_csv(out_csv, lines)
+    write_rows(out_csv, lines)
 
 
 def read_templates(path: Path) -> list[str]:
@@ -240,16 +239,5 @@ def _checked(templates: Sequence[str], where: str) -> list[str]:
     return list(templates)
 
 
-def _skip(dataset: Dataset, id_: str, error: InputError, skipped: dict[str, str]) -> None:
-    if dataset.settings.get("on_bad_image", "fail") != "skip":
-        raise error
-    skipped[id_] = str(error)
-
-
 def _parts(items: Sequence, size: int) -> Iterator[Sequence]:
     return (items[i : i + size] for i in range(0, len(items), size))
-
-
-def _write_csv(path: Path, lines: Sequence[Sequence]) -> None:
-    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)

@@ -7,9 +7,10 @@ import pandas as pd
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.choice import choose
-from clip_wsss.data.datasets import IGNORE, Dataset
+from clip_wsss.data.datasets import Dataset
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.report.panels import Panels
-from clip_wsss.report.results import Measurement, Results
+from clip_wsss.report.results import Results, Scored
 from clip_wsss.runs.table import Run
 from clip_wsss.score.breakdown import extremes, image_iou, region_iou
 
@@ -80,12 +81,12 @@ def _labels(dataset: Dataset, name: str) -> list[int]:
         return [] if mask is None else [int(v) - 1 for v in np.unique(mask) if 0 < v < IGNORE]
 
 
-def _scores(results: Results, found: Measurement) -> tuple[Measurement, pd.DataFrame]:
+def _scores(results: Results, found: Scored) -> tuple[Scored, pd.DataFrame]:
     return found, image_iou(region_iou(results.counts(found)))
 
 
 def _extremes(
-    results: Results, panels: Panels, run: Run, scored: tuple[Measurement, pd.DataFrame]
+    results: Results, panels: Panels, run: Run, scored: tuple[Scored, pd.DataFrame]
 ) -> dict:
     found, images = scored
     title, stages = OF_TRAINING.get(found.stage, ("Pseudo labels", OF_LABELS))

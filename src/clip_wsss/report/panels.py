@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 
 from clip_wsss.core.archives import Archive
+from clip_wsss.core.confidence import MU
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, upsample_maps
 from clip_wsss.data.choice import choose
-from clip_wsss.data.datasets import IGNORE, Dataset
+from clip_wsss.data.datasets import Dataset
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.report.charts import draw_grid
 from clip_wsss.report.pictures import (
     Album,
@@ -33,7 +35,7 @@ from clip_wsss.runs.table import Run
 from clip_wsss.score.breakdown import region_iou
 from clip_wsss.score.measurements import map_scoring
 
-TITLES = {
+COLUMN_TITLES = {
     "image": "Image",
     "truth": "Ground truth",
     "initial": "Initial CAM",
@@ -43,9 +45,8 @@ TITLES = {
     "labels": "Final labels",
     "prediction": "Prediction",
 }
-STAGES = tuple(TITLES)
+SHOWN_STAGES = tuple(COLUMN_TITLES)
 NOT_PART = "not part of this run"
-MU = 0.95  # the paper's: what a run drops that names none
 HEAT_SIDE = 64  # of the map of one class, which the page enlarges
 
 
@@ -142,7 +143,7 @@ class Panels:
             "labels": self._prediction(files.labels, name, "score"),
             "prediction": self._prediction(files.predictions, name),
         }
-        assert tuple(stages) == STAGES
+        assert tuple(stages) == SHOWN_STAGES
         return stages
 
     def labels(self, files: StageFiles, name: str, stage: str = "mask") -> np.ndarray | None:
@@ -353,7 +354,7 @@ def write_qualitative(
     found = {name: panels.panel(files, name) for name in names}
     stages = [
         stage
-        for stage in STAGES
+        for stage in SHOWN_STAGES
         if any(not cells[stage].startswith("!") for cells in found.values())
     ]
     rows = []
@@ -364,4 +365,4 @@ def write_qualitative(
             for stage in stages
         ]
         rows.append((words, pictures))
-    draw_grid(rows, [TITLES[stage] for stage in stages], Path(out), limit)
+    draw_grid(rows, [COLUMN_TITLES[stage] for stage in stages], Path(out), limit)

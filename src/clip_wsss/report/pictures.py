@@ -15,7 +15,7 @@ from PIL import Image
 
 from clip_wsss.core.images import voc_palette
 from clip_wsss.core.maps import upsample_maps
-from clip_wsss.data.datasets import IGNORE
+from clip_wsss.data.vocabulary import IGNORE
 
 HEAT = "inferno"  # of CAMs
 _HEAT_WEIGHT = 0.62  # of the heat over the grey image: dark where a map is low, both still readable

@@ -20,7 +20,7 @@ from clip_wsss.tables.write import Row, read_rows
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Scored:
     """Labels of images, as they were scored.
 
     Attributes:
@@ -51,7 +51,7 @@ class Results:
 
     def seen(self, figure: Figure) -> list[int]:
         """In how many images of a figure's split the ground truth has each class."""
-        counts = self.counts(Measurement(figure.stage, figure.files[0], figure.power))
+        counts = self.counts(Scored(figure.stage, figure.files[0], figure.power))
         images = counts.groupby("truth")["id"].nunique()
         return [int(images.get(number, 0)) for number in range(len(self.names))]
 
@@ -82,7 +82,7 @@ class Results:
         """Content of a score.json."""
         return json.loads(self.path(file).read_text(encoding="utf-8"))
 
-    def counts(self, found: Measurement) -> pd.DataFrame:
+    def counts(self, found: Scored) -> pd.DataFrame:
         """Counts of a measurement: id, truth, prediction, pixels."""
         return read_counts(self.path(counts_file(found.file)), found.power)
 
@@ -95,12 +95,12 @@ class Results:
             return self.info(self.files[run.name][stage][0])["oracle"]["power"]
         return power
 
-    def measurements(self, run: Run) -> list[Measurement]:
+    def measurements(self, run: Run) -> list[Scored]:
         """What the run ends in: its pseudo labels, and what the first seed's training gives."""
         files, found = self.files[run.name], []
         labels = [stage for stage in LABEL_STAGES if stage in files]
         if labels:
             stage = labels[-1]
-            found.append(Measurement(stage, files[stage][0], self.power(run, stage)))
-        found += [Measurement(stage, files[stage][0]) for stage in TRAINED if stage in files]
+            found.append(Scored(stage, files[stage][0], self.power(run, stage)))
+        found += [Scored(stage, files[stage][0]) for stage in TRAINED if stage in files]
         return found

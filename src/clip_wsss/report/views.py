@@ -9,11 +9,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from clip_wsss.core.confidence import MU
 from clip_wsss.core.csvs import read_csv
 from clip_wsss.report import charts as figures
-from clip_wsss.report.panels import MU
-from clip_wsss.report.results import Measurement, Results
-from clip_wsss.runs.graph import Node
+from clip_wsss.report.results import Results, Scored
+from clip_wsss.runs.graph import RANKING, Node
 from clip_wsss.runs.stages import SCORED
 from clip_wsss.score.breakdown import by_classes, by_size, coarse, image_iou, region_iou
 from clip_wsss.score.calibration import MUS, mu_curve
@@ -27,7 +27,7 @@ SCATTERED = 3  # templates that must have been measured before they are drawn ag
 
 def details(results: Results) -> list[dict]:
     """Charts of every measurement, with the numbers of the runs that share it."""
-    parts: dict[Measurement, dict] = {}
+    parts: dict[Scored, dict] = {}
     for number, run in enumerate(results.runs):
         for found in results.measurements(run):
             if found not in parts:
@@ -36,7 +36,7 @@ def details(results: Results) -> list[dict]:
     return [parts[found] for found in sorted(parts, key=lambda one: SCORED.index(one.stage))]
 
 
-def _charts(results: Results, found: Measurement) -> dict:
+def _charts(results: Results, found: Scored) -> dict:
     info, counts = results.info(found.file), results.counts(found)
     regions = region_iou(counts)
     title = f"{TITLES[found.stage].capitalize()}, {info['split']}, {info['images']} images"
@@ -150,7 +150,7 @@ def rankings(results: Results) -> list[dict]:
 
 def _ranking(results: Results, texts: Node) -> pd.DataFrame:
     """Columns rank, template, sharpness of ranked texts."""
-    return read_csv(results.path(f"{texts.folder}/sharpness.csv"))
+    return read_csv(results.path(f"{texts.folder}/{RANKING}"))
 
 
 def _scatter(results: Results, ranking: pd.DataFrame, ranked: Node) -> dict | None:

@@ -20,6 +20,7 @@ from clip_wsss.core.csvs import read_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
 from clip_wsss.core.maps import read_skipped
+from clip_wsss.data.bad_images import may_be_left_out
 from clip_wsss.data.check import shortened
 from clip_wsss.data.datasets import Dataset
 from clip_wsss.report import panels
@@ -32,6 +33,7 @@ from clip_wsss.report.relations import across, pairs
 from clip_wsss.report.results import Results
 from clip_wsss.report.views import details, rankings
 from clip_wsss.runs.config import GROUPS
+from clip_wsss.runs.graph import CHECK
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.stages import MAP_STAGES, SCORED
 from clip_wsss.runs.table import Run
@@ -39,12 +41,12 @@ from clip_wsss.tables.costs import ALL
 from clip_wsss.tables.layout import TITLES
 from clip_wsss.tables.published import read_published
 from clip_wsss.tables.remarks import notes
-from clip_wsss.tables.write import check_scores
+from clip_wsss.tables.write import check_measurements
 
 WIDE = 60  # letters; longer facts take a line of their own
 QUOTES = 3  # published figures in the paragraph of a stage; the table has all
 # How the page draws a picture: a mask keeps its pixels and can lie over the image.
-KINDS = {
+PICTURE_KINDS = {
     **dict.fromkeys(("truth", "mask", "labels", "prediction"), "label"),
     "dropped": "over",
     **dict.fromkeys(MAP_STAGES, "cam"),
@@ -79,7 +81,7 @@ def write_report(plan: Plan, dataset: Dataset, out: Path, provenance: dict[str, 
         InputError: a measurement, a table, maps or masks are missing, cannot be read or do not
             fit the plan.
     """
-    check_scores(plan)
+    check_measurements(plan)
     environment = Environment(
         loader=PackageLoader("clip_wsss.report", "template"),
         autoescape=select_autoescape(["j2"]),
@@ -105,8 +107,8 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         ],
         "pairs": {base: said for one in related for base, said in one["pairs"].items()},
         "stages": [
-            {"key": stage, "title": title, "kind": KINDS.get(stage, "photo")}
-            for stage, title in panels.TITLES.items()
+            {"key": stage, "title": title, "kind": PICTURE_KINDS.get(stage, "photo")}
+            for stage, title in panels.COLUMN_TITLES.items()
             if stage != "labels" or any("labels" in files for files in results.files.values())
         ],
         **shown,
@@ -274,7 +276,7 @@ def _skipped(results: Results) -> list[str]:
     for made in results.panel_files.values():
         if made.masks:
             found.update(Archives(made.masks).skipped)
-        elif results.config.dataset.on_bad_image == "skip":
+        elif may_be_left_out(results.dataset):
             for shard in made.maps:
                 found.update(read_skipped(shard))
     return sorted(found)
@@ -282,7 +284,7 @@ def _skipped(results: Results) -> list[str]:
 
 def _warnings(results: Results) -> list[str]:
     """What the check of the data found odd."""
-    path = results.root / "data/check.json"
+    path = results.root / CHECK
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return shortened(report.get("warnings", []))
 

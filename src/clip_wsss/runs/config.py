@@ -18,8 +18,8 @@ from clip_wsss.core.methods import (
     part_of,
 )
 from clip_wsss.core.plain import check_values, read_yaml
-from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import is_file
+from clip_wsss.core.spelling import unknown
 from clip_wsss.data.vocabulary import Vocabulary, duplicates, read_vocabulary
 from clip_wsss.runs.published import published_rows
 from clip_wsss.runs.settings import (

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import folders_beside
 
-PACKAGE = "clip_wsss"
+SUITE = "clip_wsss"
 LIBRARIES = {"skimage": "scikit-image"}  # of some methods only: what they import -> distribution
 
 
@@ -49,7 +49,7 @@ def code_fingerprint(
     """
     files: dict[str, Path] = {}
     for module in modules:
-        files |= module_files(f"{PACKAGE}.{module.replace('/', '.')}")
+        files |= module_files(f"{SUITE}.{module.replace('/', '.')}")
     parts = [f"module {name} {_source(path).meaning}" for name, path in files.items()]
     parts += [f"script {Path(path).name} {_source(Path(path)).meaning}" for path in scripts]
     parts += [f"library {name} {_version(name)}" for name in libraries]
@@ -92,7 +92,7 @@ def module_files(module: str) -> dict[str, Path]:
         raise InputError(
             f"{module}: no Python source found; install the package or correct the name"
         )
-    own = {module.split(".")[0]: True, PACKAGE: True}
+    own = {module.split(".")[0]: True, SUITE: True}
     waiting, seen = [module], set()
     found: dict[str, Path] = {}
     while waiting:

@@ -27,15 +27,15 @@ from clip_wsss.core.methods import (
     models_of,
     named_by,
 )
-from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.core.shards import shard_names
+from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.lists import IMAGE_SUFFIXES
 from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.labels.online import resolved
-from clip_wsss.models.code import code_of, read_architecture
+from clip_wsss.models.code import architecture_json, code_of
 from clip_wsss.prompts.texts import read_templates
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.settings import (
@@ -50,6 +50,8 @@ from clip_wsss.runs.settings import (
 )
 from clip_wsss.runs.table import Run, RunSettings, run_settings
 
+CHECK = "data/check.json"  # what the check of the data says, below the results folder
+RANKING = "sharpness.csv"  # in the folder of ranked texts
 LABEL = 60  # letters of a label, at most
 # The files of results before stages were a graph.
 OLD = ("prompts", "cams", "metrics", "costs")
@@ -147,7 +149,7 @@ class Pass:
 
 
 def texts_of(texts: Node) -> dict[str, Any]:
-    """What `clip_wsss.prompts.texts.encode` takes of texts whose template is fixed."""
+    """What `clip_wsss.prompts.texts.text_features` takes of texts whose template is fixed."""
     return {
         "templates": texts.identity["template"],
         "names": list(texts.settings["names"].values()),
@@ -693,7 +695,7 @@ def model_identity(model: Model) -> dict[str, Any]:
             )
         identity["text_features"] = _file(model.text_features)
     if model.architecture is not None and is_file(model.architecture):
-        identity["architecture"] = read_architecture(model.architecture)
+        identity["architecture"] = architecture_json(model.architecture)
     return identity
 
 

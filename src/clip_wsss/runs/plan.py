@@ -24,6 +24,7 @@ from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.config import GROUPS, load_config
 from clip_wsss.runs.fingerprint import code_fingerprint, function_fingerprint
 from clip_wsss.runs.graph import (
+    RANKING,
     TOWERS,
     Graph,
     Node,
@@ -352,7 +353,7 @@ class Plan:
     def texts(self, texts: Node) -> Product:
         """Ranked texts."""
         folder = self.root / texts.folder
-        names = ("text_features.npz", "prompt.json", "sharpness.csv")
+        names = ("text_features.npz", "prompt.json", RANKING)
         files = tuple(folder / name for name in names)
         inputs: dict[str, list[Product | Path]] = {
             "lists": [*self.images_of(self.config.dataset.splits.prompts)],

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import clip_wsss
-from clip_wsss.core.files import sha256, write_text
+from clip_wsss.core.files import sha256, write_json
 from clip_wsss.core.resources import checkout
 from clip_wsss.runs.settings import Config
 
@@ -71,7 +71,7 @@ def write_provenance(
         "finished": now.isoformat(timespec="seconds"),
         "seconds": None if started is None else round(now.timestamp() - started, 3),
     }
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_json(path, record, sort_keys=False)
 
 
 def summary(config: Config, root: Path = Path()) -> dict[str, Any]:

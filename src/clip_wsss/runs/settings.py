@@ -22,17 +22,16 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from clip_wsss.core.confidence import check_mu
+from clip_wsss.core.confidence import MU, check_mu
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import Names, Settings, with_methods
-from clip_wsss.core.registry import unknown
+from clip_wsss.core.methods import Names, Positive, Settings, with_methods
+from clip_wsss.core.spelling import unknown
 from clip_wsss.labels.online import OnlineSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
 Text = Annotated[str, Field(min_length=1)]
 Place = Annotated[Text, AfterValidator(os.path.expanduser)]  # of a file or folder; ~ is the home
-Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -50,7 +49,7 @@ class Splits(Settings):
     test: Place | None = Field(None, description="predicted for an evaluation server")
 
 
-class Dataset(Settings):
+class DatasetSettings(Settings):
     """The data."""
 
     name: Name = Field(description="of the folder results/<name>")
@@ -279,7 +278,7 @@ class Segmentation(Settings):
         """The mu that the loss compares with."""
         if self.mu is not None:
             return round(self.mu, 6)  # an edge of the confidences, which have three decimals
-        return 0.0 if self.loss == "cross-entropy" or self.labels == "online" else 0.95
+        return 0.0 if self.loss == "cross-entropy" or self.labels == "online" else MU
 
 
 class Inference(Refined):
@@ -308,6 +307,32 @@ class Evaluation(Settings):
     panels: Count = Field(12, description="images shown in the report, which are predicted too")
 
 
+class Needs(Settings):
+    """What a scheduler is asked for at the first attempt; each retry asks for twice as much."""
+
+    memory: Count = Field(description="MB")
+    minutes: Count = Field(description="wall time")
+
+
+# Of a job of VOC: guesses, generous where a job that is stopped loses most.
+NEEDS = {
+    "data": Needs(memory=4000, minutes=600),
+    "check": Needs(memory=4000, minutes=120),
+    "texts": Needs(memory=8000, minutes=120),
+    "maps": Needs(memory=8000, minutes=240),
+    "masks": Needs(memory=8000, minutes=240),
+    "segmentation": Needs(memory=24000, minutes=1440),
+    "inference": Needs(memory=16000, minutes=480),
+    "score": Needs(memory=8000, minutes=240),
+    "tables": Needs(memory=4000, minutes=60),
+    "report": Needs(memory=8000, minutes=120),
+}
+Stage = Literal[
+    "data", "check", "texts", "maps", "masks", "segmentation", "inference", "score", "tables",
+    "report",
+]  # fmt: skip
+
+
 class Compute(Settings):
     """The machine."""
 
@@ -318,6 +343,9 @@ class Compute(Settings):
     shards: Annotated[int, Field(ge=1, le=9999)] = Field(1, description="jobs of a stage")
     gpus: Count = Field(1, description="processes of one training")
     predictors: Count = Field(1, description="jobs of inference, which share the trainings out")
+    needs: dict[Stage, Needs] = Field(
+        {}, description="memory and time of a stage's job, where a scheduler is asked for others"
+    )
 
 
 class Config(Settings):
@@ -326,7 +354,7 @@ class Config(Settings):
     plugins: list[Text] = Field(
         [], description="folders of methods, beside those of the config and of the call"
     )
-    dataset: Dataset
+    dataset: DatasetSettings
     demo: Demo | None = None
     sources: Sources | None = None
     runs: Runs

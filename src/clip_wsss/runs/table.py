@@ -26,9 +26,9 @@ from clip_wsss.core.methods import (
 )
 from clip_wsss.core.pickles import look_into
 from clip_wsss.core.plain import check_values, plain_value
-from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.segmentors import MAKES_LABELS, read_segmentor_file
+from clip_wsss.core.spelling import unknown
 from clip_wsss.labels.online import resolved
 from clip_wsss.runs.config import GROUPS, check_entry, merge
 from clip_wsss.runs.settings import (

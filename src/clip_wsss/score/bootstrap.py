@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from clip_wsss.data.datasets import IGNORE
+from clip_wsss.data.vocabulary import IGNORE
+from clip_wsss.score.confusion import over_union
 
 LEVEL = 0.95
 _CHUNK = 64  # resamples at once: bounds memory, changes no value
@@ -61,8 +62,7 @@ def tally(counts: pd.DataFrame, ids: list[str], classes: int) -> np.ndarray:
 def tally_iou(sums: np.ndarray) -> np.ndarray:
     """IoU from (..., 3) true positives, false positives, false negatives; NaN without truth."""
     hit, alarm, miss = sums[..., 0], sums[..., 1], sums[..., 2]
-    there = hit + miss > 0
-    return np.divide(hit, hit + alarm + miss, out=np.full(hit.shape, np.nan), where=there)
+    return over_union(hit, hit + miss, hit + alarm)
 
 
 def nan_mean(values: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from clip_wsss.score.confusion import over_union
+
 SIZES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)  # shares of the image that bound the object sizes
 MOST_CLASSES = 4  # images with as many classes or more are one group
 
@@ -24,7 +26,7 @@ def region_iou(counts: pd.DataFrame) -> pd.DataFrame:
     hits = counts[counts["truth"] == counts["prediction"]].groupby(["id", "truth"])["pixels"].sum()
     hits = hits.reindex(truth.index, fill_value=0)
     predicted = predicted.reindex(truth.index, fill_value=0)
-    iou = hits.to_numpy() / (truth.to_numpy() + predicted.to_numpy() - hits.to_numpy())
+    iou = over_union(hits.to_numpy(), truth.to_numpy(), predicted.to_numpy())
     share = truth / truth.groupby(level="id").transform("sum")
     table = truth.index.to_frame(index=False)
     table.columns = ["id", "label"]

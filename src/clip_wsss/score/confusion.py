@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from clip_wsss.data.datasets import IGNORE
+from clip_wsss.data.vocabulary import IGNORE
 
 Sparse = tuple[np.ndarray, np.ndarray, np.ndarray]  # truth, prediction, pixels of the filled cells
 
@@ -47,8 +47,13 @@ def iou(confusion: np.ndarray) -> np.ndarray:
     """
     hit = np.diagonal(confusion).astype(np.float64)
     truth = confusion.sum(axis=1)
-    union = truth + confusion[:, : len(hit)].sum(axis=0) - hit
-    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=truth > 0)
+    return over_union(hit, truth, confusion[:, : len(hit)].sum(axis=0))
+
+
+def over_union(hit: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """IoU in [0, 1] from pixels that are right, true and predicted; NaN where none is true."""
+    there = truth > 0
+    return np.divide(hit, truth + predicted - hit, out=np.full(hit.shape, np.nan), where=there)
 
 
 def miou(counts: pd.DataFrame, classes: int) -> float:

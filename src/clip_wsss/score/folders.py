@@ -6,7 +6,6 @@ Whoever made the labels: the counts, the mIoU and the intervals are those of the
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError, failed
-from clip_wsss.core.files import atomic_path
+from clip_wsss.core.files import write_rows
 from clip_wsss.core.images import read_label
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.datasets import some
@@ -179,7 +178,7 @@ def _check_values(
         )
 
 
-def lines(score: FolderScore) -> list[tuple[str, ...]]:
+def _rows(score: FolderScore) -> list[tuple[str, ...]]:
     """Class, IoU and its interval in percent, and last the mIoU."""
     rows = [(name, score.iou[name], score.intervals[name]) for name in score.iou]
     rows.append(("mIoU", score.miou, score.interval))
@@ -221,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except InputError as error:
         return failed(error)
-    table = lines(score)
+    table = _rows(score)
     width = max(len(name) for name, *_ in table)
     for name, *figures in table:
         print(f"{name:{width}} " + " ".join(f"{figure:>6}" for figure in figures))
@@ -231,11 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.csv is not None:
         try:
-            with (
-                atomic_path(options.csv) as part,
-                part.open("w", encoding="utf-8", newline="") as file,
-            ):
-                csv.writer(file, lineterminator="\n").writerows(table)
+            write_rows(options.csv, table)
         except OSError as error:
             reason = f"cannot be written ({error.strerror}); name another file"
             return failed(InputError(f"{options.csv}: {reason}"))

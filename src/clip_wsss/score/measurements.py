@@ -27,7 +27,7 @@ from clip_wsss.score.bootstrap import (
 from clip_wsss.score.metrics import power_key
 
 
-class Source(Protocol):
+class ResultsFolder(Protocol):
     """A results folder, wherever it is kept."""
 
     def open(self, name: str) -> BinaryIO:
@@ -188,7 +188,7 @@ class Reader:
         seed: of the resampling.
     """
 
-    def __init__(self, source: Source, resamples: int, seed: int):
+    def __init__(self, source: ResultsFolder, resamples: int, seed: int):
         self.source, self.resamples, self.seed = source, resamples, seed
         self._infos: dict[str, dict] = {}
         self._figures: dict[tuple, Figure] = {}

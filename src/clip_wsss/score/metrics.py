@@ -5,7 +5,6 @@ pixels, and for maps the background power. The JSON holds what follows from the 
 docs/results.md describes both. Nothing here needs torch.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +18,16 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from clip_wsss.core.archives import Archive
-from clip_wsss.core.confidence import encode
+from clip_wsss.core.confidence import MU, encode
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import atomic_path, write_text
+from clip_wsss.core.files import atomic_path, write_json
 from clip_wsss.core.images import SMALLER
 from clip_wsss.core.maps import ImageMaps, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.memory import fitting
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.data.datasets import IGNORE, Dataset
+from clip_wsss.data.bad_images import left_out
+from clip_wsss.data.datasets import Dataset
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.runs.stages import MAP_STAGES
 from clip_wsss.score.calibration import Calibration
 from clip_wsss.score.confusion import (
@@ -38,7 +39,7 @@ from clip_wsss.score.confusion import (
     mean_iou,
 )
 
-SURE = int(encode(np.array([0.95], np.float32))[0])  # the code of the paper's mu
+SURE = int(encode(np.array([MU], np.float32))[0])  # the code of the paper's mu
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def _write(
     if one.confidence is not None:
         _write_parquet(one.confidence, calibration.table())
     _write_parquet(one.counts, counts)
-    _write_json(one.json, result)
+    write_json(one.json, result, sort_keys=False)
     return result
 
 
@@ -300,10 +301,10 @@ def power_key(power: float) -> str:
 
 
 class _Skipped:
-    """Images that were left out; whether a bad one may be is the data set's setting."""
+    """Images that were left out, and why."""
 
     def __init__(self, dataset: Dataset):
-        self._allowed = dataset.settings.get("on_bad_image", "fail") == "skip"
+        self._dataset = dataset
         self.reasons: dict[str, str] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -315,9 +316,7 @@ class _Skipped:
         try:
             yield
         except InputError as error:
-            if not self._allowed:
-                raise
-            self.reasons[name] = str(error)
+            self.reasons[name] = left_out(self._dataset, error)
 
 
 def _maps(image: ImageMaps, path: Path) -> np.ndarray:
@@ -399,7 +398,3 @@ def _number(value: float) -> float | None:
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     with atomic_path(path) as part:
         pq.write_table(pa.Table.from_pandas(table, preserve_index=False), part, compression="zstd")
-
-
-def _write_json(path: Path, content: dict) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

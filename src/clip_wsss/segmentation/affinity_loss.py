@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip_wsss.core.ranks import gather_batch, with_gradient
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.losses.pixels import Pixels
-from clip_wsss.segmentation.losses import IGNORE, PixelLoss
+from clip_wsss.segmentation.losses import PixelLoss
 
 
 def pixel_loss(loss: PixelLoss, logits: Tensor, label: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from torch.utils.data import Sampler
 from clip_wsss.core.archives import Archives
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.datasets import open_dataset
-from clip_wsss.segmentation.losses import IGNORE, pack
+from clip_wsss.data.vocabulary import IGNORE
+from clip_wsss.segmentation.losses import pack
 
 
 def read_masks(archives: Sequence[str]) -> Archives:

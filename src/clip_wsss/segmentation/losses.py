@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from clip_wsss.core import methods
 from clip_wsss.core.confidence import EDGES, check_mu
 from clip_wsss.core.errors import InputError
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.losses.pixels import Pixels
-
-IGNORE = 255
 
 
 def pack(label: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from clip_wsss.core.memory import TooLargeError, fitting
 from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.progress import over_images
+from clip_wsss.data.bad_images import left_out
 from clip_wsss.data.datasets import Dataset, open_dataset
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.write import check_scores, refined_by
@@ -234,7 +235,7 @@ def label(
     with TemporaryDirectory() as folder:
         if texts is None:
             texts = Path(folder) / "texts.npz"
-            online_module("data").write_texts(entry["online"], use_device(device), texts)
+            online_module("data").write_fixed_texts(entry["online"], use_device(device), texts)
         predictor = Predictor(entry, inference, checkpoint, classes, device, texts)
     scored = predictor.final_scores
     _write(dataset, ids, dataset.labels, scored, inference, out, workers, "labelling")
@@ -279,9 +280,7 @@ def _write(
                 found = zip(halves, mapped(refine, halves, halves.values(), *both), strict=True)
             for name, one in found:
                 if isinstance(one, TooLargeError):
-                    if dataset.settings["on_bad_image"] == "fail":
-                        raise one
-                    skipped[name] = str(one)
+                    skipped[name] = left_out(dataset, one)
                 else:
                     yield encode_image(name, label_of(one, read[name][1]))
             yield from (EncodedImage(name, skipped=why) for name, why in skipped.items())
@@ -343,7 +342,5 @@ def _read(
         try:
             images[name] = dataset.image(name), keys_of(name)
         except InputError as error:
-            if dataset.settings["on_bad_image"] == "fail":
-                raise
-            skipped[name] = str(error)
+            skipped[name] = left_out(dataset, error)
     return images, skipped

@@ -22,6 +22,7 @@ from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.methods import is_method, method
 from clip_wsss.core.segmentors import checked, read_segmentor_file
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.segmentation.losses import loss_config
 
 
@@ -70,7 +71,7 @@ def build_model(
         head["loss_decode"] = loss_config(entry["loss"], entry["mu"], loss_weight, own)
         head["sampler"] = {"type": "ConfidenceSampler"}
         head["num_classes"] = classes
-        head["ignore_index"] = 255
+        head["ignore_index"] = IGNORE
     if not MMLogger.check_instance_created("clip_wsss"):
         MMLogger.get_instance("clip_wsss", log_level="ERROR")  # else each tensor's origin is told
     try:
@@ -128,7 +129,7 @@ def _online(model: dict, row: dict, path: str) -> dict:
     return said
 
 
-def digest(segmentor: Config) -> str:
+def config_digest(segmentor: Config) -> str:
     """SHA-256 of a segmentor's settings."""
     text = json.dumps(segmentor.to_dict(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

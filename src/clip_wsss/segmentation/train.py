@@ -31,8 +31,8 @@ from clip_wsss.core.errors import MEMORY, InputError, one_line
 from clip_wsss.core.files import sha256, write_bytes
 from clip_wsss.core.processes import end_with_parent
 from clip_wsss.core.ranks import have_whole_batches
-from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find
+from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.segmentation.data import read_masks
 from clip_wsss.segmentation.dropout import share_dropout
@@ -40,12 +40,12 @@ from clip_wsss.segmentation.hooks import LogHook, latest_checkpoint
 from clip_wsss.segmentation.losses import loss_config
 from clip_wsss.segmentation.segmentor import (
     build_model,
-    digest,
+    config_digest,
     online_module,
     read_segmentor,
     use_device,
 )
-from clip_wsss.segmentation.weights import fetch, load_initial
+from clip_wsss.segmentation.weights import fetch_initial, load_initial
 
 log_ = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def train(
     online = entry.get("labels") == "online"
     if not online:
         read_masks(archives)
-    init = fetch(entry["init"] or segmentor.get("init"))
+    init = fetch_initial(entry["init"] or segmentor.get("init"))
     settings = {
         "entry": entry,
         "dataset": dataset_settings,
@@ -121,7 +121,7 @@ def train(
         *(one for one in (init, texts) if one),
         *_clip_files(entry),
     ]
-    contents = [digest(segmentor), *map(sha256, files)]
+    contents = [config_digest(segmentor), *map(sha256, files)]
     work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
     if online and texts is None:
         online_module("data").write_texts(entry["online"], device, work_dir / TEXTS)

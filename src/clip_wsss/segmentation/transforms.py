@@ -9,7 +9,7 @@ from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
-from clip_wsss.segmentation.losses import IGNORE
+from clip_wsss.data.vocabulary import IGNORE
 
 
 @TRANSFORMS.register_module()

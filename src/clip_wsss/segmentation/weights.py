@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.pickles import Stored, look_into, state_dict
-from clip_wsss.core.registry import unknown
 from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.spelling import unknown
 
 RANDOM = "random"  # none
 REQUIRED = "required"  # in a segmentor's file: the run must say
 
 
-def fetch(init: str | None) -> Path | None:
+def fetch_initial(init: str | None) -> Path | None:
     """Bring initial weights to a local file.
 
     Args:

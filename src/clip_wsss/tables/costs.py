@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from clip_wsss.core.csvs import markdown_table, write_csv
+from clip_wsss.core.files import write_text
 from clip_wsss.core.progress import ended, in_loops
 from clip_wsss.core.shards import shard_pattern
 from clip_wsss.data.datasets import open_dataset
@@ -90,7 +91,7 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
     write_csv(table, out_dir / "cost.csv")
     rows = [COLUMNS, ["---"] * len(COLUMNS), *table.astype(object).fillna("").to_numpy()]
-    (out_dir / "cost.md").write_text(markdown_table(rows), encoding="utf-8")
+    write_text(out_dir / "cost.md", markdown_table(rows))
 
 
 def elapsed(spans: Sequence[Span | None]) -> float | None:

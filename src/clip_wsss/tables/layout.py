@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
+from clip_wsss.core.files import write_text
 from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
 
 TITLES = {
@@ -50,8 +51,8 @@ def write_layouts(
     notes = [note for note in _NOTES if all(shown[word] for word in shown if word in note)]
     notes += dict.fromkeys(more_notes)
     title = f"{stem.name}: {dataset}"
-    Path(f"{stem}.md").write_text(_markdown(title, head, lines, notes), encoding="utf-8")
-    Path(f"{stem}.tex").write_text(_latex(title, head, lines, notes), encoding="utf-8")
+    write_text(f"{stem}.md", _markdown(title, head, lines, notes))
+    write_text(f"{stem}.tex", _latex(title, head, lines, notes))
 
 
 def _readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

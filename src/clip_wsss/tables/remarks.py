@@ -13,7 +13,7 @@ from clip_wsss.data.check import FEW
 from clip_wsss.data.datasets import some
 from clip_wsss.tables.layout import TITLES
 
-ALL = "all"  # stages, of a remark about the split
+OF_SPLIT = "all"  # stages, of a remark about the split
 
 
 def remarks_of(info: Mapping[str, Any]) -> list[str]:
@@ -66,14 +66,14 @@ def remarks_of_training(log: Path) -> list[str]:
 
 def notes(frame: pd.DataFrame, runs: Sequence[str]) -> list[str]:
     """The remarks of some runs, each once with the runs that share it; those of a split first."""
-    found: dict[str, list[str]] = {ALL: []}
+    found: dict[str, list[str]] = {OF_SPLIT: []}
     own = frame[frame["run"].isin(runs)]
     for (stage, remark), group in own.groupby(["stage", "remark"], sort=False):
-        title = "" if stage == ALL else f"{TITLES[stage]} of {some(group['run'].tolist())}: "
+        title = "" if stage == OF_SPLIT else f"{TITLES[stage]} of {some(group['run'].tolist())}: "
         found.setdefault(stage, []).append(f"{title}{remark}.")
     return [line for lines in found.values() for line in lines]
 
 
 def table(lines: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
-    """Remarks as a table, (run, stage, remark) each; what a split has is of stage `ALL`."""
+    """Remarks as a table, (run, stage, remark) each; what a split has is of stage `OF_SPLIT`."""
     return pd.DataFrame(list(dict.fromkeys(lines)), columns=["run", "stage", "remark"])

@@ -5,7 +5,6 @@ how to do the same by hand. Times and memory are in a table of their own (costs.
 never the same twice.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,11 +15,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from clip_wsss.core.csvs import markdown_table, read_csv, write_csv
-from clip_wsss.core.files import write_text
+from clip_wsss.core.files import write_json, write_text
 from clip_wsss.core.plain import dump_yaml
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.config import GROUPS
-from clip_wsss.runs.graph import Node, described
+from clip_wsss.runs.graph import RANKING, Node, described
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.provenance import portable
 from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED, TRAINED
@@ -140,14 +139,14 @@ def _with_template(plan: Plan, run: Run) -> Entries:
     if texts is not None and texts.identity["template"] == "sharpest":
         own = found["texts"]
         assert own is not None  # the run has texts
-        ranking = read_csv(plan.root / texts.folder / "sharpness.csv")
+        ranking = read_csv(plan.root / texts.folder / RANKING)
         chosen = ranking.loc[ranking["rank"] == 1, "template"].iloc[0]
         for part in (own["settings"], own["identity"]):
             part["template"] = f"sharpest ({chosen})"
     return found
 
 
-def check_scores(plan: Plan) -> None:
+def check_measurements(plan: Plan) -> None:
     """Make sure that measurements, rankings of templates and logs are what the plan says.
 
     Raises:
@@ -180,7 +179,7 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
         InputError: a measurement that is missing or does not fit the plan, a background power that
             was not counted, or a file of published figures that cannot be used.
     """
-    check_scores(plan)
+    check_measurements(plan)
     out_dir = plan.root / "tables" if out_dir is None else Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     rows = read_rows(plan)
@@ -199,7 +198,7 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     write_csv(_figures(rows), out_dir / "figures.csv")
     per_class = _per_class(rows)
     write_csv(per_class, out_dir / "per_class.csv")
-    (out_dir / "per_class.md").write_text(_per_class_markdown(per_class), encoding="utf-8")
+    write_text(out_dir / "per_class.md", _per_class_markdown(per_class))
     write_csv(_confidence(rows, plan.root), out_dir / "confidence.csv")
     ends = {name: row.headline for name, row in rows.items() if row.headline}
     headline = [(name, end.stage, end.scoring, percent(end.value)) for name, end in ends.items()]
@@ -209,8 +208,8 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
         name: {_named(figure): percent(figure.value) for figure in map(row.figure, row.stages)}
         for name, row in rows.items()
     }
-    _write_json(numbers, out_dir / "metrics.json")
-    _write_json(_runs(rows, plan), out_dir / "runs.json")
+    write_json(out_dir / "metrics.json", numbers, sort_keys=False)
+    write_json(out_dir / "runs.json", _runs(rows, plan), sort_keys=False)
     folders = pd.DataFrame(described(plan.graph), columns=["run", "stage", "folder"])
     write_csv(folders, out_dir / "index.csv")
     write_text(out_dir / "config.yaml", dump_yaml(portable(plan.resolved, keep=True)))
@@ -230,7 +229,7 @@ def _remarks(row: Row, plan: Plan) -> Iterator[tuple[str, str, str]]:
             for words in remarks.remarks_of(info):
                 yield row.run.name, stage, f"{seed}{words}"
             for words in remarks.remarks_of_split(info):
-                yield row.run.name, remarks.ALL, words
+                yield row.run.name, remarks.OF_SPLIT, words
     for number in row.run.seeds if "segmentation" in row.path else ():
         log = plan.training(row.path["segmentation"], number).files[-1]
         for words in remarks.remarks_of_training(log):
@@ -500,7 +499,3 @@ def _runs(rows: dict[str, Row], plan: Plan) -> dict:
             for row in rows.values()
         ],
     }
-
-
-def _write_json(content: dict, path: Path) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

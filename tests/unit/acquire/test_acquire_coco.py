@@ -14,7 +14,7 @@ from clip_wsss.acquire import coco
 from clip_wsss.acquire.download import acquire
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_label
-from clip_wsss.data.coco import Instance, Picture, decode, rasterise, read_pictures
+from clip_wsss.data.coco import AnnotatedImage, Instance, decode_region, rasterise, read_pictures
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.vocabulary import read_vocabulary
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning:pyc
 
 
 def picture(*instances):
-    return Picture("a.jpg", HEIGHT, WIDTH, tuple(instances))
+    return AnnotatedImage("a.jpg", HEIGHT, WIDTH, tuple(instances))
 
 
 def filled(*boxes):
@@ -35,21 +35,21 @@ def filled(*boxes):
 
 
 def test_polygon_covers_its_pixels():
-    region = decode([square(3, 5, 10)], HEIGHT, WIDTH)
+    region = decode_region([square(3, 5, 10)], HEIGHT, WIDTH)
     assert np.array_equal(region, filled((1, 3, 5, 10)).astype(bool))
-    both = decode([square(3, 5, 4), square(20, 10, 5)], HEIGHT, WIDTH)
+    both = decode_region([square(3, 5, 4), square(20, 10, 5)], HEIGHT, WIDTH)
     assert np.array_equal(both, filled((1, 3, 5, 4), (1, 20, 10, 5)).astype(bool))
 
 
 def test_polygon_of_two_points_covers_nothing():
-    assert not decode([[1.0, 1.0, 9.0, 9.0]], HEIGHT, WIDTH).any()
-    assert not decode([], HEIGHT, WIDTH).any()
+    assert not decode_region([[1.0, 1.0, 9.0, 9.0]], HEIGHT, WIDTH).any()
+    assert not decode_region([], HEIGHT, WIDTH).any()
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e9, -1e9, 2**62])
 def test_a_number_that_pycocotools_would_crash_on_is_refused(number):
     with pytest.raises(ValueError, match="finite numbers near the image of 24 x 32"):
-        decode([np.array([number, 1, 20, 1, 20, 18])], HEIGHT, WIDTH)
+        decode_region([np.array([number, 1, 20, 1, 20, 18])], HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_a_number_that_pycocotools_would_crash_on_is_refused(number):
 )
 def test_regions_that_draw_nothing_or_too_much_are_refused(region, message):
     with pytest.raises(ValueError, match=message):
-        decode(region, HEIGHT, WIDTH)
+        decode_region(region, HEIGHT, WIDTH)
 
 
 def test_a_polygon_may_leave_the_image():
     box = [[-3.0, -2.5, WIDTH + 4.0, -2.5, WIDTH + 4.0, HEIGHT + 3.5, -3.0, HEIGHT + 3.5]]
-    assert decode(box, HEIGHT, WIDTH).all()
+    assert decode_region(box, HEIGHT, WIDTH).all()
 
 
 def slow_counts(mask):
@@ -97,7 +97,7 @@ def test_both_kinds_of_rle(seed, height, width):
     packed = rle.encode(np.asfortranarray(mask))
     text = {"counts": packed["counts"].decode(), "size": packed["size"]}
     for region in (plain, packed, text):
-        assert np.array_equal(decode(region, height, width), mask.astype(bool))
+        assert np.array_equal(decode_region(region, height, width), mask.astype(bool))
 
 
 def test_smaller_lies_over_larger_whatever_the_order():

@@ -18,7 +18,7 @@ import pytest
 from clip_wsss.acquire import download
 from clip_wsss.acquire.archives import open_members
 from clip_wsss.acquire.download import acquire, fetch, read_receipt
-from clip_wsss.acquire.registry import Source, check_split, digest, find_source
+from clip_wsss.acquire.registry import Source, check_split, find_source, ids_digest
 from clip_wsss.core.errors import InputError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -260,9 +260,9 @@ def test_split_check():
 def test_digest_of_the_test_list_is_compared(monkeypatch):
     ids = ["2008_000002", "2008_000001"]
     text = "2008_000001\n2008_000002\n"  # sorted, one a line
-    assert digest(ids) == hashlib.sha256(text.encode()).hexdigest()
+    assert ids_digest(ids) == hashlib.sha256(text.encode()).hexdigest()
     known = "5e8fe0c14b2e6633fb2e3a0f5db65fb6b8f5217b574478bb21127a48fd33010f"
-    monkeypatch.setattr("clip_wsss.acquire.registry.digest", lambda ids: known)
+    monkeypatch.setattr("clip_wsss.acquire.registry.ids_digest", lambda ids: known)
     check_split([str(n) for n in range(1456)], "test", "voc12", settings())
 
 

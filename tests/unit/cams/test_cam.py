@@ -254,6 +254,7 @@ class TinyDataset:
 
     def __init__(self, images, labels, bad=()):
         self.images, self.classes, self.bad = images, labels, dict(bad)
+        self.settings = {"on_bad_image": "fail"}
 
     def size(self, name):
         return self.images[name].shape[:2]
@@ -372,7 +373,8 @@ def test_bad_image_fails_or_is_listed(job, tmp_path):
     with pytest.raises(InputError, match=r"a\.jpg: truncated"):
         write_pass(*job, paths)
     assert not any(path.exists() for path in paths.values())
-    write_pass(*job, paths, on_bad_image="skip")
+    dataset.settings["on_bad_image"] = "skip"
+    write_pass(*job, paths)
     for path in paths.values():
         assert [image.id for image in read_maps(path)] == ["d", "c", "b", "e", "f"]
         skipped = read_skipped(path)
@@ -632,7 +634,8 @@ def test_an_image_that_would_not_fit_costs_itself_only(job, tmp_path, monkeypatc
     line = r"a: 400 x 400 pixels are 90 x 90 patches, whose attention takes about \S+ GB of memory"
     with pytest.raises(InputError, match=line):
         write_pass(*job, paths)
-    write_pass(*job, paths, on_bad_image="skip")
+    dataset.settings["on_bad_image"] = "skip"
+    write_pass(*job, paths)
     assert [image.id for image in read_maps(paths["caa"])] == ["d", "c", "b", "e", "f"]
     assert read_skipped(paths["caa"])["a"].endswith(
         "1.0 GB are free; lower max_patches of its model, leave the image out, or free memory"
@@ -655,7 +658,8 @@ def test_a_batch_that_runs_out_of_memory_is_divided(job, tmp_path, monkeypatch, 
         line = "b: 24 x 8 pixels are 2 x 6 patches, whose attention does not fit into memory; lower"
         with pytest.raises(InputError, match=line):
             write_pass(*job, divided)
-    write_pass(*job, divided, on_bad_image="skip")
+    job[0].settings["on_bad_image"] = "skip"
+    write_pass(*job, divided)
     assert "4 images together do not fit into memory; each half by itself" in caplog.text
     kept = {image.id: image for image in read_maps(divided["caa"])}
     assert list(kept) == [name for name in job[1] if name != "b" or most == 2]

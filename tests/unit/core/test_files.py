@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from clip_wsss.core.files import atomic_path, sha256, write_json, write_text
+from clip_wsss.core.files import atomic_path, sha256, write_json, write_rows, write_text
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -39,6 +39,13 @@ def test_texts_are_utf8_and_json_is_sorted(tmp_path):
     text = '{\n  "a": [\n    "é"\n  ],\n  "b": 1\n}\n'
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == text
     assert (tmp_path / "b.json").read_bytes() == (tmp_path / "a.json").read_bytes()
+    write_json(tmp_path / "c.json", {"b": 1, "a": 2}, sort_keys=False)
+    assert (tmp_path / "c.json").read_text() == '{\n  "b": 1,\n  "a": 2\n}\n'
+
+
+def test_rows_of_a_csv_end_in_a_newline_alone(tmp_path):
+    write_rows(tmp_path / "sub" / "a.csv", [("image", "labels"), ("é.jpg", 'a,"b"')])
+    assert (tmp_path / "sub" / "a.csv").read_bytes() == ('image,labels\né.jpg,"a,""b"""\n'.encode())
 
 
 def test_the_hash_of_a_file_and_of_a_folder(tmp_path):

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.demo import scenes
 from clip_wsss.demo.build import scene_of, with_border
-from clip_wsss.demo.scenes import CLASSES, IGNORE, Style, draw_scene
+from clip_wsss.demo.scenes import CLASSES, Style, draw_scene
 from clip_wsss.demo.sprites import load_sprites
 from clip_wsss.demo.textures import WORDS, load_textures
 

@@ -12,7 +12,7 @@ from clip_wsss.data.datasets import read_vocabulary
 from clip_wsss.demo import batches, train
 from clip_wsss.demo.batches import Phase, make_batch
 from clip_wsss.demo.captions import TokenTable, read_lexicon
-from clip_wsss.demo.losses import Words, affinity, contrast, dense
+from clip_wsss.demo.losses import Words, attention_loss, contrast, dense
 from clip_wsss.demo.network import encode_images, new_clip
 
 ROOT = Path(__file__).parents[3]
@@ -85,17 +85,17 @@ def test_part_counts_mass_on_unnamed_concepts_and_cover_what_is_missing():
 def test_affinity_loss_prefers_attention_within_an_object():
     logits = torch.tensor([[[30.0, 0, 0, 0], [0, 30.0, 0, 0]]])
     own, other = torch.eye(2)[None, None], 1 - torch.eye(2)[None, None]
-    assert affinity(own, logits, words(), 2).item() == pytest.approx(0, abs=1e-4)
-    assert affinity(other, logits, words(), 2).item() > 5
+    assert attention_loss(own, logits, words(), 2).item() == pytest.approx(0, abs=1e-4)
+    assert attention_loss(other, logits, words(), 2).item() > 5
     # Without a named background nothing is known of what attention should avoid.
     unplaced = words(placed=torch.zeros(1, 2, dtype=torch.bool))
-    assert affinity(other, logits, unplaced, 2).item() == 0
+    assert attention_loss(other, logits, unplaced, 2).item() == 0
 
 
 def test_affinity_target_has_no_gradient():
     logits = torch.randn(1, 2, 4, requires_grad=True)
     attention = torch.full((1, 1, 2, 2), 0.5, requires_grad=True)
-    affinity(attention, logits, words(), 2).backward()
+    attention_loss(attention, logits, words(), 2).backward()
     assert logits.grad is None
     assert attention.grad is not None
 

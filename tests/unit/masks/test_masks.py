@@ -199,14 +199,15 @@ def test_ground_truth_that_is_missing_stops_or_is_listed(dataset, tmp_path):
     image.write_bytes(image.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"a\.png: no such mask"):
         write_ground_truth(dataset, NAMES, tmp_path / "m.zip")
-    write_ground_truth(dataset, NAMES, tmp_path / "m.zip", "skip")
+    dataset.settings["on_bad_image"] = "skip"
+    write_ground_truth(dataset, NAMES, tmp_path / "m.zip")
     archive = Archive(tmp_path / "m.zip")
     assert archive.ids == ["b"]
     assert "a.png: no such mask" in archive.skipped["a"]
     assert "c.jpg: not a whole image" in archive.skipped["c"]
     dataset.settings["masks"] = None
     with pytest.raises(InputError, match=r"dataset\.masks: null"):
-        write_ground_truth(dataset, NAMES, tmp_path / "m.zip", "skip")
+        write_ground_truth(dataset, NAMES, tmp_path / "m.zip")
 
 
 @pytest.fixture
@@ -271,16 +272,18 @@ def test_a_bad_file_stops_the_import_or_is_listed(
         write_import(dataset, NAMES, *folders, out)
     assert "\n" not in str(caught.value)
     assert not out.exists()
-    write_import(dataset, NAMES, *folders, out, "skip")
+    dataset.settings["on_bad_image"] = "skip"
+    write_import(dataset, NAMES, *folders, out)
     archive = Archive(out)
     assert archive.ids == ["b", "c"]
     assert archive.skipped == {"a": str(caught.value)}
 
 
 def test_a_missing_folder_is_never_skipped(dataset, imported, tmp_path):
+    dataset.settings["on_bad_image"] = "skip"
     for folders in ((tmp_path / "no", None), (imported[0], tmp_path / "no")):
         with pytest.raises(InputError, match="no: no such folder of masks to import"):
-            write_import(dataset, NAMES, *folders, tmp_path / "m.zip", "skip")
+            write_import(dataset, NAMES, *folders, tmp_path / "m.zip")
 
 
 def test_maps_of_other_images_than_the_shards_are_refused(dataset, tmp_path):

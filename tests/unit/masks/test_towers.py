@@ -17,7 +17,7 @@ from clip_wsss.core.methods import add_plugins, method
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.write import decided, mask_context, refined_by, write_masks
 from clip_wsss.models.opening import open_tower
-from clip_wsss.prompts.texts import encode
+from clip_wsss.prompts.texts import text_features
 from clip_wsss.runs.config import load_config, merge
 from clip_wsss.runs.fingerprint import module_files
 from clip_wsss.runs.graph import TOWERS, Graph
@@ -139,7 +139,7 @@ def test_a_refinement_sees_the_clip_and_the_texts_of_its_maps(planned, towered, 
     clip = open_tower(plan.config.models["demo"].model_dump())
     names = list(plan.graph.vocabulary.classes)
     words = plan.graph.vocabulary.background("clip-es")
-    foreground, background = encode(clip, ["a photo of a {}."], names, words)
+    foreground, background = text_features(clip, ["a photo of a {}."], names, words)
     archive, entry = Archive(out), plan.graph.paths["own"]["masks"].settings
     for (context, asked), image in zip(towered["asked"], maps, strict=True):
         rgb = Images().image(image.id)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from clip_wsss.core.errors import InputError
 from clip_wsss.prompts import texts as prompts
 from clip_wsss.prompts.texts import (
-    encode,
     read_templates,
     sharpness,
+    text_features,
     write_image_features,
     write_texts,
 )
@@ -228,11 +228,11 @@ def test_files_of_the_sharpest_template(clip, tmp_path):
 
 
 def test_templates_are_averaged_and_words_may_be_none(clip):
-    foreground, background = encode(clip, ["a {}", "the {}"], CLASSES, [])
+    foreground, background = text_features(clip, ["a {}", "the {}"], CLASSES, [])
     expected = clip.encode_texts([[f"a {c}", f"the {c}"] for c in CLASSES])
     np.testing.assert_allclose(foreground, expected, atol=1e-6)
     assert background.shape == (0, 24)
-    foreground, background = encode(clip, ["a {}"], CLASSES, ["sky"])
+    foreground, background = text_features(clip, ["a {}"], CLASSES, ["sky"])
     np.testing.assert_allclose(foreground, clip.encode_texts([[f"a {c}"] for c in CLASSES]))
     np.testing.assert_allclose(background, clip.encode_texts([["a sky"]]))
 
@@ -247,7 +247,7 @@ def test_templates_are_averaged_and_words_may_be_none(clip):
 )
 def test_bad_templates(clip, tmp_path, templates, match):
     with pytest.raises(InputError, match=match):
-        encode(clip, templates, CLASSES, [])
+        text_features(clip, templates, CLASSES, [])
     ranked = entry(templates=templates)
     with pytest.raises(InputError, match=match.replace("template:", "templates:")):
         run(clip, tmp_path, ranked, Photographs(), tmp_path / "f.npz")

@@ -8,7 +8,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.data.choice import choose
 from clip_wsss.report.panels import (
     NOT_PART,
-    STAGES,
+    SHOWN_STAGES,
     Panels,
     measure_labels,
     stage_files,
@@ -51,12 +51,12 @@ def test_panel_says_what_a_run_does_not_have(made):
     panels = Panels(made.dataset)
     plain = panels.panel(files_of(made, "plain"), "train_0000")
     missing = {stage for stage, cell in plain.items() if cell == f"!{NOT_PART}"}
-    assert tuple(plain) == STAGES
+    assert tuple(plain) == SHOWN_STAGES
     assert missing == {"refined", "dropped", "labels", "prediction"}
     trained = panels.panel(files_of(made, "seg-cgl"), "train_0000")
     assert trained["prediction"] == "!predicted on val only"
     assert trained["labels"] == f"!{NOT_PART}"
-    assert all(trained[stage] in panels.album.pictures for stage in STAGES[:-2])
+    assert all(trained[stage] in panels.album.pictures for stage in SHOWN_STAGES[:-2])
     seen = panels.panel(files_of(made, "seg-cgl"), "val_0000")
     assert seen["prediction"] in panels.album.pictures
     assert seen["initial"].startswith("!")
@@ -125,7 +125,7 @@ def test_runs_share_the_pictures_of_the_stages_that_they_share(made):
     panels = Panels(made.dataset)
     crf, trained = (panels.panel(files_of(made, name), "train_0001") for name in ("crf", "seg-cgl"))
     size = panels.album.size
-    assert {stage for stage in STAGES if crf[stage] != trained[stage]} == {"prediction"}
+    assert {stage for stage in SHOWN_STAGES if crf[stage] != trained[stage]} == {"prediction"}
     panels.panel(files_of(made, "crf"), "train_0001")
     assert panels.album.size == size
     softmax = panels.panel(files_of(made, "softmax"), "train_0001")
@@ -211,7 +211,7 @@ def test_a_restart_keeps_what_was_read_and_no_picture(made):
 def test_pictures_are_made_smaller_on_request(made):
     small = Panels(made.dataset, side=20)
     cells = small.panel(files_of(made, "crf"), "train_0000")
-    assert {max(small.album.rgb(cells[stage]).shape) for stage in STAGES[:-2]} == {20}
+    assert {max(small.album.rgb(cells[stage]).shape) for stage in SHOWN_STAGES[:-2]} == {20}
     assert small.longest == 48
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.models.sentences import Sentences
-from clip_wsss.prompts.texts import encode
+from clip_wsss.prompts.texts import text_features
 from clip_wsss.runs.config import read_config
 from clip_wsss.runs.sentences import sentences
 
@@ -28,7 +28,7 @@ def test_every_template_with_every_word(tmp_path):
     vocabulary = read_vocabulary(config.dataset.vocabulary)
     for template, names in (("a photo of a {}.", "plain"), ("a clean origami {}.", "clip-es")):
         words = vocabulary.background("clip-es")
-        encode(Asked(), [template], list(vocabulary.texts(names).values()), words)
+        text_features(Asked(), [template], list(vocabulary.texts(names).values()), words)
     assert set(asked) <= set(found)
     np.savez(tmp_path / "a.npz", texts=np.array(found), features=np.ones((len(found), 4)))
     assert Sentences(tmp_path / "a.npz", 4)(asked).shape == (len(asked), 4)

@@ -28,7 +28,7 @@ from clip_wsss.segmentation.compat import provide_operators
 from clip_wsss.segmentation.heads import DeepLabV2Head, TokenHead
 from clip_wsss.segmentation.losses import PixelLoss, loss_config, pack
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor, use_device
-from clip_wsss.segmentation.weights import fetch, load_initial
+from clip_wsss.segmentation.weights import fetch_initial, load_initial
 
 ENTRY = {"loss": "confidence-guided", "mu": 0.5}
 
@@ -334,20 +334,20 @@ def test_initial_weights_that_do_not_fit_are_one_line(tmp_path):
 
 def test_where_initial_weights_come_from(tmp_path, server, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    assert fetch(None) is None
-    assert fetch("random") is None
+    assert fetch_initial(None) is None
+    assert fetch_initial("random") is None
 
     (tmp_path / "served" / "w.pth").write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
     for _ in range(2):
-        path = fetch(f"{server.url}/w.pth#sha256={digest[:8]}")
+        path = fetch_initial(f"{server.url}/w.pth#sha256={digest[:8]}")
         assert path.read_bytes() == b"weights"
     assert len(server.requests) == 1  # the second time from the cache
     with pytest.raises(InputError, match=f"its sha256 is {digest}"):
-        fetch(f"{server.url}/w.pth#sha256=00000000")
+        fetch_initial(f"{server.url}/w.pth#sha256=00000000")
     path.unlink()
     with pytest.raises(InputError, match="invalid hash value"):
-        fetch(f"{server.url}/w.pth#sha256=00000000")
+        fetch_initial(f"{server.url}/w.pth#sha256=00000000")
     assert not path.exists()
 
     for init, message in {
@@ -358,7 +358,7 @@ def test_where_initial_weights_come_from(tmp_path, server, monkeypatch):
         "http://127.0.0.1:1/x.pth#sha256=" + "0" * 8: "cannot be downloaded",
     }.items():
         with pytest.raises(InputError, match=message):
-            fetch(init)
+            fetch_initial(init)
 
 
 def test_bad_segmentor_files_are_one_line(tmp_path, monkeypatch):

@@ -24,8 +24,8 @@ from clip_wsss.affinities.attention import (
     selected_attention,
 )
 from clip_wsss.affinities.box_rule import box_masks
-from clip_wsss.labels.maker import Seen, WeCLIPLabels
 from clip_wsss.labels.weclip import LabelSettings
+from clip_wsss.labels.weclip_labels import Seen, WeCLIPLabels
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.refinements.crf import CrfSettings, crf
 from clip_wsss.segmentation import warmup_poly

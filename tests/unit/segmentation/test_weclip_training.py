@@ -30,14 +30,14 @@ from clip_wsss.labels.weclip import LabelSettings
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.refinements.crf import CrfSettings, crf
 from clip_wsss.models.clip import load_for
-from clip_wsss.prompts.texts import encode
+from clip_wsss.prompts.texts import text_features
 from clip_wsss.segmentation import hooks, transforms, warmup_poly
 from clip_wsss.segmentation import predict as prediction
 from clip_wsss.segmentation.affinity_loss import affinity_label, affinity_loss, pixel_loss
 from clip_wsss.segmentation.hooks import latest_checkpoint
 from clip_wsss.segmentation.losses import PixelLoss
 from clip_wsss.segmentation.predict import Predictor, label_of, load_checkpoint
-from clip_wsss.segmentation.segmentor import build_model, digest, read_segmentor
+from clip_wsss.segmentation.segmentor import build_model, config_digest, read_segmentor
 from clip_wsss.segmentation.train import train
 from clip_wsss.segmentation.weclip import data
 from clip_wsss.segmentation.weclip import segmentor as weclip_segmentor
@@ -363,7 +363,7 @@ def test_two_processes_equal_one(case, tmp_path):
 def test_the_shipped_segmentors_build(case):
     for path in sorted((SEGMENTORS / "online").glob("*.yaml")):
         segmentor = read_segmentor(path)
-        assert digest(segmentor) != digest(case.online())
+        assert config_digest(segmentor) != config_digest(case.online())
         segmentor.model.backbone = case.clip
         model = build_model(segmentor, ENTRY, 5, str(path))
         model.init_weights()
@@ -543,7 +543,7 @@ def test_ranked_texts_come_as_a_file_and_decide_the_labels(case, row, tmp_path):
     clip = load_for(entry["online"]["clip"], entry["online"]["clip"], "cpu")
     losses = []
     for changes in ({}, {"names": ["aeroplane", "boat"]}):
-        foreground, background = encode(clip, **(WORDS | changes))
+        foreground, background = text_features(clip, **(WORDS | changes))
         path = tmp_path / "texts.npz"
         np.savez(path, foreground=foreground.numpy(), background=background.numpy())
         ranked = entry | {"online": entry["online"] | {"texts": None}}
@@ -589,7 +589,7 @@ def test_another_system_is_one_class_and_one_row(case, tmp_path):
 
 def save_texts(case: OnlineCase, folder):
     clip = row_of(case)["online"]["clip"]
-    foreground, background = encode(load_for(clip, clip, "cpu"), **WORDS)
+    foreground, background = text_features(load_for(clip, clip, "cpu"), **WORDS)
     np.savez(folder / "texts.npz", foreground=foreground.numpy(), background=background.numpy())
     return folder / "texts.npz"
 

@@ -10,12 +10,11 @@ import numpy as np
 from pydantic import Field
 
 from clip_wsss.core.memory import check_memory
-from clip_wsss.core.methods import Settings
+from clip_wsss.core.methods import Positive, Settings
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.fast_crf import MeanField, exact, fast
 
 BGR_MEAN = (104.008, 116.669, 122.675)  # Caffe's, of the images of ImageNet
-Positive = Annotated[float, Field(gt=0)]
 _log = logging.getLogger(__name__)
 
 

@@ -8,9 +8,10 @@ from mmseg.registry import DATASETS
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import write_npz
+from clip_wsss.data.bad_images import left_out
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.models.clip import load_for
-from clip_wsss.prompts.texts import encode
+from clip_wsss.prompts.texts import text_features
 from clip_wsss.segmentation.data import PseudoMaskDataset
 
 
@@ -48,9 +49,8 @@ class ImageLabelDataset(PseudoMaskDataset):
             try:
                 if keys := self.images.labels(name):
                     found.append({"id": name, "keys": keys})
-            except InputError:
-                if self.images.settings["on_bad_image"] == "fail":
-                    raise
+            except InputError as error:
+                left_out(self.images, error)
         if not found:
             raise InputError(f"split {self.split}: no image has a class; add image-level labels")
         return found
@@ -73,13 +73,15 @@ class ImageLabelDataset(PseudoMaskDataset):
         return sample
 
 
-def write_texts(row: dict, device: str, out: Path) -> None:
+def write_fixed_texts(row: dict, device: str, out: Path) -> None:
     """Write the features of texts with a fixed template: foreground and background, as ranked ones.
 
     Args:
-        row: clip (of `load_clip`, with precision and position_embedding) and texts (of `encode`).
+        row: clip (of `load_clip`, with precision and position_embedding) and texts (of
+            `text_features`).
         device: of the encoding.
         out: npz.
     """
-    foreground, background = encode(load_for(row["clip"], row["clip"], device), **row["texts"])
+    clip = load_for(row["clip"], row["clip"], device)
+    foreground, background = text_features(clip, **row["texts"])
     write_npz(out, {"foreground": foreground.numpy(), "background": background.numpy()})

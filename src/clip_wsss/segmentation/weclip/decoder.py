@@ -5,6 +5,8 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from clip_wsss.data.vocabulary import IGNORE
+
 
 @MODELS.register_module()
 class WeCLIPHead(BaseModule):
@@ -35,7 +37,7 @@ class WeCLIPHead(BaseModule):
         dropout_ratio: float = 0.1,
         loss_decode: dict | None = None,
         sampler: dict | None = None,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE,
     ):
         super().__init__()
         self.channels, self.dropout_ratio = channels, dropout_ratio

@@ -16,15 +16,15 @@ from clip_wsss.cams.passes import read_text_features
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import method
 from clip_wsss.core.ranks import gather_batch, sharing
-from clip_wsss.labels.maker import Seen
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.labels.online import WeCLIPSettings, read_settings
+from clip_wsss.labels.weclip_labels import Seen
 from clip_wsss.models.clip import load_clip
 from clip_wsss.segmentation.affinity_loss import (
     affinity_label,
     affinity_loss,
     pixel_loss,
 )
-from clip_wsss.segmentation.losses import IGNORE
 from clip_wsss.segmentation.views import fit_long_side
 from clip_wsss.segmentation.weclip.decoder import affinity
 

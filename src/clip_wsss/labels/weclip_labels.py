@@ -21,7 +21,7 @@ from clip_wsss.affinities.box_rule import box_masks
 from clip_wsss.cams.backward import gradcam_maps
 from clip_wsss.core.maps import min_max
 from clip_wsss.core.methods import method
-from clip_wsss.data.datasets import IGNORE
+from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.masks.refinements.par import spread
 from clip_wsss.models.tower import Clip
 
