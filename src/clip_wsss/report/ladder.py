@@ -85,9 +85,9 @@ def _tracks(
             tracks.append(None)
             continue
         last = measured[-1]
-        # The very same figure with the very same interval: these runs share their labels.
-        same = seen.setdefault(tuple(line[f"{last}{end}"] for end in ("", "_low", "_high")),
-                               line["run"])  # fmt: skip
+        # The very same figure with the very same interval: these runs share what was scored.
+        figures = (last, *(line[f"{last}{end}"] for end in ("", "_low", "_high")))
+        same = seen.setdefault(figures, line["run"])
         marks = [_mark(line, stage, place) for stage in measured]
         lefts = [mark["left"] for mark in marks]
         tracks.append(

@@ -64,7 +64,7 @@ def best_lines(found: Best) -> list[str]:
     first, *ties = found.runs
     lines = [f"{first}, interval {one(100 * around.low)} to {one(100 * around.high)}"]
     if ties:
-        lines.append(f"tie: the same as {', '.join(ties)}")
+        lines.append(f"tie with {', '.join(ties)}")
     if found.near:
         lines.append(f"within noise of it: {', '.join(found.near)}")
     return lines

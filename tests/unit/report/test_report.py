@@ -252,7 +252,7 @@ def test_the_best_run_its_ties_and_those_within_noise(made):
     assert best([rows["crf"]], predictions_of) is None
     lines = best_lines(replace(labels, runs=("a", "b"), near=("c",)))
     assert lines[0].startswith("a, interval ")
-    assert lines[1:] == ["tie: the same as b", "within noise of it: c"]
+    assert lines[1:] == ["tie with b", "within noise of it: c"]
 
 
 def test_runs_that_share_their_labels_share_a_column_of_the_heat_map(made):
@@ -370,7 +370,7 @@ def test_costs_are_shown_with_their_sum(made, tmp_path):
     assert ">12.5</td>" in html
     assert 'id="cost"' in html
     assert ">90.5</td>" in html
-    assert "A. Jobs that ran side by side" in html
+    assert "<p>A. Seconds of all jobs" in html
 
 
 def test_published_figures_are_called_quoted(made, tmp_path):
@@ -415,7 +415,7 @@ def test_odd_names_of_runs_and_rows_like_their_base(tmp_path):
     write_tables(made.plan)
     html = report_of(made, tmp_path / "r.html")
     assert data_of(html)["runs"] == names
-    assert html.count("same settings as its base") == 2  # NA, and the last
+    assert html.count("<small> same settings as its base</small>") == 2  # NA, and the last
     assert "sharpest (a clean origami {}.)" in html
     assert "<b>" not in html
 
