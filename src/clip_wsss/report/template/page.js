@@ -154,6 +154,10 @@ addEventListener("hashchange", () => {
 function start() {
   showRun(readAddress().run || data.start);
   const place = follow();
-  if (place && location.hash.includes("=")) document.getElementById(place)?.scrollIntoView();
+  if (!place || !location.hash.includes("=")) return;
+  // Pictures that have come in by then have moved the place.
+  const go = () => document.getElementById(place)?.scrollIntoView({ behavior: "instant" });
+  go();
+  addEventListener("load", go);
 }
 
