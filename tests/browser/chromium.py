@@ -142,8 +142,8 @@ class Page:
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
 
-    def dark(self, dark: bool, media: str = "screen") -> None:
-        """Prefer the dark or the light colour scheme, on a screen or in print."""
+    def dark(self, dark: bool, media: str = "") -> None:
+        """Prefer the dark or the light colour scheme; on a screen, unless `media` is print."""
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.send("Emulation.setEmulatedMedia", media=media, features=scheme)
 
