@@ -10,7 +10,7 @@ import pandas as pd
 
 from clip_wsss.report.charts import shade
 from clip_wsss.report.relations import labels_of, predictions_of
-from clip_wsss.report.tables import colour, one, signed
+from clip_wsss.report.tables import colour, decimal, signed
 from clip_wsss.score.measurements import Difference, Figure, difference
 from clip_wsss.tables.write import Row
 
@@ -85,7 +85,7 @@ def _heatmap(title: str, columns: list, seen: Callable[[Figure], list[int]]) -> 
         "bases": [base for _, base, *_ in columns],
         "rows": rows,
         "means": [
-            {"text": one(100 * figure.value), "change": _mean_change(change)}
+            {"text": decimal(100 * figure.value), "change": _mean_change(change)}
             for (_, _, figure, _), change in zip(columns, changes, strict=True)
         ],
         "changed": any(changes),

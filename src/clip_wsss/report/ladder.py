@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from clip_wsss.report.charts import ticks
-from clip_wsss.report.tables import arrows, bounds, comparison, one, text, there
+from clip_wsss.report.tables import arrows, bounds, comparison, decimal, text, there
 from clip_wsss.runs.stages import SCORED
 from clip_wsss.tables.layout import TITLES
 
@@ -95,7 +95,7 @@ def _tracks(
                 "marks": marks,
                 "from": min(lefts),
                 "span": round(max(lefts) - min(lefts), 2),
-                "label": one(line[last]),
+                "label": decimal(line[last]),
                 "label_left": lefts[-1],
                 "label_stage": last,
                 "as": "" if same == line["run"] else same,
@@ -112,11 +112,11 @@ def _mark(line: dict, stage: str, place: Callable[[float], float]) -> dict:
         "left": place(line[stage]),
         "low": low,
         "width": round(high - low, 2),
-        "tip": f"{TITLES[stage]} {one(line[stage])} {bounds(line, stage)}",
+        "tip": f"{TITLES[stage]} {decimal(line[stage])} {bounds(line, stage)}",
     }
 
 
 def _of_full(line: dict) -> str:
     """The share of full supervision; empty for a run without one, and for that run itself."""
     share = line["segmentation_of_full"]
-    return f"{one(share)} % of full supervision" if there(share) and share != 100 else ""
+    return f"{decimal(share)} % of full supervision" if there(share) and share != 100 else ""

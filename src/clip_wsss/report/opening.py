@@ -8,7 +8,7 @@ import pandas as pd
 
 from clip_wsss.report.relations import Best, best, labels_of, predictions_of
 from clip_wsss.report.results import Results
-from clip_wsss.report.tables import one, signed
+from clip_wsss.report.tables import decimal, signed
 
 
 def opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> dict[str, Any]:
@@ -29,7 +29,9 @@ def opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> di
         f"taught by image-level labels alone{others}"
         f"{' and measured after every stage' if results.scored else ''}."
     )
-    tiles = [{"label": "Images", "value": f"{sum(counts.values()):,}", "lines": [images]}]
+    tiles: list[dict[str, Any]] = [
+        {"label": "Images", "value": f"{sum(counts.values()):,}", "lines": [images]}
+    ]
     if several:
         tiles.insert(0, {"label": "Runs", "value": len(results.runs), "lines": list(tables)})
     return {"lead": lead, "tiles": tiles + _best_tiles(results, tables)}
@@ -53,8 +55,10 @@ def _best_tiles(results: Results, tables: dict[str, pd.DataFrame]) -> list[dict[
             label = f"Best {what}, mIoU" if several else f"{what.capitalize()}, mIoU"
             lines = best_lines(found)
             if choose is predictions_of and found.runs[0] in shares:
-                lines.insert(1, f"{one(shares[found.runs[0]])} % of full supervision")
-            tiles.append({"label": label, "value": one(100 * found.figure.value), "lines": lines})
+                lines.insert(1, f"{decimal(shares[found.runs[0]])} % of full supervision")
+            tiles.append(
+                {"label": label, "value": decimal(100 * found.figure.value), "lines": lines}
+            )
     return tiles
 
 
@@ -62,7 +66,7 @@ def best_lines(found: Best) -> list[str]:
     """Who has the best figure, with its interval; what ties with it, and what noise may explain."""
     around = found.figure.interval
     first, *ties = found.runs
-    lines = [f"{first}, interval {one(100 * around.low)} to {one(100 * around.high)}"]
+    lines = [f"{first}, interval {decimal(100 * around.low)} to {decimal(100 * around.high)}"]
     if ties:
         lines.append(f"tie with {', '.join(ties)}")
     if found.near:

@@ -170,14 +170,14 @@ class Panels:
                 continue
             found[stage] = {
                 int(key) + 1: self._picture(
-                    ("class", shards, name, int(key)),
-                    lambda m=values, s=image.size: photo_bytes(
-                        class_heat(m, s, min(HEAT_SIDE, self.side)), 60
-                    ),
+                    ("class", shards, name, int(key)), self._class_map(values, image.size)
                 )
                 for key, values in zip(image.keys, image.maps, strict=True)
             }
         return found
+
+    def _class_map(self, values: np.ndarray, size: tuple[int, int]) -> Callable[[], bytes]:
+        return lambda: photo_bytes(class_heat(values, size, min(HEAT_SIDE, self.side)), 60)
 
     def measures(self, files: StageFiles, name: str) -> dict[str, dict]:
         """Stage -> what is known of its picture of an image.
@@ -194,8 +194,9 @@ class Panels:
             if key not in self._measured:
                 label = self.labels(files, name, stage)
                 self._measured[key] = None if label is None else measure_labels(truth, label)
-            if self._measured[key] is not None:
-                found[stage] = self._measured[key]
+            measured = self._measured[key]
+            if measured is not None:
+                found[stage] = measured
         archive = self.find_archive(files.masks, name)
         if archive is not None:
             kept = float((archive.confidence(name) >= np.float32(files.mu)).mean())

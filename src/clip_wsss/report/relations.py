@@ -103,7 +103,8 @@ def across(rows: Mapping[str, Row]) -> list[dict]:
 def _root(rows: Mapping[str, Row], name: str) -> str:
     """The run at which the chain of bases of a run begins."""
     seen = {name}
-    while (base := rows[name].run.base) in rows and base not in seen:
+    base = rows[name].run.base
+    while base is not None and base in rows and base not in seen:
         seen.add(base)
-        name = base
+        name, base = base, rows[base].run.base
     return name

@@ -128,7 +128,7 @@ def published_table(published: pd.DataFrame) -> dict:
     shown["split"] = published["dataset"] + " " + published["split"]
     table = plain_table(shown.replace("", None), "published", "mIoU in per cent, as published.")
     for row, figure in zip(table["rows"], published["miou"], strict=True):
-        row[shown.columns.get_loc("mIoU")] = cell(one(figure), value=figure)
+        row[shown.columns.get_loc("mIoU")] = cell(decimal(figure), value=figure)
     return table | {"title": "Published figures"}
 
 
@@ -165,12 +165,12 @@ def arrows(words: str) -> str:
     return re.sub(r"\s*->\s*", " → ", words)
 
 
-def one(value: float) -> str:
+def decimal(value: float) -> str:
     """A figure, to one decimal."""
     return f"{value:.1f}"
 
 
-def bounds(line: Mapping, name: str, write: Callable[[float], str] = one) -> str:
+def bounds(line: Mapping, name: str, write: Callable[[float], str] = decimal) -> str:
     """The interval of a column of a CSV."""
     return f"[{write(line[f'{name}_low'])}, {write(line[f'{name}_high'])}]"
 
@@ -208,15 +208,15 @@ def _stage(line: dict, stage: str) -> dict:
         return EMPTY
     extra = [bounds(line, stage)]
     if stage in TRAINED and there(line[f"{stage}_sd"]):
-        extra.append(f"± {one(line[f'{stage}_sd'])} over seeds")
+        extra.append(f"± {decimal(line[f'{stage}_sd'])} over seeds")
     if stage == "segmentation" and there(line["segmentation_of_full"]):
-        extra.append(f"{one(line['segmentation_of_full'])} % of full supervision")
+        extra.append(f"{decimal(line['segmentation_of_full'])} % of full supervision")
     if stage in MAP_STAGES and line[f"{stage}_oracle_power"] != line[f"{stage}_power"]:
         power = line[f"{stage}_oracle_power"]
-        extra.append(f"oracle {one(line[f'{stage}_oracle'])}, p = {power:g}")
+        extra.append(f"oracle {decimal(line[f'{stage}_oracle'])}, p = {power:g}")
     if there(line[f"{stage}_quoted"]):
-        extra.append(f"quoted {one(line[f'{stage}_quoted'])}")
-    return cell(one(line[stage]), "\n".join(extra), line[stage])
+        extra.append(f"quoted {decimal(line[f'{stage}_quoted'])}")
+    return cell(decimal(line[stage]), "\n".join(extra), line[stage])
 
 
 def difference_cell(said: dict) -> dict:

@@ -200,8 +200,8 @@ def check_entry(
         _check_clip(config, entry.model, f"{where}.model")
     if isinstance(entry, Texts):
         vocabulary = vocabulary or read_vocabulary(config.dataset.vocabulary)
-        names = vocabulary.names
-        known = {"names": names, "ranked_names": names, "background": vocabulary.backgrounds}
+        names, words = list(vocabulary.names), list(vocabulary.backgrounds)
+        known = {"names": names, "ranked_names": names, "background": words}
         for key, lists in known.items():
             if getattr(entry, key) not in (None, *lists):
                 problem = unknown("list", getattr(entry, key), lists)
