@@ -100,10 +100,13 @@ class Page:
         os.write(self._write, json.dumps(message).encode() + b"\0")
         return self._wait(lambda got: got.get("id") == message["id"], method)
 
-    def open(self, path: Path) -> None:
-        """Load a file and wait for its load event."""
+    def open(self, path: Path, fragment: str = "") -> None:
+        """Load a file, with the part of its address after the #, and wait for its load event."""
+        if fragment:  # else it may be a step within the page
+            self.send("Page.navigate", url="about:blank")
+            self._wait(lambda got: got.get("method") == "Page.loadEventFired", "load")
         self.problems, self.requests = [], []
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        self.send("Page.navigate", url=path.resolve().as_uri() + (f"#{fragment}" * bool(fragment)))
         self._wait(lambda got: got.get("method") == "Page.loadEventFired", "load")
         self.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
 
@@ -139,10 +142,10 @@ class Page:
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
 
-    def dark(self, dark: bool) -> None:
-        """Prefer the dark or the light colour scheme."""
+    def dark(self, dark: bool, media: str = "") -> None:
+        """Prefer the dark or the light colour scheme; on a screen, unless `media` is print."""
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.send("Emulation.setEmulatedMedia", features=scheme)
+        self.send("Emulation.setEmulatedMedia", media=media, features=scheme)
 
     def screenshot(self, out: Path, whole: bool = False) -> None:
         """Write a PNG of the view, or of the whole page."""

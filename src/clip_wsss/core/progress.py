@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 log_ = logging.getLogger(__name__)
 _LINE = re.compile(r": (\d+) images in (\d+\.\d+) s$", re.MULTILINE)
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ", re.MULTILINE)
 T = TypeVar("T")
 
 
@@ -28,13 +30,23 @@ def over_images(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     log_.info("%s: %d images in %.3f s", what, number, time.perf_counter() - begun)
 
 
-def seconds_an_image(logs: Iterable[Path]) -> float | None:
-    """The mean of some jobs by their logs; None where a log is missing or has no such line."""
+def in_loops(logs: Iterable[Path]) -> tuple[int, float] | None:
+    """Images and seconds of the loops of some jobs; None where a log has no line of a loop."""
     images, seconds = 0, 0.0
     for log in logs:
-        found = _LINE.findall(log.read_text(encoding="utf-8")) if log.is_file() else []
+        found = _LINE.findall(_text(log))
         if not found:
             return None
         images += sum(int(number) for number, _ in found)
         seconds += sum(float(taken) for _, taken in found)
-    return seconds / images if images else None
+    return (images, seconds) if images else None
+
+
+def ended(log: Path) -> float | None:
+    """When the last line of a log was written, in seconds since 1970; None where none says it."""
+    times = _TIME.findall(_text(log))
+    return datetime.fromisoformat(times[-1].replace(",", ".")).timestamp() if times else None
+
+
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""

@@ -151,7 +151,8 @@ def write_texts(
 
     Args:
         entry: of the group `texts`, resolved: templates (the candidates), score, spread, names
-            (class -> what it is called, all classes in order), background (words).
+            (class -> what it is called, all classes in order), ranked_names (likewise, what ranks
+            the templates), background (words).
         clip: the model.
         dataset: gives the labels of the images that rank the templates.
         split: those images.
@@ -165,7 +166,8 @@ def write_texts(
             know, or features of other images than the split's.
     """
     names = list(entry["names"].values())
-    ranking = _rank(entry, names, clip, dataset, split, image_features)
+    ranked = list(entry["ranked_names"].values())
+    ranking = _rank(entry, ranked, clip, dataset, split, image_features)
     templates = [ranking[0][1]]
     foreground, background = text_features(clip, templates, names, entry["background"])
     write_npz(out_features, {"foreground": foreground.numpy(), "background": background.numpy()})

@@ -19,8 +19,6 @@ from PIL import Image
 
 from clip_wsss.core.files import write_bytes
 
-DARK = 0.55  # shades from here on carry light text
-
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from `low` to `high`, about `count` of them, 1, 2 or 5 times a power of ten."""
@@ -45,6 +43,8 @@ class Plot:
         names: text of the ticks at x = 0, 1, … (else numbers).
         percent: axes (of "xy") whose ticks are given in per cent.
         size: width and height in the units of the view box.
+        top, bottom: of the area between the axes; None: all that the ticks and labels leave.
+        marks: about as many ticks on the y axis.
     """
 
     def __init__(
@@ -56,9 +56,14 @@ class Plot:
         names: Sequence[str] | None = None,
         percent: str = "xy",
         size: tuple[int, int] = (340, 236),
+        top: int = 12,
+        bottom: int | None = None,
+        marks: int = 5,
     ):
         self.title, self.x, self.y, self.size = title, x, y, size
-        self.left, self.right, self.top, self.bottom = 48, size[0] - 12, 12, size[1] - 44
+        self.left, self.right, self.top = 48, size[0] - 12, top
+        self.bottom = size[1] - 44 if bottom is None else bottom
+        self._marks = marks
         self._parts: list[str] = []
         self._axes(labels, names, percent)
 
@@ -101,16 +106,17 @@ class Plot:
         place = f'x="{px + shift[0]:g}" y="{py + shift[1]:g}"'
         self._parts.append(f'<text class="{style}" {place}>{escape(words)}</text>')
 
-    def svg(self) -> str:
-        """The whole chart."""
+    def svg(self, *below: Plot) -> str:
+        """The whole chart, with other areas of the same size in it."""
+        parts = [part for plot in (self, *below) for part in plot._parts]
         return (
             f'<svg class="plot" role="img" aria-label="{escape(self.title)}" '
-            f'viewBox="0 0 {self.size[0]} {self.size[1]}">{"".join(self._parts)}</svg>'
+            f'viewBox="0 0 {self.size[0]} {self.size[1]}">{"".join(parts)}</svg>'
         )
 
     def _axes(self, labels, names, percent: str) -> None:
         add = self._parts.append
-        for value in ticks(*self.y):
+        for value in ticks(*self.y, self._marks):
             _, y = self.at(self.x[0], value)
             add(f'<path class="grid" d="M{self.left} {y:g}H{self.right}"/>')
             add(f'<text class="tick end" x="{self.left - 8}" y="{y + 4:g}">'
@@ -125,7 +131,7 @@ class Plot:
             add(f'<text class="tick mid" x="{x:g}" y="{self.bottom + 18}">{escape(words)}</text>')
         add(f'<path class="axis" d="M{self.left} {self.bottom}H{self.right}"/>')
         middle = (self.left + self.right) / 2
-        place = f'x="{middle:g}" y="{self.size[1] - 6}"'
+        place = f'x="{middle:g}" y="{self.bottom + 38}"'
         add(f'<text class="label mid" {place}>{escape(labels[0])}</text>')
         up = (self.top + self.bottom) / 2
         add(f'<text class="label mid" transform="translate(12 {up:g}) rotate(-90)">'
@@ -152,21 +158,25 @@ def means_chart(title: str, table: pd.DataFrame, labels: tuple[str, str], style:
 
 
 def calibration_chart(title: str, bins: pd.DataFrame) -> str:
-    """Share of right pixels against confidence, with the diagonal and the pixels of each bin.
+    """Share of right pixels against confidence; below, on a scale of its own, where they are.
 
     Args:
         title: read out by a screen reader.
         bins: what `breakdown.coarse` returns.
     """
-    plot = Plot(title, (0, 1), (0, 1), ("confidence, %", "pixels that are right, %"))
-    for row, part in zip(bins.itertuples(), bins["pixels"] / bins["pixels"].sum(), strict=True):
-        plot.bar((row.low, row.high), (0, part * 0.3), "fill ghost", f"{part:.1%} of the pixels")
+    size, parts = (340, 300), bins["pixels"] / bins["pixels"].sum()
+    plot = Plot(title, (0, 1), (0, 1), ("", "of these right, %"), size=size, bottom=176)
     plot.line([(0, 0), (1, 1)], "diagonal")
     points = [(row.confidence, row.correct / row.pixels) for row in bins.itertuples()]
     plot.line(points, "line mask")
     for (x, y), row in zip(points, bins.itertuples(), strict=True):
         plot.dot(x, y, "mask", f"confidence {x:.1%}: {y:.1%} of {row.pixels:,} pixels right", 4)
-    return plot.svg()
+    most = math.ceil(parts.max() * 10 - 1e-9) / 10
+    labels = ("confidence, %", "pixels, %")
+    below = Plot(title, (0, 1), (0, most), labels, size=size, top=206, bottom=256, marks=2)
+    for row, part in zip(bins.itertuples(), parts, strict=True):
+        below.bar((row.low, row.high), (0, part), "fill ghost", f"{part:.1%} of the pixels")
+    return plot.svg(below)
 
 
 def mu_chart(title: str, curve: pd.DataFrame, mu: float) -> str:
@@ -187,7 +197,9 @@ def mu_chart(title: str, curve: pd.DataFrame, mu: float) -> str:
         plot.dot(row.kept, row.precision, "mask", words, 7 if marked else 3.5)
         if marked:
             side, shift = ("end", -12) if row.kept > sum(across) / 2 else ("start", 12)
-            plot.text(row.kept, row.precision, words, f"note strong {side}", (shift, 18))
+            for line, said in enumerate(words.split(", ")):
+                shifts = (shift, 18 + 14 * line)
+                plot.text(row.kept, row.precision, said, f"note strong {side}", shifts)
     return plot.svg()
 
 
@@ -225,7 +237,7 @@ def confusion_chart(title: str, matrix: np.ndarray, names: Sequence[str]) -> str
     """
     unlabelled = matrix[:, len(names) :].any()
     columns = [*names, "unlabelled"] if unlabelled else list(names)
-    cell = max(10, min(24, 620 // len(columns)))
+    cell = max(11, min(24, 620 // len(columns)))
     edge, side, across = 92, cell * len(names), cell * len(columns)
     rows = matrix.sum(axis=1)
     parts = []
@@ -252,14 +264,15 @@ def confusion_chart(title: str, matrix: np.ndarray, names: Sequence[str]) -> str
         )
         if cell >= 20 and share >= 0.05:
             parts.append(
-                f'<text class="share{" on" if share >= DARK else ""}" '
+                f'<text class="share" '
                 f'x="{x + (cell - 1) / 2:g}" y="{y + cell / 2 + 3:g}">{share * 100:.0f}</text>'
             )
     parts.insert(0, f'<rect class="frame" x="{edge}" y="{edge}" width="{across}" height="{side}"/>')
     width = edge + across + 40
+    scale = 0.86 if cell >= 14 else 1  # text of 9 pixels at least
     return (
         f'<svg class="matrix" role="img" aria-label="{escape(title)}" '
-        f'viewBox="0 0 {width} {edge + side + 4}" style="min-width:{width * 0.8:.0f}px">'
+        f'viewBox="0 0 {width} {edge + side + 4}" style="min-width:{width * scale:.0f}px">'
         f"{''.join(parts)}</svg>"
     )
 

@@ -1,4 +1,4 @@
-"""Small pictures for a page: heat over an image, masks and confidences in colours, encoded."""
+"""Small pictures for a page: heat over an image, masks in colours, hatching, encoded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from clip_wsss.core.maps import upsample_maps
 from clip_wsss.data.vocabulary import IGNORE
 
 HEAT = "inferno"  # of CAMs
-CONFIDENCE = "cividis"  # of confidences
 _HEAT_WEIGHT = 0.62  # of the heat over the grey image: dark where a map is low, both still readable
-_CONFIDENCE_STEPS = 64  # as many colours as a palette picture needs
+_HATCH = 8  # pixels from one line of the hatching to the next
+# Of a palette picture with transparency: nothing, a veil over what is dropped, a line across it.
+_HATCHING = ((0, 0, 0, 0), (16, 18, 24, 150), (255, 255, 255, 255))
 
 
 @cache
@@ -54,6 +55,23 @@ def heat_overlay(rgb: np.ndarray, maps: np.ndarray) -> np.ndarray:
     return np.rint(mixed).astype(np.uint8)
 
 
+def class_heat(values: np.ndarray, size: tuple[int, int], side: int) -> np.ndarray:
+    """The map of one class in the colours of heat, to be laid over the grey image.
+
+    Args:
+        values: (gh, gw) float32 in [0, 1], on the grid.
+        size: height and width of the image.
+        side: longer side of the result, at most that of the image.
+
+    Returns:
+        (h, w, 3) uint8; it is smooth, so a page can enlarge it.
+    """
+    scale = min(1.0, side / max(size))
+    small = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    heat = upsample_maps(values[None], small)[0].astype(np.float32)
+    return colour_table(HEAT)[np.rint(heat * 255).astype(np.uint8)]
+
+
 def shrink(picture: np.ndarray, side: int, nearest: bool = False) -> np.ndarray:
     """Picture with its longer side at most `side`; never enlarged."""
     height, width = picture.shape[:2]
@@ -75,17 +93,22 @@ def label_bytes(label: np.ndarray) -> bytes:
     return _indexed(label, mask_palette())
 
 
-def confidence_bytes(confidence: np.ndarray) -> bytes:
-    """Encode confidences, (H, W) float in [0, 1], as PNG."""
-    last = _CONFIDENCE_STEPS - 1
-    table = colour_table(CONFIDENCE)[np.linspace(0, 255, _CONFIDENCE_STEPS).round().astype(int)]
-    return _indexed(np.rint(confidence.clip(0, 1) * last).astype(np.uint8), table)
+def hatched_bytes(dropped: np.ndarray) -> bytes:
+    """Encode a bool mask, (H, W), as PNG with hatching where it is true, else transparent."""
+    y, x = np.indices(dropped.shape)
+    lines = (x + y) % _HATCH < 2
+    return _indexed(
+        np.where(dropped, 1 + lines, 0).astype(np.uint8),
+        np.array([one[:3] for one in _HATCHING], np.uint8),
+        bytes(one[3] for one in _HATCHING),
+    )
 
 
-def _indexed(values: np.ndarray, palette: np.ndarray) -> bytes:
+def _indexed(values: np.ndarray, palette: np.ndarray, alpha: bytes | None = None) -> bytes:
     image = Image.fromarray(np.ascontiguousarray(values))
     image.putpalette(palette.tobytes())
-    return _encode(image, format="PNG", optimize=True)
+    more = {} if alpha is None else {"transparency": alpha}
+    return _encode(image, format="PNG", optimize=True, **more)
 
 
 def _encode(image: Image.Image, **options) -> bytes:
@@ -107,10 +130,15 @@ class Album:
         self.pictures[key] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         return key
 
-    def rgb(self, key: str) -> np.ndarray:
-        """A kept picture, (H, W, 3) uint8."""
-        data = base64.b64decode(self.pictures[key].split(",", 1)[1])
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    def rgb(self, key: str, below: str | None = None) -> np.ndarray:
+        """A kept picture, (H, W, 3) uint8; what is transparent in it shows the one below."""
+        image = self._open(key).convert("RGBA")
+        ground = Image.new("RGBA", image.size) if below is None else self._open(below)
+        ground = ground.convert("RGBA").resize(image.size)
+        return np.asarray(Image.alpha_composite(ground, image).convert("RGB"))
+
+    def _open(self, key: str) -> Image.Image:
+        return Image.open(io.BytesIO(base64.b64decode(self.pictures[key].split(",", 1)[1])))
 
     @property
     def size(self) -> int:

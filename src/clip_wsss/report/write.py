@@ -25,12 +25,19 @@ from clip_wsss.data.check import shortened
 from clip_wsss.data.datasets import Dataset
 from clip_wsss.report import panels
 from clip_wsss.report import tables as report_tables
-from clip_wsss.report.views import Results, details, pictures, rankings
+from clip_wsss.report.classes import heatmaps
+from clip_wsss.report.gallery import pictures
+from clip_wsss.report.ladder import ladder
+from clip_wsss.report.opening import opening
+from clip_wsss.report.relations import across, pairs
+from clip_wsss.report.results import Results
+from clip_wsss.report.views import details, rankings
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.graph import CHECK
 from clip_wsss.runs.plan import Plan
-from clip_wsss.runs.stages import SCORED
+from clip_wsss.runs.stages import MAP_STAGES, SCORED
 from clip_wsss.runs.table import Run
+from clip_wsss.tables.costs import ALL
 from clip_wsss.tables.layout import TITLES
 from clip_wsss.tables.published import read_published
 from clip_wsss.tables.remarks import notes
@@ -41,8 +48,19 @@ QUOTES = 3  # published figures in the paragraph of a stage; the table has all
 # How the page draws a picture: a mask keeps its pixels and can lie over the image.
 PICTURE_KINDS = {
     **dict.fromkeys(("truth", "mask", "labels", "prediction"), "label"),
-    "confidence": "map",
+    "dropped": "over",
+    **dict.fromkeys(MAP_STAGES, "cam"),
 }
+SCRIPTS = ("page.js", "gallery.js", "tables.js", "export.js")  # one after another
+STYLES = ("report.css", "print.css")
+PAPERS = {  # of the stages, read beside the docs
+    "CLIP-ES": "https://arxiv.org/abs/2212.09506",
+    "CLIP": "https://arxiv.org/abs/2103.00020",
+    "GradCAM": "https://arxiv.org/abs/1610.02391",
+    "dense CRF": "https://arxiv.org/abs/1210.5644",
+    "WeCLIP": "https://arxiv.org/abs/2406.11189",
+}
+DOCS = "../../docs"  # from a results folder of a clone
 
 
 def write_report(plan: Plan, dataset: Dataset, out: Path, provenance: dict[str, Any]) -> None:
@@ -78,11 +96,16 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
     """Everything that the template names."""
     runs, tables = results.runs, _tables(results)
     start = _start(results, tables)
-    shown = pictures(results)
+    shown, related = pictures(results), _related(results, tables)
     data: dict[str, Any] = {
         "start": start,
         "runs": [run.name for run in runs],
         "notes": {run.name: run.note for run in runs},
+        "classes": [
+            {"name": name, "colour": report_tables.colour(number)}
+            for number, name in enumerate(results.names)
+        ],
+        "pairs": {base: said for one in related for base, said in one["pairs"].items()},
         "stages": [
             {"key": stage, "title": title, "kind": PICTURE_KINDS.get(stage, "photo")}
             for stage, title in panels.COLUMN_TITLES.items()
@@ -99,12 +122,15 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         "runs": runs,
         "start": start,
         "start_index": data["runs"].index(start),
-        "ladders": _ladders(tables),
+        "ladders": related,
+        "data_pairs": bool(data["pairs"]),
+        "papers": PAPERS,
+        "docs": DOCS,
         "panel_count": len(shown["panels"][start]),
         "stages": data["stages"],
         "published": _quotes(quoted),
         "published_table": None if quoted is None else report_tables.published_table(quoted),
-        "heatmaps": _heatmaps(results),
+        "heatmaps": heatmaps(results.rows, results.seen) if results.scored else [],
         "details": details(results),
         "rankings": rankings(results),
         "cost": _cost(results),
@@ -124,11 +150,11 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
             for run in runs
         ],
         "data": Markup(json.dumps(data, ensure_ascii=False).replace("<", r"\u003c")),
-        "css": Markup(_asset("report.css")),
-        "js": Markup(_asset("report.js")),
+        "css": Markup("\n".join(map(_asset, STYLES))),
+        "js": Markup("\n".join(map(_asset, SCRIPTS))),
     }
     context["sections"] = _sections(context)
-    return context | _opening(results, tables, context["demo"])
+    return context | opening(results, tables, context["demo"])
 
 
 def _asset(name: str) -> str:
@@ -162,76 +188,6 @@ def _start(results: Results, tables: dict[str, pd.DataFrame]) -> str:
     return max(stages, key=lambda name: (stages[name], best.get(name, 0.0)))
 
 
-def _opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> dict[str, Any]:
-    """The lead and the tiles at the top."""
-    splits = results.config.dataset.splits
-    shown = dict.fromkeys(filter(None, (splits.pseudo, splits.val)))
-    counts = {split: len(results.dataset.ids(split)) for split in shown}
-    images = " and ".join(f"{count:,} {split}" for split, count in counts.items())
-    bounds = {run.name for run in results.runs if results.fully_supervised(run)}
-    masks = [results.graph.settings[run.name].masks for run in results.runs]
-    made = {one.source for one in masks if one is not None}
-    words = {"ground-truth": "full supervision", "import": "masks made elsewhere"}
-    left_out = " and ".join(said for source, said in words.items() if source in made)
-    others = f", but for {left_out}" if left_out else ""
-    several = len(results.runs) > 1
-    lead = answer(tables) + (
-        f"{f'{len(results.runs)} runs' if several else 'One run'} on the {images} images of "
-        f"{'the demo' if demo else results.dataset.name}, {'each ' if several else ''}"
-        f"taught by image-level labels alone{others}"
-        f"{' and measured after every stage' if results.scored else ''}."
-    )
-    tiles = [
-        {"label": "Runs", "value": len(results.runs), "detail": ", ".join(tables)},
-        {"label": "Images", "value": f"{sum(counts.values()):,}", "detail": images},
-    ]
-    for label, stages in (
-        ("Best pseudo labels, mIoU", SCORED[:-1]),
-        ("Best segmentation, mIoU", ("segmentation",)),
-    ):
-        found = [
-            (line[stage], line["run"], line[f"{stage}_low"], line[f"{stage}_high"])
-            for frame in tables.values()
-            for stage in stages
-            for line in frame.dropna(subset=stage).to_dict("records")
-            if line["run"] not in bounds
-        ]
-        if found:
-            value, name, low, high = max(found, key=lambda one: one[0])
-            detail = f"{name}, interval {low:.1f} to {high:.1f}"
-            tiles.append({"label": label, "value": f"{value:.1f}", "detail": detail})
-    return {"lead": lead, "tiles": tiles}
-
-
-def answer(tables: dict[str, pd.DataFrame], most: int = 5) -> str:
-    """What helped against its base, by how much, and what is within noise; empty without bases."""
-    lines = [
-        line
-        for frame in tables.values()
-        for line in frame.dropna(subset="difference").to_dict("records")
-    ]
-    sure = sorted(
-        (line for line in lines if line["more_than_noise"] == "yes"),
-        key=lambda line: -abs(line["difference"]),
-    )
-    said = {
-        line["run"]: f"{line['run']} {report_tables.signed(line['difference'])}" for line in sure
-    }
-    groups = {
-        "better than their base": [said[line["run"]] for line in sure if line["difference"] > 0],
-        "worse": [said[line["run"]] for line in sure if line["difference"] < 0],
-        "within noise": [line["run"] for line in lines if line["run"] not in said],
-    }
-    parts = [
-        f"{words}: {', '.join(names[:most])}"
-        + (f" and {len(names) - most} more" if len(names) > most else "")
-        for words, names in groups.items()
-        if names
-    ]
-    sentence = "; ".join(parts)
-    return f"{sentence[:1].upper()}{sentence[1:]}. " if parts else ""
-
-
 def _sections(context: dict[str, Any]) -> list[dict[str, str]]:
     """What the navigation leads to."""
     titles = {
@@ -248,19 +204,23 @@ def _sections(context: dict[str, Any]) -> list[dict[str, str]]:
     return [{"id": key, "title": title} for key, title in titles.items() if title]
 
 
-def _ladders(tables: dict[str, pd.DataFrame]) -> list[dict]:
-    return [
-        {
-            "name": name,
-            "chart": report_tables.ladder(frame),
-            "table": report_tables.runs_table(frame, name),
-        }
-        for name, frame in tables.items()
-    ]
-
-
-def _heatmaps(results: Results) -> list[dict]:
-    return report_tables.heatmaps(_read(results, "per_class")) if results.scored else []
+def _related(results: Results, tables: dict[str, pd.DataFrame]) -> list[dict]:
+    """Every table of runs: its ladder, its cells, and how its runs compare with one another."""
+    made = []
+    for name, frame in tables.items():
+        rows = {run: results.rows[run] for run in frame["run"]}
+        others = across(rows)
+        made.append(
+            {
+                "name": name,
+                "chart": ladder(frame),
+                "csv": frame.to_csv(index=False),
+                "table": report_tables.runs_table(frame, name),
+                "across": report_tables.across_table(others, name) if others else None,
+                "pairs": pairs(rows) if len(rows) > 1 else {},
+            }
+        )
+    return made
 
 
 def _quotes(published: pd.DataFrame | None) -> dict[str, list[dict]]:
@@ -278,7 +238,12 @@ def _cost(results: Results) -> dict | None:
     table = _costs(results)
     if table.empty:
         return None
-    caption = "Jobs that ran side by side shared the machine, which is in their seconds."
+    caption = (
+        "Seconds of all jobs of a stage summed, and elapsed: those in which at least one of them "
+        "ran. Start-up is what no loop over images took: imports, opening files; seconds an image "
+        "are those of the loops. Jobs that ran side by side shared the machine, which is in their "
+        "seconds."
+    )
     if len(devices := table["device"].unique()) == 1:
         caption, table = f"{devices[0]}. {caption}", table.drop(columns="device")
     return report_tables.plain_table(table, "cost", caption)
@@ -290,8 +255,15 @@ def _costs(results: Results) -> pd.DataFrame:
 
 
 def _time(results: Results) -> str | None:
+    """Elapsed and summed time of all jobs."""
     table = _costs(results)
-    return None if table.empty else f"{table['seconds'].sum() / 60:.1f} minutes"
+    if table.empty:
+        return None
+    whole = table[table["stage"] == ALL].iloc[-1]
+    words = f"{whole['seconds'] / 60:.1f} minutes summed"
+    if report_tables.there(whole["elapsed_seconds"]):
+        words = f"{whole['elapsed_seconds'] / 60:.1f} minutes elapsed, {words}"
+    return words
 
 
 def _skipped(results: Results) -> list[str]:

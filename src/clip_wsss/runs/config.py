@@ -270,8 +270,10 @@ def check_entry(
         _check_clip(config, entry.model, f"{where}.model")
     if isinstance(entry, Texts):
         vocabulary = vocabulary or read_vocabulary(config.dataset.vocabulary)
-        for key, lists in (("names", vocabulary.names), ("background", vocabulary.backgrounds)):
-            if getattr(entry, key) not in lists:
+        names, words = list(vocabulary.names), list(vocabulary.backgrounds)
+        known = {"names": names, "ranked_names": names, "background": words}
+        for key, lists in known.items():
+            if getattr(entry, key) not in (None, *lists):
                 problem = unknown("list", getattr(entry, key), lists)
                 raise InputError(f"{where}.{key}: {problem} ({vocabulary.path})")
         _check_templates(entry, where)

@@ -448,6 +448,7 @@ class Graph:
 
     def _texts(self, texts: Texts, model: Node) -> Node:
         names = self.vocabulary.texts(texts.names)
+        ranked = self.vocabulary.texts(texts.ranked_names or texts.names)
         words = list(self.vocabulary.background(texts.background))
         identity: dict[str, Any] = {
             "names": {key: name for key, name in names.items() if key != name},
@@ -462,6 +463,8 @@ class Graph:
                 "templates": read_templates(Path(texts.templates)),
                 **ranking,
             }
+            if ranked != names:
+                identity["ranked_names"] = {k: name for k, name in ranked.items() if k != name}
             label = "sharpest"
         else:
             identity["template"] = templates_of(texts)
@@ -474,7 +477,7 @@ class Graph:
         label += f"+{len(identity['names'])}-renamed" if identity["names"] else ""
         label += f"+{len(words)}-background"
         spread = {"score": texts.score, "spread": texts.spread}
-        settings = {**identity, **spread, "names": names}
+        settings = {**identity, **spread, "names": names, "ranked_names": ranked}
         return _node("texts", label, identity, parents, settings)
 
     def _cam(self, cam: Cam, model: Node, texts: Node) -> Node:

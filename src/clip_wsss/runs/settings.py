@@ -176,6 +176,9 @@ class Texts(Settings):
     score: Literal["cls", "patches"] = Field("cls", description="of sharpness")
     spread: Literal["variance", "deviation"] = Field("variance", description="of sharpness")
     names: Text = Field("plain", description="list of the vocabulary that renames classes")
+    ranked_names: Text | None = Field(
+        None, description="list of names that sharpest ranks the templates with; null: `names`"
+    )
     background: Text = Field("none", description="list of the vocabulary of background words")
 
 

@@ -61,6 +61,8 @@ def changes(old: Entries, new: Entries, groups: Sequence[str] = GROUPS) -> list[
             for key in flat_before
             if key in flat_after
         }
+        if all(one.get("ranked_names") == one.get("names") for one in (flat_before, flat_after)):
+            common.pop("ranked_names", None)  # each ranks with its own names
         # Where the settings are the same it is the content of a file that they name.
         words += _differences(flat_before, flat_after, common) or flat_changes(
             {group: before["identity"]}, {group: after["identity"]}
@@ -82,6 +84,8 @@ def _used(graph: Graph, settings: Settings, node: Node) -> dict[str, Any]:
         if template != "sharpest":  # a template that is named outright is not ranked
             template = template[0] if len(template) == 1 else template
             used = {key: used[key] for key in ("names", "background")}
+        else:
+            used["ranked_names"] = used["ranked_names"] or used["names"]
         used = {"template": template, **{k: v for k, v in used.items() if k != "template"}}
     if isinstance(settings, Cam):
         used["model"] = graph.config.models[settings.model].model_dump()

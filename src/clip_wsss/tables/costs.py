@@ -1,34 +1,39 @@
 """What every stage took, from Snakemake's benchmark files and the logs of the jobs.
 
-`seconds` and the memory are of whole jobs. Seconds an image are without the start of the processes
-where their logs have them (`clip_wsss.core.progress`), and of whole jobs elsewhere.
+`seconds` are those of all jobs summed, `elapsed_seconds` those in which at least one of them ran
+(jobs run side by side), by the last times in their logs. `startup_seconds` are those of `seconds`
+that no loop over images took: the processes' start, their imports, opening files. Where the logs
+have no loops (`clip_wsss.core.progress`), seconds an image are of whole jobs. The last line, of the
+stage `all`, is all jobs together.
 
 No two runs take the same time, so this is a table of its own beside those of figures.
 """
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from clip_wsss.core.csvs import markdown_table, write_csv
 from clip_wsss.core.files import write_text
-from clip_wsss.core.progress import seconds_an_image
+from clip_wsss.core.progress import ended, in_loops
 from clip_wsss.core.shards import shard_pattern
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.provenance import device_name
 from clip_wsss.runs.table import Run
 
+ALL = "all"  # the stage of the last line
+Span = tuple[float, float]  # seconds since 1970
 COLUMNS = (
-    *("stage", "folder", "run", "jobs", "images", "seconds", "seconds_an_image"),
-    *("peak_memory_mb", "device"),
+    *("stage", "folder", "run", "jobs", "images", "seconds", "elapsed_seconds"),
+    *("startup_seconds", "seconds_an_image", "peak_memory_mb", "device"),
 )
 
 
 def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
-    """Write `cost.csv` and `cost.md`: a line a folder of a stage, of maps a line a pass.
+    """Write `cost.csv` and `cost.md`: a line a folder of a stage, of maps a line a pass, and all.
 
     Args:
         plan: of the results; Snakemake's benchmark files lie below `benchmarks/` in their folder.
@@ -43,6 +48,7 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
     device = device_name(config.compute.device)
     benchmarks = plan.root / "benchmarks"
     lines, seen = [], set()
+    all_spans: list[Span | None] = []
     for run in plan.graph.runs:
         for stage, split, folder, pattern in _places(plan, run):
             files = sorted(benchmarks.glob(f"{glob.escape(folder)}{pattern}"))
@@ -55,9 +61,10 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
                 plan.root / "logs" / file.relative_to(benchmarks).with_suffix(".log")
                 for file in files
             ]
-            pace = seconds_an_image(logs)
-            if pace is None and images:
-                pace = seconds / images
+            loops = in_loops(logs)
+            pace = loops[1] / loops[0] if loops else seconds / images if images else None
+            spans = [_span(log, job) for log, job in zip(logs, jobs["s"], strict=True)]
+            all_spans += spans
             lines.append(
                 {
                     "stage": stage,
@@ -66,17 +73,43 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
                     "jobs": len(jobs),
                     "images": images,
                     "seconds": round(seconds, 1),
+                    "elapsed_seconds": elapsed(spans),
+                    "startup_seconds": round(max(seconds - loops[1], 0), 1) if loops else None,
                     "seconds_an_image": None if pace is None else round(pace, 4),
                     "peak_memory_mb": jobs["max_rss"].max(),
                     "device": device,
                 }
             )
+    if lines:
+        whole = {"stage": ALL, "jobs": sum(line["jobs"] for line in lines), "device": device}
+        whole["seconds"] = round(sum(line["seconds"] for line in lines), 1)
+        whole["elapsed_seconds"] = elapsed(all_spans)
+        whole["peak_memory_mb"] = pd.Series([line["peak_memory_mb"] for line in lines]).max()
+        lines.append(whole)
     table = pd.DataFrame(lines, columns=list(COLUMNS)).astype({"images": "Int64"})
     out_dir = plan.root / "tables" if out_dir is None else Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_csv(table, out_dir / "cost.csv")
     rows = [COLUMNS, ["---"] * len(COLUMNS), *table.astype(object).fillna("").to_numpy()]
     write_text(out_dir / "cost.md", markdown_table(rows))
+
+
+def elapsed(spans: Sequence[Span | None]) -> float | None:
+    """Seconds in which at least one of some jobs ran; None where one does not say when."""
+    total, until = 0.0, float("-inf")
+    for span in sorted(spans, key=lambda span: span or (0, 0)):
+        if span is None:
+            return None
+        start, end = span
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return round(total, 1)
+
+
+def _span(log: Path, seconds: float) -> Span | None:
+    """When a job began and ended: its log's last line is one of its last acts."""
+    end = ended(log)
+    return None if end is None else (end - seconds, end)
 
 
 def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:

@@ -6,7 +6,7 @@ never the same twice.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from clip_wsss.core.csvs import markdown_table, read_csv, write_csv
 from clip_wsss.core.files import write_json, write_text
 from clip_wsss.core.plain import dump_yaml
 from clip_wsss.runs import sidecar
+from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.graph import RANKING, Node, described
 from clip_wsss.runs.plan import Plan, Product
 from clip_wsss.runs.provenance import portable
@@ -68,6 +69,16 @@ class Row:
     def figure(self, stage: str, scoring: str | None = None) -> Figure:
         """Return the figure of a stage, at the run's own background power and scoring."""
         return self.reader.figure(stage, self.files[stage], scoring or self.scoring, self.power)
+
+    def up_to_masks(self) -> "Row":
+        """The same without its training: what its pseudo labels come from."""
+        groups = ("texts", "cam", "affinity", "masks")
+        return replace(
+            self,
+            run=replace(self.run, seeds=(0,)),
+            entries={group: self.entries[group] if group in groups else None for group in GROUPS},
+            files={stage: files for stage, files in self.files.items() if stage in LABEL_STAGES},
+        )
 
     @cached_property
     def stages(self) -> list[str]:
@@ -215,6 +226,10 @@ def _remarks(row: Row, plan: Plan) -> Iterator[tuple[str, str, str]]:
         )
         yield row.run.name, remarks.OF_SPLIT, remarks.of_tags(plan.graph.tags.label, scored)
     for stage in row.stages:
+        power = row.figure(stage).power
+        if power is not None and power != row.power:  # the oracle's
+            words = f"its differences, classes and headline take p = {power_key(power)}"
+            yield row.run.name, stage, f"{words}, an oracle: chosen by the ground truth"
         for info in map(row.reader.info, row.files[stage]):
             seed = f"seed {info['seed']}: " if len(row.files[stage]) > 1 else ""
             for words in remarks.remarks_of(info):
@@ -270,7 +285,7 @@ def _line(
         "run": run.name,
         "kind": "measured",
         "base": run.base,
-        "differs": "; ".join(_changes(base, row)) if base else "",
+        "differs": "",
         "seeds": " ".join(map(str, run.seeds)),
         "precision": cam["settings"]["precision"] if cam else None,
         "note": run.note,
@@ -290,7 +305,12 @@ def _line(
     if full is not None and full.figure("segmentation").value > 0:
         share = row.figure("segmentation").value / full.figure("segmentation").value
         line["segmentation_of_full"] = percent(share)
-    return line | (_against(base, row) if base else {})
+    return line | (against(row, base) if base else {})
+
+
+def against(row: Row, base: Row) -> dict:
+    """What a row changes against another and by how much: the cells of a row with that base."""
+    return {"differs": "; ".join(_changes(base, row)), **_against(base, row)}
 
 
 def _changes(base: Row, row: Row) -> list[str]:

@@ -2,10 +2,11 @@
 
 import logging
 import time
+from datetime import datetime
 
 import pytest
 
-from clip_wsss.core.progress import over_images, seconds_an_image
+from clip_wsss.core.progress import ended, in_loops, over_images
 
 
 def test_a_log_says_how_long_the_images_took(tmp_path, monkeypatch, caplog):
@@ -19,12 +20,18 @@ def test_a_log_says_how_long_the_images_took(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     assert list(over_images(iter("abc"), 3, "masks 1of2")) == list("abc")
     assert list(over_images(range(2), 2, "predicting")) == [0, 1]
-    assert seconds_an_image([log]) == pytest.approx((4 + 1) / 5)
-    assert seconds_an_image([log, log]) == pytest.approx(1)
+    assert in_loops([log]) == (5, pytest.approx(4 + 1))
+    assert in_loops([log, log]) == (10, pytest.approx(10))
 
 
 def test_logs_that_do_not_say_it(tmp_path):
     (tmp_path / "old.log").write_text("images in 3 s\n")
-    assert seconds_an_image([tmp_path / "old.log"]) is None
-    assert seconds_an_image([tmp_path / "none.log"]) is None
-    assert seconds_an_image([]) is None
+    for logs in ([tmp_path / "old.log"], [tmp_path / "none.log"], []):
+        assert in_loops(logs) is None
+    assert ended(tmp_path / "old.log") is None is ended(tmp_path / "none.log")
+
+
+def test_the_end_of_a_log(tmp_path):
+    log = tmp_path / "a.log"
+    log.write_text("2026-01-01 00:00:00,000 INFO a\n2026-01-01 00:01:00,500 INFO b\n  more\n")
+    assert ended(log) == datetime(2026, 1, 1, 0, 1, 0, 500_000).timestamp()

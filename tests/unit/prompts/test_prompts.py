@@ -114,6 +114,7 @@ def entry(**changes):
         "score": "cls",
         "spread": "variance",
         "names": {c: c for c in CLASSES},
+        "ranked_names": {c: c for c in CLASSES},
         "background": ["sky", "grass"],
     } | changes
 

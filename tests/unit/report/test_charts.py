@@ -101,6 +101,23 @@ def test_calibration_chart_places_bins_at_their_mean_confidence():
     ]
 
 
+def test_the_bars_of_the_calibration_chart_have_a_scale_of_their_own():
+    bins = pd.DataFrame(
+        {"low": [0.5, 0.9], "high": [0.55, 1.0], "confidence": [0.52, 0.98],
+         "pixels": [100, 300], "correct": [40, 297]}
+    )  # fmt: skip
+    svg = calibration_chart("t", bins)
+    bars = elements(svg, "rect", "ghost")
+    assert [bar.get("data-tip") for bar in bars] == ["25.0% of the pixels", "75.0% of the pixels"]
+    # Of an area 50 high that ends at 80 %.
+    assert [float(bar.get("height")) for bar in bars] == [
+        pytest.approx(50 * share / 0.8, abs=0.11) for share in (0.25, 0.75)
+    ]
+    assert all(float(bar.get("y")) > 200 for bar in bars)  # below the curve's area
+    ticks_of = [text.text for text in elements(svg, "text", "end")]
+    assert ticks_of == ["0", "20", "40", "60", "80", "100", "0", "50"]
+
+
 def test_mu_chart_marks_the_threshold():
     curve = pd.DataFrame(
         {"mu": [0.5, 0.95, 0.99], "kept": [1.0, 0.8, 0.0], "precision": [0.9, 0.97, math.nan]}
@@ -108,7 +125,8 @@ def test_mu_chart_marks_the_threshold():
     svg = mu_chart("t", curve, 0.95)
     assert [one.get("r") for one in elements(svg, "circle")] == ["3.5", "7"]
     assert [one.text for one in elements(svg, "text", "strong")] == [
-        "μ = 0.95: 80.0% kept, 97.0% right"
+        "μ = 0.95: 80.0% kept",
+        "97.0% right",
     ]
 
 

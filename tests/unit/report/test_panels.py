@@ -6,8 +6,17 @@ from PIL import Image
 from clip_wsss.core.archives import Archives
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.choice import choose
-from clip_wsss.report.panels import NOT_PART, SHOWN_STAGES, Panels, stage_files, write_qualitative
+from clip_wsss.report.panels import (
+    NOT_PART,
+    SHOWN_STAGES,
+    Panels,
+    measure_labels,
+    stage_files,
+    write_qualitative,
+)
 from clip_wsss.runs.table import Run
+from clip_wsss.score.breakdown import image_iou, region_iou
+from clip_wsss.score.measurements import read_counts
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +52,7 @@ def test_panel_says_what_a_run_does_not_have(made):
     plain = panels.panel(files_of(made, "plain"), "train_0000")
     missing = {stage for stage, cell in plain.items() if cell == f"!{NOT_PART}"}
     assert tuple(plain) == SHOWN_STAGES
-    assert missing == {"refined", "confidence", "labels", "prediction"}
+    assert missing == {"refined", "dropped", "labels", "prediction"}
     trained = panels.panel(files_of(made, "seg-cgl"), "train_0000")
     assert trained["prediction"] == "!predicted on val only"
     assert trained["labels"] == f"!{NOT_PART}"
@@ -51,6 +60,65 @@ def test_panel_says_what_a_run_does_not_have(made):
     seen = panels.panel(files_of(made, "seg-cgl"), "val_0000")
     assert seen["prediction"] in panels.album.pictures
     assert seen["initial"].startswith("!")
+
+
+def test_figures_of_a_picture_are_those_that_were_measured(made):
+    panels = Panels(made.dataset)
+    run = made.runs[-1]
+    files, scores = files_of(made, run.name), made.plan.graph.scores(run)
+    shown = {"initial": 1, "refined": 1, "mask": None, "segmentation": None}
+    for stage, power in shown.items():
+        path = (made.root / scores[stage][0]).with_name("counts.parquet")
+        regions = region_iou(read_counts(path, power))
+        images = image_iou(regions).set_index("id")["iou"]
+        name = images.index[0]
+        key = "prediction" if stage == "segmentation" else stage
+        found = panels.measures(files, name)[key]
+        assert found["iou"] == pytest.approx(images[name], abs=1e-4)
+        own = regions[regions["id"] == name].set_index("label")["iou"]
+        assert {label: iou for label, iou in found["classes"] if iou is not None} == {
+            label: pytest.approx(iou, abs=1e-4) for label, iou in own.items()
+        }
+
+
+def test_iou_and_classes_of_a_picture_by_hand():
+    truth = np.array([[0, 0, 1, 1], [0, 255, 1, 1]], np.uint8)
+    label = np.array([[0, 1, 1, 1], [2, 2, 1, 255]], np.uint8)
+    # Background 1 of 3; class 1: 3 hits of 4, and one false alarm; class 2 is not there.
+    found = measure_labels(truth, label)
+    assert found["classes"] == [[0, 0.3333], [1, 0.6], [2, None]]
+    assert found["iou"] == pytest.approx((1 / 3 + 3 / 5) / 2, abs=1e-4)
+    assert measure_labels(None, label) == {
+        "classes": [[0, None], [1, None], [2, None]],
+        "iou": None,
+    }
+
+
+def test_what_mu_drops(made):
+    panels = Panels(made.dataset)
+    crf, cgl = files_of(made, "crf"), files_of(made, "seg-cgl")
+    assert crf.mu == cgl.mu == 0.95
+    archive = Archives(crf.masks)["train_0001"]
+    kept = (archive.confidence("train_0001") >= np.float32(0.95)).mean()
+    assert 0 < kept < 1
+    found = panels.measures(crf, "train_0001")["dropped"]
+    assert found == {"mu": 0.95, "kept": pytest.approx(kept, abs=1e-4)}
+    key = panels.panel(crf, "train_0001")["dropped"]
+    alpha = np.asarray(panels.album._open(key).convert("RGBA"))[..., 3]
+    assert ((alpha == 0) == (archive.confidence("train_0001") >= np.float32(0.95))).all()
+    assert "dropped" not in panels.measures(files_of(made, "plain"), "train_0001")
+
+
+def test_maps_of_single_classes_of_images_with_several(made):
+    panels, files = Panels(made.dataset), files_of(made, "crf")
+    assert panels.class_maps(files, "train_0000") == {}  # of one class
+    found = panels.class_maps(files, "train_0001")
+    labels = {label + 1 for label in made.dataset.labels("train_0001")}
+    assert {stage: set(maps) for stage, maps in found.items()} == {
+        "initial": labels, "refined": labels
+    }  # fmt: skip
+    assert len({key for maps in found.values() for key in maps.values()}) == 4
+    assert set(panels.class_maps(files_of(made, "plain"), "train_0001")) == {"initial"}
 
 
 def test_runs_share_the_pictures_of_the_stages_that_they_share(made):

@@ -6,8 +6,9 @@ from PIL import Image
 from clip_wsss.core.images import voc_palette
 from clip_wsss.report.pictures import (
     Album,
+    class_heat,
     colour_table,
-    confidence_bytes,
+    hatched_bytes,
     heat_overlay,
     label_bytes,
     photo_bytes,
@@ -43,9 +44,30 @@ def test_mask_picture_has_voc_colours_and_white_for_ignored():
     assert (colours == [[palette[0], palette[1]], [palette[15], [255, 255, 255]]]).all()
 
 
-def test_confidence_picture_grows_brighter():
-    colours = decode(confidence_bytes(np.array([[0.0, 0.5, 1.0]]))).astype(int).sum(axis=2)[0]
-    assert colours[0] < colours[1] < colours[2]
+def test_what_is_dropped_is_hatched_and_the_rest_shows_the_image():
+    dropped = np.zeros((16, 16), bool)
+    dropped[:, 8:] = True
+    drawn = np.asarray(Image.open(io.BytesIO(hatched_bytes(dropped))).convert("RGBA"))
+    assert (drawn[:, :8, 3] == 0).all()
+    veil, lines = drawn[0, 12], drawn[0, 8]  # (x + y) % 8 is 4, and 0
+    assert veil.tolist() == [16, 18, 24, 150]
+    assert lines.tolist() == [255, 255, 255, 255]
+    assert drawn[1, 15].tolist() == lines.tolist()  # along the diagonal
+    album = Album()
+    below = album.add(label_bytes(np.full((16, 16), 1, np.uint8)))
+    shown = album.rgb(album.add(hatched_bytes(dropped)), below)
+    assert shown[0, 0].tolist() == voc_palette()[1].tolist()
+    assert shown[0, 8].tolist() == [255, 255, 255]
+
+
+def test_the_heat_of_a_class_is_its_map_in_colours():
+    values = np.zeros((4, 4), np.float32)
+    values[:, 2:] = 1
+    heat = class_heat(values, (40, 80), 20)
+    assert heat.shape == (10, 20, 3)
+    assert (heat[:, 0] == colour_table("inferno")[0]).all()
+    assert (heat[:, -1] == colour_table("inferno")[255]).all()
+    assert class_heat(values, (4, 8), 20).shape == (4, 8, 3)
 
 
 def test_shrink_keeps_the_shape_and_never_enlarges():

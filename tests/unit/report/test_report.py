@@ -1,3 +1,4 @@
+import io
 import json
 import re
 from dataclasses import replace
@@ -10,9 +11,14 @@ from clip_wsss.core.archives import MASKS, EncodedImage, write_archive
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_json
 from clip_wsss.core.maps import read_maps, write_maps
-from clip_wsss.report import views as report_views
-from clip_wsss.report.tables import heatmaps, ladder, plain_table, runs_table
-from clip_wsss.report.write import answer, write_report
+from clip_wsss.report import gallery, views
+from clip_wsss.report.classes import heatmaps
+from clip_wsss.report.ladder import ladder
+from clip_wsss.report.opening import answer, best_lines
+from clip_wsss.report.relations import across, best, comparison, labels_of, pairs, predictions_of
+from clip_wsss.report.results import Results
+from clip_wsss.report.tables import DIFFERS, difference_cell, plain_table, runs_table
+from clip_wsss.report.write import DOCS, write_report
 from clip_wsss.runs.table import Run
 from clip_wsss.tables.write import write_tables
 
@@ -61,20 +67,33 @@ def frame(made):
 
 def test_the_page_loads_nothing_and_is_small(html):
     assert len(html) < 1_000_000
-    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert sources
-    assert all(source.startswith(("#", "data:")) for source in sources)
+    assert all(source.startswith("data:") for source in re.findall(r' src="([^"]*)"', html))
+    assert re.findall(r'<link[^>]* href="([^"]*)"', html) == ["data:,"]
     assert "@import" not in html
-    assert "http" not in re.sub(r'(?s)<script type="application/json".*?</script>', "", html)
+    assert "url(http" not in html
+    addresses = set(re.findall(r'"(https?://[^"]*)', html))
+    assert "https://arxiv.org/abs/2212.09506" in addresses
+    # Papers to go to, and the names of XML's languages, which nobody asks for.
+    assert all(
+        one.startswith(("https://arxiv.org/abs/", "http://www.w3.org/")) for one in addresses
+    )
+
+
+def test_the_docs_that_are_linked_are_there(html):
+    linked = set(re.findall(f'href="{re.escape(DOCS)}/([^"]*)"', html))
+    assert {"results.md", "ablation.md", "settings.md"} <= linked
+    assert all((synthetic.REPOSITORY / "docs" / name).is_file() for name in linked)
 
 
 def test_every_picture_is_there_once_and_used(html, data):
     used = set()
     for items in data["panels"].values():
         used |= {cell for item in items for cell in item["cells"].values()}
+        used |= {key for item in items for maps in item["maps"].values() for key in maps.values()}
     for groups in data["extremes"].values():
         items = [item for group in groups for item in group["best"] + group["worst"]]
         used |= {cell for item in items for cell in item["cells"].values()}
+        used |= {key for item in items for maps in item["maps"].values() for key in maps.values()}
     keys = {cell for cell in used if not cell.startswith("!")}
     assert keys == set(data["pictures"])
     assert len(set(data["pictures"].values())) == len(data["pictures"])
@@ -96,26 +115,50 @@ def test_every_run_has_its_panels_and_extremes(made, data):
 
 def test_figures_of_the_ladder_are_those_of_the_table(html, frame):
     for line in frame.dropna(subset="miou").to_dict("records"):
-        assert f">{line['miou']:.1f}</span>" in html
+        assert f">{line['miou']:.1f}</span>" in html or f">{line['miou']:.1f} <small>as" in html
     chart = ladder(frame)
     assert [row["name"] for row in chart["rows"]] == frame["run"].tolist()
-    marks = chart["rows"][-1]["marks"]
-    assert [mark["stage"] for mark in marks] == ["initial", "refined", "mask", "segmentation"]
-    places = [(mark["left"], frame[mark["stage"]].iloc[-1]) for mark in marks]
+    assert [axis["title"] for axis in chart["axes"]] == [
+        "pseudo labels: train, 6 images",
+        "segmentation: val, 4 images",
+    ]
+    labels, trained = chart["rows"][-1]["tracks"]
+    assert [mark["stage"] for mark in labels["marks"]] == ["initial", "refined", "mask"]
+    assert [mark["stage"] for mark in trained["marks"]] == ["segmentation"]
+    places = [(mark["left"], frame[mark["stage"]].iloc[-1]) for mark in labels["marks"]]
     (left0, value0), (left1, value1) = min(places), max(places)
-    for left, value in places:  # one linear axis for all
+    for left, value in places:  # one linear axis for all labels
         along = (value - value0) / (value1 - value0)
         assert left == pytest.approx(left0 + along * (left1 - left0), abs=0.02)
+    ticks = chart["axes"][0]["ticks"]
+    for tick in ticks:  # which its ticks are on
+        along = (float(tick["text"]) - value0) / (value1 - value0)
+        assert tick["left"] == pytest.approx(left0 + along * (left1 - left0), abs=0.05)
     for row in chart["rows"]:
-        assert all(mark["low"] >= 0 and mark["low"] + mark["width"] <= 100 for mark in row["marks"])
+        for mark in (mark for track in row["tracks"] if track for mark in track["marks"]):
+            assert mark["low"] >= 0
+            assert mark["low"] + mark["width"] <= 100
+
+
+def test_labels_that_are_the_same_are_said_to_be(frame):
+    tracks = {row["name"]: row["tracks"][0] for row in ladder(frame)["rows"]}
+    assert {name: track["as"] for name, track in tracks.items() if track["as"]} == {
+        "seg-cgl": "crf"
+    }
+
+
+def test_without_a_segmentation_there_is_one_axis(frame):
+    chart = ladder(frame[frame["run"] != "seg-cgl"].assign(segmentation=float("nan")))
+    assert [axis["title"] for axis in chart["axes"]] == ["pseudo labels: train, 6 images"]
+    assert all(len(row["tracks"]) == 1 for row in chart["rows"])
 
 
 def test_runs_table_says_what_differs_and_by_how_much(frame):
     table = runs_table(frame, "ladder")
     labels = [column["label"] for column in table["columns"]]
-    assert labels[:4] == ["run", "differs from its base", "split (images)", "seeds"]
+    assert labels[:4] == ["run", DIFFERS, "split (images)", "seeds"]
     softmax = dict(zip(labels, table["rows"][1], strict=True))
-    assert softmax["differs from its base"]["text"] == "plain, with target: logit → softmax"
+    assert softmax[DIFFERS]["text"] == "plain: target: logit → softmax"
     assert softmax["split (images)"]["text"] == "train (6)"
     line = frame.iloc[1]
     assert softmax["difference"]["value"] == line["difference"]
@@ -125,10 +168,96 @@ def test_runs_table_says_what_differs_and_by_how_much(frame):
     assert last["seeds"]["text"] == "0 1"
     assert "over seeds" in last["segmentation"]["extra"]
     assert last["split (images)"]["text"] == "train (6)\nval (4)"
+    assert pd.read_csv(io.StringIO(table["csv"]))["run"].tolist() == table["runs"]
+
+
+def test_any_run_can_be_the_base(made, frame):
+    rows = Results(made.plan, made.dataset).rows
+    found = pairs(rows)
+    assert {base: set(runs) for base, runs in found.items()} == {
+        base: set(rows) - {base} for base in rows
+    }
+    for line in frame.dropna(subset="difference").to_dict("records"):
+        assert found[line["base"]][line["run"]] == comparison(line)
+    there, back = found["plain"]["crf"], found["crf"]["plain"]
+    assert there["value"] == -back["value"] != 0
+    score = made.plan.graph.scores(made.runs[3])["mask"][0]
+    crf = json.loads((made.root / score).read_text())["miou"]
+    score = made.plan.graph.scores(made.runs[0])["initial"][0]
+    plain = json.loads((made.root / score).read_text())["powers"]["1"]
+    assert there["value"] == pytest.approx(100 * (crf - plain), abs=1e-3)
+    assert there["of"] == "mask \N{MINUS SIGN} initial"
+    assert "target: logit → softmax" in there["differs"]
+    assert found["crf"]["seg-cgl"]["note"] == "all figures in common are the same"
+
+
+def test_pairs_of_too_many_runs_are_not_in_the_page(made, monkeypatch):
+    monkeypatch.setattr("clip_wsss.report.relations.MOST_PAIRED", 4)
+    assert pairs(Results(made.plan, made.dataset).rows) == {}
+
+
+def test_a_difference_says_noise_and_why_there_is_none():
+    line = {
+        "base": "a",
+        "differs": "x: 1 -> 2",
+        "difference": -1.25,
+        "difference_low": -2,
+        "difference_high": -0.5,
+        "more_than_noise": "yes",
+        "difference_of": "mask - refined",
+    }
+    said = comparison(line)
+    assert said["text"] == "\N{MINUS SIGN}1.2"
+    assert difference_cell(said)["extra"] == (
+        "[\N{MINUS SIGN}2.0, \N{MINUS SIGN}0.5]\nmore than noise\nmask \N{MINUS SIGN} refined"
+    )
+    none = comparison({"base": "a", "differs": "", "difference_note": "same settings as its base"})
+    assert difference_cell(none)["extra"] == "same settings as its base"
+    assert difference_cell(comparison({"base": None, "differs": ""}))["extra"] == ""
+
+
+def test_runs_without_a_common_base_are_set_against_those_most_like_them(tmp_path):
+    rows = synthetic.ladder()
+    crf = {group: rows[3].cell(group) for group in ("texts", "cam", "affinity", "masks")}
+    other = crf | {"texts": "clip-es"}
+    runs = [
+        *rows,
+        Run("clip-es", None, **other, table="ladder", segmentation="cgl", inference="default"),
+        Run("corrected", "clip-es", **crf | {"affinity": "corrected"}, table="ladder"),
+    ]
+    made = synthetic.build(tmp_path, runs=runs)
+    found = across(Results(made.plan, made.dataset).rows)
+    assert [(line["run"], line["base"], line["of"]) for line in found] == [
+        ("clip-es", "crf", "mask"),
+        ("clip-es", "seg-cgl", "segmentation"),
+        ("corrected", "crf", "mask"),
+    ]
+    assert found[0]["differs"] == found[1]["differs"]
+    assert found[0]["differs"].startswith("template: sharpest (a clean origami {}.) → a clean")
+    assert found[2]["differs"] == "layers: 3 → 8"
+    assert across(Results(synthetic.build(tmp_path / "b").plan, made.dataset).rows) == []
+
+
+def test_the_best_run_its_ties_and_those_within_noise(made):
+    rows = Results(made.plan, made.dataset).rows
+    labels = best(rows.values(), labels_of)
+    values = {name: labels_of(row).value for name, row in rows.items()}
+    assert labels.figure.value == max(values.values())
+    ties = [name for name, value in values.items() if value == labels.figure.value]
+    assert list(labels.runs) == ties
+    gaps = pairs(rows)[ties[0]]
+    within = [name for name, gap in gaps.items() if "value" in gap and not gap["sure"]]
+    assert set(labels.near) <= set(within)
+    assert best(rows.values(), predictions_of).runs == ("seg-cgl",)
+    assert best([rows["crf"]], predictions_of) is None
+    lines = best_lines(replace(labels, runs=("a", "b"), near=("c",)))
+    assert lines[0].startswith("a, interval ")
+    assert lines[1:] == ["tie with b", "within noise of it: c"]
 
 
 def test_runs_that_share_their_labels_share_a_column_of_the_heat_map(made):
-    labels, predictions = heatmaps(pd.read_csv(made.root / "tables/per_class.csv"))
+    results = Results(made.plan, made.dataset)
+    labels, predictions = heatmaps(results.rows, results.seen)
     assert labels["runs"][0] == "plain"
     assert any("crf, seg-cgl" in name for name in labels["runs"])
     assert len(labels["rows"]) == 21
@@ -136,8 +265,38 @@ def test_runs_that_share_their_labels_share_a_column_of_the_heat_map(made):
     assert all(len(row["cells"]) == len(labels["runs"]) for row in labels["rows"])
 
 
+def test_classes_have_their_iou_images_and_change(made):
+    results = Results(made.plan, made.dataset)
+    labels, predictions = heatmaps(results.rows, results.seen)
+    per_class = pd.read_csv(made.root / "tables/per_class.csv").set_index(["run", "stage", "class"])
+    base, own = (per_class.loc[run, "iou"].loc[stage]
+                 for run, stage in (("caa", "refined"), ("crf", "mask")))  # fmt: skip
+    place = labels["runs"].index("crf, seg-cgl")
+    assert labels["bases"][place] == "caa"
+    assert labels["bases"][0] == "" != labels["bases"][1]
+    truths = [made.dataset.mask(name) for name in made.dataset.ids("train")]
+    for number, row in enumerate(labels["rows"]):
+        assert row["images"] == sum((truth == number).any() for truth in truths)
+        cell = row["cells"][place]
+        if row["images"] == 0:
+            assert cell is None
+            continue
+        assert cell["value"] == pytest.approx(own[row["name"]], abs=1e-3)
+        change = own[row["name"]] - base[row["name"]]
+        assert cell["change"]["value"] == pytest.approx(change, abs=1e-3)
+        low, high = map(float, re.findall(r"[+-]?\d+\.\d", cell["change"]["tip"].replace(
+            "\N{MINUS SIGN}", "-"))[1:])  # fmt: skip
+        if abs(low) > 0.1 and abs(high) > 0.1:  # the tip is rounded
+            assert cell["change"]["sure"] == (low > 0 or high < 0)
+        assert row["cells"][0]["change"] is None
+    assert not predictions["changed"]  # crf, its base, has no segmentation
+    table = pd.read_csv(io.StringIO(labels["csv"]))
+    line = table[(table["runs"] == "crf seg-cgl") & (table["class"] == "background")].iloc[0]
+    assert line["change"] == pytest.approx(own["background"] - base["background"], abs=1e-3)
+
+
 def test_details_are_drawn_once_for_the_runs_that_share_them(made):
-    parts = report_views.details(report_views.Results(made.plan, made.dataset))
+    parts = views.details(Results(made.plan, made.dataset))
     assert [part["runs"] for part in parts] == [[0], [1], [2], [3, 4], [4]]
     titles = [chart["title"] for chart in parts[3]["charts"]]
     assert titles == [
@@ -151,13 +310,13 @@ def test_details_are_drawn_once_for_the_runs_that_share_them(made):
 
 
 def test_templates_are_ranked_and_scattered_once_enough_were_measured(made):
-    results = report_views.Results(made.plan, made.dataset)
-    (ranking,) = report_views.rankings(results)
+    results = Results(made.plan, made.dataset)
+    (ranking,) = views.rankings(results)
     assert ranking["title"] == "Texts synonyms"
     assert [row["template"] for row in ranking["rows"]] == list(synthetic.TEMPLATES)
     assert [row["chosen"] for row in ranking["rows"]] == [True, False, False]
     assert [row["left"] for row in ranking["rows"]] == [0, 50, 100]
-    assert ranking["scatter"] is None
+    assert ranking["scatters"] == []
 
 
 def test_sharpness_is_drawn_against_miou_where_templates_were_measured(tmp_path, monkeypatch):
@@ -168,11 +327,12 @@ def test_sharpness_is_drawn_against_miou_where_templates_were_measured(tmp_path,
     rows = synthetic.ladder()
     runs = [rows[2], *(replace(rows[1], name=f"t{n}", texts=f"t{n}", base=None) for n in range(3))]
     made = synthetic.build(tmp_path, runs=runs, settings=content)
-    results = report_views.Results(made.plan, made.dataset)
-    (ranking,) = report_views.rankings(results)
-    assert ranking["scatter"].count("<circle") == 3
+    results = Results(made.plan, made.dataset)
+    (ranking,) = views.rankings(results)
+    (scatter,) = ranking["scatters"]
+    assert scatter["svg"].count("<circle") == 3
     info = results.info(results.files["t2"]["initial"][0])
-    assert f"{synthetic.TEMPLATES[2]} {info['powers']['1']:.1%}" in ranking["scatter"]
+    assert f"{synthetic.TEMPLATES[2]} {info['powers']['1']:.1%}" in scatter["svg"]
 
 
 def test_the_demo_is_called_a_worked_example_and_other_data_are_not(made, html, tmp_path):
@@ -197,15 +357,20 @@ def test_provenance_names_what_is_known(made, html):
 
 def test_costs_are_shown_with_their_sum(made, tmp_path):
     path = made.root / "tables/cost.csv"
-    path.write_text("stage,seconds,peak_memory_mb,device\ncams,90.5,,A\nmasks,59.5,812.25,A\n")
+    path.write_text(
+        "stage,seconds,elapsed_seconds,startup_seconds,peak_memory_mb,device\n"
+        "cams,90.5,90.5,12.5,,A\nmasks,59.5,40,,812.25,A\nall,150,96,,812.25,A\n"
+    )
     try:
         html = report_of(made, tmp_path / "r.html")
     finally:
         path.unlink()
-    assert "time of all jobs</dt><dd>2.5 minutes" in html
+    assert "time of all jobs</dt><dd>1.6 minutes elapsed, 2.5 minutes summed" in html
+    assert '<button type="button">startup seconds' in html
+    assert ">12.5</td>" in html
     assert 'id="cost"' in html
     assert ">90.5</td>" in html
-    assert "A. Jobs that ran side by side" in html
+    assert "<p>A. Seconds of all jobs" in html
 
 
 def test_published_figures_are_called_quoted(made, tmp_path):
@@ -250,7 +415,7 @@ def test_odd_names_of_runs_and_rows_like_their_base(tmp_path):
     write_tables(made.plan)
     html = report_of(made, tmp_path / "r.html")
     assert data_of(html)["runs"] == names
-    assert html.count("same settings as its base") == 2  # NA, and the last
+    assert html.count("<small> same settings as its base</small>") == 2  # NA, and the last
     assert "sharpest (a clean origami {}.)" in html
     assert "<b>" not in html
 
@@ -269,8 +434,8 @@ def test_many_runs_are_chosen_from_a_list(made, tmp_path):
 
 def test_pictures_shrink_until_the_page_can_be_mailed(made, tmp_path, monkeypatch):
     before = len(report_of(made, tmp_path / "r.html"))
-    monkeypatch.setattr(report_views, "PICTURES", 60_000)
-    monkeypatch.setattr(report_views, "SMALLEST", 8)
+    monkeypatch.setattr(gallery, "PICTURES", 60_000)
+    monkeypatch.setattr(gallery, "SMALLEST", 8)
     html = report_of(made, tmp_path / "r.html")
     assert sum(map(len, data_of(html)["pictures"].values())) <= 60_000
     assert len(html) < before
@@ -319,8 +484,8 @@ def test_final_labels_are_a_stage_where_a_run_has_them(data, tmp_path):
     assert cells[0]["value"] == frame["labels"].iloc[0]
     assert "over seeds" in cells[0]["extra"]
     assert cells[1]["text"] == "–"
-    rows = ladder(frame)["rows"]
-    assert [m["stage"] for m in rows[0]["marks"]][-2:] == ["labels", "segmentation"]
+    tracks = ladder(frame)["rows"][0]["tracks"]
+    assert [track["marks"][-1]["stage"] for track in tracks] == ["labels", "segmentation"]
     assert f"Final labels, train, {frame['images'].iloc[0]} images, seed 0" in html
 
 
@@ -421,8 +586,8 @@ def test_unlabelled_pixels_are_a_column_of_the_confusion_matrix(tmp_path):
     counts = pd.read_parquet(file)
     counts.loc[counts["truth"] == 0, "prediction"] = 255
     counts.to_parquet(file, index=False)
-    results = report_views.Results(made.plan, made.dataset)
-    (part,) = report_views.details(results)
+    results = Results(made.plan, made.dataset)
+    (part,) = views.details(results)
     assert "100.0% of background labelled unlabelled" in part["charts"][0]["svg"]
 
 

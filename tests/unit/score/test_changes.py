@@ -54,6 +54,14 @@ def test_how_templates_are_ranked_counts_where_both_rank():
     assert words(run("a", None, texts="sharpest"), new) == ["spread: variance -> deviation"]
 
 
+def test_synonyms_with_the_template_of_their_base_differ_in_the_names_alone():
+    old = run("a", None, texts="sharpest")
+    assert words(old, run("b", None, texts="synonyms")) == ["names: plain -> clip-es"]
+    own = run("b", None, texts="sharpest,names=clip-es")
+    assert words(old, own) == ["names: plain -> clip-es"]
+    assert words(own, run("c", None, texts="synonyms")) == ["ranked_names: clip-es -> plain"]
+
+
 def test_a_stage_that_one_does_not_have_is_named_without_its_settings():
     assert words(BASE, run("b", None, affinity="corrected")) == ["affinity: none -> caa"]
     assert words(run("b", None, **CRF), run("a", None, affinity="caa")) == [

@@ -25,7 +25,7 @@ from clip_wsss.core.csvs import read_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.runs.config import load_config
 from clip_wsss.score.bootstrap import interval, nan_mean, resampled_iou, tally
-from clip_wsss.tables.costs import write_costs
+from clip_wsss.tables.costs import elapsed, write_costs
 from clip_wsss.tables.published import quoted, read_published
 from clip_wsss.tables.remarks import of_tags
 from clip_wsss.tables.write import write_tables
@@ -604,16 +604,25 @@ def test_costs(tmp_path):
     )
     write_costs(made, tmp_path / "out")
     table = pd.read_csv(tmp_path / "out/cost.csv").set_index("stage")
-    assert table.index.tolist() == ["maps", "score", "inference", "segmentation"]
+    assert table.index.tolist() == ["maps", "score", "inference", "segmentation", "all"]
     assert table.loc["maps", ["run", "jobs", "images", "seconds"]].tolist() == ["plain", 2, 10, 5]
     assert table.loc["maps", ["seconds_an_image", "peak_memory_mb"]].tolist() == [0.5, 900.5]
     # Without the 6.5 seconds in which the job of 8 started.
     assert table.loc["inference", ["seconds", "seconds_an_image"]].tolist() == [8, 0.125]
+    assert table.loc["inference", ["startup_seconds", "elapsed_seconds"]].tolist() == [6.5, 8]
+    assert table.loc["all", ["jobs", "seconds", "peak_memory_mb"]].tolist() == [5, 55.5, 1200]
+    assert pd.isna(table.loc["all", "elapsed_seconds"])  # the log of the maps is missing
     assert table.loc["score", ["run", "seconds_an_image"]].tolist() == ["plain", 0.25]
     assert pd.isna(table.loc["segmentation", "seconds_an_image"])
     assert table["device"].nunique() == 1
     text = (tmp_path / "out/cost.md").read_text()
-    assert f"| maps | maps/{one}-7 | plain | 2 | 10 | 5.0 | 0.5 |" in text
+    assert f"| maps | maps/{one}-7 | plain | 2 | 10 | 5.0 |  |  | 0.5 |" in text
+
+
+def test_elapsed_time_counts_jobs_side_by_side_once_and_no_pause():
+    assert elapsed([(0, 10), (5, 12), (100, 101), (6, 7)]) == 13
+    assert elapsed([(0, 10), None]) is None
+    assert elapsed([]) == 0
 
 
 def test_costs_of_shared_stages_stand_once_under_the_first_run(tmp_path):
@@ -631,7 +640,11 @@ def test_costs_of_shared_stages_stand_once_under_the_first_run(tmp_path):
             file.write_text("s\tmax_rss\n1\t1\n")
     write_costs(made)
     table = pd.read_csv(tmp_path / "tables/cost.csv")
-    assert table[["stage", "run", "jobs"]].to_numpy().tolist() == [["masks", "crf", 2]]
+    table = table.astype(object).where(table.notna(), None)
+    assert table[["stage", "run", "jobs"]].to_numpy().tolist() == [
+        ["masks", "crf", 2],
+        ["all", None, 2],
+    ]
 
 
 def snippets():
