@@ -344,9 +344,10 @@ def test_parallel_map_keeps_the_order():
             assert list(mapped(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
 
 
-@pytest.mark.parametrize("size", [1, 2, 8])
-def test_masks_in_batches_are_those_of_single_images(shard, tmp_path, monkeypatch, size):
+@pytest.mark.parametrize(("size", "ahead"), [(1, 1), (2, 3), (8, 3)])
+def test_masks_in_batches_are_those_of_single_images(shard, tmp_path, monkeypatch, size, ahead):
     monkeypatch.setattr("clip_wsss.masks.write.BATCH", size)
+    monkeypatch.setattr("clip_wsss.masks.write.AHEAD", ahead)
     dataset, _, maps = shard
     own = {"iterations": 3, "backend": "torch"}
     write_shard(dataset, maps, PLAIN | {"refinement": "crf", "crf": own}, tmp_path / "torch.zip")

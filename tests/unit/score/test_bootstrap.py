@@ -37,6 +37,8 @@ def test_a_class_without_ground_truth_has_no_iou():
     values = tally_iou(sums)
     np.testing.assert_array_equal(values, [0.75, np.nan, np.nan, 0])
     assert nan_mean(values) == 0.375
+    assert (tally_iou(np.eye(3)[[0, 2]]) == [1, 0]).all(), "one pixel is enough"
+    assert nan_mean(np.array([np.nan, 0.25])) == 0.25
 
 
 def test_rates_by_hand():

@@ -100,6 +100,7 @@ def test_lists_and_what_both_have(folders):
     write("labels", {"c": [[0]]})
     write("my truth", {"d": [[0]]})
     assert score_folders(*folders, WORDS, common=True).images == 2
+    assert score_folders(*folders, WORDS, common=True, ids=["a", "c", "d"]).images == 1
     assert score_folders(*folders, WORDS, ids=["a", "b"]).iou == pytest.approx(IOU)
     with pytest.raises(InputError, match="my truth: lacks c of the 2 images listed"):
         score_folders(*folders, WORDS, ids=["a", "c"])
@@ -119,6 +120,7 @@ def test_the_command(folders, capsys):
     out = capsys.readouterr().out
     assert "2 images, 95 % intervals over images, 0.00 % of the pixels unlabelled (255)" in out
     table = list(csv.reader(Path("out/table.csv").read_text().splitlines()))
+    assert [line.split() for line in out.splitlines()[: len(table)]] == table
     assert table[0] == ["class", "iou", "low", "high"]
     assert {name: iou for name, iou, *_ in table[1:]} == {
         "background": "62.50", "cat": "50.00", "dog": "50.00", "mIoU": "54.17",
@@ -127,8 +129,9 @@ def test_the_command(folders, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: /proc/x.csv: cannot be written (")
     assert said.count("\n") == 1
-    assert cli.main([*same, "--ignore", "x"]) == 1
-    assert capsys.readouterr().err == "error: --ignore: must be 0 to 255 or none; got x\n"
+    for bad in ("x", "256"):
+        assert cli.main([*same, "--ignore", bad]) == 1
+        assert capsys.readouterr().err == f"error: --ignore: must be 0 to 255 or none; got {bad}\n"
 
 
 def test_exported_masks_score_as_in_the_tables(tmp_path):

@@ -115,15 +115,17 @@ def test_maps_score_as_the_masks_made_of_them(settings, shards, tmp_path):
 
 
 def test_the_json_follows_from_the_counts(settings, shards, tmp_path):
+    settings["name"] = "spaß"
     found = score(settings, shards[0], tmp_path, [*POWERS, 2.5])
-    assert json.loads((tmp_path / "out/m.json").read_text()) == found
+    written = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    assert (tmp_path / "out/m.json").read_text(encoding="utf-8") == written
     assert list(found) == [
         "stage", "dataset", "split", "images", "seed", "precision", "skipped",
         "powers", "iou", "oracle", "maps", "zero_maps", "zero_classes", "scaled_down",
         "without_truth",
     ]  # fmt: skip
     assert list(found["powers"]) == list(found["iou"]) == ["1", "2", "2.5", "4"]
-    assert (found["images"], found["split"], found["dataset"]) == (3, "train", "toy")
+    assert (found["images"], found["split"], found["dataset"]) == (3, "train", "spaß")
     assert (found["stage"], found["seed"], found["zero_maps"]) == ("initial", None, 0)
     counts = pd.read_parquet(tmp_path / "out/m.parquet")
     assert counts.drop(columns="id").dtypes.astype(str).to_dict() == {
@@ -165,6 +167,16 @@ def test_maps_that_are_zero_all_over_are_counted(settings, shards, tmp_path):
     found = score(settings, paths, tmp_path)  # maps of cat, dog: c both, a cat, b both
     assert (found["maps"], found["zero_maps"], found["zero_classes"]) == (5, 3, ["dog"])
     assert (found["scaled_down"], found["without_truth"]) == (1, [])
+
+
+def test_a_map_of_minus_zero_is_one_of_zero(settings, shards, tmp_path):
+    paths, maps = shards
+    maps["b"].maps[1] = 0.0
+    write_maps(paths[1], [maps["b"], maps["other"]])
+    wanted = score(settings, paths, tmp_path)
+    maps["b"].maps[1] = -0.0
+    write_maps(paths[1], [maps["b"], maps["other"]])
+    assert score(settings, paths, tmp_path) == wanted
 
 
 def test_two_runs_write_the_same_bytes(settings, shards, tmp_path):
