@@ -98,8 +98,8 @@ def test_blocks_of_a_kind_are_averaged(said, kind, blocks):
 
 def test_two_known_maps_are_mixed_by_their_weights():
     tower, other = FakeTower(), FakeTower(seed=9)
-    mixed = [{"tower": "dino", "weight": 0.6, "layers": 1}]
-    own = AttentionSettings.model_validate({"weight": 0.4, "attention": "qq", "mixed": mixed})
+    mixed = [{"tower": "dino", "weight": 3.0, "layers": 1}]
+    own = AttentionSettings.model_validate({"weight": 2.0, "attention": "qq", "mixed": mixed})
     found = attention_of(context(random(1, *GRID), tower, dino=looked(other)), own)
     wanted = 0.4 * tower.maps["qq"].mean(dim=0) + 0.6 * other.maps["qk"][-1]
     torch.testing.assert_close(found, wanted.double(), atol=1e-7, rtol=0)

@@ -161,12 +161,18 @@ def test_maps_that_are_zero_all_over_are_counted(settings, shards, tmp_path):
     maps["b"].maps[1] = 0
     maps["c"].maps[:] = -0.0
     maps["other"].maps[:] = 0  # is not scored
-    maps["a"].scaled_down = True
+    maps["a"].scaled_down, maps["a"].maps[0, 0] = True, 0
     write_maps(paths[0], [maps["c"], maps["a"]])
     write_maps(paths[1], [maps["b"], maps["other"]])
     found = score(settings, paths, tmp_path)  # maps of cat, dog: c both, a cat, b both
     assert (found["maps"], found["zero_maps"], found["zero_classes"]) == (5, 3, ["dog"])
     assert (found["scaled_down"], found["without_truth"]) == (1, [])
+    for keys, zero in (([1], ["dog"]), ([0], [])):  # the only map of dogs is zero; there is none
+        images = [ImageMaps(name, (20, 30), np.array([0]), maps["a"].maps) for name in "ab"]
+        images.append(ImageMaps("c", (20, 30), np.array(keys), maps["a"].maps * (keys == [0])))
+        write_maps(paths[0], images)
+        write_maps(paths[1], [])
+        assert score(settings, paths, tmp_path)["zero_classes"] == zero
 
 
 def test_a_map_of_minus_zero_is_one_of_zero(settings, shards, tmp_path):
@@ -303,12 +309,15 @@ def test_masks_without_a_sure_pixel_are_counted(settings, tmp_path):
     dataset = open_dataset(settings)
     labels = {name: dataset.mask(name) * 0 for name in NAMES}
     codes = {name: np.full((20, 30), encode(np.float32(0.949)), np.uint8) for name in NAMES}
-    first, second, _ = NAMES
+    first, second, third = NAMES
     codes[first][0, 0] = encode(np.float32(0.95))
     labels[second][:] = 255  # what is unlabelled is not sure, whatever its code
     codes[second][:] = encode(np.float32(1))
     archives = write(tmp_path / "m.zip", labels, codes)
     assert score_labels(settings, archives, tmp_path, tmp_path / "c.parquet")["unsure"] == 2
+    codes[third][0, 0] = encode(np.float32(0.95))
+    archives = write(tmp_path / "m.zip", labels, codes)
+    assert score_labels(settings, archives, tmp_path, tmp_path / "c.parquet")["unsure"] == 1
 
 
 def break_mask(settings, tmp_path):
@@ -355,6 +364,11 @@ def test_nothing_left_is_an_error_even_where_skipping_is_allowed(settings, tmp_p
     settings["on_bad_image"] = "skip"
     archives = write(tmp_path / "m.zip", {}, skipped=dict.fromkeys(NAMES, "a.jpg: truncated"))
     with pytest.raises(InputError, match=r"mask: no image is left to score; the first: a\.jpg"):
+        score_labels(settings, archives, tmp_path)
+    for name in NAMES:
+        (tmp_path / f"data/SegmentationClass/{name}.png").unlink()
+    archives = write(tmp_path / "m.zip", dict.fromkeys(NAMES, 0))
+    with pytest.raises(InputError, match=r"to score; the first: .*\.png: no such mask"):
         score_labels(settings, archives, tmp_path)
 
 
