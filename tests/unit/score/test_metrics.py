@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -138,6 +139,8 @@ def test_the_json_follows_from_the_counts(settings, shards, tmp_path):
         assert miou(counts[counts["power"] == float(power)], 3) == value
         assert list(found["iou"][power]) == ["background", "cat", "dog"]
         assert np.mean(list(found["iou"][power].values())) == pytest.approx(value, abs=1e-15)
+    columns = ["id", "truth", "prediction", "power", "pixels"]
+    assert pq.read_schema(tmp_path / "out/m.parquet").names == columns
     pixels = counts[counts["power"] == 1].groupby("id", sort=False)["pixels"].sum()
     assert pixels.to_dict() == dict.fromkeys(NAMES, 19 * 30)
 
@@ -176,13 +179,14 @@ def test_maps_that_are_zero_all_over_are_counted(settings, shards, tmp_path):
 
 
 def test_a_map_of_minus_zero_is_one_of_zero(settings, shards, tmp_path):
-    paths, maps = shards
-    maps["b"].maps[1] = 0.0
-    write_maps(paths[1], [maps["b"], maps["other"]])
-    wanted = score(settings, paths, tmp_path)
-    maps["b"].maps[1] = -0.0
-    write_maps(paths[1], [maps["b"], maps["other"]])
-    assert score(settings, paths, tmp_path) == wanted
+    paths, _ = shards
+    found = []
+    for zero in (0.0, -0.0):
+        maps = np.full((2, 20, 30), zero, np.float32)  # of the image's size: they are not resized
+        maps[0] = np.linspace(0, 1, 30)
+        write_maps(paths[1], [ImageMaps("b", (20, 30), np.array([0, 1]), maps)])
+        found.append(score(settings, paths, tmp_path))
+    assert found[0] == found[1]
 
 
 def test_two_runs_write_the_same_bytes(settings, shards, tmp_path):
@@ -378,6 +382,8 @@ def test_an_image_without_label_is_named_or_listed(settings, tmp_path):
         score_labels(settings, archives, tmp_path)
     found = score_labels({**settings, "on_bad_image": "skip"}, archives, tmp_path)
     assert (found["skipped"], found["images"]) == (["b"], 2)
+    archives = write(tmp_path / "m.zip", {"a": 0}, skipped=dict.fromkeys("bc", "truncated"))
+    assert score_labels({**settings, "on_bad_image": "skip"}, archives, tmp_path)["images"] == 1
     archives = write(tmp_path / "m.zip", {"a": 0, "c": 1})
     with pytest.raises(InputError, match=r"b: is to be scored, but .*m\.zip hold no label of it"):
         score_labels(settings, archives, tmp_path)
