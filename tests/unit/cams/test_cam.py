@@ -247,7 +247,7 @@ def test_gradcam_of_one_image_is_that_of_the_batch(clip):
 
 def test_large_images_come_in_smaller_batches(clip):
     assert fitting_batch(clip, (4, 4), 16) == 16
-    assert 1 < fitting_batch(clip, (20, 20), 16) < 16
+    assert fitting_batch(clip, (20, 20), 16) in range(2, 16)
     assert fitting_batch(clip, (600, 600), 16) == 1
 
 

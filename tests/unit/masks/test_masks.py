@@ -74,6 +74,9 @@ def test_an_image_without_a_class_is_background_for_certain(dataset, tmp_path, r
     full = upsample_maps(empty.maps, SIZE)
     assert (full.shape, full.dtype) == ((0, *SIZE), np.float16)
     assert (background_scores(full, 3) == np.ones(SIZE)).all()
+    label, confidence = labels_and_confidence(empty.maps, empty.keys, dataset.image("a"), entry)
+    assert (label.shape, confidence.shape) == (SIZE, SIZE)
+    assert (not label.any(), (confidence == 1).all()) == (True, True)
 
 
 def test_ties_go_to_the_background_and_to_the_first_class():
