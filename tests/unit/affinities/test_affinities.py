@@ -272,6 +272,9 @@ def test_regions_of_one_colour_are_joined():
     image = np.stack([colours, -colours, 0 * colours], axis=2)
     assert (joined(image, regions, 3) == colours / 50).all(), "numbered by their lightness"
     assert joined(image, regions, 99).max() <= 5, "no more clusters than regions"
+    places = np.arange(8)[None]  # far apart by their parity, but halves by lightness are at rest
+    image = np.stack([places, places % 2 * 100, 0 * places], axis=2).astype(float)
+    assert joined(image, places, 2).tolist() == [[0] * 4 + [1] * 4], "nothing is left to chance"
 
 
 def test_slic_sees_the_image_and_the_pixels_of_its_regions_are_counted(monkeypatch):
