@@ -11,7 +11,8 @@ either gets a test with a known answer, or is named here with its reason:
 
 - sizes of batches and chunks, threads, processes, memory estimates, what is let go or is made one
   by one (BATCH, AHEAD, _CHUNK, READERS, BATCH_BYTES, HELD of a view, `made.clear()`, `close`,
-  `shares`, `batch is None`): they change the time and what fits, not the numbers;
+  `shares`, `batch is None`, `load` of towers, when pydensecrf takes over from torch): they change
+  the time and what fits, not the numbers;
 - floors that keep from dividing by 0 (1e-8, 1e-9, 1e-12, 1e-30, 1 pixel, `_or_one` of Sinkhorn,
   where 0 is divided; the `initial` of a minimum), 0 / 0 for NaN, and minima of numbers that only
   rounding puts beyond them (`clamp`): equal within float noise;

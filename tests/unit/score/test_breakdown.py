@@ -44,10 +44,10 @@ def test_region_iou_equals_that_of_the_masks(seed):
 
 
 def test_a_class_that_is_missed_or_only_predicted():
-    truth, prediction = np.array([[0, 0, 1]]), np.array([[0, 2, 2]])
+    truth, prediction = np.array([[0, 1, 2, 2]]), np.array([[0, 3, 2, 3]])
     table = region_iou(counts_of({"a": (truth, prediction)}))
-    assert table[["id", "label", "iou"]].to_numpy().tolist() == [["a", 0, 0.5], ["a", 1, 0]]
-    assert image_iou(table).to_numpy().tolist() == [["a", 0.25, 1]]
+    assert table[["label", "iou"]].to_numpy().tolist() == [[0, 1], [1, 0], [2, 0.5]]
+    assert image_iou(table).to_numpy().tolist() == [["a", 0.5, 2]]
 
 
 REGIONS = pd.DataFrame(

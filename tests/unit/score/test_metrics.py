@@ -16,6 +16,7 @@ from clip_wsss.core.maps import ImageMaps, write_maps
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.masks.write import labels_and_confidence
 from clip_wsss.score.confusion import miou
+from clip_wsss.score.measurements import read_counts
 from clip_wsss.score.metrics import Measurement, measure
 
 POWERS = [1, 2, 4]
@@ -141,6 +142,7 @@ def test_the_json_follows_from_the_counts(settings, shards, tmp_path):
         assert np.mean(list(found["iou"][power].values())) == pytest.approx(value, abs=1e-15)
     columns = ["id", "truth", "prediction", "power", "pixels"]
     assert pq.read_schema(tmp_path / "out/m.parquet").names == columns
+    assert list(read_counts(tmp_path / "out/m.parquet", 2)) == [*columns[:3], "pixels"]
     pixels = counts[counts["power"] == 1].groupby("id", sort=False)["pixels"].sum()
     assert pixels.to_dict() == dict.fromkeys(NAMES, 19 * 30)
 
