@@ -9,11 +9,20 @@ and the tests of TESTS that mirror the module are run; if all pass, those of its
 of the settings. What passes these too has survived and is printed, `file:line: old -> new`. It
 either gets a test with a known answer, or is named here with its reason:
 
-- sizes of batches and chunks, threads, processes, memory estimates (BATCH, AHEAD, _CHUNK, READERS,
-  BATCH_BYTES, `made.clear()`): they change the time and what fits, not the numbers;
-- floors that keep from dividing by 0 (1e-8, 1e-12), and minima of numbers that only rounding puts
-  beyond them (`clamp`): equal within float noise;
+- sizes of batches and chunks, threads, processes, memory estimates, what is let go or is made one
+  by one (BATCH, AHEAD, _CHUNK, READERS, BATCH_BYTES, HELD of a view, `made.clear()`, `close`,
+  `shares`, `batch is None`, `load` of towers, when pydensecrf takes over from torch): they change
+  the time and what fits, not the numbers;
+- floors that keep from dividing by 0 (1e-8, 1e-9, 1e-12, 1e-30, 1 pixel, `_or_one` of Sinkhorn,
+  where 0 is divided; the `initial` of a minimum), 0 / 0 for NaN, and minima of numbers that only
+  rounding puts beyond them (`clamp`): equal within float noise;
+- the 1 of CDA's 1 - JS: a softmax takes out what all have;
+- a table longer than the values in it (`1 << 16`, `IGNORE + 1`, `label.max() + 1`);
+- `reshape(-1, n)`: to numpy any negative number is the one that fits; the `reshape` of the inverse
+  of `np.unique`, which some versions of numpy flatten;
 - `max(step)` in `diffused` of PAR: of the outermost step both parts are the same;
+- `//` before a cast to int, and when the k-means of `joined` ends: it is at rest before;
+- -1 for the mIoU of a power without ground truth: then no power has any;
 - `fillna(0)` and `predicted`'s `fill_value` of the breakdown: times no pixel, or under no hit;
 - `MUS` of the calibration: which points the report shows.
 """
@@ -59,7 +68,8 @@ TESTS = {
     "score/changes.py": "score/test_changes.py",
     "score/confusion.py": "score/test_confusion.py",
     "score/folders.py": "score/test_folders.py",
-    "score/measurements.py": "score/test_metrics.py",
+    "score/measurements.py": "test_compare.py tables/test_tables.py -k 'figures_are or intervals "
+    "or seeds or oracle or power or missing_measurement or only_common or gain or itself'",
     "score/metrics.py": "score/test_metrics.py score/test_confusion.py",
 }
 SWAPPED = {
@@ -112,7 +122,7 @@ def variants(node):
             yield ast.Name(OTHER[name], ast.Load())
         case ast.Attribute(value, name, ast.Load()) if name in OTHER:
             yield ast.Attribute(value, OTHER[name], ast.Load())
-        case ast.Return(value) if value is not None:
+        case ast.Return(value) if not (value is None or ast.unparse(value) == "None"):
             yield ast.Return(ast.Constant(None))
         case ast.Expr(ast.Call()) | ast.Continue():
             yield ast.Pass()

@@ -106,7 +106,7 @@ def _beats_background(powers: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray
         beats = np.stack([np.power(1 - top, np.float16(power)) < top for power in powers], axis=1)
     rows, group = np.unique(np.packbits(beats, axis=1), axis=0, return_inverse=True)
     unpacked = np.unpackbits(rows, axis=1, count=len(powers)).astype(bool)
-    return group.reshape(-1).astype(np.intp), unpacked
+    return group.ravel().astype(np.intp), unpacked
 
 
 def count_sweep(

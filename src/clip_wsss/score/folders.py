@@ -75,7 +75,7 @@ def score_folders(
         truth: likewise, of the same sizes.
         vocabulary: the classes; a mask in RGB is read by its colours.
         ids: the images; None: all, which both folders must have.
-        common: only the images that both folders have.
+        common: only the images (of the list) that both folders have.
         ignore: a value of the ground truth that is left out; None: no value is.
         unlabelled: whether labels may be 255: a miss of the true class, a false alarm of none.
         resamples: of the images, for the intervals.
@@ -119,9 +119,10 @@ def _ids(labels: Path, truth: Path, ids: Sequence[str] | None, common: bool) -> 
     """The images to score, sorted."""
     ours, theirs = (_pngs(folder) for folder in (labels, truth))
     if common:
-        ours = theirs = ours & theirs if ids is None else ours & theirs & set(ids)
-        if not ours:
+        both = ours & theirs if ids is None else ours & theirs & set(ids)
+        if not both:
             raise InputError(f"{labels}: has no image that {truth} has; names must be <id>.png")
+        return sorted(both)
     wanted = (ours | theirs) if ids is None else set(ids)
     for folder, there, other in ((labels, ours, truth), (truth, theirs, labels)):
         if lacking := sorted(wanted - there):

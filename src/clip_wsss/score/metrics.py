@@ -242,8 +242,8 @@ def _write(
             with skipped.bad(name):
                 raise InputError(left_out.get(name) or _nothing_of(name, one))
     kept = [name for name in ids if name in images]
-    counts = _table([(name, images[name]) for name in kept])
     result = _result(dataset, split, one, kept, skipped)
+    counts = _table([(name, images[name]) for name in kept])
     if one.stage in MAP_STAGES:
         result |= _follows_of_maps(dataset, one, counts)
         made, zero = np.sum([part.maps for part in parts], axis=0).T
@@ -321,7 +321,7 @@ class _Skipped:
 
 def _maps(image: ImageMaps, path: Path) -> np.ndarray:
     maps = np.ascontiguousarray(image.maps, dtype=np.float32)
-    if not (np.isfinite(maps).all() and maps.min(initial=0) >= 0):
+    if not maps.min(initial=0) >= 0:  # so written NaN is refused, too
         raise InputError(f"{path}: {image.id} has a map with values below 0 or NaN; make it again")
     return maps + np.float32(0)  # -0 becomes 0: the sweep compares bits
 
@@ -356,9 +356,7 @@ def _columns(
 
 
 def _table(images: Sequence[tuple[str, dict[str, np.ndarray]]]) -> pd.DataFrame:
-    """Put the counts of images below one another."""
-    if not images:
-        return pd.DataFrame({"id": [], "truth": [], "prediction": [], "power": [], "pixels": []})
+    """Put the counts of images, one or more, below one another."""
     lengths = [len(columns["pixels"]) for _, columns in images]
     names = np.array([name for name, _ in images], dtype=object)
     together = {key: np.concatenate([c[key] for _, c in images]) for key in images[0][1]}

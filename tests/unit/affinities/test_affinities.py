@@ -98,8 +98,8 @@ def test_blocks_of_a_kind_are_averaged(said, kind, blocks):
 
 def test_two_known_maps_are_mixed_by_their_weights():
     tower, other = FakeTower(), FakeTower(seed=9)
-    mixed = [{"tower": "dino", "weight": 0.6, "layers": 1}]
-    own = AttentionSettings.model_validate({"weight": 0.4, "attention": "qq", "mixed": mixed})
+    mixed = [{"tower": "dino", "weight": 3.0, "layers": 1}]
+    own = AttentionSettings.model_validate({"weight": 2.0, "attention": "qq", "mixed": mixed})
     found = attention_of(context(random(1, *GRID), tower, dino=looked(other)), own)
     wanted = 0.4 * tower.maps["qq"].mean(dim=0) + 0.6 * other.maps["qk"][-1]
     torch.testing.assert_close(found, wanted.double(), atol=1e-7, rtol=0)
@@ -196,6 +196,12 @@ def test_kept_regions_equal_their_slow_twin(seed, share_of):
     assert (kept_regions(maps.reshape(2, 6), areas, own) == wanted).all()
 
 
+def test_what_is_just_at_a_threshold_is_not_beyond_it():
+    own = SuperpixelSettings(high=0.5, share=0)
+    kept = kept_regions(np.array([[1, 0.5, 0]]), np.eye(3), own)
+    assert kept.tolist() == [[True, False, False]]
+
+
 def test_a_patch_counts_from_half_of_its_pixels_on():
     maps = torch.zeros(1, *GRID)
     maps[0, 0, 0] = 1
@@ -261,12 +267,34 @@ def test_a_hot_quadrant_is_that_quadrant():
 
 
 def test_regions_of_one_colour_are_joined():
-    regions = np.arange(6).repeat(2).reshape(2, 6)
-    colours = np.array([0, 50, 100, 0, 50, 100.0]).repeat(2).reshape(2, 6)
+    regions = np.arange(6).repeat([1, 2, 3, 4, 5, 6]).reshape(3, 7)
+    colours = np.array([100, 50, 0, 100, 50, 0.0])[regions]
     image = np.stack([colours, -colours, 0 * colours], axis=2)
-    found = joined(image, regions, 3)
-    assert len(set(zip(found.ravel(), colours.ravel(), strict=True))) == 3
+    assert (joined(image, regions, 3) == colours / 50).all(), "numbered by their lightness"
     assert joined(image, regions, 99).max() <= 5, "no more clusters than regions"
+    places = np.arange(8)[None]  # far apart by their parity, but halves by lightness are at rest
+    image = np.stack([places, places % 2 * 100, 0 * places], axis=2).astype(float)
+    assert joined(image, places, 2).tolist() == [[0] * 4 + [1] * 4], "nothing is left to chance"
+
+
+def test_slic_sees_the_image_and_the_pixels_of_its_regions_are_counted(monkeypatch):
+    pytest.importorskip("skimage")
+    regions, seen = np.random.default_rng(0).integers(0, 5, (GRID[0] * PATCH, GRID[1] * PATCH)), []
+
+    def slic(image, **said):
+        seen.append((image, said))
+        return regions
+
+    monkeypatch.setattr("skimage.segmentation.slic", slic)
+    ours = context(torch.zeros(1, *GRID), image=halves())
+    superpixel_masks(ours, SuperpixelSettings(segments=7, compactness=3.0))
+    areas = np.zeros((5, N))
+    for (y, x), region in np.ndenumerate(regions):
+        areas[region, y // PATCH * GRID[1] + x // PATCH] += 1
+    np.testing.assert_array_equal(ours.looked.made["superpixels", 7, 3.0, 0], areas)
+    ((image, said),) = seen
+    np.testing.assert_allclose(image, halves() / 255, atol=1e-6)
+    assert said == {"n_segments": 7, "compactness": 3.0, "start_label": 0}
 
 
 # ---- affinities ------------------------------------------------------------------------------
@@ -283,6 +311,15 @@ def test_orthogonal_features_do_not_mix():
     own = CosineSettings(mask="none", tau=0.01, power=1)
     found = cosine(context(maps, FakeTower(directions(group))), own).flatten()
     wanted = torch.stack([maps.flatten()[group == one].double().mean() for one in (0, 1)])[group]
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_likeness_of_a_tower_with_other_patches_is_resized():
+    maps, coarse = random(2, *GRID), FakeTower(torch.eye(4), n=4)
+    own = CosineSettings(mask="none", tau=1.0, tower="dino")
+    likeness = fitted(torch.eye(4).double().softmax(dim=1), (2, 2), GRID)
+    wanted = propagate(maps, likeness, np.ones((2, *GRID)), 3, 2)
+    found = cosine(context(maps, dino=looked(coarse, (2, 2))), own)
     torch.testing.assert_close(found, wanted)
 
 
@@ -331,9 +368,9 @@ def test_scores_within_each_text_go_from_0_to_1():
         random(1, *GRID), FakeTower(features), texts=(torch.eye(3)[:1], torch.eye(3)[1:])
     )
     logs = distributions(ours, CdaSettings(scores="min-max")).log()
-    ratios = (logs - logs[:, :1]).exp()  # of softmaxes of numbers in [0, 1]
-    assert ratios.max() <= np.e
-    assert ratios.min() >= 1 / np.e
+    scaled = features.double() - features.double().min(dim=0).values
+    scaled = scaled / scaled.max(dim=0).values
+    torch.testing.assert_close(logs, scaled.log_softmax(dim=1))
     wanted = (10 * features.double()).softmax(dim=1)
     torch.testing.assert_close(distributions(ours, CdaSettings()), wanted)
 

@@ -35,7 +35,13 @@ def test_signed_and_absolute_distances_keep_other_maps():
     assert kept_layers(attention, 1 - affinity, "signed").tolist() == [True, True, False]
     assert kept_layers(attention, affinity, "absolute").tolist() == [False, True, False]
     selected = selected_attention(attention, affinity, "absolute")
-    torch.testing.assert_close(selected, affinity * affinity / (1 + 1e-5))
+    torch.testing.assert_close(selected, affinity * affinity / (1 + 1e-5), atol=0, rtol=5e-7)
+
+
+def test_a_map_at_the_mean_distance_is_kept_where_it_is_signed():
+    attention = torch.tensor([0.5, 0.25, 0.0])[:, None, None].expand(3, 2, 2)
+    assert kept_layers(attention, torch.zeros(2, 2), "signed").tolist() == [True, True, False]
+    assert kept_layers(attention, torch.zeros(2, 2), "absolute").tolist() == [False, False, True]
 
 
 def test_maps_at_one_distance_are_all_kept():

@@ -1,5 +1,6 @@
 """Maps without a backward pass against open_clip's own modules and by hand; several views."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -222,6 +223,14 @@ def test_a_variant_of_views_has_the_same_bytes_in_any_company(clip, context):
         assert torch.equal(alone, together[name])
     assert torch.equal(refined["sclip"], together["sclip"])
     assert refined["caa"].shape == (2, *GRID)
+
+
+def test_the_mean_of_the_last_blocks_has_the_very_last_one(clip, context):
+    """Which a pass without GradCAM does not bring."""
+    first, second = (look(clip, clip.preprocess(context.image)[None], HELD)[0] for _ in range(2))
+    maps = torch.stack([second.attention(-2), second.attention(-1)])
+    found = replace(context, looked=first).mean_attention(2)
+    assert torch.equal(found, maps.mean(dim=0, dtype=torch.float64))
 
 
 def test_a_view_attends_as_a_pass_of_its_own(clip, context):

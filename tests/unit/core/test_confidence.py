@@ -20,6 +20,9 @@ def test_the_edges_are_those_that_one_would_write():
     assert written[57:63] == ["0.97", "0.98", "0.99", "0.991", "0.992", "0.993"]
     assert written[-1] == "1"
     assert [np.float32(float(word)) for word in written] == EDGES.tolist()
+    for edges in (EDGES, DECIMAL_EDGES):
+        with pytest.raises(ValueError, match="read-only"):
+            edges[0] = 1
 
 
 def comparisons_agree(confidence: np.ndarray) -> None:

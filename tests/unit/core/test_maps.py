@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ def test_file_of_maps_round_trips(seed, count):
         write_maps(path, images, {"bad": "bad.jpg: truncated"})
         assert path.read_bytes() == first
         assert [file.name for file in path.parent.iterdir()] == ["000.npz"]
+        with zipfile.ZipFile(path) as archive:
+            assert {one.compress_type for one in archive.infolist()} == {zipfile.ZIP_DEFLATED}
     assert skipped == {"bad": "bad.jpg: truncated"}
     assert len(found) == count
     for ours, theirs in zip(found, images, strict=True):

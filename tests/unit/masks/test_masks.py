@@ -82,6 +82,9 @@ def test_an_image_without_a_class_is_background_for_certain(dataset, tmp_path, r
     full = upsample_maps(empty.maps, SIZE)
     assert (full.shape, full.dtype) == ((0, *SIZE), np.float16)
     assert (background_scores(full, 3) == np.ones(SIZE)).all()
+    label, confidence = labels_and_confidence(empty.maps, empty.keys, dataset.image("a"), entry)
+    assert (label.shape, confidence.shape) == (SIZE, SIZE)
+    assert (not label.any(), (confidence == 1).all()) == (True, True)
 
 
 def test_ties_go_to_the_background_and_to_the_first_class():
@@ -352,9 +355,10 @@ def test_parallel_map_keeps_the_order():
             assert list(mapped(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
 
 
-@pytest.mark.parametrize("size", [1, 2, 8])
-def test_masks_in_batches_are_those_of_single_images(shard, tmp_path, monkeypatch, size):
+@pytest.mark.parametrize(("size", "ahead"), [(1, 1), (2, 3), (8, 3)])
+def test_masks_in_batches_are_those_of_single_images(shard, tmp_path, monkeypatch, size, ahead):
     monkeypatch.setattr("clip_wsss.masks.write.BATCH", size)
+    monkeypatch.setattr("clip_wsss.masks.write.AHEAD", ahead)
     dataset, _, maps = shard
     own = {"iterations": 3, "backend": "torch"}
     write_shard(dataset, maps, PLAIN | {"refinement": "crf", "crf": own}, tmp_path / "torch.zip")

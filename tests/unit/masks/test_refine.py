@@ -30,6 +30,7 @@ def test_min_max_scales_each_map_by_itself():
     maps = torch.tensor([[[1.0, 3.0]], [[2.0, 2.0]]])
     scaled = min_max(maps)
     torch.testing.assert_close(scaled, torch.tensor([[[0, 2 / (2 + 1e-7)]], [[0, 0]]]))
+    assert min_max(torch.tensor([[0, 3e-7]]))[0, 1].item() == pytest.approx(0.75)
 
 
 def test_sinkhorn_divides_columns_first():
@@ -131,15 +132,15 @@ def test_crf_follows_the_edge_of_the_image():
 
 
 def test_the_unary_of_float16_is_made_in_float16():
-    # FAULTS 16: fact 15. -log of a float16 is rounded to one.
-    scores = np.array([0.3, 0.7, 1e-4, 0.95, 0, 1], np.float16).reshape(1, 2, 3)
+    # FAULTS 16: fact 15. -log of a float16 is rounded to one. Beyond 1 there is no probability.
+    scores = np.array([0.3, 0.7, 1e-4, 0.95, 0, 1, 1.5, 1], np.float16).reshape(1, 2, 4)
     energies = unary(scores)
     assert energies.dtype == np.float32
-    assert energies.shape == (1, 6)
-    wanted = [1.2041015625, 0.3564453125, 9.2109375, 0.05108642578125, 11.5078125, 0]
+    assert energies.shape == (1, 8)
+    wanted = [1.2041015625, 0.3564453125, 9.2109375, 0.05108642578125, 11.5078125, 0, 0, 0]
     assert energies[0].tolist() == wanted
     # Predictions are float32; 1e-5 is no float16.
-    exact = [1.20381, 0.356396, 9.210175, 0.0510877, 11.512925, 0]
+    exact = [1.20381, 0.356396, 9.210175, 0.0510877, 11.512925, 0, 0, 0]
     np.testing.assert_allclose(unary(scores.astype(np.float32))[0], exact, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from weclip_cases import needs_fixtures, tensor, unfolded_par
 
 from clip_wsss.masks.context import MaskContext
-from clip_wsss.masks.refinements.par import ParSettings, par, spread
+from clip_wsss.masks.refinements.par import ParSettings, par, shifted, spread
 
 
 @needs_fixtures
@@ -59,6 +59,15 @@ def test_a_map_follows_the_edge_of_the_image():
     label = refined.argmax(axis=0)
     assert (label[:, 20:] == 1).mean() > 0.99
     assert (label[:, :20] == 0).mean() > 0.99
+
+
+def test_even_scores_stay_and_a_step_is_down_and_to_the_right():
+    scores = np.full((2, 9, 9), 0.25, np.float16)
+    rgb = np.random.default_rng(0).integers(0, 256, (9, 9, 3)).astype(np.uint8)
+    refined = par(MaskContext(scores, rgb), ParSettings())
+    np.testing.assert_allclose(refined, scores, atol=1e-5)
+    canvas = torch.arange(25).reshape(1, 5, 5)
+    assert shifted(canvas, (1, -1), 1, (3, 3))[0, 1, 1] == canvas[0, 3, 1]
 
 
 def test_no_iteration_gives_the_scores():

@@ -37,6 +37,10 @@ def test_a_class_without_ground_truth_has_no_iou():
     values = tally_iou(sums)
     np.testing.assert_array_equal(values, [0.75, np.nan, np.nan, 0])
     assert nan_mean(values) == 0.375
+    assert (tally_iou(np.eye(3)[[0, 2]]) == [1, 0]).all(), "one pixel is enough"
+    assert nan_mean(np.array([np.nan, 0.25])) == 0.25
+    with np.errstate(all="raise"):
+        assert np.isnan(nan_mean(np.full(2, np.nan)))
 
 
 def test_rates_by_hand():
@@ -135,6 +139,13 @@ def test_seeds_spread_like_the_standard_error_of_their_mean(seeds):
     spread = over_seeds(samples, 0)
     assert spread.mean() == pytest.approx(values.mean(), abs=3e-4)
     assert spread.std() == pytest.approx(values.std(ddof=1) / np.sqrt(seeds), rel=0.03)
+
+
+def test_the_mean_of_the_drawn_seeds_is_stretched_away_from_that_of_all():
+    samples = np.repeat([[0.0], [0.0], [1.0]], 1000, axis=1)
+    means = np.arange(4) / 3  # of 3 draws that are 0, 0, 1 with chances alike
+    wanted = 1 / 3 + np.sqrt(3 / 2) * (means - 1 / 3)
+    np.testing.assert_allclose(np.unique(over_seeds(samples, 0).round(12)), wanted, atol=1e-11)
 
 
 def test_classes_and_their_mean_are_resampled_alike():

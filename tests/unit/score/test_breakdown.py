@@ -43,6 +43,13 @@ def test_region_iou_equals_that_of_the_masks(seed):
             assert row["share"] == pytest.approx(region.sum() / counted.sum())
 
 
+def test_a_class_that_is_missed_or_only_predicted():
+    truth, prediction = np.array([[0, 1, 2, 2]]), np.array([[0, 3, 2, 3]])
+    table = region_iou(counts_of({"a": (truth, prediction)}))
+    assert table[["label", "iou"]].to_numpy().tolist() == [[0, 1], [1, 0], [2, 0.5]]
+    assert image_iou(table).to_numpy().tolist() == [["a", 0.5, 2]]
+
+
 REGIONS = pd.DataFrame(
     {
         "id": ["a", "a", "b", "b", "b", "c"],
@@ -85,8 +92,9 @@ def test_a_size_holds_its_upper_bound():
 
 
 def test_of_equally_good_images_the_first_id_is_the_better_one():
-    images = pd.DataFrame({"id": ["b", "c", "a"], "iou": [0.5, 0.5, 0.5]})
-    assert extremes(images, 1) == (["a"], ["c"])
+    images = pd.DataFrame({"id": ["b", "d", "c", "a"], "iou": [0.5, 0.5, 0.5, 0.5]})
+    assert extremes(images, 1) == (["a"], ["d"])
+    assert extremes(images, 9) == (["a", "b"], ["d", "c"])
 
 
 def test_many_classes_stand_together():
@@ -118,6 +126,7 @@ def test_empty_bins_are_left_out():
     calibration, codes = Calibration(), encode(np.float32([[0.3, 0.3, 1]]))
     calibration.add(codes, np.array([[True, False, True]]), np.ones((1, 3), bool))
     bins = coarse(calibration.table(), np.linspace(0, 1, 11))
+    assert list(bins) == ["low", "high", "confidence", "pixels", "correct"]
     assert bins["low"].tolist() == pytest.approx([0.3, 0.9])
     assert bins["confidence"].tolist() == pytest.approx([0.325, 1])
     assert bins[["pixels", "correct"]].to_numpy().tolist() == [[2, 1], [1, 1]]

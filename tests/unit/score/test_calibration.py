@@ -24,6 +24,7 @@ def test_the_mu_curve_equals_thresholding_the_pixels(confidence, correct, counte
     calibration = Calibration()
     calibration.add(encode(confidence), correct, counted)
     curve = mu_curve(calibration.table(), MUS)
+    assert curve["mu"].tolist() == list(MUS)
     for mu, kept, precision in curve.itertuples(index=False):
         chosen = (confidence >= np.float32(mu)) & counted
         if counted.any():

@@ -104,6 +104,14 @@ def test_a_key_of_two_groups_is_named_with_its_group():
     assert words(old, new) == ["inference refinement: none -> crf"]
 
 
+def test_mu_is_named_where_it_decides():
+    old = run("a", None, **CRF, segmentation="cgl")
+    new = run("b", None, **CRF, segmentation="cgl,mu=0.8")
+    assert words(old, new) == ["mu: 0.95 -> 0.8"]
+    plain = run("c", None, **CRF, segmentation="cgl,loss=cross-entropy")
+    assert words(new, plain) == ["loss: confidence-guided -> cross-entropy"]
+
+
 def test_a_stage_that_is_added():
     old, new = run("a", None, **CRF), run("b", None, **CRF, segmentation="cgl,mu=0.8")
     assert words(old, new) == ["segmentation: none -> TokenHead+confidence-guided+mu=0.8"]

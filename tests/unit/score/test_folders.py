@@ -100,6 +100,7 @@ def test_lists_and_what_both_have(folders):
     write("labels", {"c": [[0]]})
     write("my truth", {"d": [[0]]})
     assert score_folders(*folders, WORDS, common=True).images == 2
+    assert score_folders(*folders, WORDS, common=True, ids=["a", "c", "d"]).images == 1
     assert score_folders(*folders, WORDS, ids=["a", "b"]).iou == pytest.approx(IOU)
     with pytest.raises(InputError, match="my truth: lacks c of the 2 images listed"):
         score_folders(*folders, WORDS, ids=["a", "c"])
@@ -119,6 +120,9 @@ def test_the_command(folders, capsys):
     out = capsys.readouterr().out
     assert "2 images, 95 % intervals over images, 0.00 % of the pixels unlabelled (255)" in out
     table = list(csv.reader(Path("out/table.csv").read_text().splitlines()))
+    printed = out.splitlines()[: len(table)]
+    assert [line.split() for line in printed] == table
+    assert len(set(map(len, printed))) == 1, "the columns stand below one another"
     assert table[0] == ["class", "iou", "low", "high"]
     assert {name: iou for name, iou, *_ in table[1:]} == {
         "background": "62.50", "cat": "50.00", "dog": "50.00", "mIoU": "54.17",
@@ -127,8 +131,31 @@ def test_the_command(folders, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: /proc/x.csv: cannot be written (")
     assert said.count("\n") == 1
-    assert cli.main([*same, "--ignore", "x"]) == 1
-    assert capsys.readouterr().err == "error: --ignore: must be 0 to 255 or none; got x\n"
+    for bad in ("x", "256"):
+        assert cli.main([*same, "--ignore", bad]) == 1
+        assert capsys.readouterr().err == f"error: --ignore: must be 0 to 255 or none; got {bad}\n"
+
+
+def test_the_command_hands_its_options_on(folders, monkeypatch):
+    seen = []
+
+    def scored(*folders, **said):
+        seen.append(said)
+        return score_folders(*folders, **said)
+
+    monkeypatch.setattr("clip_wsss.score.folders.score_folders", scored)
+    Path("words.yaml").write_text("{classes: [cat, dog], names: {}, backgrounds: {}}")
+    Path("list.txt").write_text("a\n")
+    same = ["score", "labels", "my truth", "--vocabulary", "words.yaml"]
+    assert cli.main(same) == 0
+    own = "--list list.txt --common --ignore 0 --allow-255 --bootstrap 7 --seed 3 --workers 2"
+    write("my truth", {"a": [[0, 0, 1, 1], [0, 0, 1, 1]]})
+    assert cli.main([*same, *own.split()]) == 0
+    names = ("ids", "common", "ignore", "unlabelled", "resamples", "seed", "workers")
+    assert [tuple(said[name] for name in names) for said in seen] == [
+        (None, False, 255, False, 1000, 0, 1),
+        (["a"], True, 0, True, 7, 3, 2),
+    ]
 
 
 def test_exported_masks_score_as_in_the_tables(tmp_path):

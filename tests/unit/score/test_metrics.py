@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -15,6 +16,7 @@ from clip_wsss.core.maps import ImageMaps, write_maps
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.masks.write import labels_and_confidence
 from clip_wsss.score.confusion import miou
+from clip_wsss.score.measurements import read_counts
 from clip_wsss.score.metrics import Measurement, measure
 
 POWERS = [1, 2, 4]
@@ -115,15 +117,17 @@ def test_maps_score_as_the_masks_made_of_them(settings, shards, tmp_path):
 
 
 def test_the_json_follows_from_the_counts(settings, shards, tmp_path):
+    settings["name"] = "spaß"
     found = score(settings, shards[0], tmp_path, [*POWERS, 2.5])
-    assert json.loads((tmp_path / "out/m.json").read_text()) == found
+    written = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    assert (tmp_path / "out/m.json").read_text(encoding="utf-8") == written
     assert list(found) == [
         "stage", "dataset", "split", "images", "seed", "precision", "skipped",
         "powers", "iou", "oracle", "maps", "zero_maps", "zero_classes", "scaled_down",
         "without_truth",
     ]  # fmt: skip
     assert list(found["powers"]) == list(found["iou"]) == ["1", "2", "2.5", "4"]
-    assert (found["images"], found["split"], found["dataset"]) == (3, "train", "toy")
+    assert (found["images"], found["split"], found["dataset"]) == (3, "train", "spaß")
     assert (found["stage"], found["seed"], found["zero_maps"]) == ("initial", None, 0)
     counts = pd.read_parquet(tmp_path / "out/m.parquet")
     assert counts.drop(columns="id").dtypes.astype(str).to_dict() == {
@@ -136,6 +140,9 @@ def test_the_json_follows_from_the_counts(settings, shards, tmp_path):
         assert miou(counts[counts["power"] == float(power)], 3) == value
         assert list(found["iou"][power]) == ["background", "cat", "dog"]
         assert np.mean(list(found["iou"][power].values())) == pytest.approx(value, abs=1e-15)
+    columns = ["id", "truth", "prediction", "power", "pixels"]
+    assert pq.read_schema(tmp_path / "out/m.parquet").names == columns
+    assert list(read_counts(tmp_path / "out/m.parquet", 2)) == [*columns[:3], "pixels"]
     pixels = counts[counts["power"] == 1].groupby("id", sort=False)["pixels"].sum()
     assert pixels.to_dict() == dict.fromkeys(NAMES, 19 * 30)
 
@@ -159,12 +166,29 @@ def test_maps_that_are_zero_all_over_are_counted(settings, shards, tmp_path):
     maps["b"].maps[1] = 0
     maps["c"].maps[:] = -0.0
     maps["other"].maps[:] = 0  # is not scored
-    maps["a"].scaled_down = True
+    maps["a"].scaled_down, maps["a"].maps[0, 0] = True, 0
     write_maps(paths[0], [maps["c"], maps["a"]])
     write_maps(paths[1], [maps["b"], maps["other"]])
     found = score(settings, paths, tmp_path)  # maps of cat, dog: c both, a cat, b both
     assert (found["maps"], found["zero_maps"], found["zero_classes"]) == (5, 3, ["dog"])
     assert (found["scaled_down"], found["without_truth"]) == (1, [])
+    for keys, zero in (([1], ["dog"]), ([0], [])):  # the only map of dogs is zero; there is none
+        images = [ImageMaps(name, (20, 30), np.array([0]), maps["a"].maps) for name in "ab"]
+        images.append(ImageMaps("c", (20, 30), np.array(keys), maps["a"].maps * (keys == [0])))
+        write_maps(paths[0], images)
+        write_maps(paths[1], [])
+        assert score(settings, paths, tmp_path)["zero_classes"] == zero
+
+
+def test_a_map_of_minus_zero_is_one_of_zero(settings, shards, tmp_path):
+    paths, _ = shards
+    found = []
+    for zero in (0.0, -0.0):
+        maps = np.full((2, 20, 30), zero, np.float32)  # of the image's size: they are not resized
+        maps[0] = np.linspace(0, 1, 30)
+        write_maps(paths[1], [ImageMaps("b", (20, 30), np.array([0, 1]), maps)])
+        found.append(score(settings, paths, tmp_path))
+    assert found[0] == found[1]
 
 
 def test_two_runs_write_the_same_bytes(settings, shards, tmp_path):
@@ -291,12 +315,15 @@ def test_masks_without_a_sure_pixel_are_counted(settings, tmp_path):
     dataset = open_dataset(settings)
     labels = {name: dataset.mask(name) * 0 for name in NAMES}
     codes = {name: np.full((20, 30), encode(np.float32(0.949)), np.uint8) for name in NAMES}
-    first, second, _ = NAMES
+    first, second, third = NAMES
     codes[first][0, 0] = encode(np.float32(0.95))
     labels[second][:] = 255  # what is unlabelled is not sure, whatever its code
     codes[second][:] = encode(np.float32(1))
     archives = write(tmp_path / "m.zip", labels, codes)
     assert score_labels(settings, archives, tmp_path, tmp_path / "c.parquet")["unsure"] == 2
+    codes[third][0, 0] = encode(np.float32(0.95))
+    archives = write(tmp_path / "m.zip", labels, codes)
+    assert score_labels(settings, archives, tmp_path, tmp_path / "c.parquet")["unsure"] == 1
 
 
 def break_mask(settings, tmp_path):
@@ -344,6 +371,11 @@ def test_nothing_left_is_an_error_even_where_skipping_is_allowed(settings, tmp_p
     archives = write(tmp_path / "m.zip", {}, skipped=dict.fromkeys(NAMES, "a.jpg: truncated"))
     with pytest.raises(InputError, match=r"mask: no image is left to score; the first: a\.jpg"):
         score_labels(settings, archives, tmp_path)
+    for name in NAMES:
+        (tmp_path / f"data/SegmentationClass/{name}.png").unlink()
+    archives = write(tmp_path / "m.zip", dict.fromkeys(NAMES, 0))
+    with pytest.raises(InputError, match=r"to score; the first: .*\.png: no such mask"):
+        score_labels(settings, archives, tmp_path)
 
 
 def test_an_image_without_label_is_named_or_listed(settings, tmp_path):
@@ -352,6 +384,8 @@ def test_an_image_without_label_is_named_or_listed(settings, tmp_path):
         score_labels(settings, archives, tmp_path)
     found = score_labels({**settings, "on_bad_image": "skip"}, archives, tmp_path)
     assert (found["skipped"], found["images"]) == (["b"], 2)
+    archives = write(tmp_path / "m.zip", {"a": 0}, skipped=dict.fromkeys("bc", "truncated"))
+    assert score_labels({**settings, "on_bad_image": "skip"}, archives, tmp_path)["images"] == 1
     archives = write(tmp_path / "m.zip", {"a": 0, "c": 1})
     with pytest.raises(InputError, match=r"b: is to be scored, but .*m\.zip hold no label of it"):
         score_labels(settings, archives, tmp_path)

@@ -98,4 +98,4 @@ def _winners(own: np.ndarray, totals: np.ndarray, settings: SeplSettings) -> np.
     best, most = classes.argmax(axis=1), classes.max(axis=1)
     fills = most > settings.share * own.sum(axis=1)
     covers = most >= settings.cover * totals[best]
-    return np.where((most > 0) & (fills | covers), best, 0)
+    return np.where(fills | covers, best, 0)  # of no class the best is 0 itself
