@@ -31,6 +31,7 @@ WHERE = {
     "make test": CI,
     "make test-long": CI,
     "make lint": CI,
+    "make docs": CI,
     "make bench": "takes an hour",
     "make bench OLD=v0.1.0": "takes an hour",
     "make mutants": "takes hours",
@@ -58,6 +59,13 @@ WHERE = {
     "snakemake --cores all --configfile config/config.yaml "
     "--config 'runs={tables: [config/runs/ssr.tsv]}'": (
         "tests/workflow/test_online.py::test_rows_with_labels_made_online"
+    ),
+    "snakemake --workflow-profile profiles/slurm --configfile config/voc12.yaml": (
+        "tests/workflow/test_slurm.py::test_the_demo_through_slurm"
+    ),
+    "snakemake --cores all --resources gpu=4 --configfile config/voc12.yaml": "needs four GPUs",
+    "snakemake --executor kubernetes --container-image REGISTRY/clip-wsss --jobs 100 \\": (
+        "needs a cluster, as the page says"
     ),
     "clip-wsss masks pictures --labels dog,person --out masks": README,
     "clip-wsss score masks/labels SegmentationClass --common": README,

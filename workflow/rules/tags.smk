@@ -17,8 +17,8 @@ if PLAN.tags is not None:
             BENCHMARKS / "tags.tsv"
         threads: COMPUTE.threads
         resources:
-            gpu=GPU,
             **needs("tags"),
+            gpu=GPU,
         params:
             stamp=PLAN.tags.stamp,
             settings=unseen(GRAPH.tags.settings),

@@ -67,7 +67,9 @@ def tagclip(context: MapContext, settings: TagClipSettings) -> Tensor:
     import torch
 
     clip, scores = _clip(context), patch_scores(context)
-    refined = spread(scores, voted_attention(context, settings), context.grid, settings.box_edge)
+    refined = spread_tags(
+        scores, voted_attention(context, settings), context.grid, settings.box_edge
+    )
     found = refined.amax(dim=0)[: len(context.keys)]
     if settings.crops == 0:
         return found
@@ -133,7 +135,7 @@ def voted_attention(context: MapContext, settings: TagClipSettings) -> Tensor:
     return total / settings.layers * (votes >= settings.votes)
 
 
-def spread(scores: Tensor, attention: Tensor, grid: tuple[int, int], edge: str) -> Tensor:
+def spread_tags(scores: Tensor, attention: Tensor, grid: tuple[int, int], edge: str) -> Tensor:
     """Scores of patches spread along an attention, within boxes around what then stands out.
 
     Args:

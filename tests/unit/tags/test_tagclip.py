@@ -21,7 +21,7 @@ from clip_wsss.score.tags import measure_tags, tag_rates
 from clip_wsss.tags.tagclip import (
     TagClipSettings,
     patch_scores,
-    spread,
+    spread_tags,
     tagclip,
     tags,
     voted_attention,
@@ -95,7 +95,7 @@ def test_more_blocks_than_there_are(changed):
 def test_a_hot_quadrant_keeps_its_scores_alone():
     grid, scores = (4, 4), torch.full((4, 4), 0.1)
     scores[:2, 2:] = 0.9
-    found = spread(scores.reshape(16, 1), torch.eye(16), grid, "full").reshape(grid)
+    found = spread_tags(scores.reshape(16, 1), torch.eye(16), grid, "full").reshape(grid)
     assert (found[:2, 2:] == 0.9).all()
     assert found.sum() == pytest.approx(4 * 0.9)
 
@@ -111,7 +111,7 @@ def test_spread_equals_masked_columns_one_class_after_the_other(edge):
         mask = torch.from_numpy(box_mask(own, own.mean(), edge).reshape(-1))
         for row in range(24):
             right[row, one] = (attention[row] * mask * scores[:, one]).sum()
-    torch.testing.assert_close(spread(scores, attention, GRID, edge), right)
+    torch.testing.assert_close(spread_tags(scores, attention, GRID, edge), right)
 
 
 def test_cls_sees_the_patches_that_it_may(clip):
