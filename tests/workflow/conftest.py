@@ -36,7 +36,8 @@ class Result:
     @property
     def jobs(self) -> dict[str, int]:
         """Jobs of the plan by rule, as our lines or those of Snakemake's own logger have them."""
-        block = re.search(r"^(?:\d+ jobs|Job stats):\n((?:.+\n)+)", self.text, re.MULTILINE)
+        lines = re.compile(r"^(?:\d+ jobs|Job stats):\n((?:.+\n)+?)(?:total|$)", re.MULTILINE)
+        block = lines.search(self.text)
         counts = re.findall(r"^ *(\w+)\s+(\d+)$", block[1] if block else "", re.MULTILINE)
         return _by_kind((rule, int(number)) for rule, number in counts)
 

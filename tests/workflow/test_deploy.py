@@ -78,7 +78,7 @@ def test_as_a_module_with_the_demo_of_its_own(folder):
     write_module(folder)
     result = snakemake(folder, "-n")
     assert result.code == 0, result.text
-    assert result.jobs["wsss_masks"] == 4
+    assert result.jobs["wsss_masks"] == 5
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from clip_wsss.core.methods import KINDS, method, named, registered, with_methods
+from clip_wsss.labels.online import OnlineSettings
 from clip_wsss.runs.settings import ENTRIES, Config
 
 TABLE = Path("docs/settings.md")
@@ -35,8 +36,9 @@ _METHODS = """
 
 Where a value names a method, its settings go beside it (`cam`, `affinity`, `online`) or below
 its name (`masks`, `inference`, `segmentation`). [extending.md](extending.md) shows one of a kind.
-A config that replaces a method of its parent takes out that method's settings by `name: null`; an
-entry or a group of a parent goes the same way. Where no parent says anything, null is refused.
+A config that replaces a method of its parent leaves none of that method's settings behind: what it
+does not say is the new method's default. `name: null` takes out an entry or a group of a parent;
+where no parent says anything, null is refused.
 
 Methods are looked up in the environment, beside the config, in the directory of the call, and in
 the folders that the key `plugins` lists.
@@ -111,7 +113,21 @@ def _entry_schema(kind: type[BaseModel], names: dict[str, str]) -> dict[str, Any
     parts = own.pop("$defs", {})
     for part in parts.values():
         part.pop("required", None)
+    if OnlineSettings.__name__ in parts:
+        own["properties"]["online"] = {"anyOf": [*_online_schemas(), {"type": "null"}]}
     return _inlined(own, parts)
+
+
+def _online_schemas() -> Iterator[dict[str, Any]]:
+    """The schemas of `online` by its maker of labels, then those with methods of one's own."""
+    for maker in registered("labels"):
+        own = with_methods(OnlineSettings, {"method": maker}).model_json_schema()
+        own["properties"]["method"] = {"const": maker}
+        default = OnlineSettings.model_fields["method"].default
+        own["required"] = [] if maker == default else ["method"]
+        yield _inlined(own, own.pop("$defs", {}))
+    for field in ("method", "decoder"):
+        yield {"properties": {field: {"pattern": ":"}}, "required": [field]}
 
 
 def _inlined(value: Any, parts: dict[str, Any]) -> Any:

@@ -33,7 +33,10 @@ def mean_logits(
     for scale in scales:
         view = image
         if scale != 1:
-            view = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+            thin = min(image.shape[2:]) * scale < 1  # a side has a pixel at least
+            size = [max(1, int(side * scale)) for side in image.shape[2:]] if thin else None
+            factor = None if thin else scale
+            view = F.interpolate(image, size, factor, mode="bilinear", align_corners=False)
         logits = forward(view).float()
         if flip:
             logits = (logits + forward(view.flip(3)).float().flip(3)) / 2

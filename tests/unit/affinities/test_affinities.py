@@ -291,7 +291,7 @@ def test_slic_sees_the_image_and_the_pixels_of_its_regions_are_counted(monkeypat
     areas = np.zeros((5, N))
     for (y, x), region in np.ndenumerate(regions):
         areas[region, y // PATCH * GRID[1] + x // PATCH] += 1
-    np.testing.assert_array_equal(ours.looked.made["superpixels", 7, 3.0, 0], areas)
+    np.testing.assert_array_equal(ours.looked._made["superpixels", 7, 3.0, 0], areas)
     ((image, said),) = seen
     np.testing.assert_allclose(image, halves() / 255, atol=1e-6)
     assert said == {"n_segments": 7, "compactness": 3.0, "start_label": 0}

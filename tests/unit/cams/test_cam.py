@@ -524,9 +524,10 @@ def test_a_method_has_the_words_and_other_sentences(job, tmp_path, monkeypatch):
     cams = {"cam": CamVariant("own", {"method": "wordy:spoken"}, **words)}
     list(compute_pass(dataset, names, clip, texts, cams))
     seen = method("cam", "wordy:spoken").function.__globals__["seen"]
-    wanted = {id_: [words["names"][key] for key in keys] for id_, keys in dataset.classes.items()}
+    nouns = words["names"]
+    wanted = {id_: tuple(nouns[key] for key in keys) for id_, keys in dataset.classes.items()}
     assert {id_: own for id_, own, _ in seen} == wanted
-    assert all(background == ["wall", "sky"] for *_, background in seen)
+    assert all(background == ("wall", "sky") for *_, background in seen)
     assert len(calls) == 1 + len(names), "the context asks once for all images"
     seen.clear()
     blind = SimpleNamespace(
@@ -535,7 +536,7 @@ def test_a_method_has_the_words_and_other_sentences(job, tmp_path, monkeypatch):
     cams = {"cam": CamVariant("own", SOFTMAX, {"own": {"method": "wordy:spoken"}}, **words)}
     with pytest.raises(InputError, match="text features: this tower has no texts; name a CLIP"):
         list(compute_pass(dataset, ["a"], clip, texts, cams, towers={"blind": blind}))
-    assert seen[1] == ["dog"], "words stay where the tower has no texts"
+    assert seen[1] == ("dog",), "words stay where the tower has no texts"
 
 
 GREEDY = """

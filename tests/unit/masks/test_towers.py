@@ -145,7 +145,7 @@ def test_a_refinement_sees_the_clip_and_the_texts_of_its_maps(planned, towered, 
         rgb = Images().image(image.id)
         (looked,) = look(clip, clip.preprocess(rgb)[None], HELD)
         features = clip.patches(looked.streams[-1])[0]
-        assert (asked.id, asked.keys, asked.grid) == (image.id, KEYS, (3, 4))
+        assert (asked.id, asked.keys, asked.grid) == (image.id, tuple(KEYS), (3, 4))
         assert asked.names == context.names == ["person", "boat"]
         assert asked.background_names == context.background_names == list(words)
         assert torch.equal(asked.texts, foreground[KEYS])

@@ -35,7 +35,7 @@ REFUSED = {  # why a model of the zoo is no segmentor here
     "san_vit-b16": "text_encoder required either",
     "stdc": "STDCHead has a loss of its own",
     "upernet_convnext": "custom_imports: is not used here",
-    "vpd_sd": "model.decode_head: must be a mapping with a type; got None",
+    "vpd_sd": "diffusion_cfg: would read files or code that the config does not name",
 }
 TRAINED = ("bisenetv2", "fast_scnn", "ocrnet_hr18", "bisenetv1_r18-d32", "segformer_mit-b0")
 
