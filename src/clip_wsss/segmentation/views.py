@@ -34,9 +34,9 @@ def mean_logits(
         view = image
         if scale != 1:
             thin = min(image.shape[2:]) * scale < 1  # a side has a pixel at least
-            size = [max(1, int(side * scale)) for side in image.shape[2:]] if thin else None
+            sides = [max(1, int(side * scale)) for side in image.shape[2:]] if thin else None
             factor = None if thin else scale
-            view = F.interpolate(image, size, factor, mode="bilinear", align_corners=False)
+            view = F.interpolate(image, sides, factor, mode="bilinear", align_corners=False)
         logits = forward(view).float()
         if flip:
             logits = (logits + forward(view.flip(3)).float().flip(3)) / 2

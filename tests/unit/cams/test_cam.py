@@ -531,7 +531,10 @@ def test_a_method_has_the_words_and_other_sentences(job, tmp_path, monkeypatch):
     assert len(calls) == 1 + len(names), "the context asks once for all images"
     seen.clear()
     blind = SimpleNamespace(
-        **{name: getattr(clip, name) for name in ("preprocess", "passed", "grid", "device")}
+        **{
+            name: getattr(clip, name)
+            for name in ("preprocess", "passed", "grid", "device", "mean", "std")
+        }
     )
     cams = {"cam": CamVariant("own", SOFTMAX, {"own": {"method": "wordy:spoken"}}, **words)}
     with pytest.raises(InputError, match="text features: this tower has no texts; name a CLIP"):
