@@ -67,7 +67,7 @@ def context(maps, tower=None, image=None, areas=None, texts=None, grid=GRID, **o
     for name, other in others.items():
         look._made["tower", name, 1.0, False] = other
     if areas is not None:
-        look._made["of a method", "", ("superpixels", 100, 10.0, 0)] = areas
+        look._made["superpixels", 100, 10.0, 0] = areas
     foreground, background = (None, None) if texts is None else texts
     rgb = np.zeros((grid[0] * PATCH, grid[1] * PATCH, 3), np.uint8) if image is None else image
     keys = list(range(len(maps)))
