@@ -75,7 +75,7 @@ def _source(context: MapContext, settings: SourceSettings) -> Tensor:
                 f"attention: blocks {blocks} names a block of the {own} twice; keep one of it"
             )
     key = ("mean attention", settings.attention, *blocks)
-    mean = source.looked._once(key, lambda: _mean(source, blocks, settings.attention))
+    mean = source.once(key, lambda: _mean(source, blocks, settings.attention))
     return mean if source.grid == context.grid else fitted(mean, source.grid, context.grid)
 
 

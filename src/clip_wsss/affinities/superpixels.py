@@ -54,7 +54,7 @@ def superpixel_masks(context: MapContext, settings: SuperpixelSettings) -> np.nd
     """
     assert context.maps is not None  # what an affinity refines
     key = ("superpixels", settings.segments, settings.compactness, settings.clusters)
-    areas = context.looked._once(key, lambda: _areas(context, settings))
+    areas = context.once(key, lambda: _areas(context, settings))
     maps = context.maps.flatten(1).cpu().numpy().astype(np.float64)
     kept = kept_regions(maps, areas, settings)
     inside = kept.astype(np.float64) @ areas  # (K, N) pixels

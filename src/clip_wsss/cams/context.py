@@ -270,7 +270,7 @@ class MapContext:
         return _encoded(tower, tuple(map(tuple, texts))).to(tower.device, copy=True)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once an image and tower for each method.
+        """What `make` gives, made once an image and tower for each method; the suite's share it.
 
         Args:
             key: names all that it depends on beside the image and the tower: settings, texts, maps.

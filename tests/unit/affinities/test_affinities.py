@@ -67,7 +67,7 @@ def context(maps, tower=None, image=None, areas=None, texts=None, grid=GRID, **o
     for name, other in others.items():
         look._made["tower", name, 1.0, False] = other
     if areas is not None:
-        look._made["superpixels", 100, 10.0, 0] = areas
+        look._made["of a method", "", ("superpixels", 100, 10.0, 0)] = areas
     foreground, background = (None, None) if texts is None else texts
     rgb = np.zeros((grid[0] * PATCH, grid[1] * PATCH, 3), np.uint8) if image is None else image
     keys = list(range(len(maps)))
@@ -291,7 +291,8 @@ def test_slic_sees_the_image_and_the_pixels_of_its_regions_are_counted(monkeypat
     areas = np.zeros((5, N))
     for (y, x), region in np.ndenumerate(regions):
         areas[region, y // PATCH * GRID[1] + x // PATCH] += 1
-    np.testing.assert_array_equal(ours.looked._made["superpixels", 7, 3.0, 0], areas)
+    made = ours.looked._made["of a method", "", ("superpixels", 7, 3.0, 0)]
+    np.testing.assert_array_equal(made, areas)
     ((image, said),) = seen
     np.testing.assert_allclose(image, halves() / 255, atol=1e-6)
     assert said == {"n_segments": 7, "compactness": 3.0, "start_label": 0}
