@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from clip_wsss.cams.context import HELD, MapContext, finite, initial, look
-from clip_wsss.core.errors import InputError, one_line
+from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
-from clip_wsss.core.memory import out_of_memory
-from clip_wsss.core.methods import method
+from clip_wsss.core.methods import in_one_line, method
 from clip_wsss.models.tower import Clip, Grid, Tower
 
 # What a batch holds at once. A CPU is fastest with what stays in its cache: one photograph.
@@ -86,14 +85,8 @@ def target_of(settings: Any) -> Target:
 def _guarded(name: str, target: Target, logits: Tensor, position: int, count: int) -> Tensor:
     """Scores of a target of one's own, or one line where GradCAM cannot differentiate them."""
     own = logits.clone()  # what the target changes of it is its own
-    try:
+    with in_one_line(f"{name}: target"):
         scores = target(own, position, count)
-    except InputError:
-        raise
-    except Exception as error:  # whatever it does
-        if out_of_memory(error):
-            raise
-        raise InputError(f"{name}: target: {type(error).__name__}: {one_line(error)}") from None
     wanted = f"must return {len(logits)} scores (B,) made of the logits"
     if not isinstance(scores, Tensor) or scores.shape != logits.shape[:1]:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__

@@ -300,24 +300,16 @@ def _guarded(made: Method, settings: dict) -> Callable[[MapContext], Tensor]:
     """A method with its settings; one of one's own is told from the suite by what goes wrong."""
     import torch
 
+    from clip_wsss.core.methods import in_one_line
+
     bound = made.bound(settings)
     if ":" not in made.name:
         return bound
 
     def call(context: MapContext) -> Tensor:
         before = _shared(context)
-        try:
+        with in_one_line(f"{made.name}: {context.id}"):
             maps = bound(replace(context, method=made.name))
-        except InputError:
-            raise
-        except Exception as error:  # whatever it does
-            if out_of_memory(error):  # a smaller batch may fit
-                raise
-            logging.exception("%s: %s", made.name, context.id)
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{made.name}: {context.id}: {type(error).__name__}: {reason}"
-            ) from None
         for (what, old), (_, new) in zip(before, _shared(context), strict=True):
             if not np.array_equal(old, new):
                 raise InputError(

@@ -18,6 +18,11 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def kind_and_words(error: BaseException) -> str:
+    """An exception's kind and what it says, in one line: of code that is not the suite's."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 _FULL = "make room, and run again"
 _DENIED = "make it writable, or name another folder"
 _REMEDIES = {

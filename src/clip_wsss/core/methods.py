@@ -15,10 +15,12 @@ import importlib
 import importlib.util
 import inspect
 import json
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache, partial
@@ -30,7 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError, PydanticUndefined, core_schema
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, kind_and_words
+from clip_wsss.core.memory import out_of_memory
 from clip_wsss.core.plain import check_values
 
 PLUGINS = "CLIP_WSSS_PLUGINS"  # folders of files beside configs, for the processes of jobs
@@ -229,6 +232,29 @@ def _method(kind: str, name: str, path: tuple[str, ...]) -> Method:
         raise InputError(f"`{name}` must be package.module:function")
     function = _function(target, name)
     return Method(kind, name, target, _settings(function, kind, name))
+
+
+@contextmanager
+def in_one_line(where: str) -> Iterator[None]:
+    """Run what a method of one's own does; what goes wrong is one line, its traceback in the log.
+
+    Want of memory is raised as it is, since a smaller batch may fit.
+
+    Args:
+        where: the method, and what it was called for.
+
+    Raises:
+        InputError: of the method itself, or "<where>: <kind of the exception>: <what it says>".
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # whatever it does
+        if out_of_memory(error):
+            raise
+        logging.exception("%s", where)
+        raise InputError(f"{where}: {kind_and_words(error)}") from None
 
 
 def _in_order(value: Any) -> Any:
@@ -475,7 +501,7 @@ def check_kept(kind: type[BaseModel], settings: BaseModel, where: str) -> None:
     try:
         again = kind.model_validate(settings.model_dump(warnings=False))
     except BaseException as error:  # whatever a validator or a serializer raises
-        reason = f"{type(error).__name__}: {error}"
+        reason = kind_and_words(error)
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -688,7 +714,7 @@ def _check_fields(
             f"{where}: setting {key}: its default cannot be ({first['msg']})"
         ) from None
     except BaseException as error:  # whatever a validator raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = kind_and_words(error)
         raise InputError(f"{where}: the defaults cannot be checked ({reason})") from None
     check_kept(settings, default, where)
     check_values(default.model_dump(), where)

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from clip_wsss.core.confidence import MU, check_mu
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, kind_and_words
 from clip_wsss.core.methods import Names, Positive, Settings, check_kept, with_methods
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import TAGCLIP
@@ -329,6 +329,12 @@ class Evaluation(Settings):
     panels: Count = Field(12, description="images shown in the report, which are predicted too")
 
 
+Stage = Literal[
+    "data", "check", "tags", "texts", "maps", "masks", "segmentation", "inference", "score",
+    "tables", "report",
+]  # fmt: skip
+
+
 class Needs(Settings):
     """What a scheduler is asked for at the first attempt; each retry asks for twice as much."""
 
@@ -337,7 +343,7 @@ class Needs(Settings):
 
 
 # Of a job of VOC: guesses, generous where a job that is stopped loses most.
-NEEDS = {
+NEEDS: dict[Stage, Needs] = {
     "data": Needs(memory=4000, minutes=600),
     "check": Needs(memory=4000, minutes=120),
     "tags": Needs(memory=8000, minutes=1440),
@@ -350,10 +356,6 @@ NEEDS = {
     "tables": Needs(memory=4000, minutes=60),
     "report": Needs(memory=8000, minutes=120),
 }
-Stage = Literal[
-    "data", "check", "tags", "texts", "maps", "masks", "segmentation", "inference", "score",
-    "tables", "report",
-]  # fmt: skip
 
 
 class Compute(Settings):
@@ -367,7 +369,9 @@ class Compute(Settings):
     gpus: Count = Field(1, description="processes of one training")
     predictors: Count = Field(1, description="jobs of inference, which share the trainings out")
     needs: dict[Stage, Needs] = Field(
-        {}, description="memory and time of a stage's job, where a scheduler is asked for others"
+        {},
+        description="what a scheduler is asked for by a stage's job, in the place of "
+        + ", ".join(f"{stage} {one.memory} MB {one.minutes} min" for stage, one in NEEDS.items()),
     )
 
 
@@ -491,7 +495,7 @@ def validated(
     except BaseException as error:  # whatever a validator of a method's settings raises
         if part:
             return None
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = kind_and_words(error)
         raise InputError(f"{source}: the settings cannot be checked ({reason})") from None
 
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from clip_wsss.core import methods
 from clip_wsss.core.confidence import EDGES, check_mu
-from clip_wsss.core.errors import InputError, one_line
-from clip_wsss.core.memory import out_of_memory
+from clip_wsss.core.errors import InputError
 from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.losses.pixels import Pixels
 
@@ -99,15 +98,8 @@ class PixelLoss(nn.Module):
             InputError: what goes wrong in the loss, or that it gives no scalar with a gradient.
         """
         self.pixels = self.pixels + pixels.counts.sum()
-        try:
+        with methods.in_one_line(f"{self._name}: loss"):
             loss = self._loss(pixels)
-        except InputError:
-            raise
-        except Exception as error:  # whatever a loss of one's own does
-            if out_of_memory(error):
-                raise
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise InputError(f"{self._name}: loss: {reason}") from error
         # MMEngine would average any other shape over pixels that do not count, too.
         is_scalar = isinstance(loss, Tensor) and loss.ndim == 0 and loss.is_floating_point()
         if not is_scalar or (pixels.losses.requires_grad and not loss.requires_grad):
