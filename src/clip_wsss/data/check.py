@@ -16,7 +16,7 @@ from clip_wsss.core.files import write_json
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
 from clip_wsss.data.bad_images import may_be_left_out
-from clip_wsss.data.datasets import Dataset, some
+from clip_wsss.data.datasets import Dataset, classes_in, some
 from clip_wsss.data.vocabulary import IGNORE
 
 log = logging.getLogger(__name__)
@@ -181,10 +181,7 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
             surest = max(surest or 0.0, float(imported[1].max()))
     for folder in use.regions if size is not None else ():
         attempt(lambda one, where, shape: read_regions(where, one, shape), folder, size)
-    truth = None
-    if mask is not None:
-        values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-        truth = frozenset((values[(values > 0) & (values < IGNORE)] - 1).tolist())
+    truth = None if mask is None else frozenset(classes_in(mask))
     classes = None if labels is None else frozenset(labels)
     return _Look(tuple(problems), size, classes, truth, surest)
 

@@ -23,6 +23,12 @@ TAGCLIP = "tagclip"  # the `labels` of a data set whose labels are predicted (`c
 ALL = "all"  # the split that holds every image of the folder, where no such list exists
 
 
+def classes_in(mask: np.ndarray) -> list[int]:
+    """The classes, 0-based, that a ground truth (H, W) uint8 shows."""
+    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    return (values[(values > 0) & (values < IGNORE)] - 1).tolist()
+
+
 def open_dataset(settings: Mapping) -> "Dataset":
     """Open the data set that the `dataset` block of a config describes.
 

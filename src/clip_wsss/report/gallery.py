@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.choice import choose
-from clip_wsss.data.datasets import Dataset
-from clip_wsss.data.vocabulary import IGNORE
+from clip_wsss.data.datasets import Dataset, classes_in
 from clip_wsss.report.panels import Panels
 from clip_wsss.report.results import Results, Scored
 from clip_wsss.runs.table import Run
@@ -78,7 +76,7 @@ def _labels(dataset: Dataset, name: str) -> list[int]:
         return dataset.labels(name)
     except InputError:
         mask = dataset.mask(name)
-        return [] if mask is None else [int(v) - 1 for v in np.unique(mask) if 0 < v < IGNORE]
+        return [] if mask is None else classes_in(mask)
 
 
 def _scores(results: Results, found: Scored) -> tuple[Scored, pd.DataFrame]:

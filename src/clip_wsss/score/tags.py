@@ -9,7 +9,7 @@ import numpy as np
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import read_text, write_json
-from clip_wsss.data.datasets import IGNORE, Dataset
+from clip_wsss.data.datasets import Dataset, classes_in
 
 
 def tag_rates(predicted: np.ndarray, true: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
@@ -102,5 +102,4 @@ def _in_mask(dataset: Dataset, id_: str) -> list[int]:
     """The classes in the ground truth of an image."""
     mask = dataset.mask(id_)
     assert mask is not None  # the plan asks for this where there are masks
-    values = np.unique(mask)
-    return [int(value) - 1 for value in values if 0 < value < IGNORE]
+    return classes_in(mask)
