@@ -2,11 +2,14 @@
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
 import torch
+import torch.nn.functional as F
 
+from clip_wsss.cams.context import HELD, MapContext, look
 from clip_wsss.models.clip import load_clip
 from clip_wsss.models.frozen_clip import FrozenClip
 
@@ -100,3 +103,12 @@ class OneImage:
 
     def image(self, name):
         return self.rgb
+
+
+def random_context(clip: FrozenClip, keys: Sequence[int], classes: int) -> MapContext:
+    """An image of 4 x 6 patches; of five texts the first are classes, the rest background words."""
+    generator = torch.Generator().manual_seed(0)
+    rgb = torch.randint(0, 256, (16, 24, 3), generator=generator, dtype=torch.uint8).numpy()
+    texts = F.normalize(torch.randn(5, 24, generator=generator), dim=-1)
+    (looked,) = look(clip, clip.preprocess(rgb)[None], HELD)
+    return MapContext("x", rgb, keys, texts[:classes], texts[classes:], looked)

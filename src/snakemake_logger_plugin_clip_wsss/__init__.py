@@ -57,7 +57,6 @@ class Job:
     rule: str
     words: str  # the rule's message
     reason: str
-    logs: list[str]
     start: float = field(default_factory=lambda: time.monotonic())
 
 
@@ -121,7 +120,7 @@ class LogHandler(LogHandlerBase):
             return []
         if event == LogEvent.JOB_INFO:
             self.jobs[record.jobid] = Job(
-                record.rule_name, record.rule_msg or record.rule_name, record.reason, record.log
+                record.rule_name, record.rule_msg or record.rule_name, record.reason
             )
         elif event == LogEvent.JOB_FINISHED:
             return self.finished(record.job_id)

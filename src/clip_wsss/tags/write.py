@@ -28,13 +28,16 @@ def predicted(
     texts: tuple[Tensor, Tensor],
     settings: TagClipSettings,
 ) -> np.ndarray:
-    """Scores (C,) float32 of all classes of an image. Raises InputError if it cannot be read."""
+    """Scores (C,) float32 of all classes of an image, by texts on the device of its CLIP.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     from clip_wsss.cams.context import HELD, MapContext, look
 
     rgb = dataset.image(id_)
     (looked,) = look(clip, clip.preprocess(rgb)[None].to(clip.device), HELD)
-    classes, words = (one.to(clip.device) for one in texts)
-    context = MapContext(id_, rgb, range(len(classes)), classes, words, looked)
+    context = MapContext(id_, rgb, range(len(texts[0])), *texts, looked)
     return tagclip(context, settings).cpu().numpy()
 
 
@@ -64,6 +67,7 @@ def write_tags(
     """
     names = dataset.vocabulary.classes
     ids = list(dict.fromkeys(id_ for split in splits for id_ in dataset.ids(split)))
+    texts = texts[0].to(clip.device), texts[1].to(clip.device)
     labels: list[Sequence[str]] = [("image", "labels")]
     scores: list[Sequence[str]] = [("image", *names)]
     for id_ in over_images(ids, len(ids), "tags"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_cases import OneImage, make_openai_state_dict, random_clip, small_config
+from clip_cases import OneImage, make_openai_state_dict, random_clip, random_context, small_config
 
 from clip_wsss.cams.context import HELD, MapContext, initial, look
 from clip_wsss.cams.naclip import neighbourhood
@@ -28,11 +28,7 @@ def clip(tmp_path_factory):
 @pytest.fixture(scope="module")
 def context(clip):
     """A photograph of 4 x 6 patches, two classes and three background words."""
-    generator = torch.Generator().manual_seed(0)
-    rgb = torch.randint(0, 256, (16, 24, 3), generator=generator, dtype=torch.uint8).numpy()
-    texts = F.normalize(torch.randn(5, 24, generator=generator), dim=-1)
-    (looked,) = look(clip, clip.preprocess(rgb)[None], HELD)
-    return MapContext("x", rgb, [1, 0], texts[:2], texts[2:], looked)
+    return random_context(clip, [1, 0], 2)
 
 
 def maps_of(name, context, **settings):

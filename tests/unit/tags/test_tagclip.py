@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_cases import make_openai_state_dict, random_clip, small_config
+from clip_cases import make_openai_state_dict, random_clip, random_context, small_config
 from PIL import Image
 from stand_ins import CAT, box, jpeg, xml
 
 from clip_wsss.affinities.box_rule import box_mask
-from clip_wsss.cams.context import HELD, MapContext, look
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import encode_label
 from clip_wsss.data.annotations import read_labels_csv
@@ -41,11 +40,7 @@ def clip(tmp_path_factory):
 @pytest.fixture(scope="module")
 def context(clip):
     """An image of 4 x 6 patches, three classes and two background words."""
-    generator = torch.Generator().manual_seed(0)
-    rgb = torch.randint(0, 256, (16, 24, 3), generator=generator, dtype=torch.uint8).numpy()
-    texts = F.normalize(torch.randn(5, 24, generator=generator), dim=-1)
-    (looked,) = look(clip, clip.preprocess(rgb)[None], HELD)
-    return MapContext("x", rgb, range(3), texts[:3], texts[3:], looked)
+    return random_context(clip, range(3), 3)
 
 
 def settings(**changed):
