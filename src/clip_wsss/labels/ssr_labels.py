@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -59,8 +60,17 @@ class SSRLabels(WeCLIPLabels):
             classes, words = self._aligned_texts()
         return cast(Clip, AlignedClip(seen.clip, self.trained)), classes, words
 
-    def propagated(self, seen: Seen, place: int, cam: Tensor) -> Tensor:
-        """CAMs (K, gh, gw) of an image, refined by the affinity of the row."""
+    def propagated(self, seen: Seen) -> list[Tensor]:
+        """CAMs (K, gh, gw) of each image, refined by the affinity of the row.
+
+        Images side by side in threads: SLIC, most of the time, holds no lock and runs on a CPU.
+        """
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            return list(pool.map(lambda place: self._refined(seen, place), range(len(seen.cams))))
+
+    @torch.no_grad()  # which each thread has of its own
+    def _refined(self, seen: Seen, place: int) -> Tensor:
+        cam = seen.cams[place]
         clip, keys = seen.clip, list(seen.keys[place])
         picture = seen.picture(place)
         pixels = torch.from_numpy(picture).to(cam).permute(2, 0, 1) / 255

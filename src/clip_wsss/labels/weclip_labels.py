@@ -142,8 +142,8 @@ class WeCLIPLabels:
         seen.cams, last = self.cams(seen)
         seen.attention[:, -1] = last
         found = []
-        for place, cam in enumerate(seen.cams):
-            scores = self.scores(self.propagated(seen, place, cam), seen.size)
+        for place, cam in enumerate(self.propagated(seen)):
+            scores = self.scores(cam, seen.size)
             if self.settings.refinement == "par":
                 scores = spread(scores, seen.images[place], self.settings.par)
             found.append(scores)
@@ -179,10 +179,13 @@ class WeCLIPLabels:
         """What scores images, and its text features of all classes and of the background words."""
         return seen.clip, self.foreground, self.background
 
-    def propagated(self, seen: Seen, place: int, cam: Tensor) -> Tensor:
-        """CAMs (K, gh, gw) of an image after what refines them on the grid, float64."""
+    def propagated(self, seen: Seen) -> list[Tensor]:
+        """CAMs (K, gh, gw) of each image after what refines them on the grid, float64."""
         dynamic = self.settings.is_dynamic(seen.update)
-        return self.refined(cam, self.combined(seen, place, dynamic))
+        return [
+            self.refined(cam, self.combined(seen, place, dynamic))
+            for place, cam in enumerate(seen.cams)
+        ]
 
     def combined(self, seen: Seen, place: int, dynamic: bool) -> Tensor:
         """The one attention map (N, N) of an image that its CAMs are propagated along."""

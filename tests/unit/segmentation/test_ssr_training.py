@@ -126,8 +126,19 @@ def test_the_affinity_is_that_of_the_masks(case, texts):
     wanted = {"cam": passes.CamVariant("own", cam, {"sgc": SGC})}
     images = open_dataset(case.dataset)
     found = dict(passes.compute_pass(images, case.ids[:1], seen.clip, features, wanted))
-    ours = min_max(maker.propagated(seen, 0, seen.cams[0])).float().numpy()
+    ours = min_max(maker.propagated(seen)[0]).float().numpy()
     np.testing.assert_allclose(ours, found[case.ids[0]]["sgc"].maps, atol=1e-4)
+
+
+def test_threads_change_nothing(case, texts, monkeypatch):
+    model = built(case, texts, score="clip")
+    maker, seen = model._labels, seen_by(model, case, None)
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(maker.scored(seen))
+    assert len(found[0]) == len(seen.cams)
+    assert all(torch.equal(*both) for both in zip(*found, strict=True))
 
 
 def test_another_tower_is_asked_for_its_attention(case, texts):
