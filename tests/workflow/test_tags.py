@@ -12,12 +12,14 @@ RUNS = "name\ttexts\tcam\taffinity\nmaps\tphoto\tsoftmax\tcaa\n"
 
 def test_labels_are_predicted_before_they_are_read(project):
     project.cut_down()
+    project.config["compute"].update(shards=2)
     project.write_runs(RUNS)
     own = {"model": "demo", "texts": "clip-es", "votes": 2}
     project.config["dataset"].update(labels="tagclip", tagclip=own)
     result = project.snakemake()
     assert result.code == 0, result.text
-    assert result.executed["tags"] == result.executed["score_tags"] == 1
+    assert result.executed["tags"] == 2  # one a shard
+    assert result.executed["join_tags"] == result.executed["score_tags"] == 1
     results = project.folder / "results/demo"
     (labels,) = results.glob("tags/*/labels.csv")
     assert len(list(csv.reader(labels.open()))) == 1 + 8
@@ -29,6 +31,6 @@ def test_labels_are_predicted_before_they_are_read(project):
     own["truth"] = "xml"  # another score of the same labels
     result = project.snakemake("-n")
     assert "score_tags" in result.jobs
-    assert not {"tags", "maps"} & set(result.jobs)
+    assert not {"tags", "join_tags", "maps"} & set(result.jobs)
     own["threshold"] = 0.9
-    assert {"tags", "maps"} <= set(project.snakemake("-n").jobs)
+    assert {"tags", "join_tags", "maps"} <= set(project.snakemake("-n").jobs)

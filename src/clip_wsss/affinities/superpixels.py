@@ -83,14 +83,11 @@ def _areas(context: MapContext, settings: SuperpixelSettings) -> np.ndarray:
     """Pixels of each patch in each region of the fitted image: (R, N) float64."""
     # Costs a second, so only who needs it imports it.
     from skimage.color import rgb2lab
-    from skimage.segmentation import slic
 
     tower, (gh, gw) = context.tower, context.grid
     pixels = context.pixels.permute(1, 2, 0).cpu().numpy()
     image = np.clip(pixels * tower.std + tower.mean, 0, 1).astype(np.float64)  # (H', W', 3)
-    regions = slic(
-        image, n_segments=settings.segments, compactness=settings.compactness, start_label=0
-    )
+    regions = slic_regions(image, settings.segments, settings.compactness)
     if settings.clusters:
         regions = joined(rgb2lab(image), regions, settings.clusters)
     rows = np.arange(image.shape[0]) // tower.patch[0]
@@ -99,6 +96,22 @@ def _areas(context: MapContext, settings: SuperpixelSettings) -> np.ndarray:
     count = int(regions.max()) + 1
     found = np.bincount(places.ravel(), minlength=count * gh * gw)
     return found.reshape(count, -1).astype(np.float64)
+
+
+def slic_regions(image: np.ndarray, segments: int, compactness: float) -> np.ndarray:
+    """Regions of like colour by SLIC.
+
+    Args:
+        image: (H, W, 3) uint8, or float64 in [0, 1].
+        segments: how many are asked for; about as many are made.
+        compactness: what distance counts beside colour.
+
+    Returns:
+        (H, W) int, 0 to R - 1.
+    """
+    from skimage.segmentation import slic
+
+    return slic(image, n_segments=segments, compactness=compactness, start_label=0)
 
 
 def joined(image: np.ndarray, regions: np.ndarray, clusters: int) -> np.ndarray:

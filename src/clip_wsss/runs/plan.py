@@ -80,7 +80,7 @@ CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 # The scripts of a kind of job, where they are not called like it.
-SCRIPTS = {"data": ("demo_data",), "features": ("texts",)}
+SCRIPTS = {"data": ("demo_data",), "features": ("texts",), "tags": ("tags", "join_tags")}
 
 # What `clip_wsss.tables.write` writes: each table of runs in these layouts, and one each of these.
 LAYOUTS = ("csv", "md", "tex")
@@ -369,11 +369,19 @@ class Plan:
         if (node := self.graph.tags) is None:
             return None
         folder = self.root / node.folder
+        files = (folder / "labels.csv", folder / "scores.csv")
+        inputs: dict[str, list[Product | Path]] = {
+            "scores": [self.tag_shard(node, shard) for shard in self.graph.shards]
+        }
+        return Product(folder / "labels.json", files, self.stamp(node), inputs)
+
+    def tag_shard(self, node: Node, shard: str) -> Product:
+        """The scores of a shard of all images whose labels are predicted."""
+        file = self.root / node.folder / f"{shard}.csv"
         lists = dict.fromkeys(
             path for split in node.settings["splits"] for path in self.lists_of(split)
         )
-        files = (folder / "labels.csv", folder / "scores.csv")
-        return Product(folder / "labels.json", files, self.stamp(node), {"lists": [*lists]})
+        return Product(self.sidecar(file), (file,), self.stamp(node), {"lists": [*lists]})
 
     @cached_property
     def tag_score(self) -> Product | None:
@@ -624,6 +632,7 @@ class Plan:
                     node.settings["sepl"]["folder"]
                     for node in self.graph.nodes(stage)
                     if node.settings.get("refinement") == "sepl"
+                    and node.settings["sepl"]["folder"] is not None
                 }
             )
             for stage in ("masks", "inference")

@@ -121,7 +121,7 @@ def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:
     graph, path = plan.graph, plan.graph.paths[run.name]
     shards = f"/{shard_pattern(plan.config.compute.shards)}.tsv"
     if plan.tags is not None:
-        yield "tags", "pseudo", "tags", ".tsv"
+        yield "tags", "pseudo", "tags", shards
     if path.get("texts") in plan.ranking.nodes:
         yield "texts", "prompts", "texts", "/*.tsv"
     passes = [name for name, one in graph.passes.items() if path.get("cam") in one.nodes]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import write_rows
+from clip_wsss.core.files import read_text, write_rows
+from clip_wsss.core.finished import NOTHING, Finished
 from clip_wsss.core.progress import over_images
 from clip_wsss.data.bad_images import left_out
 from clip_wsss.tags.tagclip import TagClipSettings, tagclip, tags
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
     from clip_wsss.data.datasets import Dataset
     from clip_wsss.models.frozen_clip import FrozenClip
+
+_MISSING = "no such file; run snakemake"
 
 
 def predicted(
@@ -43,41 +48,59 @@ def predicted(
 
 def write_tags(
     dataset: Dataset,
-    splits: Sequence[str],
+    ids: Sequence[str],
     clip: FrozenClip,
     texts: tuple[Tensor, Tensor],
     settings: TagClipSettings,
-    out_labels: Path,
-    out_scores: Path,
+    out: Path,
+    kept: Finished = NOTHING,
 ) -> None:
-    """Write the predicted labels of all images of some splits.
+    """Write the scores of all classes of a shard of images.
 
     Args:
         dataset: gives images; its labels are not asked for.
-        splits: whose images are labelled.
+        ids: the images of the shard.
         clip: of open_clip's own networks.
         texts: features of the classes (C, E) and of the background words (M, E).
         settings: of TagCLIP.
-        out_labels: CSV, image and labels (names with `;` between them, in the vocabulary's order),
-            which `dataset.labels` could name. With `on_bad_image: skip` a bad image has no row.
-        out_scores: CSV, image and the score of every class.
+        out: CSV, image and the score of every class, float32 with all its digits. With
+            `on_bad_image: skip` a bad image has no row.
+        kept: images that an earlier job finished, and those of this one.
 
     Raises:
         InputError: a bad image, unless the data set's `on_bad_image` is `skip`.
     """
-    names = dataset.vocabulary.classes
-    ids = list(dict.fromkeys(id_ for split in splits for id_ in dataset.ids(split)))
     texts = texts[0].to(clip.device), texts[1].to(clip.device)
-    labels: list[Sequence[str]] = [("image", "labels")]
-    scores: list[Sequence[str]] = [("image", *names)]
-    for id_ in over_images(ids, len(ids), "tags"):
+    found = {id_: np.frombuffer(data, np.float32) for id_ in ids if (data := kept.get(id_))}
+    left = [id_ for id_ in ids if id_ not in found]
+    for id_ in over_images(left, len(left), "tags"):
         try:
-            found = predicted(dataset, id_, clip, texts, settings)
+            found[id_] = predicted(dataset, id_, clip, texts, settings)
         except InputError as error:
             left_out(dataset, error)
             continue
-        chosen = [names[label] for label in tags(found, settings.threshold)]
-        labels.append((id_, ";".join(chosen)))
-        scores.append((id_, *(f"{value:.9g}" for value in found)))
+        kept.add(id_, found[id_].tobytes())
+    rows = ((id_, *(f"{value:.9g}" for value in found[id_])) for id_ in ids if id_ in found)
+    write_rows(out, [("image", *dataset.vocabulary.classes), *rows])
+
+
+def join_tags(
+    shards: Sequence[Path], settings: TagClipSettings, out_labels: Path, out_scores: Path
+) -> None:
+    """Write the labels that follow from the scores of all shards.
+
+    Args:
+        shards: of `write_tags`.
+        settings: of TagCLIP.
+        out_labels: CSV, image and labels (names with `;` between them, in the vocabulary's order),
+            which `dataset.labels` could name.
+        out_scores: the shards in one CSV.
+    """
+    tables = [list(csv.reader(io.StringIO(read_text(path, _MISSING)))) for path in shards]
+    head, rows = tables[0][0], [row for table in tables for row in table[1:]]
+    labels: list[Sequence[str]] = [("image", "labels")]
+    for id_, *values in rows:
+        chosen = tags(np.array(values, np.float64).astype(np.float32), settings.threshold)
+        labels.append((id_, ";".join(head[1 + label] for label in chosen)))
     write_rows(out_labels, labels)
-    write_rows(out_scores, scores)
+    write_rows(out_scores, [head, *rows])

@@ -183,3 +183,20 @@ def test_an_image_without_regions_keeps_its_labels(case):
     Image.fromarray(np.zeros((4, 6), np.uint8)).save(folder / "x.png")
     context = MaskContext(scores(label), np.zeros((4, 6, 3), np.uint8), [0, 1], "x")
     np.testing.assert_array_equal(sepl(context, own), context.scores)
+
+
+def test_superpixels_vote_and_no_file_is_read():
+    pytest.importorskip("skimage")
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:, 16:] = 250, 0, 0
+    label = np.zeros((32, 32), int)
+    label[2:30, 18:30] = 1  # most of the right half, and a stain on the left
+    label[14:18, 2:5] = 1
+    own = SeplSettings(segments=16)
+    refined = sepl(MaskContext(scores(label, 2), image, [0], "x"), own)
+    assert refined.argmax(axis=0).tolist() == [[0] * 16 + [1] * 16] * 32
+    np.testing.assert_array_equal(refined.max(axis=0), scores(label, 2).max(axis=0))
+    for size in ((1, 1), (1, 9), (3, 2)):  # no smaller than a region
+        label = np.ones(size, int)
+        found = sepl(MaskContext(scores(label), np.zeros((*size, 3), np.uint8), [0, 1], "x"), own)
+        np.testing.assert_array_equal(found, scores(label))

@@ -569,7 +569,9 @@ def test_what_reads_labels_reads_those_that_are_predicted(graph):
     labels = plan.tags.files[0]
     assert labels in plan.images_of("train")
     assert labels not in plan.lists_of("train")  # which the check and the job itself read
-    assert labels not in plan.tags.inputs["lists"]
+    shards = plan.tags.inputs["scores"]
+    assert [one.files[0].name for one in shards] == [f"{one}.csv" for one in plan.graph.shards]
+    assert not any(labels in one.inputs["lists"] for one in shards)
     assert plan.dataset.settings["labels"] == str(labels)
     assert not any(use.labels for use in plan.uses.values())
     assert all(

@@ -13,6 +13,7 @@ from stand_ins import CAT, box, jpeg, xml
 
 from clip_wsss.affinities.box_rule import box_mask
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.finished import Finished, finished
 from clip_wsss.core.images import encode_label
 from clip_wsss.data.annotations import read_labels_csv
 from clip_wsss.data.datasets import open_dataset
@@ -25,7 +26,7 @@ from clip_wsss.tags.tagclip import (
     tags,
     voted_attention,
 )
-from clip_wsss.tags.write import write_tags
+from clip_wsss.tags.write import join_tags, write_tags
 
 GRID = (4, 6)
 NAMED = {"model": "m", "texts": "t"}
@@ -221,8 +222,9 @@ def test_what_is_written_is_read_as_labels(clip, tmp_path):
     with pytest.raises(InputError, match="the labels are still to be predicted"):
         data.labels("a")
     texts = F.normalize(torch.randn(5, 24), dim=-1).split([3, 2])
-    files = tmp_path / "labels.csv", tmp_path / "scores.csv"
-    write_tags(data, ["all", "all"], clip, texts, settings(), *files)
+    files, shard = (tmp_path / "labels.csv", tmp_path / "scores.csv"), tmp_path / "1.csv"
+    write_tags(data, ["a", "bad", "b"], clip, texts, settings(), shard)
+    join_tags([shard], settings(), *files)
     labels = read_labels_csv(files[0])
     assert sorted(labels) == ["a", "b"]
     read = open_dataset({**made, "labels": str(files[0])})
@@ -230,12 +232,42 @@ def test_what_is_written_is_read_as_labels(clip, tmp_path):
     assert lines[0] == "image,cat,dog,bus"
     for line in lines[1:]:
         name, *scores = line.split(",")
-        assert read.labels(name) == tags(np.array(scores, float), 0.5)
+        assert read.labels(name) == tags(np.array(scores, np.float32), 0.5)
     with pytest.raises(InputError, match="has no row"):
         read.labels("bad")
+    # Shards give the same bytes, and what an earlier job finished is not made again.
+    shards, store = [tmp_path / "1of2.csv", tmp_path / "2of2.csv"], tmp_path / "2of2"
+    write_tags(data, ["a"], clip, texts, settings(), shards[0])
     data.settings["on_bad_image"] = "fail"
-    with pytest.raises(InputError, match=r"bad\.png"):
-        write_tags(data, ["all"], clip, texts, settings(), *files)
+    with finished(store, "plan", data.version) as kept:
+        with pytest.raises(InputError, match=r"bad\.png"):
+            write_tags(data, ["b", "bad"], clip, texts, settings(), shards[1], kept)
+        assert not shards[1].exists()
+        broken = SimpleNamespace(device="cpu")
+        write_tags(
+            data,
+            ["b"],
+            broken,
+            texts,
+            settings(),
+            shards[1],
+            Finished(kept._file, "plan", data.version),
+        )
+    again = tmp_path / "again.csv", tmp_path / "again_scores.csv"
+    join_tags(shards, settings(), *again)
+    assert [one.read_bytes() for one in again] == [one.read_bytes() for one in files]
+
+
+def test_labels_of_shards_are_those_of_the_scores_as_they_were(tmp_path):
+    # Halfway from 0 to the highest score, and a step of float32 above: only that one is a tag.
+    half = np.float32(0.3) / 2
+    scores = np.array([0, half, np.nextafter(half, np.float32(1)), 0.3], np.float32)
+    assert tags(scores, 0.5) == [2, 3]
+    shard = tmp_path / "1.csv"
+    shard.write_text("image,a,b,c,d\nx," + ",".join(f"{one:.9g}" for one in scores) + "\n")
+    join_tags([shard], settings(), tmp_path / "labels.csv", tmp_path / "scores.csv")
+    assert (tmp_path / "labels.csv").read_text() == "image,labels\nx,c;d\n"
+    assert (tmp_path / "scores.csv").read_bytes() == shard.read_bytes()
 
 
 @pytest.mark.parametrize(("truth", "hits"), [(None, 2), ("xml", 1), ("true.csv", 1)])

@@ -1,4 +1,4 @@
-"""SEPL's vote of ready-made region masks, SAM's or any others (arXiv 2305.05803).
+"""SEPL's vote of region masks (arXiv 2305.05803): SAM's, ready-made, or superpixels.
 
 The paper's public code lets a region vote for the first class that fits and later classes write
 over earlier ones; here a region is of the class that fills most of it, so the order of the classes
@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from clip_wsss.affinities.superpixels import slic_regions
 from clip_wsss.core.methods import Names, Settings
 from clip_wsss.core.regions import read_regions
 from clip_wsss.masks.context import MaskContext
@@ -20,9 +21,14 @@ from clip_wsss.masks.context import MaskContext
 class SeplSettings(Settings):
     """Which regions take part in the vote, and when one is won."""
 
-    folder: Annotated[str, Names("folder")] = Field(
+    folder: Annotated[str, Names("folder")] | None = Field(
+        None,
         description="holds <id>.png, numbers of regions with 0 for none, or <id>.npz, an array "
-        "`regions` (n, H, W) of masks that may overlap"
+        "`regions` (n, H, W) of masks that may overlap; null: superpixels of the image by SLIC",
+    )
+    segments: int = Field(100, ge=1, description="superpixels that SLIC is asked for")
+    compactness: float = Field(
+        10.0, gt=0, description="of SLIC: what distance counts beside colour"
     )
     share: float = Field(
         0.5, ge=0, lt=1, description="a class wins a region that it fills beyond this share"
@@ -44,15 +50,19 @@ def sepl(context: MaskContext, settings: SeplSettings) -> np.ndarray:
         InputError: as `clip_wsss.core.regions.read_regions`.
     """
     scores = context.scores.astype(np.float32)
-    label = voted(
-        scores.argmax(axis=0), read_regions(settings.folder, context.id, context.size), settings
-    )
-    old = scores.argmax(axis=0)[None]
-    new = label[None]
+    label = scores.argmax(axis=0)
+    old, new = label[None], voted(label, _regions(context, settings), settings)[None]
     first, second = (np.take_along_axis(scores, which, axis=0) for which in (old, new))
     np.put_along_axis(scores, old, second, axis=0)
     np.put_along_axis(scores, new, first, axis=0)
     return scores
+
+
+def _regions(context: MaskContext, settings: SeplSettings) -> np.ndarray:
+    """Regions of the image, as `voted` takes them."""
+    if settings.folder is None:
+        return 1 + slic_regions(context.image, settings.segments, settings.compactness)
+    return read_regions(settings.folder, context.id, context.size)
 
 
 def voted(label: np.ndarray, regions: np.ndarray, settings: SeplSettings) -> np.ndarray:
