@@ -7,7 +7,8 @@ import pytest
 
 pytestmark = pytest.mark.workflow
 
-RUNS = "name\ttexts\tcam\taffinity\nmaps\tphoto\tsoftmax\tcaa\n"
+# SEPL as the demo has it: the vote of superpixels, without a folder of regions.
+RUNS = "name\ttexts\tcam\taffinity\tmasks\nvoted\tphoto\tsoftmax\tcaa\tsepl\n"
 
 
 def test_labels_are_predicted_before_they_are_read(project):
@@ -23,6 +24,8 @@ def test_labels_are_predicted_before_they_are_read(project):
     results = project.folder / "results/demo"
     (labels,) = results.glob("tags/*/labels.csv")
     assert len(list(csv.reader(labels.open()))) == 1 + 8
+    (masks,) = results.glob("score/mask/sepl*/score.json")
+    assert 0 < json.loads(masks.read_text())["miou"] <= 1
     (score,) = results.glob("score/tags/*/score.json")
     assert 0 < json.loads(score.read_text())["f1"] <= 1
     for name in ("tables/test.md", "report.html"):

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.regions import read_regions
@@ -43,7 +44,7 @@ def test_a_region_that_covers_a_class_is_its_own():
     label = np.zeros((4, 6), int)
     label[1, 1:3] = 1  # 2 of 24 pixels, all of the class
     assert voted(label, regions((0, 4, 0, 6)), OWN).all()
-    assert voted(label, regions((0, 4, 0, 6)), SeplSettings(folder="", cover=1)).all()
+    assert voted(label, regions((0, 4, 0, 6)), SeplSettings(folder="regions", cover=1)).all()
     label[3, 5] = 1
     kept = voted(label, regions((0, 3, 0, 5)), OWN)  # 2 of 3: less than 0.85
     assert kept.sum() == kept[3, 5] == 1
@@ -164,7 +165,7 @@ def test_numbers_vote_as_their_masks_do():
     for _ in range(30):
         label, numbers = rng.integers(0, 3, (2, 5, 7))
         masks = numbers == np.arange(1, 3)[:, None, None]
-        own = SeplSettings(folder="", share=rng.random() / 2, cover=0.1 + rng.random() / 2)
+        own = SeplSettings(folder="regions", share=rng.random() / 2, cover=0.1 + rng.random() / 2)
         assert voted(label, numbers, own).tolist() == voted(label, masks, own).tolist()
 
 
@@ -200,3 +201,8 @@ def test_superpixels_vote_and_no_file_is_read():
         label = np.ones(size, int)
         found = sepl(MaskContext(scores(label), np.zeros((*size, 3), np.uint8), [0, 1], "x"), own)
         np.testing.assert_array_equal(found, scores(label))
+
+
+def test_an_empty_name_is_no_folder():
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        SeplSettings(folder="")

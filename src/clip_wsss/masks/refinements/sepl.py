@@ -21,7 +21,7 @@ from clip_wsss.masks.context import MaskContext
 class SeplSettings(Settings):
     """Which regions take part in the vote, and when one is won."""
 
-    folder: Annotated[str, Names("folder")] | None = Field(
+    folder: Annotated[str, Field(min_length=1), Names("folder")] | None = Field(
         None,
         description="holds <id>.png, numbers of regions with 0 for none, or <id>.npz, an array "
         "`regions` (n, H, W) of masks that may overlap; null: superpixels of the image by SLIC",
