@@ -39,6 +39,13 @@ LIKE_DINOV3 = {
     "num_reg_tokens": 4,
     "init_values": 0.3,
 }
+LIKE_SAPIENS2 = LIKE_DINOV3 | {  # its middle blocks share keys and values among heads
+    "attn_type": "rope",
+    "qkv_fused": False,
+    "qk_norm": True,
+    "num_kv_heads": (3, 1, 1),
+    "attn_only_layer_scale": True,
+}
 LIKE_PE = {"kind": Eva, "attn_type": "rope", "use_rot_pos_emb": True, "global_pool": "map"}
 LIKE_DINO = {"reg_tokens": 4, "init_values": 0.5, "no_embed_class": True}
 
@@ -111,6 +118,7 @@ def test_rotary_positions_by_a_table():
         (LIKE_EVA02, 1),
         (LIKE_EVA02 | {"use_post_norm": True}, 1),
         (LIKE_DINOV3, 5),
+        (LIKE_SAPIENS2, 5),
         (LIKE_PE, 1),
         (LIKE_PE | {"rope_type": "mixed", "num_reg_tokens": 2}, 3),
     ],
