@@ -259,9 +259,10 @@ def test_what_is_written_is_read_as_labels(clip, tmp_path):
 
 
 def test_labels_of_shards_are_those_of_the_scores_as_they_were(tmp_path):
-    # Halfway from 0 to the highest score, and a step of float32 above: only that one is a tag.
-    half = np.float32(0.3) / 2
-    scores = np.array([0, half, np.nextafter(half, np.float32(1)), 0.3], np.float32)
+    # Half of the range, and a step of float32 above: only that is a tag; in float64 both would be.
+    low, high = np.float32(0.2), np.float32(0.9)
+    half = low + 0.5 * (high - low)
+    scores = np.array([low, half, np.nextafter(half, high), high], np.float32)
     assert tags(scores, 0.5) == [2, 3]
     shard = tmp_path / "1.csv"
     shard.write_text("image,a,b,c,d\nx," + ",".join(f"{one:.9g}" for one in scores) + "\n")
