@@ -23,7 +23,8 @@ from clip_wsss.core.confidence import MU, check_mu, encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import as_rgb, image_size, open_image, read_rgb, write_label
 from clip_wsss.core.maps import ImageMaps, upsample_maps
-from clip_wsss.core.methods import method, models_of
+from clip_wsss.core.methods import method
+from clip_wsss.core.names import models_of
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.resources import find, project
 from clip_wsss.core.spelling import unknown

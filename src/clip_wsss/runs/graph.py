@@ -19,16 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import (
-    asks_for_towers,
-    differing,
-    method,
-    methods_of,
-    models_of,
-    named_by,
-)
+from clip_wsss.core.methods import method, methods_of
+from clip_wsss.core.names import asks_for_towers, models_of, named_by
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.segmentors import read_segmentor_file
+from clip_wsss.core.settings import differing
 from clip_wsss.core.shards import shard_names
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import open_dataset

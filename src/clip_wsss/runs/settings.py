@@ -24,7 +24,9 @@ from pydantic_core import ErrorDetails
 
 from clip_wsss.core.confidence import MU, check_mu
 from clip_wsss.core.errors import InputError, kind_and_words
-from clip_wsss.core.methods import Names, Positive, Settings, check_kept, with_methods
+from clip_wsss.core.methods import with_methods
+from clip_wsss.core.names import Names
+from clip_wsss.core.settings import Positive, Settings, check_kept
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import TAGCLIP
 from clip_wsss.labels.online import OnlineSettings

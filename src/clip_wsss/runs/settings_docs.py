@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from clip_wsss.core.methods import KINDS, method, named, registered, with_methods
+from clip_wsss.core.methods import method, registered, with_methods
+from clip_wsss.core.names import KINDS, named
 from clip_wsss.labels.online import OnlineSettings
 from clip_wsss.runs.settings import ENTRIES, Config
 

@@ -16,12 +16,8 @@ from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import decode_text, read_bytes
-from clip_wsss.core.methods import (
-    KINDS,
-    method,
-    methods_of,
-    with_methods,
-)
+from clip_wsss.core.methods import method, methods_of, with_methods
+from clip_wsss.core.names import KINDS
 from clip_wsss.core.pickles import look_into
 from clip_wsss.core.plain import check_values, plain_value
 from clip_wsss.core.resources import find, is_file

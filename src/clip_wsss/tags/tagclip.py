@@ -16,7 +16,8 @@ from pydantic import Field
 from clip_wsss.affinities.box_rule import box_mask
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
-from clip_wsss.core.methods import Names, Settings
+from clip_wsss.core.names import Names
+from clip_wsss.core.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from clip_wsss.core import methods
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import KINDS, PLUGINS, add_plugins, method, methods_of, registered
+from clip_wsss.core.methods import PLUGINS, add_plugins, method, methods_of, registered
+from clip_wsss.core.names import KINDS
 from clip_wsss.core.plain import dump_yaml
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.runs.config import load_config, merge, read_config, with_parents

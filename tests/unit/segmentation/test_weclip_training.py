@@ -16,7 +16,7 @@ from segmentation_case import SEGMENTORS
 from clip_wsss.core.archives import Archive
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
-from clip_wsss.core.methods import Settings
+from clip_wsss.core.settings import Settings
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.labels.online import (
     WeCLIPSettings,

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from clip_wsss.core.memory import check_memory
-from clip_wsss.core.methods import Positive, Settings
+from clip_wsss.core.settings import Positive, Settings
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.fast_crf import MeanField, exact, fast
 
