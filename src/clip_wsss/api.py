@@ -34,7 +34,8 @@ from clip_wsss.data.vocabulary import IGNORE, Vocabulary, make_vocabulary, open_
 from clip_wsss.masks.write import labels_and_confidence
 from clip_wsss.prompts.texts import text_features
 from clip_wsss.runs.config import check_entry, read_config
-from clip_wsss.runs.graph import model_identity, templates_of
+from clip_wsss.runs.contents import model_identity
+from clip_wsss.runs.graph import templates_of
 from clip_wsss.runs.settings import Config, Masks, Model, validated_entry
 from clip_wsss.runs.table import RunSettings, read_runs, resolve, run_settings
 

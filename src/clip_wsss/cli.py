@@ -18,7 +18,8 @@ from clip_wsss.data.check import check as check_data
 from clip_wsss.data.check import shortened
 from clip_wsss.models.check import check_models
 from clip_wsss.runs.config import GROUPS, read_yaml
-from clip_wsss.runs.graph import Graph, Node
+from clip_wsss.runs.graph import Graph
+from clip_wsss.runs.nodes import Node
 from clip_wsss.runs.plan import Plan, make_plan
 from clip_wsss.runs.sidecar import check
 from clip_wsss.runs.table import Run

@@ -230,7 +230,7 @@ def maps_of_masks(wildcards):
 
 def texts_of_masks(wildcards):
     """The ranked texts that masks read, if their refinement may ask for the cam's tower."""
-    return PLAN.texts_seen(GRAPH.node("masks", wildcards.node))
+    return PLAN.texts_read(GRAPH.node("masks", wildcards.node))
 
 
 def read_by_masks(wildcards):

@@ -13,8 +13,10 @@ from PIL import Image
 from clip_wsss.core.errors import InputError
 from clip_wsss.runs import plan as plan_module
 from clip_wsss.runs.config import load_config, read_yaml
+from clip_wsss.runs.contents import folder_digest
 from clip_wsss.runs.fingerprint import module_files
-from clip_wsss.runs.graph import Graph, cam_of, folder_digest
+from clip_wsss.runs.graph import Graph
+from clip_wsss.runs.nodes import cam_of
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.table import read_runs
 
