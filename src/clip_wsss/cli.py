@@ -193,13 +193,13 @@ def _clean(plan: Plan, options: argparse.Namespace) -> int:
     for path in found:
         print(f"{_megabytes(path):8.1f} MB  {path}")
     if not found:
-        print(f"{plan.root}: nothing that no run uses")
+        print(f"{plan.root}: nothing is unused")
     elif options.yes:
         for path in found:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         print(f"deleted {len(found)}")
     else:
-        print(f"{len(found)} that no run of this config uses; --yes deletes them")
+        print(f"{len(found)} unused by the runs of this config; --yes deletes them")
     return 0
 
 

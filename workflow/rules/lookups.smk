@@ -157,7 +157,7 @@ def mask_of_current(kind, one):
 def rules_of(kind, passes):
     """The rules of some passes: name -> each pass with the nodes of it that the rule makes.
 
-    One rule makes all that is missing, since each job imports torch and more anew; what is there
+    One rule makes all that is missing, since each job imports torch and more again; what is there
     has a rule a pass.
     """
     found, missing = {}, []

@@ -118,7 +118,7 @@ def _method(kind: str, name: str, path: tuple[str, ...]) -> Method:
 
 @contextmanager
 def in_one_line(where: str) -> Iterator[None]:
-    """Run what a method of one's own does; what goes wrong is one line, its traceback in the log.
+    """Run what a method of your own does; what goes wrong is one line, its traceback in the log.
 
     Want of memory is raised as it is, since a smaller batch may fit.
 

@@ -30,7 +30,7 @@ def check_fields(
     Raises:
         InputError: an alias, a type that YAML has no value of, settings that are more lenient than
             `Settings` or within themselves, a default that the field itself does not take (NaN is
-            one) or that is made anew each time, or what `check_kept` finds in the defaults.
+            one) or that is made again each time, or what `check_kept` finds in the defaults.
     """
     if settings in around:
         raise InputError(

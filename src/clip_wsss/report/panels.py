@@ -128,7 +128,7 @@ class Panels:
         self._measured: dict[tuple, dict | None] = {}
 
     def restart(self, side: int) -> None:
-        """Begin anew with pictures of another size; what was read of the files is kept."""
+        """Start again with pictures of another size; what was read of the files is kept."""
         self.side, self.album, self._cached = side, Album(), {}
 
     def panel(self, files: StageFiles, name: str) -> dict[str, str]:

@@ -98,7 +98,7 @@ class DatasetSettings(Settings):
         if self.train_negatives and self.negatives == "refuse":
             raise ValueError("train_negatives: needs negatives: background; got refuse")
         if (self.labels == TAGCLIP) != (self.tagclip is not None):
-            raise ValueError("tagclip: is needed by labels: tagclip, and only there")
+            raise ValueError("tagclip: is needed by labels: tagclip, and is only for it")
         return self
 
 
@@ -244,9 +244,9 @@ class Masks(Refined):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.source == "import") != (self.folder is not None):
-            raise ValueError("folder: is needed by source: import, and only there")
+            raise ValueError("folder: is needed by source: import, and is only for it")
         if self.confidences is not None and self.source != "import":
-            raise ValueError("confidences: belongs to source: import")
+            raise ValueError("confidences: is only for source: import")
         if self.source != "maps" and self.used().keys() - {"source", "folder", "confidences"}:
             raise ValueError(
                 f"source: {self.source} takes masks as they are; leave out the settings of maps"
@@ -276,14 +276,14 @@ class Segmentation(Settings):
     precision: Literal["float32", "amp"] = Field("float32", description="amp needs CUDA")
     init: Text | None = Field(None, description="initial weights; null: what the segmentor names")
     labels: Literal["masks", "online"] = Field(
-        "masks", description="the run's masks, or labels made anew in every step (docs/weclip.md)"
+        "masks", description="the run's masks, or labels made again in every step (docs/weclip.md)"
     )
     online: OnlineSettings = Field(OnlineSettings(), description="of labels: online")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.labels == "masks" and self.online.model_dump(exclude_defaults=True):
-            raise ValueError("online: belongs to labels: online")
+            raise ValueError("online: is only for labels: online")
         if self.labels == "online" and self.mu:
             raise ValueError(
                 "mu: labels that are made online have no confidence; leave mu out with labels: "
@@ -542,7 +542,9 @@ def _message(kind: type[BaseModel], error: ErrorDetails) -> str:
     said = got if isinstance(got, str) else repr(got)
     said = said if len(said) <= SHOWN else f"{said[:SHOWN]}..."
     if found == "extra_forbidden" and got is None:
-        return f"{prefix}null takes out what a parent says here, and none does; remove it"
+        return (
+            f"{prefix}null removes what a parent sets here, and no parent sets it; remove this line"
+        )
     if found == "extra_forbidden":
         return f"{prefix}{unknown('key', place[-1], _keys(kind, place[:-1]))}"
     if found == "missing":

@@ -120,7 +120,7 @@ def _entry_schema(kind: type[BaseModel], names: dict[str, str]) -> dict[str, Any
 
 
 def _online_schemas() -> Iterator[dict[str, Any]]:
-    """The schemas of `online` by its maker of labels, then those with methods of one's own."""
+    """The schemas of `online` by its maker of labels, then those with methods of your own."""
     for maker in registered("labels"):
         own = with_methods(OnlineSettings, {"method": maker}).model_json_schema()
         own["properties"]["method"] = {"const": maker}

@@ -234,7 +234,7 @@ def _check_online(run: Run, settings: RunSettings, where: str) -> None:
     missing = [group for group in ("texts", "cam", "affinity") if not run.cell(group)]
     if missing or masks is None or masks.source != "maps":
         needed = ", ".join(missing) or "masks with source: maps"
-        raise InputError(f"{what} and takes how from the other cells; name {needed}")
+        raise InputError(f"{what} for which it needs other cells of the row; name {needed}")
     if settings.cam is not None and (settings.cam.flip or settings.cam.scales != [1.0]):
         raise InputError(
             f"{what} of what the training sees; leave scales and flip out of cam `{run.cam}`"

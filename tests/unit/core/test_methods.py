@@ -263,7 +263,9 @@ def test_null_takes_out_what_a_parent_says(beside):
     assert over(masks={"x": blur | {"crf": None}})["masks"] == {"x": blur, "y": {}}
     assert over(masks={"x": None})["masks"] == {"y": {}}
     assert over(masks=None, demo=None) == {}
-    line = r"own.yaml: masks.{}: null takes out what a parent says here, and none does; remove it"
+    line = (
+        r"own.yaml: masks.{}: null removes what a parent sets here, and no parent sets it; remove"
+    )
     with pytest.raises(InputError, match=line.format("x.foo")):
         over(masks={"x": {"foo": None}})
     with pytest.raises(InputError, match=line.format("x.crf.foo")):

@@ -64,7 +64,7 @@ BAD_CSVS = {
     "image,labels\na,dog\n".encode("utf-16"): "is UTF-16, not UTF-8",
     b"PK\3\4 an npz\0": "is no text; save it as UTF-8",
     "image,person,dog\na,0,1\n": "lacks a column for the class cat",
-    "image,person,dog,cat,cow\na,0,1,0,1\n": "has a column for no class, cow",
+    "image,person,dog,cat,cow\na,0,1,0,1\n": "has a column that is not a class, cow",
     "image,person,dog,cat\na,0,0.7,0\n": "line 2, dog: must be 0 or 1; got `0.7`",
     "image,person,dog,cat\na,0,1,0\na.jpg,1,0,0\n": "has two rows for a",
 }

@@ -169,7 +169,7 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
             "other cells; name texts, cam, affinity",
         ),
         (HEADER + ROW.replace("cgl", "weclip,mu=0.5"), "have no confidence; leave mu out"),
-        (HEADER + ROW.replace("cgl", "weclip,labels=masks"), "online: belongs to labels: online"),
+        (HEADER + ROW.replace("cgl", "weclip,labels=masks"), "online: is only for labels: online"),
         (HEADER + ROW.replace("cgl", "weclip,online.filter=l1"), "online.filter: must be one of"),
         (HEADER + "one" + "\t-" * 8 + "\n", "has no stage"),
         (HEADER + ROW.rstrip("\n") + "x\tmore\n", "line 2: has 11 cells, the head has 10"),

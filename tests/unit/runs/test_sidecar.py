@@ -93,7 +93,7 @@ def test_a_sidecar_without_files_is_refused(job):
     outputs = {name: path.parent / name for name in ("maps", "log")}
     assert current(path, STAMP, inputs, outputs)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"outputs": {}, "files": {}}))
-    with pytest.raises(InputError, match="says nothing of the files beside it"):
+    with pytest.raises(InputError, match="does not list the files beside it"):
         check(path, STAMP)
     assert not current(path, STAMP, inputs, outputs)
 
