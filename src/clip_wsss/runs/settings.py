@@ -84,14 +84,16 @@ class DatasetSettings(Settings):
         None, description="folder of the ground truth, or COCO .json, below root"
     )
     splits: Splits
-    on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a bad image does")
+    on_bad_image: Literal["fail", "skip"] = Field(
+        "fail", description="what happens with a bad image"
+    )
     orientation: Literal["refuse", "stored"] = Field(
         "refuse", description="an image with an EXIF orientation: refused, or its pixels as stored"
     )
     negatives: Literal["refuse", "background"] = Field(
-        "refuse", description="images without a class: refused, or background all over"
+        "refuse", description="images without a class: refused, or labelled background"
     )
-    train_negatives: bool = Field(False, description="whether a training sees them")
+    train_negatives: bool = Field(False, description="whether trainings use them")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -327,8 +329,8 @@ class Evaluation(Settings):
     )
     bootstrap: Count = Field(1000, description="resamples of the images for every interval")
     seed: Seed = Field(0, description="of the resampling")
-    published: Text | None = Field(None, description="figures quoted beside the measured ones")
-    panels: Count = Field(12, description="images shown in the report, which are predicted too")
+    published: Text | None = Field(None, description="published figures that the tables quote")
+    panels: Count = Field(12, description="images that the report shows; they are predicted too")
 
 
 Stage = Literal[
@@ -363,16 +365,18 @@ NEEDS: dict[Stage, Needs] = {
 class Compute(Settings):
     """The machine."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is")
-    threads: Count = Field(1, description="of torch in one job: they change the last bits")
-    workers: Count = Field(1, description="processes of a CRF or a scoring job: only its time")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: CUDA if there is a GPU"
+    )
+    threads: Count = Field(1, description="of torch in one job; they change the last bits")
+    workers: Count = Field(1, description="processes of a CRF or a scoring job; same results")
     batch: Count = Field(16, description="images of equal grid in one forward pass")
     shards: Annotated[int, Field(ge=1, le=9999)] = Field(1, description="jobs of a stage")
     gpus: Count = Field(1, description="processes of one training")
-    predictors: Count = Field(1, description="jobs of inference, which share the trainings out")
+    predictors: Count = Field(1, description="jobs of inference, among which trainings are divided")
     needs: dict[Stage, Needs] = Field(
         {},
-        description="what a scheduler is asked for by a stage's job, in the place of "
+        description="what a job of a stage asks a scheduler for; by default "
         + ", ".join(f"{stage} {one.memory} MB {one.minutes} min" for stage, one in NEEDS.items()),
     )
 
@@ -381,7 +385,8 @@ class Config(Settings):
     """A whole config."""
 
     plugins: list[Text] = Field(
-        [], description="folders of methods, beside those of the config and of the call"
+        [],
+        description="more folders of methods; that of the config and the current one count anyway",
     )
     dataset: DatasetSettings
     demo: Demo | None = None
