@@ -316,7 +316,7 @@ def test_a_method_of_the_replaced_ones_name_replaces_its_settings_too(beside, co
 
     assert over(None) == {"refinement": "own_crf:crf"}
     assert over({"iterations": None, "sigma": 3})["crf"] == {"sigma": 3}
-    with pytest.raises(InputError, match=r"crf.theta: null takes out what a parent says here, and"):
+    with pytest.raises(InputError, match=r"crf.theta: null removes what a parent sets here, and"):
         over({"iterations": None, "theta": None})
 
 

@@ -300,7 +300,9 @@ def test_xml_with_a_namespace_or_deeper_objects(tmp_path):
     path.write_text(f'<annotation xmlns="http://voc">{item}</annotation>')
     assert read_xml(path).findtext("object/name") == "dog"
     path.write_text(f"<annotation><!-- --><objects>{item}</objects></annotation>")
-    with pytest.raises(InputError, match=r"a\.xml: its objects do not lie directly below the root"):
+    with pytest.raises(
+        InputError, match=r"a\.xml: its `object` elements must be directly below the root"
+    ):
         read_xml(path)
 
 

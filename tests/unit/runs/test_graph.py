@@ -601,7 +601,7 @@ def test_what_reads_labels_reads_those_that_are_predicted(graph):
         (lambda c: predicted(c, texts="sharpest"), "`sharpest` ranks its templates by labels"),
         (lambda c: predicted(c, votes=-1), "dataset.tagclip.votes: must be at least 0; got -1"),
         (lambda c: c["dataset"].update(labels="tagclip"), "dataset: tagclip: is needed by labels"),
-        (lambda c: (predicted(c), c["dataset"].update(labels="xml")), "and only there"),
+        (lambda c: (predicted(c), c["dataset"].update(labels="xml")), "and is only for it"),
         (
             lambda c: (
                 c["models"].update(pe={"architecture": "PE-Core-B-16", "weights": "meta"}),

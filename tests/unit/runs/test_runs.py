@@ -148,7 +148,7 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
         (HEADER + ROW.replace("\tcgl\t", "\t-\t"), "inference needs segmentation"),
         (
             HEADER + ROW.replace("caa\tcrf\tcgl", "-\tweclip\tweclip"),
-            "from the other cells; name affinity",
+            "needs other cells of the row; name affinity",
         ),
         (
             HEADER + ROW.replace("caa\tcrf\tcgl", "caa,attention=qq\tweclip\tweclip"),
@@ -166,7 +166,7 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
         ),
         (
             HEADER + ROW.replace("photo\tsoftmax\tcaa\tcrf\tcgl", "-\t-\t-\tground-truth\tweclip"),
-            "other cells; name texts, cam, affinity",
+            "other cells of the row; name texts, cam, affinity",
         ),
         (HEADER + ROW.replace("cgl", "weclip,mu=0.5"), "have no confidence; leave mu out"),
         (HEADER + ROW.replace("cgl", "weclip,labels=masks"), "online: is only for labels: online"),
@@ -253,7 +253,7 @@ def test_a_segmentor_that_cannot_make_its_labels_is_refused(config, read, cell, 
 @pytest.mark.parametrize(
     ("cell", "line"),
     [
-        ("caa,layers=010", "layers: `010`: some readers of YAML"),
+        ("caa,layers=010", "layers: `010`: YAML readers"),
         ("caa,layers=1_0", "layers: `1_0`: some readers"),
         ("caa,layers=0x2", "layers: `0x2`: some readers"),
         ("caa,layers=12:30", "layers: `12:30`: some readers"),
@@ -267,7 +267,7 @@ def test_a_segmentor_that_cannot_make_its_labels_is_refused(config, read, cell, 
         ("caa,threshold=1e999", "threshold: must be a finite number; got inf"),
         ("caa,threshold=nan", "threshold: must be a number; got 'nan'"),
         ("caa,layers=99999999999999999999", "layers: must be less than 2**63 from zero"),
-        ("caa,foo=null", "foo: null takes out what a parent says here, and none does"),
+        ("caa,foo=null", "foo: null removes what a parent sets here, and no parent sets it"),
         ("caa," + "layers=" + 200 * "9", "layers: must be an integer; got '999"),
     ],
 )  # fmt: skip

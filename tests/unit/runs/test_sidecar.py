@@ -82,7 +82,7 @@ def test_the_sidecar_of_another_shard_is_refused(tmp_path):
     first, second = tmp_path / "0001of0002.json", tmp_path / "0002of0002.json"
     check(second, STAMP, ["maps"])
     second.write_bytes(first.read_bytes())
-    with pytest.raises(InputError, match=r"0002of0002\.json: says nothing of the files"):
+    with pytest.raises(InputError, match=r"0002of0002\.json: does not list the files"):
         check(second, STAMP, ["maps"])
     assert not current(second, STAMP, {}, {"maps": tmp_path / "0002of0002.npz"})
     assert current(first, STAMP, {}, {"maps": tmp_path / "0001of0002.npz"})
