@@ -302,11 +302,12 @@ class Plan:
         folder = self.root / self.graph.training(node, seed)
         files = (folder / "checkpoint.pth", folder / "log.csv")
         lists = self.images_of(self.config.dataset.splits.pseudo)
-        online = is_online(node)
-        read = {"texts": self.texts_read(node)} if online else {"masks": self.masks_read(node)}
-        return Product(
-            folder / "checkpoint.json", files, self.stamp(node), {"lists": lists, **read}
-        )
+        inputs: dict[str, Sequence[Product | Path]] = {"lists": lists}
+        if is_online(node):
+            inputs["texts"] = self.texts_read(node)
+        else:
+            inputs["masks"] = self.masks_read(node)
+        return Product(folder / "checkpoint.json", files, self.stamp(node), inputs)
 
     def masks_read(self, training: Node) -> list[Product]:
         """The masks that a training reads; none if it makes its labels itself."""
