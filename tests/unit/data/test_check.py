@@ -69,8 +69,9 @@ def test_data_that_fit(own):
         "smallest": f"{WIDTH} x {HEIGHT}",
         "largest": f"{WIDTH} x {HEIGHT}",
     }
-    few, truth, labels = sorted(found["warnings"], key=len)[0], *found["warnings"][:2]
-    assert few == "split train: 3 images; intervals over so few images mean little"
+    truth, labels = found["warnings"][:2]
+    few = "split train: 3 images; intervals over so few images mean little"
+    assert few in found["warnings"]
     assert truth.startswith("split train: no ground truth of aeroplane, bicycle")
     assert labels.startswith("split train: no image has aeroplane")
 
