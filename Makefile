@@ -38,7 +38,7 @@ test-slurm: $(READY)
 	  { apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client; }
 	CLIP_WSSS_SLURM=1 OMP_NUM_THREADS=1 pytest tests/workflow/test_slurm.py
 
-# OLD: by default the last commit before methods, graph and archives were written anew.
+# OLD: by default the last commit before methods, graph and archives were rewritten.
 bench: $(READY)
 	python benchmarks/run.py --old $(OLD)
 

@@ -841,7 +841,7 @@ def main():
         weclip_update(entry, args.out, args.weclip, args.quick)
         return 0
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: this machine has none; take --device cpu --quick for a trial")
+        parser.error("--device cuda: this machine has none; use --device cpu --quick for a trial")
 
     global _reader
     cv2.setNumThreads(0)

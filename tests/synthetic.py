@@ -21,7 +21,8 @@ from clip_wsss.core.maps import ImageMaps, upsample_maps, write_maps
 from clip_wsss.core.shards import shard_ids
 from clip_wsss.data.datasets import Dataset, open_dataset
 from clip_wsss.runs.config import load_config
-from clip_wsss.runs.graph import Graph, Node
+from clip_wsss.runs.graph import Graph
+from clip_wsss.runs.nodes import Node
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.settings import Config
 from clip_wsss.runs.sidecar import write_sidecar

@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clip_wsss.core.methods import Names, Settings
+from clip_wsss.core.names import Names
+from clip_wsss.core.settings import Settings
 
 if TYPE_CHECKING:
     from clip_wsss.api import PseudoMask, Segmenter, segment, segment_all

@@ -23,7 +23,8 @@ from clip_wsss.core.confidence import MU, check_mu, encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import as_rgb, image_size, open_image, read_rgb, write_label
 from clip_wsss.core.maps import ImageMaps, upsample_maps
-from clip_wsss.core.methods import method, models_of
+from clip_wsss.core.methods import method
+from clip_wsss.core.names import models_of
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.resources import find, project
 from clip_wsss.core.spelling import unknown
@@ -33,7 +34,8 @@ from clip_wsss.data.vocabulary import IGNORE, Vocabulary, make_vocabulary, open_
 from clip_wsss.masks.write import labels_and_confidence
 from clip_wsss.prompts.texts import text_features
 from clip_wsss.runs.config import check_entry, read_config
-from clip_wsss.runs.graph import model_identity, templates_of
+from clip_wsss.runs.contents import model_identity
+from clip_wsss.runs.graph import templates_of
 from clip_wsss.runs.settings import Config, Masks, Model, validated_entry
 from clip_wsss.runs.table import RunSettings, read_runs, resolve, run_settings
 

@@ -18,7 +18,8 @@ from clip_wsss.data.check import check as check_data
 from clip_wsss.data.check import shortened
 from clip_wsss.models.check import check_models
 from clip_wsss.runs.config import GROUPS, read_yaml
-from clip_wsss.runs.graph import Graph, Node
+from clip_wsss.runs.graph import Graph
+from clip_wsss.runs.nodes import Node
 from clip_wsss.runs.plan import Plan, make_plan
 from clip_wsss.runs.sidecar import check
 from clip_wsss.runs.table import Run
@@ -192,13 +193,13 @@ def _clean(plan: Plan, options: argparse.Namespace) -> int:
     for path in found:
         print(f"{_megabytes(path):8.1f} MB  {path}")
     if not found:
-        print(f"{plan.root}: nothing that no run uses")
+        print(f"{plan.root}: nothing is unused")
     elif options.yes:
         for path in found:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         print(f"deleted {len(found)}")
     else:
-        print(f"{len(found)} that no run of this config uses; --yes deletes them")
+        print(f"{len(found)} unused by the runs of this config; --yes deletes them")
     return 0
 
 

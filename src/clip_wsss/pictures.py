@@ -63,7 +63,7 @@ def segment_pictures(
         out: gets labels/<name>.png (VOC palette), confidence/<name>.png (grey, 255 for 1),
             classes.csv (value, class), settings.json, and images.csv (image, labels, sha256 of the
             picture), a line as soon as a picture is done.
-        overwrite: make them all anew, whatever the settings of those that are there.
+        overwrite: make them all again, whatever the settings of those that are there.
 
     Returns:
         How many were made, how many were kept, and path -> what is wrong with a bad picture.
@@ -107,7 +107,7 @@ def _done(out: Path, settings: dict) -> dict[str, tuple[str, ...]]:
     if rows and made != settings:
         raise InputError(
             f"{out}: holds masks of other settings (settings.json); give another --out, or make "
-            "them anew with --overwrite"
+            "them again with --overwrite"
         )
     return {row[0]: tuple(row) for row in rows if row}
 
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--workers", type=int, default=1, help="processes of the CRF (%(default)s)")
     add("--threads", type=int, help="of torch (what the preset's config says)")
-    add("--overwrite", action="store_true", help="make masks anew that are there")
+    add("--overwrite", action="store_true", help="make masks again that exist already")
     options = parser.parse_args(arguments)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:

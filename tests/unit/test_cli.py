@@ -118,7 +118,7 @@ def test_final_labels_as_a_plain_folder(project, capsys):
     assert labels == sorted(made.dataset.ids("train"))
     assert not Path("mine/final-labels/seed3/confidence").exists()
     _, out, _ = call(capsys, "clean")
-    assert "nothing that no run uses" in out
+    assert "nothing is unused" in out
     plan.labels[0].files[0].write_bytes(b"x")
     code, _, error = call(capsys, "export", "weclip", "--out", "mine")
     assert code == 1
@@ -128,7 +128,7 @@ def test_final_labels_as_a_plain_folder(project, capsys):
 def test_what_no_run_uses_is_listed_and_deleted_on_request(project, capsys):
     code, out, _ = call(capsys, "clean")
     assert code == 0
-    assert "nothing that no run uses" in out
+    assert "nothing is unused" in out
     before = {path for path in project.root.rglob("*") if path.is_file()}
     other = project.root / "masks/crf-00000000/0001of0002.zip"
     seed = project.root / project.plan.graph.paths["seg"]["segmentation"].folder / "seed7/log.csv"

@@ -92,7 +92,7 @@ WHERE = {
     ),
     "pip install .": WHEEL,
     "cd /some/empty/folder": USER,
-    "cd /some/folder/with/60/GB": USER,
+    "cd /some/folder/with/12/GB": USER,
     "cd clip-wsss": USER,
     "git clone <this repository>": USER,
     "dvc remote add -d store /some/folder": DVC,

@@ -1,4 +1,4 @@
-"""The blocks of docs/formats.md, docs/masks.md and the README, run as they stand."""
+"""The blocks of docs/formats.md, docs/masks.md and the README are run; figures of pages hold."""
 
 import json
 import os
@@ -14,12 +14,16 @@ import synthetic
 import torch
 from PIL import Image
 
-from clip_wsss import cli
+from clip_wsss import cli, compare
+from clip_wsss.core.plain import read_yaml
+from clip_wsss.data import check
 from clip_wsss.data.check import write_check
 from clip_wsss.demo.build import build
 from clip_wsss.export import export_masks
 from clip_wsss.models.clip import load_clip
 from clip_wsss.prompts.texts import write_image_features, write_texts
+from clip_wsss.report import relations
+from clip_wsss.runs.plan import make_plan
 from clip_wsss.segmentation.hooks import LogHook
 from clip_wsss.segmentation.train import _save
 from clip_wsss.tables.write import write_tables
@@ -146,3 +150,50 @@ def test_the_page_of_masks_runs_as_it_stands(pictures, capsys):
     assert set(np.unique(Image.open("sofa.png"))) <= {0, 1, 2}
     run_commands(MASKS, ["masks", "masks", "masks", "score"])
     assert "masks-own: 2 made, 0 kept, 0 bad" in capsys.readouterr().out
+
+
+def page(name: str) -> str:
+    return " ".join((synthetic.REPOSITORY / name).read_text("utf-8").split())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("docs/results.md", f"intervals over fewer than {check.FEW} images"),
+        ("docs/results.md", f"for the {compare.SHOWN} classes that changed most"),
+        ("docs/results.md", f"of {relations.MOST_PAIRED} runs at most"),
+        ("docs/datasets.md", f"(the first {check.LINES} are shown)"),
+    ],
+)
+def test_a_number_of_a_page_is_the_code_s(name, words):
+    assert words in page(name)
+
+
+def plan_of(config: str):
+    return make_plan(read_yaml(synthetic.REPOSITORY / config), config)
+
+
+def test_the_folder_of_the_page_is_the_demo_s(monkeypatch):
+    monkeypatch.chdir(synthetic.REPOSITORY)
+    masks = plan_of("config/config.yaml").graph.paths["crf"]["masks"]
+    assert page("docs/ablation.md").count(f"results/demo/{masks.folder}/") == 2
+
+
+def test_the_costs_of_data_sets_count_the_variants_of_their_tables(monkeypatch):
+    monkeypatch.chdir(synthetic.REPOSITORY)
+    graphs = [plan_of(f"config/{name}.yaml").graph for name in ("voc12", "coco14")]
+    cams = [len(graph.nodes("cam")) for graph in graphs]
+    masks = [len([n for n in g.nodes("masks") if n.settings["source"] == "maps"]) for g in graphs]
+    assert (
+        f"has {cams[0]} variants of CAMs, and {masks[0]} of masks besides the ground truth; "
+        f"`coco14.tsv` {cams[1]} and {masks[1]}."
+    ) in page("docs/datasets.md")
+
+
+def test_the_map_of_the_code_names_files_that_are_there():
+    package = synthetic.REPOSITORY / "src/clip_wsss"
+    names = set(re.findall(r"`([\w/]+\.(?:py|smk))`", page("CONTRIBUTING.md")))
+    assert len(names) > 60
+    for name in names:
+        places = [synthetic.REPOSITORY / name, synthetic.REPOSITORY / "workflow/rules" / name]
+        assert any(one.is_file() for one in (*places, *package.rglob(name))), name

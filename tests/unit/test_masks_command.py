@@ -1,4 +1,4 @@
-"""The command `clip-wsss masks`: what it writes, keeps and makes anew; what a bad picture costs."""
+"""The command `clip-wsss masks`: what it writes, keeps and makes again; a bad picture's cost."""
 
 import csv
 import json

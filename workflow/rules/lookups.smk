@@ -157,7 +157,7 @@ def mask_of_current(kind, one):
 def rules_of(kind, passes):
     """The rules of some passes: name -> each pass with the nodes of it that the rule makes.
 
-    One rule makes all that is missing, since each job imports torch and more anew; what is there
+    One rule makes all that is missing, since each job imports torch and more again; what is there
     has a rule a pass.
     """
     found, missing = {}, []
@@ -230,7 +230,7 @@ def maps_of_masks(wildcards):
 
 def texts_of_masks(wildcards):
     """The ranked texts that masks read, if their refinement may ask for the cam's tower."""
-    return PLAN.texts_seen(GRAPH.node("masks", wildcards.node))
+    return PLAN.texts_read(GRAPH.node("masks", wildcards.node))
 
 
 def read_by_masks(wildcards):

@@ -75,7 +75,7 @@ def convert_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) 
     folder.mkdir(parents=True, exist_ok=True)
     with open_members(source) as members, _reader() as read:
         masks = in_folder(members, "cls")
-        # The archive has them in benchmark_RELEASE/dataset, torchvision in a folder of one's own.
+        # The archive has them in benchmark_RELEASE/dataset, torchvision in the folder it is given.
         places = {
             str(item.name.parents[1]) for item in members.values() if item.name.parent.name == "cls"
         }

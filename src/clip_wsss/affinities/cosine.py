@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from clip_wsss.affinities.propagation import PropagationSettings, refined
-from clip_wsss.core.methods import Names
+from clip_wsss.core.names import Names
 
 if TYPE_CHECKING:
     from torch import Tensor

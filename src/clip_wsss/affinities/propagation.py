@@ -11,7 +11,7 @@ from pydantic import Field
 from clip_wsss.affinities.attention import propagate
 from clip_wsss.affinities.box_rule import box_mask, box_masks
 from clip_wsss.affinities.superpixels import SuperpixelSettings, superpixel_masks
-from clip_wsss.core.methods import Settings
+from clip_wsss.core.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

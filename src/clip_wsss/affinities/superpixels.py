@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from clip_wsss.core.methods import Settings
+from clip_wsss.core.settings import Settings
 
 if TYPE_CHECKING:
     from clip_wsss.cams.context import MapContext

@@ -83,7 +83,7 @@ def target_of(settings: Any) -> Target:
 
 
 def _guarded(name: str, target: Target, logits: Tensor, position: int, count: int) -> Tensor:
-    """Scores of a target of one's own, or one line where GradCAM cannot differentiate them."""
+    """Scores of a target of your own, or one line where GradCAM cannot differentiate them."""
     own = logits.clone()  # what the target changes of it is its own
     with in_one_line(f"{name}: target"):
         scores = target(own, position, count)
@@ -189,7 +189,7 @@ def class_maps(
 
 
 def _checked(making: Making, context: MapContext, name: str) -> Tensor:
-    """What a method makes of a context, or one line where a method of one's own gives no maps."""
+    """What a method makes of a context, or one line where a method of your own gives no maps."""
     parts = (context.texts, context.background)
     texts, background = (None if part is None else part.clone() for part in parts)
     image = context.image.view()

@@ -152,7 +152,7 @@ class MapContext:
         scale: of the image's sides, as this context sees it (`view`).
         flip: whether it is mirrored.
         own: the pass of the run's tower over the image as it is; None: `looked`.
-        method: of one's own that this context is handed to; empty for the suite's.
+        method: of your own that this context is handed to; empty for the suite's.
     """
 
     id: str
@@ -201,7 +201,7 @@ class MapContext:
 
         Returns:
             (N, N) float32; rows sum to at most 1, the rest goes to the prefix tokens. It is made
-            anew for who asks, but for the last blocks' qk, which come with the pass.
+            again for each caller, but for the last blocks' qk, which come with the pass.
         """
         return self.looked.attention(block, kind)
 

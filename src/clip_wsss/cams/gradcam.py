@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from clip_wsss.core.methods import Names, Settings
+from clip_wsss.core.names import Names
+from clip_wsss.core.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -297,7 +297,7 @@ def _check_room(clip: Clip, id_: str, size: Sequence[int], cams: Mapping[str, Ca
 
 
 def _guarded(made: Method, settings: dict) -> Callable[[MapContext], Tensor]:
-    """A method with its settings; one of one's own is told from the suite by what goes wrong."""
+    """A method with its settings; a message says whose error it is."""
     import torch
 
     from clip_wsss.core.methods import in_one_line

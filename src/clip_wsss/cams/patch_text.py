@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import Field
 
-from clip_wsss.core.methods import Settings
+from clip_wsss.core.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,6 +1,6 @@
 """PyTorch's checkpoints looked into without torch, and without executing what they hold.
 
-A pickle names functions and classes that its reader calls. Here each name gives a stand-in that
+A pickle names functions and classes that its reader calls. Here each name gives a placeholder that
 does nothing, but for PyTorch's tensors, of which the shape is kept.
 """
 
@@ -130,7 +130,7 @@ def look_into(path: str | Path) -> dict[str, Stored]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a file") from None
     except Exception as error:  # a pickle of someone else's may raise anything
-        # A byte that is no instruction, as in any file that is not a pickle.
+        # A byte that is not an instruction, as in any file that is not a pickle.
         reason = "not a pickle" if isinstance(error, KeyError) else one_line(error)
         raise InputError(f"{path}: not a checkpoint that can be read ({reason})") from None
     return state_dict(content, path, Stored)

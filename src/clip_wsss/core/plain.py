@@ -37,7 +37,7 @@ _CORE = {  # YAML 1.2's core schema, its hexadecimal and octal numbers left out
 }
 _ODD = re.compile(r"[-+]?0([0-9]+|o[0-7]+)")  # 8, 10 or text, by the version
 _REMEDY = (
-    "some readers of YAML take it for something else than others do; write numbers as 10, 0.5 or "
+    "YAML readers disagree about what it means; write numbers as 10, 0.5 or "
     "1.0e-5, truth values as true or false, and text in quotes"
 )
 

@@ -81,7 +81,9 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
         if set(header[1:]) != set(classes):
             odd = min(set(header[1:]) ^ set(classes))
             what = (
-                "lacks a column for the class" if odd in classes else "has a column for no class,"
+                "lacks a column for the class"
+                if odd in classes
+                else "has a column that is not a class,"
             )
             raise InputError(f"{path}: {what} {odd}; give each class of the vocabulary one column")
         name_column = header[0]
@@ -198,7 +200,7 @@ def read_xml(path: Path) -> ET.Element:
         element.tag = element.tag.rpartition("}")[2]
     if root.find("object") is None and root.find(".//object") is not None:
         raise InputError(
-            f"{path}: its objects do not lie directly below the root, as VOC's do; move them"
+            f"{path}: its `object` elements must be directly below the root, as in VOC; move them"
         )
     return root
 

@@ -22,7 +22,7 @@ from clip_wsss.data.vocabulary import IGNORE
 log = logging.getLogger(__name__)
 LINES = 50  # of errors that are printed
 CHUNK = 64  # images that a process takes at a time
-FEW = 30  # images, below which intervals say little
+FEW = 30  # images, below which intervals mean little
 
 
 @dataclass(frozen=True)
@@ -239,8 +239,8 @@ def _compared(
             f"{len(classes)} where its image shows the classes of {dataset.settings['vocabulary']}"
         )
     for found, text in (
-        (unlabelled, "a class in the mask that the labels lack"),
-        (undrawn, "a class in the labels that the mask lacks"),
+        (unlabelled, "a class in the mask that is missing from the labels"),
+        (undrawn, "a class in the labels that is missing from the mask"),
     ):
         names = [name for name, labels in found.items() if labels]
         if names:
@@ -256,10 +256,12 @@ def _compared(
         )
     if drawn and (missing := set(range(len(classes))) - set(drawn)):
         warnings.append(
-            f"split {split}: no ground truth of {words(missing)}; the mIoU is without them"
+            f"split {split}: no ground truth of {words(missing)}; the mIoU leaves them out"
         )
     if use.labels and labelled and (missing := set(range(len(classes))) - set(labelled)):
         warnings.append(f"split {split}: no image has {words(missing)}")
     if use.masks and 0 < len(looks) < FEW:
-        warnings.append(f"split {split}: {len(looks)} images; intervals over so few say little")
+        warnings.append(
+            f"split {split}: {len(looks)} images; intervals over so few images mean little"
+        )
     return numbers, errors, warnings

@@ -1,7 +1,7 @@
 """Pickled dictionaries of arrays, such as cls_labels.npy, read without running what they ask for.
 
 Python's pickles name functions to be called. Here every name is looked up in a short list of
-stand-ins that only keep bytes, so nothing of the file is run.
+placeholders that only keep bytes, so nothing of the file is run.
 """
 
 import io

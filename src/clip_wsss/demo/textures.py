@@ -29,10 +29,10 @@ def load_textures() -> dict[str, tuple[Image.Image, ...]]:
     }
 
 
-def _noise(rng: random.Random, columns: int, rows: int, side: int = SIDE) -> Image.Image:
+def _noise(rng: random.Random, columns: int, rows: int) -> Image.Image:
     """Return smooth grey noise: a random grid of that size, enlarged."""
     grid = np.frombuffer(rng.randbytes(columns * rows), np.uint8).reshape(rows, columns)
-    return Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)
+    return Image.fromarray(grid).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
 def _mix(dark: tuple[int, ...], light: tuple[int, ...], grey: Image.Image) -> Image.Image:

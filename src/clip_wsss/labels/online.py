@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import KINDS, Names, Settings, method
+from clip_wsss.core.methods import method
+from clip_wsss.core.names import KINDS, Names
+from clip_wsss.core.settings import Settings
 
 
 class WeCLIPSettings(Settings):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from clip_wsss.core.methods import Settings
+from clip_wsss.core.settings import Settings
 from clip_wsss.labels.weclip import ScoreSettings
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from clip_wsss.core.methods import Settings
+from clip_wsss.core.settings import Settings
 from clip_wsss.masks.refinements.par import ParSettings
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Pseudo labels made in every step from the pass of the frozen ViT that feeds the decoder.
 
-A maker of labels (kind `labels` of `clip_wsss.core.methods`) is made of the text features and its
+A maker of labels (kind `labels` of `clip_wsss.core.names`) is made of the text features and its
 settings; it says how many attention maps it reads (`layers`) and is called with a `Seen`. One that
 can label whole images when the training is over has `final` too, as `WeCLIPLabels` has; a function
 that returns such a maker says so by an attribute of that name.

@@ -110,7 +110,7 @@ def decided(
 
 
 def check_scores(refined: np.ndarray, scores: np.ndarray, name: str) -> None:
-    """Refuse what a mask refinement of one's own should not return.
+    """Refuse what a mask refinement of your own should not return.
 
     Raises:
         InputError: another shape or kind of numbers than that of the scores.

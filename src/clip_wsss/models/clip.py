@@ -70,7 +70,7 @@ def load_clip(
     if precision not in PRECISIONS:
         raise InputError(f"precision: must be one of {', '.join(PRECISIONS)}; got {precision}")
     if precision == "float16" and device.type != "cuda":
-        raise InputError("precision: float16 needs CUDA; take float32 or bfloat16 on this device")
+        raise InputError("precision: float16 needs CUDA; use float32 or bfloat16 on this device")
     round_weights = round_weights or model.get("round_weights", "none")
     if round_weights not in ("none", "float16"):
         raise InputError(f"round_weights: must be one of none, float16; got {round_weights}")
@@ -177,7 +177,7 @@ def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
         weights, tag = read_weights(file), {}
     elif architecture is None:
         raise InputError(
-            f"models: weights {source} are not a file here, so `architecture` is needed"
+            f"models: weights {source} are not a local file, so `architecture` is needed"
         )
     else:
         weights, tag = None, _known_tag(architecture, source)
@@ -197,8 +197,8 @@ def _resolve(model: dict, download: bool = True) -> tuple[dict, dict, str, Any]:
     needs_quick_gelu = weights.kind == "openai" if local else tag.get("quick_gelu", False)
     if needs_quick_gelu and not config.get("quick_gelu", False):
         raise InputError(
-            f"models: weights {source} are QuickGELU ones, architecture {name} is not; take the "
-            '"-quickgelu" architecture or a config with "quick_gelu": true'
+            f"models: weights {source} need QuickGELU, which architecture {name} does not have; "
+            'use the "-quickgelu" architecture or a config with "quick_gelu": true'
         )
     if weights is None and download:
         if model.get("text_features") is None:  # before what is large
@@ -281,7 +281,7 @@ def _refuse_what_cannot_run(config: dict, name: str) -> None:
     if reason is not None:
         raise InputError(
             f"models: architecture {name} {reason}; CAMs need the patch tokens of an open_clip "
-            "VisionTransformer, as ViT-B-16-quickgelu"
+            "VisionTransformer, such as ViT-B-16-quickgelu"
         )
 
 
@@ -291,7 +291,7 @@ def _check_transformers(text: dict, name: str, key: str) -> None:
         raise InputError(
             f"models: architecture {name}: text_cfg.{key}, {text[key]}, needs the package "
             "transformers, which is not installed; install it, name a file of the texts' features "
-            "as text_features (docs/towers.md), or name another CLIP, as ViT-B-16-quickgelu"
+            "as text_features (docs/towers.md), or name another CLIP, such as ViT-B-16-quickgelu"
         )
 
 

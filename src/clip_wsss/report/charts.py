@@ -6,18 +6,12 @@ so the same numbers give the same text.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from PIL import Image
-
-from clip_wsss.core.files import write_bytes
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -275,40 +269,3 @@ def confusion_chart(title: str, matrix: np.ndarray, names: Sequence[str]) -> str
         f'viewBox="0 0 {width} {edge + side + 4}" style="min-width:{width * scale:.0f}px">'
         f"{''.join(parts)}</svg>"
     )
-
-
-def draw_grid(
-    rows: Sequence[tuple[str, Sequence[np.ndarray | None]]],
-    titles: Sequence[str],
-    out: Path,
-    limit: int,
-) -> None:
-    """Draw rows of pictures as one PNG of at most `limit` bytes.
-
-    Args:
-        rows: a caption and the pictures, (H, W, 3) uint8, None where there is none.
-        titles: one for each column.
-        out: PNG to write.
-        limit: bytes; the resolution, then the number of colours, is lowered until it fits.
-    """
-    height = 1.75 * len(rows) + 0.6  # inches
-    figure = Figure(figsize=(1.55 * len(titles), height), facecolor="white")
-    axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    figure.subplots_adjust(0.01, 0.25 / height, 0.99, 1 - 0.35 / height, 0.04, 0.16)
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=11, pad=6)
-    for line, (caption, pictures) in zip(axes, rows, strict=True):
-        for axis, picture in zip(line, pictures, strict=True):
-            axis.set_axis_off()
-            if picture is not None:
-                axis.imshow(picture, interpolation="antialiased")
-        line[0].text(0, -0.03, caption, transform=line[0].transAxes, va="top", fontsize=9)
-    for dpi, colours in ((160, None), (130, None), (130, 256), (100, 256), (80, 256), (60, 256)):
-        raw, small = io.BytesIO(), io.BytesIO()
-        figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
-        image = Image.open(raw).convert("RGB")
-        image = image if colours is None else image.quantize(colours)
-        image.save(small, format="PNG", optimize=True)
-        if small.tell() <= limit:
-            break
-    write_bytes(out, small.getvalue())

@@ -38,7 +38,7 @@ def opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> di
 
 
 def _best_tiles(results: Results, tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """The best pseudo labels and the best segmentation; what learns from the truth is no rival."""
+    """The best pseudo labels and the best segmentation; what learns from the truth is left out."""
     if not results.scored:
         return []
     bounds = {run.name for run in results.runs if results.fully_supervised(run)}

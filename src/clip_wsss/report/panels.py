@@ -16,10 +16,8 @@ from clip_wsss.core.archives import Archive
 from clip_wsss.core.confidence import MU
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, upsample_maps
-from clip_wsss.data.choice import choose
 from clip_wsss.data.datasets import Dataset
 from clip_wsss.data.vocabulary import IGNORE
-from clip_wsss.report.charts import draw_grid
 from clip_wsss.report.pictures import (
     Album,
     class_heat,
@@ -128,7 +126,7 @@ class Panels:
         self._measured: dict[tuple, dict | None] = {}
 
     def restart(self, side: int) -> None:
-        """Begin anew with pictures of another size; what was read of the files is kept."""
+        """Start again with pictures of another size; what was read of the files is kept."""
         self.side, self.album, self._cached = side, Album(), {}
 
     def panel(self, files: StageFiles, name: str) -> dict[str, str]:
@@ -332,38 +330,3 @@ def measure_labels(truth: np.ndarray | None, label: np.ndarray) -> dict:
         "classes": [[v, round(ious[v], 4) if v in ious else None] for v in values],
         "iou": round(float(np.mean(list(ious.values()))), 4) if ious else None,
     }
-
-
-def write_qualitative(
-    files: StageFiles,
-    dataset: Dataset,
-    out: Path,
-    names: list[str] | None = None,
-    limit: int = 400_000,
-) -> None:
-    """Draw some images with every stage of a run as one PNG, such as the one in the README.
-
-    Args:
-        files: of the run whose stages are drawn; a column that no image has is left out.
-        dataset: the images and their ground truth.
-        out: PNG to write.
-        names: the images; None for the first four of the report's panels.
-        limit: its size in bytes, at most.
-    """
-    panels, splits = Panels(dataset), dataset.settings["splits"]
-    names = names or choose(dataset, splits["score"] or splits["pseudo"], 4)
-    found = {name: panels.panel(files, name) for name in names}
-    stages = [
-        stage
-        for stage in SHOWN_STAGES
-        if any(not cells[stage].startswith("!") for cells in found.values())
-    ]
-    rows = []
-    for name, cells in found.items():
-        words = ", ".join(dataset.vocabulary.classes[label] for label in dataset.labels(name))
-        pictures = [
-            None if cells[stage].startswith("!") else panels.album.rgb(cells[stage], cells["image"])
-            for stage in stages
-        ]
-        rows.append((words, pictures))
-    draw_grid(rows, [COLUMN_TITLES[stage] for stage in stages], Path(out), limit)

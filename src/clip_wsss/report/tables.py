@@ -59,8 +59,8 @@ def runs_table(frame: pd.DataFrame, name: str) -> dict:
         "id": f"table-{name}",
         "title": f"Table {name}",
         "caption": "mIoU in per cent with its 95 % interval; differences are paired. Where another "
-        "background power p would score higher, it is given as an oracle: it takes the ground "
-        "truth to know it. What else makes figures say less is listed above the table.",
+        "background power p would score higher, it is given as an oracle, since finding it needs "
+        "the ground truth. Other limits of the figures are listed above the table.",
         "columns": [
             {"label": label, "number": label in numbers, "key": KEYS.get(label)} for label in labels
         ],

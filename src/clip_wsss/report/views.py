@@ -13,7 +13,8 @@ from clip_wsss.core.confidence import MU
 from clip_wsss.core.csvs import read_csv
 from clip_wsss.report import charts as figures
 from clip_wsss.report.results import Results, Scored
-from clip_wsss.runs.graph import RANKING, Node
+from clip_wsss.runs.graph import RANKING
+from clip_wsss.runs.nodes import Node
 from clip_wsss.runs.stages import SCORED
 from clip_wsss.score.breakdown import by_classes, by_size, coarse, image_iou, region_iou
 from clip_wsss.score.calibration import MUS, mu_curve

@@ -10,15 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import (
-    add_plugins,
-    asks_for_towers,
-    methods_below,
-    methods_beside,
-    methods_of,
-    models_of,
-    part_of,
-)
+from clip_wsss.core.methods import add_plugins, methods_below, methods_beside, methods_of, part_of
+from clip_wsss.core.names import asks_for_towers, models_of
 from clip_wsss.core.plain import check_values, read_yaml
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.spelling import unknown

@@ -177,7 +177,7 @@ def _source(path: Path) -> _Source:
     return found
 
 
-@cache  # by content: a file that changes within the process is read anew
+@cache  # by content: a file that changes within the process is read again
 def _parse(text: bytes) -> _Source:
     tree = ast.parse(text)
     pieces: list[str] = []

@@ -11,177 +11,56 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import (
-    asks_for_towers,
-    differing,
-    method,
-    methods_of,
-    models_of,
-    named_by,
-)
-from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.methods import methods_of
+from clip_wsss.core.names import asks_for_towers, models_of, named_by
 from clip_wsss.core.segmentors import read_segmentor_file
+from clip_wsss.core.settings import Settings, differing
 from clip_wsss.core.shards import shard_names
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import open_dataset
-from clip_wsss.data.lists import IMAGE_SUFFIXES
 from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.labels.online import resolved
-from clip_wsss.models.code import architecture_json, check_files, code_of, has_texts
+from clip_wsss.models.code import check_files, code_of, has_texts
 from clip_wsss.prompts.texts import read_templates
 from clip_wsss.runs.config import GROUPS
+from clip_wsss.runs.contents import contents_of, file_identity, folder_digest, model_identity
+from clip_wsss.runs.nodes import (
+    TOWERS,
+    Node,
+    Pass,
+    cam_of,
+    has_final_labels,
+    is_ranked,
+    make_node,
+    ranked_texts,
+    texts_of,
+)
 from clip_wsss.runs.settings import (
     Affinity,
     Cam,
     Config,
+    Inference,
     Masks,
     Model,
     Segmentation,
-    Settings,
     Texts,
 )
+from clip_wsss.runs.stages import GROUP_OF
 from clip_wsss.runs.table import Run, RunSettings, run_settings
 
 CHECK = "data/check.json"  # what the check of the data says, below the results folder
+
 RANKING = "sharpness.csv"  # in the folder of ranked texts
-LABEL = 60  # letters of a label, at most
+
 # The files of results before stages were a graph.
 OLD = ("prompts", "cams", "metrics", "costs")
-# What masks are made with, whose refinement may ask for a tower.
-TOWERS = "clip_wsss.masks.towers:Towers"
-
-
-@dataclass(frozen=True)
-class Node:
-    """One stage with its settings and everything before it.
-
-    Attributes:
-        stage: a group of the config, or `images`.
-        label: readable, made from the settings; says nothing that the key does not.
-        identity: the settings that decide its bytes, without those at their default.
-        parents: the nodes that it is made from.
-        settings: everything that its job needs to know.
-        methods: the functions that its settings name, whose code its bytes depend on.
-        towers: entries of `models` that its methods ask for, by name.
-    """
-
-    stage: str
-    label: str
-    identity: dict[str, Any] = field(repr=False, compare=False)
-    parents: tuple[Node, ...] = field(repr=False, compare=False)
-    settings: dict[str, Any] = field(repr=False, compare=False)
-    key: str = ""  # SHA-256 of stage, identity and the keys of the parents
-    methods: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    towers: dict[str, dict] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        return f"{self.label}-{self.key[:8]}"
-
-    @property
-    def folder(self) -> str:
-        """Its folder, relative to the results."""
-        return f"{self.stage}/{self.name}"
-
-    def parent(self, stage: str) -> Node | None:
-        """The node of a stage that this one is made from, directly or not."""
-        for one in self.parents:
-            found = one if one.stage == stage else one.parent(stage)
-            if found is not None:
-                return found
-        return None
-
-    def lineage(self) -> dict[str, Any]:
-        """Settings of this and of all stages before it, as settings.yaml holds them."""
-        found: dict[str, Any] = {}
-        for one in self.parents:
-            found |= one.lineage()
-        return found | {self.stage: self.identity}
-
-
-def _node(stage: str, label: str, identity: dict, parents: Sequence[Node], settings: dict) -> Node:
-    content = {"stage": stage, "settings": identity, "from": [one.key for one in parents]}
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    # No comma: Snakemake separates the wildcards of a job by it on a command line.
-    label = re.sub(r"[^A-Za-z0-9.+=_-]+", "-", label).strip("-.")[:LABEL].rstrip("-.+")
-    return Node(stage, label or stage, identity, tuple(parents), settings, key)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What one forward pass of an image gives: the maps of all cams and affinities of a trunk.
-
-    Cams with other weights, precision or position embedding are in another pass; so are those
-    whose texts come from a file, since a newer file must not start the others again.
-
-    Attributes:
-        name: for the rules.
-        texts: the ranked texts that it reads; None where all templates are fixed.
-        nodes: cams and affinities, sorted.
-    """
-
-    name: str
-    texts: Node | None
-    nodes: tuple[Node, ...]
-
-    @property
-    def cam(self) -> dict[str, Any]:
-        """Settings of one of its cams, of which all share model, precision and embedding."""
-        return next(cam_of(one).settings for one in self.nodes)
-
-    def subset(self, mask: int) -> list[Node]:
-        """The nodes whose bits are set, the first node being the lowest bit."""
-        return [one for bit, one in enumerate(self.nodes) if mask >> bit & 1]
-
-    def mask(self, nodes: Sequence[Node]) -> int:
-        """The bits of some nodes."""
-        return sum(1 << bit for bit, one in enumerate(self.nodes) if one in nodes)
-
-
-def texts_of(texts: Node) -> dict[str, Any]:
-    """What `clip_wsss.prompts.texts.text_features` takes of texts whose template is fixed."""
-    return {
-        "templates": texts.identity["template"],
-        "names": list(texts.settings["names"].values()),
-        "words": texts.identity["background"],
-    }
-
-
-def words_of(texts: Node) -> dict[str, list[str]]:
-    """What texts call all classes, and their background words."""
-    return {
-        "names": list(texts.settings["names"].values()),
-        "background_names": list(texts.identity["background"]),
-    }
-
-
-def is_online(node: Node) -> bool:
-    """Whether a node is a training that makes its labels itself, and reads no masks."""
-    return node.stage == "segmentation" and node.settings["labels"] == "online"
-
-
-def has_final_labels(inference: Node) -> bool:
-    """Whether predictions are of a training whose maker labels whole images too, by `final`."""
-    training = inference.parents[0]
-    if not is_online(training):
-        return False
-    maker = method("labels", training.settings["online"]["labels"]["method"])
-    return hasattr(maker.function, "final")
-
-
-def cam_of(node: Node) -> Node:
-    """The cam of a node of maps: itself, or the one that an affinity refines."""
-    return node if node.stage == "cam" else node.parents[0]
 
 
 class Graph:
@@ -205,7 +84,7 @@ class Graph:
         self._by_folder = {} if self.tags is None else {self.tags.folder: self.tags}
         for path in self.paths.values():
             texts = path.get("texts")
-            ranked = [texts.parents[0]] if texts is not None and _is_ranked(texts) else []
+            ranked = [texts.parents[0]] if texts is not None and is_ranked(texts) else []
             for node in (*ranked, *path.values()):
                 known = self._by_folder.setdefault(node.folder, node)
                 if known.key != node.key:
@@ -269,8 +148,6 @@ class Graph:
         }
         return sorted(found)
 
-    # ---- passes -------------------------------------------------------------------------------
-
     @cached_property
     def passes(self) -> dict[str, Pass]:
         """The forward passes that give all maps, by name."""
@@ -288,8 +165,6 @@ class Graph:
         return {
             name: Pass(name, texts[name], tuple(nodes)) for name, nodes in sorted(groups.items())
         }
-
-    # ---- files, relative to the results --------------------------------------------------------
 
     def shard_file(self, node: Node, shard: str) -> str:
         """A shard of maps (npz) or masks (zip)."""
@@ -319,7 +194,7 @@ class Graph:
         dataset, path = self.config.dataset, self.paths[run.name]
         found: dict[str, list[str]] = {}
         if dataset.masks is not None and dataset.splits.score is not None:
-            for stage, group in (("initial", "cam"), ("refined", "affinity"), ("mask", "masks")):
+            for stage, group in GROUP_OF.items():
                 node = path.get(group)
                 if node is not None and node.settings.get("source") != "ground-truth":
                     found[stage] = [f"{self.score(stage, node)}/score.json"]
@@ -355,8 +230,6 @@ class Graph:
             used |= {self.training(node, seed) for seed in self.seeds(node)}
         return used
 
-    # ---- nodes --------------------------------------------------------------------------------
-
     def _images(self, split: str | None) -> Node:
         """The data set; of the user's own with the ids of a split, which need not be a list."""
         dataset = self.config.dataset
@@ -372,7 +245,7 @@ class Graph:
         elif split is not None:
             identity["split"] = split
         parents = () if self.tags is None else (self.tags,)
-        return _node("images", "images", identity, parents, {})
+        return make_node("images", "images", identity, parents, {})
 
     def _tags(self) -> Node | None:
         """The labels predicted of all images that need some; None where they are given."""
@@ -396,7 +269,7 @@ class Graph:
         identity["images"] = [self._ids(split) if self._own else split for split in splits]
         settings = {**own.model_dump(), "model": model.settings, "texts": texts_of(texts)}
         label = "+".join(["tagclip", model.label, texts.label, *_flat(changed)])
-        return _node("tags", label, identity, (), {**settings, "splits": splits})
+        return make_node("tags", label, identity, (), {**settings, "splits": splits})
 
     @property
     def _own(self) -> bool:
@@ -422,9 +295,7 @@ class Graph:
         if settings.segmentation is not None:
             path["segmentation"] = self._segmentation(settings.segmentation, path["masks"])
         if settings.inference is not None:
-            entry = settings.inference
-            parents = (path["segmentation"],)
-            node = _plain("inference", entry, parents, "refinement")
+            node = self._inference(settings.inference, path["segmentation"])
             methods = (*node.methods, *segmentor_of(settings.segmentation))
             path["inference"] = replace(node, methods=methods)
         return path
@@ -436,14 +307,14 @@ class Graph:
         if isinstance(shape, dict):
             vision = shape.get("vision_cfg") or shape.get("vision_config") or {}
             shape = f"clip-{vision.get('width')}x{vision.get('layers')}"
-        return _node("model", str(shape), identity, (), model.model_dump())
+        return make_node("model", str(shape), identity, (), model.model_dump())
 
     def _features(self, model: Node) -> Node:
         split = self.config.dataset.splits.prompts
         if split is None:
             raise InputError("dataset.splits.prompts: null, but template: sharpest ranks by it")
         parents = (model, self._images(None))
-        node = _node("features", model.label, {"split": split}, parents, model.settings)
+        node = make_node("features", model.label, {"split": split}, parents, model.settings)
         return replace(node, methods=code_of(model.settings))
 
     def _texts(self, texts: Texts, model: Node) -> Node:
@@ -468,17 +339,13 @@ class Graph:
             label = "sharpest"
         else:
             identity["template"] = templates_of(texts)
-            label = "_".join(one.replace("{}", "X") for one in identity["template"])
-            label = (
-                label
-                if len(identity["template"]) == 1
-                else f"{len(identity['template'])}-templates"
-            )
+            first, *more = identity["template"]
+            label = f"{1 + len(more)}-templates" if more else first.replace("{}", "X")
         label += f"+{len(identity['names'])}-renamed" if identity["names"] else ""
         label += f"+{len(words)}-background"
         spread = {"score": texts.score, "spread": texts.spread}
         settings = {**identity, **spread, "names": names, "ranked_names": ranked}
-        return _node("texts", label, identity, parents, settings)
+        return make_node("texts", label, identity, parents, settings)
 
     def _cam(self, cam: Cam, model: Node, texts: Node) -> Node:
         own, shown, towers = self._with_towers(cam)
@@ -487,14 +354,14 @@ class Graph:
         identity = {**own, chosen: getattr(cam, chosen), "model": model.identity}
         label = "+".join([model.label, _short(identity[chosen]), *_flat(shown, (chosen,))])
         settings = {**cam.model_dump(), "model": model.settings}
-        node = _node("cam", label, identity, (texts, self.images), settings)
+        node = make_node("cam", label, identity, (texts, self.images), settings)
         return replace(node, methods=_code(cam, towers, model.settings), towers=towers)
 
     def _affinity(self, affinity: Affinity, cam: Node) -> Node:
         own, shown, towers = self._with_towers(affinity)
         label = "+".join([_short(affinity.method), *_flat(shown, ("method",))])
         identity = {**own, "method": affinity.method}
-        node = _node("affinity", label, identity, (cam,), affinity.model_dump())
+        node = make_node("affinity", label, identity, (cam,), affinity.model_dump())
         return replace(node, methods=(*_code(affinity, towers), *cam.methods), towers=towers)
 
     def _with_towers(self, entry: Cam | Affinity | Masks) -> tuple[dict, dict, dict[str, dict]]:
@@ -525,7 +392,7 @@ class Graph:
             label = "argmax" if masks.refinement == "none" else _short(masks.refinement)
             label = "+".join([label, *_flat(shown, ("refinement",))])
             identity = {**own, "refinement": masks.refinement}
-            made = _node("masks", label, identity, (maps,), masks.model_dump())
+            made = make_node("masks", label, identity, (maps,), masks.model_dump())
             asked = (TOWERS, *cam_of(maps).methods) if asks_for_towers(masks) else ()
             return replace(made, methods=(*_code(masks, towers), *asked), towers=towers)
         identity, label = masks.used(), masks.source
@@ -535,7 +402,7 @@ class Graph:
             identity = {"source": "import", "folder": folder_digest(str(masks.folder))}
             if masks.confidences is not None:
                 identity["confidences"] = folder_digest(masks.confidences, "masks.confidences")
-        return _node("masks", label, identity, (self.images,), masks.model_dump())
+        return make_node("masks", label, identity, (self.images,), masks.model_dump())
 
     def _segmentation(self, entry: Segmentation, masks: Node) -> Node:
         built = segmentor_of(entry)
@@ -556,10 +423,10 @@ class Graph:
         shown = copy.deepcopy(own)
         _with_folders(entry, own, shown)
         rest = {key: value for key, value in segmentor.items() if key != "init"}
-        shape = entry.segmentor if built else _contents(rest)
+        shape = entry.segmentor if built else contents_of(rest)
         identity = {**own, "loss": entry.loss, "segmentor": shape}
         if init not in (None, "random"):
-            identity["init"] = _file(init)
+            identity["init"] = file_identity(init)
         online = ["online"] if entry.labels == "online" else []
         if self.config.dataset.train_negatives:
             if online:
@@ -580,18 +447,30 @@ class Graph:
             assert affinity is not None  # as below
             methods += affinity.methods
             settings["online"] |= {"towers": affinity.towers} if affinity.towers else {}
-        node = _node("segmentation", label, identity, (masks,), settings)
+        node = make_node("segmentation", label, identity, (masks,), settings)
         return replace(node, methods=methods)
+
+    def _inference(self, entry: Inference, training: Node) -> Node:
+        own, shown = differing(entry), differing(entry)
+        _with_folders(entry, own, shown)
+        refined = [] if entry.refinement == "none" else [_short(entry.refinement)]
+        label = "+".join([*refined, *_flat(shown, ("refinement",))]) or "plain"
+        identity = {**own, "refinement": entry.refinement}
+        node = make_node("inference", label, identity, (training,), entry.model_dump())
+        return replace(node, methods=tuple(one.target for one in methods_of(entry)))
 
     def _segmentor_clip(self, segmentor: dict[str, Any], path: str) -> Model | None:
         """The entry of `models` that the backbone of a segmentor names, if it names one."""
         name = _backbone(segmentor)
-        if name is not None and name not in self.config.models:
+        if name is None:
+            return None
+        if name not in self.config.models:
             message = unknown("entry of models", str(name), self.config.models)
             raise InputError(f"{path}: model.backbone.model: {message}")
-        if name is not None and not has_texts(self.config.models[name].model_dump()):
+        model = self.config.models[name]
+        if not has_texts(model.model_dump()):
             raise InputError(f"{path}: model.backbone.model: `{name}` must be a CLIP of open_clip")
-        return None if name is None else self.config.models[name]
+        return model
 
     def _online(self, entry: Segmentation, masks: Node) -> dict[str, Any]:
         """What an online training takes from the cells of its row; masks are not its input."""
@@ -602,7 +481,7 @@ class Graph:
         trunk = {key: cam.settings[key] for key in _TRUNK}
         return {
             "clip": {**cam.settings["model"], **trunk},
-            "texts": None if _is_ranked(texts) else texts_of(texts),
+            "texts": None if is_ranked(texts) else texts_of(texts),
             "split": self.config.dataset.splits.pseudo,
             **resolved(
                 entry.online,
@@ -617,28 +496,6 @@ def _backbone(segmentor: dict[str, Any]) -> str | None:
 
 
 _TRUNK = ("precision", "position_embedding")
-
-
-def _is_ranked(texts: Node) -> bool:
-    """Whether the template is chosen by a ranking, so that the features are a file."""
-    return texts.identity["template"] == "sharpest"
-
-
-def ranked_texts(node: Node) -> Node | None:
-    """The ranked texts that a node is made from; None where its job encodes fixed ones."""
-    texts = node.parent("texts")
-    return texts if texts is not None and _is_ranked(texts) else None
-
-
-def _plain(stage: str, entry: Settings, parents: Sequence[Node], method: str) -> Node:
-    """A node whose settings need no resolving."""
-    own, shown = differing(entry), differing(entry)
-    _with_folders(entry, own, shown)
-    chosen = getattr(entry, method)
-    label = "+".join([*([_short(chosen)] if chosen != "none" else []), *_flat(shown, (method,))])
-    identity = {**own, method: chosen}
-    node = _node(stage, label or "plain", identity, parents, entry.model_dump())
-    return replace(node, methods=tuple(one.target for one in methods_of(entry)))
 
 
 def _with_folders(entry: Settings, own: dict, shown: dict) -> None:
@@ -715,67 +572,6 @@ def templates_of(texts: Texts) -> list[str]:
             f"has {len(listed)} templates, counted from 1"
         )
     return [listed[texts.template - 1]]
-
-
-def model_identity(model: Model) -> dict[str, Any]:
-    """What decides the features of a model: contents of files, names of what is downloaded."""
-    identity = model.model_dump(exclude_defaults=True, exclude={"license", "source"})
-    identity["weights"] = _file(model.weights)
-    if model.text_features is not None:
-        if not is_file(model.text_features):
-            raise InputError(
-                f"models: text_features: there is no file {model.text_features}; docs/towers.md "
-                "makes one"
-            )
-        identity["text_features"] = _file(model.text_features)
-    if model.architecture is not None and is_file(model.architecture):
-        identity["architecture"] = architecture_json(model.architecture)
-    return identity
-
-
-def _contents(value: Any) -> Any:
-    """Plain settings with the names of local files replaced by digests of what they hold."""
-    if isinstance(value, dict):
-        return {
-            str(key): _contents(item)
-            if not (key in ("weights", "architecture") and isinstance(item, str))
-            else _file(item)
-            for key, item in value.items()
-        }
-    return [_contents(item) for item in value] if isinstance(value, list) else value
-
-
-def _file(name: str) -> str:
-    """Digest of a local file; what is not one (a tag, an address) stays as it is."""
-    path = find(name)
-    if not is_file(name):
-        return name
-    state = path.stat()
-    return f"sha256:{_digest(str(path), state.st_size, state.st_mtime_ns)}"
-
-
-@cache
-def _digest(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def folder_digest(
-    folder: str, key: str = "masks.folder", suffixes: Sequence[str] = IMAGE_SUFFIXES
-) -> str:
-    """Digest of the names and contents of a folder's files by image.
-
-    Raises:
-        InputError: there is no such folder, or it holds no file of these suffixes.
-    """
-    path = Path(folder)
-    if not path.is_dir():
-        raise InputError(f"{key}: there is no folder {folder}")
-    files = sorted(one for one in path.iterdir() if one.suffix.lower() in suffixes)
-    if not files:
-        raise InputError(f"{key}: {folder} must hold <id>.png for each image")
-    lines = [f"{_file(str(one))} {one.name}" for one in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def old_results(root: Path) -> Iterator[Path]:

@@ -160,7 +160,7 @@ def job(
             made.record()
             logging.info("made %s", made.sidecar)
         if makes and not missing:
-            logging.info("inputs, settings and code are what they were: nothing was computed")
+            logging.info("inputs, settings and code are unchanged: nothing was computed")
     except InputError as error:
         logging.error("%s", error)
         raise SystemExit(failed(error, log)) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -22,23 +23,22 @@ from clip_wsss.core.resources import find
 from clip_wsss.data.check import Use
 from clip_wsss.data.datasets import TAGCLIP, open_dataset
 from clip_wsss.runs.config import GROUPS, load_config
+from clip_wsss.runs.contents import digest_of
 from clip_wsss.runs.fingerprint import code_fingerprint, function_fingerprint
-from clip_wsss.runs.graph import (
-    RANKING,
+from clip_wsss.runs.graph import RANKING, Graph, old_results
+from clip_wsss.runs.nodes import (
     TOWERS,
-    Graph,
     Node,
     Pass,
     cam_of,
     is_online,
-    old_results,
     ranked_texts,
     texts_of,
     words_of,
 )
 from clip_wsss.runs.settings import Config, DatasetSettings
 from clip_wsss.runs.sidecar import COMPARED, combined, read_sidecar
-from clip_wsss.runs.stages import MAP_STAGES, TRAINED
+from clip_wsss.runs.stages import GROUP_OF, MAP_STAGES, TRAINED
 from clip_wsss.runs.table import read_runs
 
 _IMAGES = ("numpy", "pillow", "opencv-python-headless")
@@ -105,7 +105,7 @@ class Product:
     sidecar: Path
     files: tuple[Path, ...]
     stamp: dict[str, Any]
-    inputs: dict[str, list[Product | Path]] = field(default_factory=dict)
+    inputs: Mapping[str, Sequence[Product | Path]] = field(default_factory=dict)
 
 
 class Plan:
@@ -251,18 +251,14 @@ class Plan:
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         stamp = {"stage": "tables", "key": key, "code": self.code("tables"), "numerics": {}}
         files = tuple(self.tables)
-        return Product(self.root / "tables/sidecar.json", files, stamp, {"scores": [*self.scores]})
+        return Product(self.root / "tables/sidecar.json", files, stamp, {"scores": self.scores})
 
     @cached_property
     def report_product(self) -> Product:
         """The report, which follows from the tables and the files that it shows."""
         key, numerics = self.tables_product.stamp["key"], {"shown": self.shown}
-        stamp = {
-            "stage": "report",
-            "key": key,
-            "code": self.code("report"),
-            "numerics": numerics,
-        }
+        code = self.code("report")
+        stamp = {"stage": "report", "key": key, "code": code, "numerics": numerics}
         return Product(self.root / "report.json", (self.root / "report.html",), stamp)
 
     def precision(self, node: Node) -> str:
@@ -290,45 +286,41 @@ class Plan:
     def shard(self, node: Node, shard: str) -> Product:
         """A shard of maps or masks."""
         file = self.root / self.graph.shard_file(node, shard)
-        lists = self.images_of(self.config.dataset.splits.pseudo)
-        inputs: dict[str, list[Product | Path]] = {"lists": [*lists]}
+        texts = self.texts_read(node)
+        inputs: dict[str, Sequence[Product | Path]] = {
+            "lists": self.images_of(self.config.dataset.splits.pseudo)
+        }
         if node.stage == "masks":
             maps = node.parents[0].stage != "images"
             inputs["maps"] = [self.shard(node.parents[0], shard)] if maps else []
-            if texts := self.texts_seen(node):
-                inputs["texts"] = [*texts]
-        else:
-            ranked = ranked_texts(node)
-            inputs["texts"] = [self.texts(ranked)] if ranked else []
+        if texts or node.stage != "masks":
+            inputs["texts"] = texts
         return Product(self.sidecar(file), (file,), self.stamp(node), inputs)
-
-    def texts_seen(self, masks: Node) -> list[Product]:
-        """The ranked texts that masks read, if their refinement may ask for the cam's tower."""
-        ranked = ranked_texts(masks) if TOWERS in masks.methods else None
-        return [] if ranked is None else [self.texts(ranked)]
 
     def training(self, node: Node, seed: int) -> Product:
         """A training."""
         folder = self.root / self.graph.training(node, seed)
         files = (folder / "checkpoint.pth", folder / "log.csv")
         lists = self.images_of(self.config.dataset.splits.pseudo)
-        inputs: dict[str, list[Product | Path]] = {"lists": [*lists]}
-        inputs |= (
-            {"texts": [*self.texts_read(node)]}
-            if is_online(node)
-            else {"masks": [*self.masks_read(node)]}
-        )
+        inputs: dict[str, Sequence[Product | Path]] = {"lists": lists}
+        if is_online(node):
+            inputs["texts"] = self.texts_read(node)
+        else:
+            inputs["masks"] = self.masks_read(node)
         return Product(folder / "checkpoint.json", files, self.stamp(node), inputs)
 
     def masks_read(self, training: Node) -> list[Product]:
         """The masks that a training reads; none if it makes its labels itself."""
-        if is_online(training):
-            return []
-        return [self.shard(training.parents[0], shard) for shard in self.graph.shards]
+        return [] if is_online(training) else self.products(training.parents[0])
 
-    def texts_read(self, training: Node) -> list[Product]:
-        """The ranked texts that a training reads, if it makes its labels itself."""
-        ranked = ranked_texts(training) if is_online(training) else None
+    def texts_read(self, node: Node) -> list[Product]:
+        """The ranked texts that maps, masks or a training read.
+
+        Masks read them if their refinement may ask for the cam's tower, a training if it makes its
+        labels itself.
+        """
+        reads = {"masks": TOWERS in node.methods, "segmentation": is_online(node)}
+        ranked = ranked_texts(node) if reads.get(node.stage, True) else None
         return [] if ranked is None else [self.texts(ranked)]
 
     def predictions(self, node: Node, seed: int, split: str) -> Product:
@@ -338,27 +330,27 @@ class Plan:
         """
         names = (split, "shown") if split == "val" else (split,)
         files = tuple(self.root / self.graph.predictions(node, seed, name) for name in names)
-        inputs: dict[str, list[Product | Path]] = {
-            "lists": [*self.images_of_inference(split)],
+        inputs: dict[str, Sequence[Product | Path]] = {
+            "lists": self.images_of_inference(split),
             "checkpoint": [self.training(node.parents[0], seed)],
         }
         if split == "labels":
-            inputs["texts"] = [*self.texts_read(node.parents[0])]
+            inputs["texts"] = self.texts_read(node.parents[0])
         return Product(self.sidecar(files[0]), files, self.inference_stamp(node, split), inputs)
 
     def features(self, node: Node) -> Product:
         """The image features that rank templates."""
         file = self.root / node.folder / "image_features.npz"
         lists = self.images_of(self.config.dataset.splits.prompts)
-        return Product(self.sidecar(file), (file,), self.stamp(node), {"lists": [*lists]})
+        return Product(self.sidecar(file), (file,), self.stamp(node), {"lists": lists})
 
     def texts(self, texts: Node) -> Product:
         """Ranked texts."""
         folder = self.root / texts.folder
         names = ("text_features.npz", "prompt.json", RANKING)
         files = tuple(folder / name for name in names)
-        inputs: dict[str, list[Product | Path]] = {
-            "lists": [*self.images_of(self.config.dataset.splits.prompts)],
+        inputs: dict[str, Sequence[Product | Path]] = {
+            "lists": self.images_of(self.config.dataset.splits.prompts),
             "features": [self.features(texts.parents[0])],
         }
         return Product(self.sidecar(files[0]), files, self.stamp(texts), inputs)
@@ -393,8 +385,8 @@ class Plan:
         numerics = {"split": dataset.splits.score, "truth": self._truth_of_tags or dataset.masks}
         key, code = self.graph.tags.key, self.code("score_tags")
         stamp = {"stage": "tags", "key": key, "code": code, "numerics": numerics}
-        inputs: dict[str, list[Product | Path]] = {
-            "lists": [*self.truth_of_tags],
+        inputs: dict[str, Sequence[Product | Path]] = {
+            "lists": self.truth_of_tags,
             "read": [self.tags],
         }
         return Product(folder / "sidecar.json", (folder / "score.json",), stamp, inputs)
@@ -417,14 +409,14 @@ class Plan:
         names = ["score.json", "counts.parquet", *(["confidence.parquet"] * (stage == "mask"))]
         files = tuple(folder / name for name in names)
         stamp = self.score_stamp(stage, node, seed)
-        read: list[Product] = (
-            [self.shard(node, shard) for shard in self.graph.shards]
+        read = (
+            self.products(node)
             if seed is None
             else [self.predictions(node, seed, "labels" if stage == "labels" else "val")]
         )
-        inputs: dict[str, list[Product | Path]] = {
-            "lists": [*self.images_of(stamp["numerics"]["split"])],
-            "read": [*read],
+        inputs: dict[str, Sequence[Product | Path]] = {
+            "lists": self.images_of(stamp["numerics"]["split"]),
+            "read": read,
         }
         return Product(folder / "sidecar.json", files, stamp, inputs)
 
@@ -432,13 +424,12 @@ class Plan:
     def maps(self) -> list[Product]:
         """All shards of maps."""
         nodes = self.graph.nodes("cam", "affinity")
-        return [self.shard(node, shard) for node in nodes for shard in self.graph.shards]
+        return [product for node in nodes for product in self.products(node)]
 
     @cached_property
     def masks(self) -> list[Product]:
         """All shards of masks."""
-        nodes = self.graph.nodes("masks")
-        return [self.shard(node, shard) for node in nodes for shard in self.graph.shards]
+        return [product for node in self.graph.nodes("masks") for product in self.products(node)]
 
     @cached_property
     def trainings(self) -> list[Product]:
@@ -450,10 +441,9 @@ class Plan:
     def measured(self) -> list[tuple[str, Node, int | None]]:
         """What is measured: stage, node and seed, in the order of the files."""
         found = {}
-        groups = {"initial": "cam", "refined": "affinity", "mask": "masks"}
         for run in self.graph.runs:
             for stage in self.graph.scores(run):
-                node = self.graph.paths[run.name][groups.get(stage, "inference")]
+                node = self.graph.paths[run.name][GROUP_OF.get(stage, "inference")]
                 for seed in run.seeds if stage in TRAINED else (None,):
                     found[self.graph.score(stage, node, seed)] = (stage, node, seed)
         return [found[folder] for folder in sorted(found)]
@@ -592,10 +582,8 @@ class Plan:
     @cached_property
     def dataset_settings(self) -> DatasetSettings:
         """The data set as jobs read it: predicted labels are a file of results."""
-        own = self.config.dataset
-        return (
-            own if self.tags is None else own.model_copy(update={"labels": str(self.tags.files[0])})
-        )
+        predicted = {} if self.tags is None else {"labels": str(self.tags.files[0])}
+        return self.config.dataset.model_copy(update=predicted)
 
     def images_of(self, split: str | None) -> list[Path]:
         """Inputs of whoever reads a split: its list of ids, the CSV of labels, the demo's folders.
@@ -771,7 +759,7 @@ class Plan:
         if not path.exists():
             return None
         if isinstance(one, Path):
-            return _sha256(path)
+            return digest_of(path)
         try:
             record = self._record(path)
         except InputError:
@@ -796,21 +784,7 @@ class Plan:
 
     def current(self, one: Pass) -> list[Node]:
         """The nodes of a pass of which every file is there and was made as planned."""
-        return [
-            node
-            for node in one.nodes
-            if all(
-                (self.store / product.files[0]).is_file()
-                and (self.store / product.sidecar).is_file()
-                and not self.stale(product)
-                for product in self.products(node)
-            )
-        ]
-
-
-@cache
-def _sha256(path: Path) -> str:
-    return sha256(path)
+        return [node for node in one.nodes if not any(map(self.wanted, self.products(node)))]
 
 
 @cache

@@ -74,11 +74,11 @@ def write_provenance(
     write_json(path, record, sort_keys=False)
 
 
-def summary(config: Config, root: Path = Path()) -> dict[str, Any]:
+def summary(config: Config) -> dict[str, Any]:
     """Return what a report says of its own making: commit, config, versions, device and time."""
     return {
         **commit(),
-        "config_sha256": _hash(portable(config.model_dump(), root)),
+        "config_sha256": _hash(portable(config.model_dump())),
         "versions": versions(),
         "device": device_name(config.compute.device),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -26,7 +26,9 @@ def published_rows(path: str | Path) -> list[dict[str, str]]:
             unknown stage, a figure beyond 0 to 100.
     """
     if not is_file(path):
-        raise InputError(f"evaluation.published: there is no file {path}; null quotes nothing")
+        raise InputError(
+            f"evaluation.published: there is no file {path}; set it to null to quote no figures"
+        )
     reader = csv.reader(io.StringIO(read_text(find(path), "no such file")), strict=True)
     rows: list[dict[str, str]] = []
     try:

@@ -24,7 +24,9 @@ from pydantic_core import ErrorDetails
 
 from clip_wsss.core.confidence import MU, check_mu
 from clip_wsss.core.errors import InputError, kind_and_words
-from clip_wsss.core.methods import Names, Positive, Settings, check_kept, with_methods
+from clip_wsss.core.methods import with_methods
+from clip_wsss.core.names import Names
+from clip_wsss.core.settings import Positive, Settings, check_kept
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import TAGCLIP
 from clip_wsss.labels.online import OnlineSettings
@@ -82,21 +84,23 @@ class DatasetSettings(Settings):
         None, description="folder of the ground truth, or COCO .json, below root"
     )
     splits: Splits
-    on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a bad image does")
+    on_bad_image: Literal["fail", "skip"] = Field(
+        "fail", description="what happens with a bad image"
+    )
     orientation: Literal["refuse", "stored"] = Field(
         "refuse", description="an image with an EXIF orientation: refused, or its pixels as stored"
     )
     negatives: Literal["refuse", "background"] = Field(
-        "refuse", description="images without a class: refused, or background all over"
+        "refuse", description="images without a class: refused, or labelled background"
     )
-    train_negatives: bool = Field(False, description="whether a training sees them")
+    train_negatives: bool = Field(False, description="whether trainings use them")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.train_negatives and self.negatives == "refuse":
             raise ValueError("train_negatives: needs negatives: background; got refuse")
         if (self.labels == TAGCLIP) != (self.tagclip is not None):
-            raise ValueError("tagclip: is needed by labels: tagclip, and only there")
+            raise ValueError("tagclip: is needed by labels: tagclip, and is only for it")
         return self
 
 
@@ -242,9 +246,9 @@ class Masks(Refined):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.source == "import") != (self.folder is not None):
-            raise ValueError("folder: is needed by source: import, and only there")
+            raise ValueError("folder: is needed by source: import, and is only for it")
         if self.confidences is not None and self.source != "import":
-            raise ValueError("confidences: belongs to source: import")
+            raise ValueError("confidences: is only for source: import")
         if self.source != "maps" and self.used().keys() - {"source", "folder", "confidences"}:
             raise ValueError(
                 f"source: {self.source} takes masks as they are; leave out the settings of maps"
@@ -274,14 +278,14 @@ class Segmentation(Settings):
     precision: Literal["float32", "amp"] = Field("float32", description="amp needs CUDA")
     init: Text | None = Field(None, description="initial weights; null: what the segmentor names")
     labels: Literal["masks", "online"] = Field(
-        "masks", description="the run's masks, or labels made anew in every step (docs/weclip.md)"
+        "masks", description="the run's masks, or labels made again in every step (docs/weclip.md)"
     )
     online: OnlineSettings = Field(OnlineSettings(), description="of labels: online")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.labels == "masks" and self.online.model_dump(exclude_defaults=True):
-            raise ValueError("online: belongs to labels: online")
+            raise ValueError("online: is only for labels: online")
         if self.labels == "online" and self.mu:
             raise ValueError(
                 "mu: labels that are made online have no confidence; leave mu out with labels: "
@@ -325,8 +329,8 @@ class Evaluation(Settings):
     )
     bootstrap: Count = Field(1000, description="resamples of the images for every interval")
     seed: Seed = Field(0, description="of the resampling")
-    published: Text | None = Field(None, description="figures quoted beside the measured ones")
-    panels: Count = Field(12, description="images shown in the report, which are predicted too")
+    published: Text | None = Field(None, description="published figures that the tables quote")
+    panels: Count = Field(12, description="images that the report shows; they are predicted too")
 
 
 Stage = Literal[
@@ -361,16 +365,18 @@ NEEDS: dict[Stage, Needs] = {
 class Compute(Settings):
     """The machine."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is")
-    threads: Count = Field(1, description="of torch in one job: they change the last bits")
-    workers: Count = Field(1, description="processes of a CRF or a scoring job: only its time")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: CUDA if there is a GPU"
+    )
+    threads: Count = Field(1, description="of torch in one job; they change the last bits")
+    workers: Count = Field(1, description="processes of a CRF or a scoring job; same results")
     batch: Count = Field(16, description="images of equal grid in one forward pass")
     shards: Annotated[int, Field(ge=1, le=9999)] = Field(1, description="jobs of a stage")
     gpus: Count = Field(1, description="processes of one training")
-    predictors: Count = Field(1, description="jobs of inference, which share the trainings out")
+    predictors: Count = Field(1, description="jobs of inference, among which trainings are divided")
     needs: dict[Stage, Needs] = Field(
         {},
-        description="what a scheduler is asked for by a stage's job, in the place of "
+        description="what a job of a stage asks a scheduler for; by default "
         + ", ".join(f"{stage} {one.memory} MB {one.minutes} min" for stage, one in NEEDS.items()),
     )
 
@@ -379,7 +385,8 @@ class Config(Settings):
     """A whole config."""
 
     plugins: list[Text] = Field(
-        [], description="folders of methods, beside those of the config and of the call"
+        [],
+        description="more folders of methods; that of the config and the current one count anyway",
     )
     dataset: DatasetSettings
     demo: Demo | None = None
@@ -540,7 +547,9 @@ def _message(kind: type[BaseModel], error: ErrorDetails) -> str:
     said = got if isinstance(got, str) else repr(got)
     said = said if len(said) <= SHOWN else f"{said[:SHOWN]}..."
     if found == "extra_forbidden" and got is None:
-        return f"{prefix}null takes out what a parent says here, and none does; remove it"
+        return (
+            f"{prefix}null removes what a parent sets here, and no parent sets it; remove this line"
+        )
     if found == "extra_forbidden":
         return f"{prefix}{unknown('key', place[-1], _keys(kind, place[:-1]))}"
     if found == "missing":

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from clip_wsss.core.methods import KINDS, method, named, registered, with_methods
+from clip_wsss.core.methods import method, registered, with_methods
+from clip_wsss.core.names import KINDS, named
 from clip_wsss.labels.online import OnlineSettings
 from clip_wsss.runs.settings import ENTRIES, Config
 
@@ -119,7 +120,7 @@ def _entry_schema(kind: type[BaseModel], names: dict[str, str]) -> dict[str, Any
 
 
 def _online_schemas() -> Iterator[dict[str, Any]]:
-    """The schemas of `online` by its maker of labels, then those with methods of one's own."""
+    """The schemas of `online` by its maker of labels, then those with methods of your own."""
     for maker in registered("labels"):
         own = with_methods(OnlineSettings, {"method": maker}).model_json_schema()
         own["properties"]["method"] = {"const": maker}

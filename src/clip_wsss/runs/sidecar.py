@@ -112,7 +112,7 @@ def check(path: Path, stamp: dict, names: Sequence[str] | None = None) -> dict:
     stems = [Path(file).stem for file in record["files"].values() if Path(file).name == file]
     # All shards of a stage have one stamp, so a sidecar could be that of another.
     if not record["files"] or (own[:4].isdecimal() and own not in stems):
-        raise InputError(f"{path}: says nothing of the files beside it; {_remedy(path)}")
+        raise InputError(f"{path}: does not list the files beside it; {_remedy(path)}")
     return record
 
 

@@ -16,12 +16,8 @@ from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import decode_text, read_bytes
-from clip_wsss.core.methods import (
-    KINDS,
-    method,
-    methods_of,
-    with_methods,
-)
+from clip_wsss.core.methods import method, methods_of, with_methods
+from clip_wsss.core.names import KINDS
 from clip_wsss.core.pickles import look_into
 from clip_wsss.core.plain import check_values, plain_value
 from clip_wsss.core.resources import find, is_file
@@ -238,7 +234,7 @@ def _check_online(run: Run, settings: RunSettings, where: str) -> None:
     missing = [group for group in ("texts", "cam", "affinity") if not run.cell(group)]
     if missing or masks is None or masks.source != "maps":
         needed = ", ".join(missing) or "masks with source: maps"
-        raise InputError(f"{what} and takes how from the other cells; name {needed}")
+        raise InputError(f"{what} for which it needs other cells of the row; name {needed}")
     if settings.cam is not None and (settings.cam.flip or settings.cam.scales != [1.0]):
         raise InputError(
             f"{what} of what the training sees; leave scales and flip out of cam `{run.cam}`"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from clip_wsss.runs.config import GROUPS
-from clip_wsss.runs.graph import Graph, Node
+from clip_wsss.runs.graph import Graph
+from clip_wsss.runs.nodes import Node
 from clip_wsss.runs.provenance import portable
 from clip_wsss.runs.settings import Cam, Masks, Segmentation, Settings, Texts
 from clip_wsss.runs.table import Run

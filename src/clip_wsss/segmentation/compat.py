@@ -1,7 +1,7 @@
 """Makes MMSegmentation work without mmcv's compiled operators, and on Python 3.14.
 
 `import mmseg.models` fails with "No module named 'mmcv._ext'" beside mmcv-lite, although only
-heads that nobody here uses need those operators. A stand-in module takes their place; where the
+heads that nobody here uses need those operators. An empty module replaces them; where the
 real one is installed, it is used.
 """
 
@@ -26,7 +26,7 @@ class _MissingOperators(types.ModuleType):
         def missing(*args, **kwargs):
             raise RuntimeError(
                 f"mmcv's compiled operator `{name}` is not installed (mmcv-lite has none); install "
-                "the full mmcv, or choose a segmentor that does without"
+                "the full mmcv, or choose a segmentor that does not need it"
             )
 
         return missing
@@ -39,7 +39,7 @@ def _find_loader(name: str):
 
 
 def provide_operators() -> bool:
-    """Put the stand-in for `mmcv._ext` in place if the real one is missing.
+    """Install a replacement of `mmcv._ext` if the real one is missing.
 
     Returns:
         Whether the real operators are there.

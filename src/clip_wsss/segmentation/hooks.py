@@ -110,7 +110,7 @@ class LogHook(Hook):
         self.pixels += pixels
         if not math.isfinite(loss):
             raise InputError(
-                f"segmentation: the loss is {loss} in update {update}; take loss: "
+                f"segmentation: the loss is {loss} in update {update}; use loss: "
                 "balanced, or a smaller lr in the segmentor's file"
             )
         if len(self.losses) < self.accumulate:

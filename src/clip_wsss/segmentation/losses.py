@@ -61,7 +61,7 @@ class ConfidenceSampler(BasePixelSampler):
 
 @MODELS.register_module()
 class PixelLoss(nn.Module):
-    """A loss of `clip_wsss.losses`, or of one's own, as MMSegmentation's heads call it.
+    """A loss of `clip_wsss.losses`, or of your own, as MMSegmentation's heads call it.
 
     Args:
         method: the loss's name in the config.

@@ -106,7 +106,7 @@ def _check_heads(model: nn.Module, path: str) -> None:
             if foreign and owner not in (BaseDecodeHead, BaseCascadeDecodeHead):
                 raise InputError(
                     f"{path}: model.{name}: {type(head).__name__} has a loss of its own, which "
-                    "knows no confidences; take a head without one"
+                    "ignores confidences; use another head"
                 )
 
 

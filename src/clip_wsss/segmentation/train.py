@@ -187,7 +187,7 @@ def _prepare(work_dir: Path, settings: dict) -> Path:
         aside = work_dir.with_name(f"{work_dir.name}.old")
         shutil.rmtree(aside, ignore_errors=True)
         work_dir.rename(aside)
-        log_.info("%s belongs to other settings: set aside as %s", work_dir, aside)
+        log_.info("%s was made with other settings; moved to %s", work_dir, aside)
     work_dir.mkdir(parents=True)
     (work_dir / SETTINGS).write_text(text, encoding="utf-8")
     return work_dir
@@ -307,7 +307,7 @@ def _schedulers(segmentor, iterations: int, accumulate: int, whole: bool, path: 
         elif whole:
             raise InputError(
                 f"{where}: {scheduler.type} counts batches, which the processes of compute.gpus "
-                "divide; set gpus to 1 or to a divisor of batch_size, or take SteppedPolyLR"
+                "divide; set gpus to 1 or to a divisor of batch_size, or use SteppedPolyLR"
             )
         else:
             own = {"by_epoch": False}

@@ -42,11 +42,11 @@ def remarks_of_split(info: Mapping[str, Any]) -> list[str]:
     found, split = [], info["split"]
     if info["images"] < FEW:
         found.append(
-            f"{split}: intervals over {info['images']} images, fewer than {FEW}, say little"
+            f"{split}: intervals over {info['images']} images, fewer than {FEW}, mean little"
         )
     if info["without_truth"]:
         words = some(info["without_truth"])
-        found.append(f"{split}: no ground truth of {words}; the mIoU is without them")
+        found.append(f"{split}: no ground truth of {words}; the mIoU leaves them out")
     return found
 
 

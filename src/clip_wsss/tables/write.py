@@ -19,7 +19,8 @@ from clip_wsss.core.files import write_json, write_text
 from clip_wsss.core.plain import dump_yaml
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.config import GROUPS
-from clip_wsss.runs.graph import RANKING, Node, described
+from clip_wsss.runs.graph import RANKING, described
+from clip_wsss.runs.nodes import Node
 from clip_wsss.runs.plan import Plan, Product
 from clip_wsss.runs.provenance import portable
 from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED, TRAINED

@@ -16,7 +16,8 @@ from pydantic import Field
 from clip_wsss.affinities.box_rule import box_mask
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
-from clip_wsss.core.methods import Names, Settings
+from clip_wsss.core.names import Names
+from clip_wsss.core.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,9 @@ class TagClipSettings(Settings):
     texts: str = Field(description="an entry of `texts` with a fixed template")
     layers: int = Field(3, ge=1, description="attention maps averaged: of the last n but the last")
     votes: int = Field(
-        4, ge=0, description="blocks whose attention must be above its mean; the last one's is I"
+        4,
+        ge=0,
+        description="blocks whose attention must be above its mean; identity for the last one",
     )
     box_edge: Literal["full", "clamp"] = Field(
         "full", description="clamp: never the last row and column, as in the public code"

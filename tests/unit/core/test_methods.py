@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from clip_wsss.core import methods
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import KINDS, PLUGINS, add_plugins, method, methods_of, registered
+from clip_wsss.core.methods import PLUGINS, add_plugins, method, methods_of, registered
+from clip_wsss.core.names import KINDS
 from clip_wsss.core.plain import dump_yaml
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.runs.config import load_config, merge, read_config, with_parents
@@ -262,7 +263,9 @@ def test_null_takes_out_what_a_parent_says(beside):
     assert over(masks={"x": blur | {"crf": None}})["masks"] == {"x": blur, "y": {}}
     assert over(masks={"x": None})["masks"] == {"y": {}}
     assert over(masks=None, demo=None) == {}
-    line = r"own.yaml: masks.{}: null takes out what a parent says here, and none does; remove it"
+    line = (
+        r"own.yaml: masks.{}: null removes what a parent sets here, and no parent sets it; remove"
+    )
     with pytest.raises(InputError, match=line.format("x.foo")):
         over(masks={"x": {"foo": None}})
     with pytest.raises(InputError, match=line.format("x.crf.foo")):
@@ -313,7 +316,7 @@ def test_a_method_of_the_replaced_ones_name_replaces_its_settings_too(beside, co
 
     assert over(None) == {"refinement": "own_crf:crf"}
     assert over({"iterations": None, "sigma": 3})["crf"] == {"sigma": 3}
-    with pytest.raises(InputError, match=r"crf.theta: null takes out what a parent says here, and"):
+    with pytest.raises(InputError, match=r"crf.theta: null removes what a parent sets here, and"):
         over({"iterations": None, "theta": None})
 
 

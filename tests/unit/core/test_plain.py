@@ -79,7 +79,7 @@ def test_a_word_is_read_in_one_way_or_refused(read, word, file, cell):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("a: 1\non: 2\n", "in line 2 (`on`: some readers"),  # a key
+        ("a: 1\non: 2\n", "in line 2 (`on`: YAML readers"),  # a key
         ("a: !!str 3\n", "tags are not used here"),
         ("a: !!set {x}\n", "tags are not used here"),
         ("!own\na: 1\n", "tags are not used here"),

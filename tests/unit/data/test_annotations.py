@@ -64,7 +64,7 @@ BAD_CSVS = {
     "image,labels\na,dog\n".encode("utf-16"): "is UTF-16, not UTF-8",
     b"PK\3\4 an npz\0": "is no text; save it as UTF-8",
     "image,person,dog\na,0,1\n": "lacks a column for the class cat",
-    "image,person,dog,cat,cow\na,0,1,0,1\n": "has a column for no class, cow",
+    "image,person,dog,cat,cow\na,0,1,0,1\n": "has a column that is not a class, cow",
     "image,person,dog,cat\na,0,0.7,0\n": "line 2, dog: must be 0 or 1; got `0.7`",
     "image,person,dog,cat\na,0,1,0\na.jpg,1,0,0\n": "has two rows for a",
 }
@@ -300,7 +300,9 @@ def test_xml_with_a_namespace_or_deeper_objects(tmp_path):
     path.write_text(f'<annotation xmlns="http://voc">{item}</annotation>')
     assert read_xml(path).findtext("object/name") == "dog"
     path.write_text(f"<annotation><!-- --><objects>{item}</objects></annotation>")
-    with pytest.raises(InputError, match=r"a\.xml: its objects do not lie directly below the root"):
+    with pytest.raises(
+        InputError, match=r"a\.xml: its `object` elements must be directly below the root"
+    ):
         read_xml(path)
 
 

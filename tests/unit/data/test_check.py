@@ -69,8 +69,9 @@ def test_data_that_fit(own):
         "smallest": f"{WIDTH} x {HEIGHT}",
         "largest": f"{WIDTH} x {HEIGHT}",
     }
-    few, truth, labels = sorted(found["warnings"], key=len)[0], *found["warnings"][:2]
-    assert few == "split train: 3 images; intervals over so few say little"
+    truth, labels = found["warnings"][:2]
+    few = "split train: 3 images; intervals over so few images mean little"
+    assert few in found["warnings"]
     assert truth.startswith("split train: no ground truth of aeroplane, bicycle")
     assert labels.startswith("split train: no image has aeroplane")
 
@@ -143,8 +144,8 @@ def test_masks_and_labels_that_disagree_are_counted(own):
     numbers = found["splits"]["train"]
     assert (numbers["class_in_mask_only"], numbers["class_in_labels_only"]) == (1, 1)
     for words in (
-        "1 of 3 images have a class in the mask that the labels lack (c: cat)",
-        "1 of 3 images have a class in the labels that the mask lacks (b: cat)",
+        "1 of 3 images have a class in the mask that is missing from the labels (c: cat)",
+        "1 of 3 images have a class in the labels that is missing from the mask (b: cat)",
     ):
         assert f"split train: {words}" in found["warnings"]
 

@@ -16,7 +16,7 @@ VOCABULARY = "config/vocabularies/voc12.yaml"
 
 
 class Folder:
-    """A VOC-format folder of one's own and the settings that open it."""
+    """A VOC-format folder of your own and the settings that open it."""
 
     def __init__(self, root):
         self.root = root

@@ -203,5 +203,7 @@ def test_settings_of_other_methods_are_refused():
     assert used == entry
     with pytest.raises(InputError, match="crf: unknown key `crf`"):
         validated_entry("masks", entry | {"crf": {"iterations": 4}}, "masks")
-    with pytest.raises(InputError, match="crf: null takes out what a parent says here, and none"):
+    with pytest.raises(
+        InputError, match="crf: null removes what a parent sets here, and no parent"
+    ):
         validated_entry("masks", entry | {"crf": None}, "masks")

@@ -20,7 +20,8 @@ from clip_wsss.models.opening import open_tower
 from clip_wsss.prompts.texts import text_features
 from clip_wsss.runs.config import load_config, merge
 from clip_wsss.runs.fingerprint import module_files
-from clip_wsss.runs.graph import TOWERS, Graph
+from clip_wsss.runs.graph import Graph
+from clip_wsss.runs.nodes import TOWERS
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.table import read_runs
 

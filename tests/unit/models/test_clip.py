@@ -189,7 +189,7 @@ class TestRefusals:
             (
                 "ViT-B-16",
                 "openai",
-                "weights openai are QuickGELU ones, architecture ViT-B-16 is not",
+                "weights openai need QuickGELU, which architecture ViT-B-16 does not have",
             ),
             ("ViT-B-16-quickgelu", "laion2b_s34b_b88k", "knows the tag .* for ViT-B-16, not for"),
             ("ViT-B-16-quickgelu", "nonsense", "neither a file nor a tag"),

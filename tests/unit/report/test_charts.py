@@ -6,13 +6,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from clip_wsss.report.charts import (
     Plot,
     calibration_chart,
     confusion_chart,
-    draw_grid,
     means_chart,
     mu_chart,
     scatter_chart,
@@ -133,17 +131,3 @@ def test_mu_chart_marks_the_threshold():
 def test_scatter_chart_takes_points_on_one_line():
     svg = scatter_chart("t", [(0.1, 0.5, "a"), (0.1, 0.5, "b")], ("x", "y"))
     assert len(elements(svg, "circle")) == 2
-
-
-def test_grid_fits_its_limit_and_is_the_same_twice(tmp_path):
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 255, (24, 32, 3)).astype(np.uint8)
-    rows = [("one", [noise, None]), ("two", [noise, noise])]
-    for name in ("a", "b"):
-        draw_grid(rows, ["left", "right"], tmp_path / f"{name}.png", 40_000)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert (tmp_path / "a.png").stat().st_size <= 40_000
-    with Image.open(tmp_path / "a.png") as image:
-        assert "Software" not in image.info
-        words = np.asarray(image.convert("L"))[: image.height // 14]
-    assert (words < 128).any()  # the titles are above the pictures

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import synthetic
-from PIL import Image
 
 from clip_wsss.core.archives import Archives
 from clip_wsss.core.errors import InputError
@@ -12,7 +11,6 @@ from clip_wsss.report.panels import (
     Panels,
     measure_labels,
     stage_files,
-    write_qualitative,
 )
 from clip_wsss.runs.table import Run
 from clip_wsss.score.breakdown import image_iou, region_iou
@@ -219,14 +217,3 @@ def test_a_data_set_without_masks_has_panels_too(tmp_path):
     made = synthetic.build(tmp_path, masks=False)
     cells = Panels(made.dataset).panel(files_of(made, "plain"), "train_0000")
     assert cells["truth"] == "!no ground truth"
-
-
-def test_qualitative_picture_leaves_empty_columns_out(made, tmp_path):
-    out = tmp_path / "docs/panel.png"
-    names = ["train_0000", "train_0001"]
-    for name in ("crf", "plain"):
-        write_qualitative(files_of(made, name), made.dataset, out, names, limit=90_000)
-        with Image.open(out) as image:
-            width, height = image.size
-        assert width / height == pytest.approx((6 if name == "crf" else 4) * 1.55 / 4.1, rel=0.02)
-        assert out.stat().st_size <= 90_000

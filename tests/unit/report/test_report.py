@@ -422,7 +422,7 @@ def test_odd_names_of_runs_and_rows_like_their_base(tmp_path):
 
 def test_what_was_counted_beside_the_figures_is_shown(html):
     # FAULTS 1
-    assert "<li>train: intervals over 6 images, fewer than 30, say little.</li>" in html
+    assert "<li>train: intervals over 6 images, fewer than 30, mean little.</li>" in html
     assert "no ground truth of" in html
 
 

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.methods import KINDS, method, registered, with_methods
+from clip_wsss.core.methods import method, registered, with_methods
+from clip_wsss.core.names import KINDS
 from clip_wsss.core.plain import dump_yaml
 from clip_wsss.labels.online import OnlineSettings
 from clip_wsss.labels.weclip import LabelSettings

@@ -13,8 +13,10 @@ from PIL import Image
 from clip_wsss.core.errors import InputError
 from clip_wsss.runs import plan as plan_module
 from clip_wsss.runs.config import load_config, read_yaml
+from clip_wsss.runs.contents import folder_digest
 from clip_wsss.runs.fingerprint import module_files
-from clip_wsss.runs.graph import Graph, cam_of, folder_digest
+from clip_wsss.runs.graph import Graph
+from clip_wsss.runs.nodes import cam_of
 from clip_wsss.runs.plan import Plan
 from clip_wsss.runs.table import read_runs
 
@@ -601,7 +603,7 @@ def test_what_reads_labels_reads_those_that_are_predicted(graph):
         (lambda c: predicted(c, texts="sharpest"), "`sharpest` ranks its templates by labels"),
         (lambda c: predicted(c, votes=-1), "dataset.tagclip.votes: must be at least 0; got -1"),
         (lambda c: c["dataset"].update(labels="tagclip"), "dataset: tagclip: is needed by labels"),
-        (lambda c: (predicted(c), c["dataset"].update(labels="xml")), "and only there"),
+        (lambda c: (predicted(c), c["dataset"].update(labels="xml")), "and is only for it"),
         (
             lambda c: (
                 c["models"].update(pe={"architecture": "PE-Core-B-16", "weights": "meta"}),

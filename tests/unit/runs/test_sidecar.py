@@ -82,7 +82,7 @@ def test_the_sidecar_of_another_shard_is_refused(tmp_path):
     first, second = tmp_path / "0001of0002.json", tmp_path / "0002of0002.json"
     check(second, STAMP, ["maps"])
     second.write_bytes(first.read_bytes())
-    with pytest.raises(InputError, match=r"0002of0002\.json: says nothing of the files"):
+    with pytest.raises(InputError, match=r"0002of0002\.json: does not list the files"):
         check(second, STAMP, ["maps"])
     assert not current(second, STAMP, {}, {"maps": tmp_path / "0002of0002.npz"})
     assert current(first, STAMP, {}, {"maps": tmp_path / "0001of0002.npz"})
@@ -93,7 +93,7 @@ def test_a_sidecar_without_files_is_refused(job):
     outputs = {name: path.parent / name for name in ("maps", "log")}
     assert current(path, STAMP, inputs, outputs)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"outputs": {}, "files": {}}))
-    with pytest.raises(InputError, match="says nothing of the files beside it"):
+    with pytest.raises(InputError, match="does not list the files beside it"):
         check(path, STAMP)
     assert not current(path, STAMP, inputs, outputs)
 

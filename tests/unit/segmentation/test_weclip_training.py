@@ -16,7 +16,7 @@ from segmentation_case import SEGMENTORS
 from clip_wsss.core.archives import Archive
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
-from clip_wsss.core.methods import Settings
+from clip_wsss.core.settings import Settings
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.labels.online import (
     WeCLIPSettings,
@@ -447,7 +447,7 @@ class BoxedSettings(LabelSettings):
 
 
 class Boxed:
-    """A label maker of one's own: a square of a stated size."""
+    """A label maker of your own: a square of a stated size."""
 
     layers = 0
 
@@ -476,7 +476,7 @@ class PatchesSettings(Settings):
 
 
 class Patches(torch.nn.Module):
-    """A decoder of one's own, without dropout."""
+    """A decoder of your own, without dropout."""
 
     def __init__(self, widths, classes, settings: PatchesSettings):
         super().__init__()

@@ -363,8 +363,8 @@ def test_what_makes_a_figure_say_less_is_said(tmp_path):
     sign(made, logs=False)
     write_tables(made)
     said = [
-        "- train: intervals over 12 images, fewer than 30, say little.",
-        "- train: no ground truth of cat; the mIoU is without them.",
+        "- train: intervals over 12 images, fewer than 30, mean little.",
+        "- train: no ground truth of cat; the mIoU leaves them out.",
         "- initial CAM of plain, seg: 2 of 9 maps are zero all over, which is background; all maps "
         "of dog are.",
         "- initial CAM of plain, seg: 3 of 12 images were scaled down for their maps.",

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from clip_wsss.core.memory import check_memory
-from clip_wsss.core.methods import Positive, Settings
+from clip_wsss.core.settings import Positive, Settings
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.fast_crf import MeanField, exact, fast
 
@@ -47,7 +47,7 @@ def crfs(contexts: Sequence[MaskContext], settings: CrfSettings) -> list[np.ndar
         (labels, height, width), exactly = context.scores.shape, settings.backend == "pydensecrf"
         needed = height * width * (400 + 100 * labels if exactly else 250 + 30 * labels)
         what = f"{context.id or 'image'}: a CRF of {width} x {height} pixels and {labels} labels"
-        check_memory(needed, what, "take the backend fast, scale the image down, or leave it out")
+        check_memory(needed, what, "use the backend fast, scale the image down, or leave it out")
     energies = [unary(context.scores) for context in contexts]
     images = [crf_image(context.image, settings.image) for context in contexts]
     field = MeanField(**settings.model_dump(exclude={"backend", "image"}))

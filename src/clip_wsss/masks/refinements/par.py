@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from clip_wsss.core.methods import Settings
+from clip_wsss.core.settings import Settings
 from clip_wsss.masks.context import MaskContext
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import Field
 
 from clip_wsss.affinities.superpixels import slic_regions
-from clip_wsss.core.methods import Names, Settings
+from clip_wsss.core.names import Names
 from clip_wsss.core.regions import read_regions
+from clip_wsss.core.settings import Settings
 from clip_wsss.masks.context import MaskContext
 
 
