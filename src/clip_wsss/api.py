@@ -167,6 +167,11 @@ class PseudoMask:
     classes: tuple[str, ...]
     values: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        height, width = self.label.shape
+        named = ", ".join(f"{n} {name}" for name, n in zip(self.classes, self.values, strict=True))
+        return f"PseudoMask({self.id!r}, {width} x {height}, labels 0 background, {named})"
+
     def kept(self, mu: float = MU) -> np.ndarray:
         """The label with 255 where the confidence is below mu, (H, W) uint8.
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from clip_wsss.core.confidence import MU, check_mu
-from clip_wsss.core.errors import InputError, failed, of_machine
+from clip_wsss.core.errors import INTERRUPTED, InputError, failed, of_machine
 from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.check import check as check_data
@@ -36,7 +36,14 @@ STAGES = ("features", *GROUPS, "score")  # folders of results that `clean` looks
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _command(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on or starts again", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _command(arguments: list[str]) -> int:
     if arguments[:1] and arguments[0] in MODULES:
         module, _ = MODULES[arguments[0]]
         return import_module(f"clip_wsss.{module}").main(arguments[1:])

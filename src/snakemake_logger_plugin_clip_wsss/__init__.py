@@ -40,6 +40,7 @@ NOISE = re.compile(
 REFUSED = re.compile(
     r'WorkflowError in file ".*/common\.smk", line \d+:\n(.*?)(?:\n  File .*)?$', re.DOTALL
 )
+INTERRUPTED = "Terminating processes on user request"  # how Snakemake answers Ctrl-C
 REASONS = [  # how Snakemake begins a reason -> in words
     ("Missing output", "not made yet"),
     ("Forced", "made by other settings, code or inputs"),
@@ -98,6 +99,7 @@ class LogHandler(LogHandlerBase):
         self.times: dict[str, list[float]] = {}  # stage -> seconds of its finished jobs
         self.start = time.monotonic()
         self.total = self.done = 0
+        self.interrupted = False
         self.status = ""  # the line that the next one overwrites
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -130,6 +132,9 @@ class LogHandler(LogHandlerBase):
             return self.stopped(record)
         elif event == LogEvent.ERROR and (found := REFUSED.match(record.msg)):
             return [f"error: {line}" for line in found[1].splitlines()]
+        elif str(record.msg or "").startswith(INTERRUPTED):
+            self.interrupted = True
+            return ["stopping; the same command goes on from here"]
         elif event in MUTED or event == LogEvent.PROGRESS:
             return []
         elif record.levelno >= logging.INFO and not NOISE.match(str(record.msg or "").lstrip("\n")):
@@ -178,6 +183,8 @@ class LogHandler(LogHandlerBase):
         """A failed job's line. Where it ran here, what it said stands above."""
         job = self.jobs.pop(record.jobid, None)
         words = job.words if job else record.rule_name
+        if self.interrupted:
+            return [f"stopped: {words}"]
         logs = ", ".join(record.log)
         return [f"failed: {words}" + (f" (log: {logs})" if logs else "")]
 

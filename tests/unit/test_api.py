@@ -96,6 +96,9 @@ def test_what_a_mask_holds(pairs, segmenter, tmp_path):
     kept = mask.kept(0.9)
     np.testing.assert_array_equal(kept == 255, mask.confidence < np.float32(0.9))
     assert (kept[kept != 255] == mask.label[kept != 255]).all()
+    named = ", ".join(f"{n} {name}" for n, name in zip(mask.values, labels, strict=True))
+    shown = f"PseudoMask('{mask.id}', {width} x {height}, labels 0 background, {named})"
+    assert repr(mask) == shown
     mask.save(tmp_path / "a b" / "one.png")
     np.testing.assert_array_equal(Image.open(tmp_path / "a b" / "one.png"), mask.label)
 

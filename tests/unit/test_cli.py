@@ -9,7 +9,7 @@ import synthetic
 import yaml
 from PIL import Image
 
-from clip_wsss import cli
+from clip_wsss import cli, pictures
 from clip_wsss.runs.sidecar import write_sidecar
 
 HEADER = "name\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\n"
@@ -64,6 +64,15 @@ def test_what_is_not_there_is_one_line(project, capsys, arguments, line):
     assert error.startswith("error: ")
     assert line in error
     assert error.count("\n") == 1
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    def stopped(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pictures, "main", stopped)
+    assert cli.main(["masks", "folder"]) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on or starts again\n"
 
 
 def test_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):

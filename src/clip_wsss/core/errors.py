@@ -4,6 +4,8 @@ import errno
 import os
 import sys
 
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+
 
 class InputError(ValueError):
     """What the user gave cannot be used.

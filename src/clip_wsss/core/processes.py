@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import threading
 import time
@@ -47,6 +48,7 @@ def _begin(parent: int, begin: Callable[[], None]) -> None:
     import cv2  # with numpy, which a job imports when it has set its threads
 
     end_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
     cv2.setNumThreads(0)
     if torch := sys.modules.get("torch"):  # its pool of threads does not survive a fork
         torch.set_num_threads(1)

@@ -75,7 +75,8 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
         try:
             ids = dataset.ids(split)
         except InputError as error:
-            report["errors"].append(str(error))
+            if str(error) not in report["errors"]:  # a folder that all splits lack
+                report["errors"].append(str(error))
             continue
         parts = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
         looks: dict[str, _Look] = {}

@@ -96,7 +96,8 @@ class Dataset:
             return sorted(found)
         if not os.path.exists(path):  # also of a name that is too long for one
             if not self.root.is_dir():
-                raise InputError(f"{self.root}: no such folder; set dataset.root")
+                made = "" if self._own else "run the workflow, which makes it, or "
+                raise InputError(f"{self.root}: no such folder; {made}set dataset.root")
             there = sorted(file.stem for file in path.parent.glob("*.txt"))
             raise InputError(
                 f"{path}: no such list of images; set dataset.splits to lists that exist "

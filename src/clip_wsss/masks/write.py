@@ -23,7 +23,7 @@ from clip_wsss.core.finished import NOTHING, Finished
 from clip_wsss.core.images import SMALLER
 from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.memory import TooLargeError, fitting, out_of_memory
-from clip_wsss.core.methods import method
+from clip_wsss.core.methods import in_one_line, method
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.progress import over_images
 from clip_wsss.data.bad_images import left_out
@@ -95,7 +95,8 @@ def refined_by(entry: dict, context: MaskContext) -> np.ndarray:
     if not context.keys:
         return context.scores.astype(np.float32)
     refine = method("refinement", entry["refinement"])
-    refined = refine.bound(entry.get(refine.short))(context)
+    with in_one_line(f"refinement {entry['refinement']}: {context.id}"):
+        refined = refine.bound(entry.get(refine.short))(context)
     context.made.clear()  # passes are large, and contexts wait until they are written
     return refined
 

@@ -1,5 +1,6 @@
 """Loading of frozen CLIPs: open_clip's ViTs, and timm's in them, by a tag or from a file."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -245,6 +246,9 @@ def _known_tag(architecture: str, tag: str) -> dict:
 
 
 def _download(architecture: str, tag: str, known: dict) -> Weights:
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # else it tells twice of each of ten tries
     try:
         return read_weights(Path(open_clip.pretrained.download_pretrained(known)))
     except InputError:
@@ -253,8 +257,11 @@ def _download(architecture: str, tag: str, known: dict) -> Weights:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"models: weights {tag} of {architecture} are not here and cannot be downloaded "
-            f"({reason}); a local file (.pt or .safetensors) can be given as `weights` instead"
+            f"({reason.rstrip('.')}); a local file (.pt or .safetensors) can be given as "
+            "`weights` instead"
         ) from None
+    finally:
+        hub.setLevel(level)
 
 
 def _config_beside(weights: Path) -> str:

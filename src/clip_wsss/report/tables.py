@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 
@@ -40,7 +41,7 @@ def runs_table(frame: pd.DataFrame, name: str) -> dict:
     """
     stages = [stage for stage in SCORED if frame[stage].notna().any()]
     numbers = [*(TITLES[stage] for stage in stages), "difference"]
-    labels = ["run", DIFFERS, "split (images)", "seeds", *numbers, "precision"]
+    labels = ["run", DIFFERS, "split (images)", "seed", *numbers, "precision"]
     rows = []
     for line in frame.to_dict("records"):
         said = comparison(line)
@@ -49,7 +50,7 @@ def runs_table(frame: pd.DataFrame, name: str) -> dict:
                 cell(line["run"]),
                 cell(": ".join(filter(None, (said["base"], said["differs"]))) or "–"),
                 cell(_splits(line)),
-                cell(text(line["seeds"]) or "–"),
+                cell(text(line["seeds"]) if any(there(line[s]) for s in TRAINED) else "–"),
                 *(_stage(line, stage) for stage in stages),
                 difference_cell(said),
                 cell(text(line["precision"]) or "–"),
@@ -158,10 +159,10 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 1) -> str:
     """A difference with its sign."""
-    words = f"{value:+.1f}"
-    return "0.0" if words in ("+0.0", "-0.0") else words.replace("-", MINUS)
+    words = f"{value:+.{digits}f}"
+    return words.replace("-", MINUS) if words.strip("+-0.") else words[1:]
 
 
 def arrows(words: str) -> str:
@@ -189,16 +190,26 @@ def comparison(line: Mapping) -> dict:
         base, differs, note (why there is no difference), and where there is one value, text,
         interval, of (the stages, where they differ) and sure (more than noise).
     """
+    sure = line.get("more_than_noise") == "yes"
     said = {"base": text(line["base"]), "differs": arrows(text(line["differs"]))}
     if not there(line.get("difference")):
         return said | {"note": text(line.get("difference_note")) or "nothing to compare"}
     return said | {
         "value": line["difference"],
         "text": signed(line["difference"]),
-        "interval": bounds(line, "difference", signed),
-        "sure": line["more_than_noise"] == "yes",
+        "interval": _interval(line, sure),
+        "sure": sure,
         "of": str(line["difference_of"]).replace(" - ", " \N{MINUS SIGN} "),
     }
+
+
+def _interval(line: Mapping, sure: bool) -> str:
+    """The interval of a difference, to the decimal at which one without a 0 is seen to be so."""
+    for digits in (1, 2, 3):
+        words = bounds(line, "difference", partial(signed, digits=digits))
+        if not (sure and re.search(r"[\[ ]0\.0", words)):
+            break
+    return words
 
 
 def _splits(line: dict) -> str:

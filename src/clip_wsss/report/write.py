@@ -178,13 +178,16 @@ def _read(results: Results, name: str) -> pd.DataFrame:
 
 
 def _start(results: Results, tables: dict[str, pd.DataFrame]) -> str:
-    """The run that the page shows first: of those with the most scored stages the best one."""
+    """The run that the page shows first: of those with the most scored stages the best one.
+
+    Final labels do not count, or an online training would come before every other run.
+    """
     best = {
         line["run"]: line["miou"]
         for frame in tables.values()
         for line in frame.dropna(subset="miou").to_dict("records")
     }
-    stages = {run.name: len(results.files[run.name]) for run in results.runs}
+    stages = {run.name: len({*results.files[run.name]} - {"labels"}) for run in results.runs}
     return max(stages, key=lambda name: (stages[name], best.get(name, 0.0)))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_wsss.core.errors import InputError, failed, of_machine
+from clip_wsss.core.errors import INTERRUPTED, InputError, failed, of_machine
 from clip_wsss.core.processes import end_with_parent
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.sidecar import Inputs
@@ -128,8 +128,8 @@ def job(
     `missing` as it is.
 
     An `InputError` ends the process with status 1 and its one line, on the terminal (with the path
-    of the log) and in the log, and so does a full disk or memory; any other exception leaves its
-    traceback in the log and passes on.
+    of the log) and in the log, and so does a full disk or memory; Ctrl-C ends it without a word.
+    Any other exception leaves its traceback in the log and passes on.
 
     Args:
         log: the job's log.
@@ -164,6 +164,9 @@ def job(
     except InputError as error:
         logging.error("%s", error)
         raise SystemExit(failed(error, log)) from None
+    except KeyboardInterrupt:
+        logging.info("stopped by Ctrl-C")
+        raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         logging.raiseExceptions = False  # of a log on a disk that is full
         logging.exception("the job failed")

@@ -223,7 +223,9 @@ def _check_stages(config: Config, run: Run, where: str) -> None:
     if settings.segmentation and settings.segmentation.labels == "online":
         _check_online(run, settings, where)
     if not run.cam and not run.masks:
-        raise InputError(f"{where}: has no stage; name texts and cam, or masks")
+        spaces = re.search(r"\s\s|\s-\s", run.name)
+        tabs = "; its cells must be separated by tabs, not spaces" if spaces else ""
+        raise InputError(f"{where}: has no stage; name texts and cam, or masks{tabs}")
 
 
 def _check_online(run: Run, settings: RunSettings, where: str) -> None:

@@ -139,7 +139,9 @@ def _pngs(folder: Path) -> set[str]:
         raise InputError(f"{folder}: there is no such folder")
     found = {path.stem for path in folder.iterdir() if path.suffix.lower() == ".png"}
     if not found:
-        raise InputError(f"{folder}: must hold label PNGs, <id>.png")
+        inner = folder / "labels"  # of what `clip-wsss masks` and `export` write
+        hint = f"; did you mean {inner}?" if inner.is_dir() else ""
+        raise InputError(f"{folder}: must hold label PNGs, <id>.png{hint}")
     return found
 
 
@@ -223,8 +225,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failed(error)
     table = _rows(score)
     width = max(len(name) for name, *_ in table)
-    for name, *figures in table:
+    shown = [row for row in table if any(row[1:])]
+    for name, *figures in shown:
         print(f"{name:{width}} " + " ".join(f"{figure:>6}" for figure in figures))
+    if hidden := len(table) - len(shown):
+        what = (
+            "class without ground truth is" if hidden == 1 else "classes without ground truth are"
+        )
+        print(f"{hidden} {what} not shown, and not in the mIoU")
     print(
         f"{score.images} images, 95 % intervals over images, {100 * score.unlabelled:.2f} % of the "
         "pixels unlabelled (255)"

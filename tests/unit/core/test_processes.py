@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import clip_wsss
+from clip_wsss.core.processes import parallel_map
 
 SOURCE = Path(clip_wsss.__file__).parents[1]
 POOL = """
@@ -82,3 +83,14 @@ def _runs(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return not os.path.isdir("/proc/self")
+
+
+def test_ctrl_c_is_left_to_the_parent():
+    """A terminal sends it to every process; that of an idle worker would end in a traceback."""
+    with parallel_map(2) as mapped:
+        assert list(mapped(interrupted, range(4))) == [0, 1, 2, 3]
+
+
+def interrupted(number):
+    os.kill(os.getpid(), signal.SIGINT)
+    return number

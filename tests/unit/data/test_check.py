@@ -105,6 +105,11 @@ def test_all_errors_at_once_whatever_the_processes(own):
     assert own.check({"train": Use(True, True), "val": Use()}, workers=3) == found
 
 
+def test_a_folder_that_all_splits_lack_is_one_error(own):
+    found = own.check({"train": Use(True, True), "val": Use()}, root="nowhere")
+    assert found["errors"] == ["nowhere: no such folder; set dataset.root"]
+
+
 def test_what_the_runs_do_not_use_is_not_asked_for(own):
     shutil.rmtree(own.root / "SegmentationClass")
     shutil.rmtree(own.root / "Annotations")

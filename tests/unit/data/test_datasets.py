@@ -176,6 +176,10 @@ def test_lists_that_cannot_be_used(folder):
         dataset.ids("val")
     with pytest.raises(InputError, match=r"sss\.txt: no such list"):
         dataset.ids(300 * "s")
+    with pytest.raises(InputError, match=r"nowhere: no such folder; set dataset\.root"):
+        folder.open(root="nowhere").ids("train")
+    with pytest.raises(InputError, match="folder; run the workflow, which makes it, or set"):
+        folder.open(root="nowhere", source="demo").ids("train")
     folder.split("empty")
     folder.split("twice", "a", "b", "a")
     folder.split("paths", "/JPEGImages/a.jpg /SegmentationClassAug/b.png")

@@ -221,6 +221,8 @@ def test_a_new_refinement_is_one_function(shard, tmp_path, monkeypatch):
         "    return context.scores[0].astype('float32') * float('nan')\n"
         "def empty(context):\n"
         "    return context.scores.astype('float32') * float('nan')\n"
+        "def raises(context):\n"
+        "    return 1 / 0\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     dataset, _, maps = shard
@@ -229,6 +231,7 @@ def test_a_new_refinement_is_one_function(shard, tmp_path, monkeypatch):
     assert len(Archive(tmp_path / "m.zip").ids) == 3
     for name, line in (
         ("empty", r"c: a confidence is NaN .* refinement sharp:empty; change"),
+        ("raises", "refinement sharp:raises: c: ZeroDivisionError: division by zero"),
         ("broken", r"refinement sharp:broken: must return \(3, .* scores; got \("),
     ):
         with pytest.raises(InputError, match=line):

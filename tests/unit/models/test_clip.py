@@ -1,6 +1,7 @@
 """Weight files in every form, refusals, texts, and the vision tower piece by piece."""
 
 import json
+import logging
 
 import numpy as np
 import open_clip
@@ -201,8 +202,11 @@ class TestRefusals:
         refused({"architecture": architecture, "weights": tag}, match)
 
     def test_no_network(self, monkeypatch):
+        library = logging.getLogger("huggingface_hub.utils._http")
+
         def unreachable(known):
-            raise OSError("Name or service not known\nand a long story")
+            assert not library.isEnabledFor(logging.WARNING), "of each try"
+            raise OSError("Name or service not known\nand a long story.")
 
         monkeypatch.setattr(open_clip.pretrained, "download_pretrained", unreachable)
         refused(

@@ -2,6 +2,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from clip_wsss.report.opening import answer, best_lines
 from clip_wsss.report.relations import across, best, comparison, labels_of, pairs, predictions_of
 from clip_wsss.report.results import Results
 from clip_wsss.report.tables import DIFFERS, difference_cell, plain_table, runs_table
-from clip_wsss.report.write import DOCS, write_report
+from clip_wsss.report.write import DOCS, _start, write_report
 from clip_wsss.runs.table import Run
 from clip_wsss.tables.write import write_tables
 
@@ -156,7 +157,7 @@ def test_without_a_segmentation_there_is_one_axis(frame):
 def test_runs_table_says_what_differs_and_by_how_much(frame):
     table = runs_table(frame, "ladder")
     labels = [column["label"] for column in table["columns"]]
-    assert labels[:4] == ["run", DIFFERS, "split (images)", "seeds"]
+    assert labels[:4] == ["run", DIFFERS, "split (images)", "seed"]
     softmax = dict(zip(labels, table["rows"][1], strict=True))
     assert softmax[DIFFERS]["text"] == "plain: target: logit → softmax"
     assert softmax["split (images)"]["text"] == "train (6)"
@@ -165,7 +166,8 @@ def test_runs_table_says_what_differs_and_by_how_much(frame):
     noise = "more than noise" if line["more_than_noise"] == "yes" else "within noise"
     assert noise in softmax["difference"]["extra"]
     last = dict(zip(labels, table["rows"][-1], strict=True))
-    assert last["seeds"]["text"] == "0 1"
+    assert last["seed"]["text"] == "0 1"
+    assert softmax["seed"]["text"] == "–", "nothing was trained"
     assert "over seeds" in last["segmentation"]["extra"]
     assert last["split (images)"]["text"] == "train (6)\nval (4)"
     assert pd.read_csv(io.StringIO(table["csv"]))["run"].tolist() == table["runs"]
@@ -543,7 +545,7 @@ def test_rows_that_lack_any_stage(tmp_path):
         assert item["cells"]["initial"].startswith("!")
         assert item["cells"]["mask"] in data["pictures"]
     assert data["extremes"]["true"] == []
-    assert "alone, but for full supervision" in html
+    assert "All but full supervision learn from image-level labels alone." in html
     line = pd.read_csv(made.root / "tables/ladder.csv").set_index("run").loc["seg-cgl"]
     assert f"{line['segmentation_of_full']:.1f} % of full supervision" in html
     best = html[html.index("Best segmentation, mIoU") :]
@@ -556,17 +558,47 @@ def test_the_first_sentence_says_what_helped():
     frame = pd.DataFrame(rows, columns=["run", "difference", "more_than_noise"])
     base = pd.DataFrame({"run": ["base"], "difference": [float("nan")], "more_than_noise": [None]})
     assert answer({"x": pd.concat([base, frame])}) == (
-        "Better than their base: d +8.0, a +4.4; worse: b \N{MINUS SIGN}1.0; within noise: c. "
+        "Better than their base: d +8.0 points of mIoU, a +4.4; worse: b \N{MINUS SIGN}1.0; "
+        "within noise: c. "
     )
-    assert answer({"x": frame}, most=1).startswith("Better than their base: d +8.0 and 1 more; ")
+    worse = frame[frame["run"] == "b"]
+    assert answer({"x": worse}) == "Worse: b \N{MINUS SIGN}1.0 points of mIoU. "
+    assert answer({"x": frame}, most=1).startswith(
+        "Better than their base: d +8.0 points of mIoU and 1"
+    )
     assert answer({"x": base}) == answer({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sure", "words"),
+    [
+        (-3.7, -0.04, "yes", "[−3.70, −0.04]"),
+        (0.004, 1.0, "yes", "[+0.004, +1.000]"),
+        (-3.7, -0.06, "yes", "[−3.7, −0.1]"),
+        (-3.7, 0.04, "no", "[−3.7, 0.0]"),
+    ],
+)
+def test_an_interval_that_excludes_0_does_not_show_one(low, high, sure, words):
+    line = {"base": "a", "differs": "", "difference": -2.0, "difference_low": low,
+            "difference_high": high, "more_than_noise": sure, "difference_of": "mask"}  # fmt: skip
+    assert comparison(line)["interval"] == words
+
+
+def test_an_online_training_does_not_come_first_for_its_final_labels():
+    masks = ["initial", "refined", "mask", "segmentation"]
+    files = {"crf": masks[:3], "best": masks, "online": [*masks, "labels"]}
+    results = SimpleNamespace(runs=[SimpleNamespace(name=name) for name in files], files=files)
+    frame = pd.DataFrame({"run": list(files), "miou": [76.0, 70.0, 61.0]})
+    assert _start(results, {"ladder": frame}) == "best"
 
 
 def test_one_run(tmp_path):
     made = synthetic.build(tmp_path, runs=synthetic.ladder()[:1])
     write_tables(made.plan)
     html = report_of(made, tmp_path / "r.html")
-    assert "One run on the 6 train and 4 val images of the demo, taught by" in html
+    assert (
+        "of the demo, measured after every stage. It learns from image-level labels alone." in html
+    )
     assert html.count('class="rung"') == 1
 
 
@@ -581,7 +613,7 @@ def test_unlabelled_pixels_are_a_column_of_the_confusion_matrix(tmp_path):
     write_tables(made.plan)
     html = report_of(made, tmp_path / "r.html")
     assert "labelled unlabelled" not in html
-    assert "alone, but for masks made elsewhere" in html
+    assert "It has masks made elsewhere." in html
     file = (made.root / made.plan.graph.scores(runs[0])["mask"][0]).with_name("counts.parquet")
     counts = pd.read_parquet(file)
     counts.loc[counts["truth"] == 0, "prediction"] = 255

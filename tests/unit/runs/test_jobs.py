@@ -168,6 +168,14 @@ def test_another_fault_keeps_its_traceback(tmp_path, made):
     assert "Traceback" in (tmp_path / "job.log").read_text()
 
 
+def test_ctrl_c_ends_a_job_without_a_word(tmp_path, made, capsys):
+    with pytest.raises(SystemExit) as ended, job(tmp_path / "job.log", makes=[made]):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "masks.json").exists()
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, made, capsys):
     """/dev/full is one: every write to it fails."""
     label = np.zeros((400, 500), np.uint8)

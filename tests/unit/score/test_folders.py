@@ -106,6 +106,9 @@ def test_lists_and_what_both_have(folders):
         score_folders(*folders, WORDS, ids=["a", "c"])
     with pytest.raises(InputError, match="nowhere: there is no such folder"):
         score_folders(Path("nowhere"), folders[1], WORDS)
+    Path("made/labels").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"made: must hold label PNGs.*did you mean made/labels\?"):
+        score_folders(Path("made"), folders[1], WORDS)
     for name in ("a", "b"):
         (folders[0] / f"{name}.png").unlink()
     with pytest.raises(InputError, match="labels: has no image that my truth has"):
@@ -127,6 +130,12 @@ def test_the_command(folders, capsys):
     assert {name: iou for name, iou, *_ in table[1:]} == {
         "background": "62.50", "cat": "50.00", "dog": "50.00", "mIoU": "54.17",
     }  # fmt: skip
+    Path("list.txt").write_text("b\n")
+    assert cli.main([*same, "--list", "list.txt"]) == 0
+    out = capsys.readouterr().out
+    assert "cat" not in out
+    assert "\n1 class without ground truth is not shown, and not in the mIoU\n" in out
+    assert "cat,,," in Path("out/table.csv").read_text()
     assert cli.main([*same[:-1], "/proc/x.csv", "--list", "list.txt"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: /proc/x.csv: cannot be written (")

@@ -78,6 +78,14 @@ def test_a_failure_is_said_once(handler):
         assert handler.lines(record(None, noise, 40)) == []
 
 
+def test_what_ctrl_c_stops_did_not_fail(handler):
+    handler.lines(job(5, "masks", "masks: crf, shard 1"))
+    asked = record(None, "Terminating processes on user request, this might take some time.", 20)
+    assert handler.lines(asked) == ["stopping; the same command goes on from here"]
+    error = record(LogEvent.JOB_ERROR, level=40, rule_name="masks", jobid=5, log=["masks.log"])
+    assert handler.lines(error) == ["stopped: masks: crf, shard 1"]
+
+
 def test_what_the_workflow_refuses_is_one_line(handler):
     text = 'WorkflowError in file "/x/workflow/rules/common.smk", line 50:\ntest, row `a`: bad\n'
     refused = record(LogEvent.ERROR, f'{text}  File "/x/common.smk", line 50, in <module>', 40)
