@@ -37,8 +37,9 @@ from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.labels.online import resolved
 from clip_wsss.models.code import architecture_json, check_files, code_of, has_texts
 from clip_wsss.prompts.texts import read_templates
-from clip_wsss.runs.config import GROUPS
+from clip_wsss.runs.config import GROUPS, TEXT_MODEL
 from clip_wsss.runs.settings import (
+    UNSAID,
     Affinity,
     Cam,
     Config,
@@ -57,6 +58,8 @@ LABEL = 60  # letters of a label, at most
 OLD = ("prompts", "cams", "metrics", "costs")
 # What masks are made with, whose refinement may ask for a tower.
 TOWERS = "clip_wsss.masks.towers:Towers"
+# What trainings with a text head, and their predictions, load beside the others.
+TEXT_HEAD = "clip_wsss.segmentation.text_head:TextHead"
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,11 @@ def is_online(node: Node) -> bool:
     return node.stage == "segmentation" and node.settings["labels"] == "online"
 
 
+def has_text_head(node: Node) -> bool:
+    """Whether a node is a training whose classes are texts."""
+    return node.stage == "segmentation" and "text_head" in node.settings
+
+
 def has_final_labels(inference: Node) -> bool:
     """Whether predictions are of a training whose maker labels whole images too, by `final`."""
     training = inference.parents[0]
@@ -245,7 +253,8 @@ class Graph:
     def models(self, run: Run) -> dict[str, Model]:
         """The entries of `models` that the maps and masks of a run are made with, by name."""
         own = self.settings[run.name]
-        used = (own.cam, own.affinity, own.masks)
+        head = own.segmentation.text_head if own.segmentation else None
+        used = (own.cam, own.affinity, own.masks, head)
         names = {name for one in used if one is not None for name in models_of(one).values()}
         if self.config.dataset.tagclip is not None:
             names.add(self.config.dataset.tagclip.model)
@@ -411,21 +420,26 @@ class Graph:
     def _path(self, settings: RunSettings) -> dict[str, Node]:
         """The nodes of a run by group."""
         path: dict[str, Node] = {}
-        if settings.texts is not None and settings.cam is not None:
-            model = self._model(self.config.models[settings.cam.model])
+        training = settings.segmentation
+        named = settings.cam or (training.text_head if training else None)
+        if settings.texts is not None and named is not None:
+            model = self._model(self.config.models[named.model])
             path["texts"] = self._texts(settings.texts, model)
-            path["cam"] = self._cam(settings.cam, model, path["texts"])
+            if settings.cam is not None:
+                path["cam"] = self._cam(settings.cam, model, path["texts"])
         if settings.affinity is not None:
             path["affinity"] = self._affinity(settings.affinity, path["cam"])
         if settings.masks is not None:
             path["masks"] = self._masks(settings.masks, path.get("affinity") or path.get("cam"))
-        if settings.segmentation is not None:
-            path["segmentation"] = self._segmentation(settings.segmentation, path["masks"])
+        if training is not None:
+            texts = path["texts"] if training.text_head is not None else None
+            path["segmentation"] = self._segmentation(training, path["masks"], texts)
         if settings.inference is not None:
             entry = settings.inference
             parents = (path["segmentation"],)
             node = _plain("inference", entry, parents, "refinement")
-            methods = (*node.methods, *segmentor_of(settings.segmentation))
+            head = [TEXT_HEAD] if has_text_head(path["segmentation"]) else []
+            methods = (*node.methods, *segmentor_of(training), *head)
             path["inference"] = replace(node, methods=methods)
         return path
 
@@ -537,7 +551,7 @@ class Graph:
                 identity["confidences"] = folder_digest(masks.confidences, "masks.confidences")
         return _node("masks", label, identity, (self.images,), masks.model_dump())
 
-    def _segmentation(self, entry: Segmentation, masks: Node) -> Node:
+    def _segmentation(self, entry: Segmentation, masks: Node, texts: Node | None) -> Node:
         built = segmentor_of(entry)
         segmentor = {} if built else read_segmentor_file(entry.segmentor)
         head = segmentor.get("model", {}).get("decode_head") or {}
@@ -546,13 +560,19 @@ class Graph:
         if entry.threshold != entry.model_copy(update={"mu": None}).threshold:
             own["mu"] = entry.threshold
         init = entry.init or segmentor.get("init")
-        settings = {**entry.model_dump(), "mu": entry.threshold}
+        left_out = {key for key, unsaid in UNSAID.items() if getattr(entry, key) == unsaid}
+        settings = {**entry.model_dump(exclude=left_out), "mu": entry.threshold}
         if (clip := self._segmentor_clip(segmentor, entry.segmentor)) is not None:
             settings["clip"] = clip.model_dump()
             segmentor["model"]["backbone"]["model"] = model_identity(clip)
         for key, name in models_of(entry).items():  # of a function that builds a segmentor
+            if key == TEXT_MODEL:
+                continue
             settings["clip"] = self.config.models[name].model_dump()
             _put(own, key, model_identity(self.config.models[name]))
+        if texts is not None:
+            own["text_head"].pop("model")  # the texts are of it
+            settings["text_head"] = self._text_head(entry, texts)
         shown = copy.deepcopy(own)
         _with_folders(entry, own, shown)
         rest = {key: value for key, value in segmentor.items() if key != "init"}
@@ -560,6 +580,8 @@ class Graph:
         identity = {**own, "loss": entry.loss, "segmentor": shape}
         if init not in (None, "random"):
             identity["init"] = _file(init)
+        if entry.seen_only:
+            identity["unseen"] = sorted(self.config.dataset.unseen)
         online = ["online"] if entry.labels == "online" else []
         if self.config.dataset.train_negatives:
             if online:
@@ -570,7 +592,8 @@ class Graph:
             identity["train_negatives"] = True
         extra = _flat(shown, ("loss", "iterations", "labels"))
         kind = _short(entry.segmentor) if built else str(head.get("type", "segmentor"))
-        label = "+".join([kind, _short(entry.loss), *online, *extra])
+        by_texts = [] if texts is None else ["texts"]
+        label = "+".join([kind, _short(entry.loss), *online, *by_texts, *extra])
         if online:
             settings["online"] = self._online(entry, masks)
         kinds = ("loss", "segmentor", *(["labels", "decoder"] if online else []))
@@ -580,8 +603,20 @@ class Graph:
             assert affinity is not None  # as below
             methods += affinity.methods
             settings["online"] |= {"towers": affinity.towers} if affinity.towers else {}
-        node = _node("segmentation", label, identity, (masks,), settings)
-        return replace(node, methods=methods)
+        parents = (masks,) if texts is None else (masks, texts)
+        methods += () if texts is None else (TEXT_HEAD, *texts.methods)
+        return replace(_node("segmentation", label, identity, parents, settings), methods=methods)
+
+    def _text_head(self, entry: Segmentation, texts: Node) -> dict[str, Any]:
+        """What a training with a text head takes from its row."""
+        head = entry.text_head
+        assert head is not None  # which these texts are for
+        trunk = Cam(model=head.model).model_dump(include=set(_TRUNK))  # as texts are encoded
+        return {
+            **head.model_dump(exclude={"model"}),
+            "clip": {**self.config.models[head.model].model_dump(), **trunk},
+            "texts": None if _is_ranked(texts) else texts_of(texts),
+        }
 
     def _segmentor_clip(self, segmentor: dict[str, Any], path: str) -> Model | None:
         """The entry of `models` that the backbone of a segmentor names, if it names one."""

@@ -30,6 +30,7 @@ from clip_wsss.runs.graph import (
     Node,
     Pass,
     cam_of,
+    has_text_head,
     is_online,
     old_results,
     ranked_texts,
@@ -313,11 +314,9 @@ class Plan:
         files = (folder / "checkpoint.pth", folder / "log.csv")
         lists = self.images_of(self.config.dataset.splits.pseudo)
         inputs: dict[str, list[Product | Path]] = {"lists": [*lists]}
-        inputs |= (
-            {"texts": [*self.texts_read(node)]}
-            if is_online(node)
-            else {"masks": [*self.masks_read(node)]}
-        )
+        inputs |= {} if is_online(node) else {"masks": [*self.masks_read(node)]}
+        if is_online(node) or has_text_head(node):
+            inputs["texts"] = [*self.texts_read(node)]
         return Product(folder / "checkpoint.json", files, self.stamp(node), inputs)
 
     def masks_read(self, training: Node) -> list[Product]:
@@ -327,8 +326,9 @@ class Plan:
         return [self.shard(training.parents[0], shard) for shard in self.graph.shards]
 
     def texts_read(self, training: Node) -> list[Product]:
-        """The ranked texts that a training reads, if it makes its labels itself."""
-        ranked = ranked_texts(training) if is_online(training) else None
+        """The ranked texts that a training reads, for its own labels or for a text head."""
+        reads = is_online(training) or has_text_head(training)
+        ranked = ranked_texts(training) if reads else None
         return [] if ranked is None else [self.texts(ranked)]
 
     def predictions(self, node: Node, seed: int, split: str) -> Product:
@@ -655,7 +655,8 @@ class Plan:
     @property
     def check_stamp(self) -> dict[str, Any]:
         """What the check depends on besides its files."""
-        dataset = self.config.dataset.model_dump(exclude={"splits", "train_negatives", "tagclip"})
+        left_out = {"splits", "train_negatives", "tagclip", "unseen"}
+        dataset = self.config.dataset.model_dump(exclude=left_out)
         uses = {split: asdict(use) for split, use in self.uses.items()}
         # No towers: one more in a row would read all images again, and its next job loads it.
         return {"code": self.code("check"), "dataset": dataset, "uses": uses}
