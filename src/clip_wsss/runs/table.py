@@ -209,8 +209,9 @@ def _check_stages(config: Config, run: Run, where: str) -> None:
     """Refuse a row whose stages do not lead to one another."""
     settings = run_settings(config, run)
     head = settings.segmentation.text_head if settings.segmentation else None
-    needs = {"cam": "texts", "affinity": "cam", "inference": "segmentation"}
-    needs |= {"texts": "cam"} if head is None else {"segmentation": "texts"}
+    needs = {"cam": "texts", "texts": "cam", "affinity": "cam", "inference": "segmentation"}
+    if head is not None:
+        needs = {**needs, "texts": "segmentation", "segmentation": "texts"}
     for group, needed in needs.items():
         if run.cell(group) and not run.cell(needed):
             raise InputError(f"{where}: {group} needs {needed}; name an entry, or write - for both")
