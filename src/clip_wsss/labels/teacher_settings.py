@@ -6,9 +6,9 @@ default is our reading (docs/zero-shot.md).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clip_wsss.core.methods import Settings
 
@@ -99,3 +99,9 @@ class TeacherSettings(Settings):
     )
     glm: GlmSettings | None = Field(None, description="the global learning module; null: without")
     plm: PlmSettings | None = Field(None, description="the pixel learning module; null: without")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.glm is None and self.plm is None:
+            raise ValueError("needs glm or plm; write glm: {}, or leave teacher out")
+        return self

@@ -60,6 +60,8 @@ OLD = ("prompts", "cams", "metrics", "costs")
 TOWERS = "clip_wsss.masks.towers:Towers"
 # What trainings with a text head, and their predictions, load beside the others.
 TEXT_HEAD = "clip_wsss.segmentation.text_head:TextHead"
+# What trainings that a CLIP teaches load, and their predictions do not.
+TEACHER = "clip_wsss.segmentation.teacher.segmentor:TeacherSegmentor"
 
 
 @dataclass(frozen=True)
@@ -593,7 +595,8 @@ class Graph:
         extra = _flat(shown, ("loss", "iterations", "labels"))
         kind = _short(entry.segmentor) if built else str(head.get("type", "segmentor"))
         by_texts = [] if texts is None else ["texts"]
-        label = "+".join([kind, _short(entry.loss), *online, *by_texts, *extra])
+        taught = [one for one in ("glm", "plm") if one in own.get("teacher", {})]
+        label = "+".join([kind, _short(entry.loss), *online, *by_texts, *taught, *extra])
         if online:
             settings["online"] = self._online(entry, masks)
         kinds = ("loss", "segmentor", *(["labels", "decoder"] if online else []))
@@ -605,6 +608,7 @@ class Graph:
             settings["online"] |= {"towers": affinity.towers} if affinity.towers else {}
         parents = (masks,) if texts is None else (masks, texts)
         methods += () if texts is None else (TEXT_HEAD, *texts.methods)
+        methods += () if entry.teacher is None else (TEACHER,)
         return replace(_node("segmentation", label, identity, parents, settings), methods=methods)
 
     def _text_head(self, entry: Segmentation, texts: Node) -> dict[str, Any]:

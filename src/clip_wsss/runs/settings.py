@@ -28,6 +28,7 @@ from clip_wsss.core.methods import Names, Positive, Settings, check_kept, with_m
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import TAGCLIP
 from clip_wsss.labels.online import OnlineSettings
+from clip_wsss.labels.teacher_settings import TeacherSettings
 from clip_wsss.tags.tagclip import TagClipSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
@@ -304,6 +305,9 @@ class Segmentation(Settings):
     seen_only: bool = Field(
         False, description="whether masks are without the classes of dataset.unseen, ignored there"
     )
+    teacher: TeacherSettings | None = Field(
+        None, description="what the CLIP of text_head teaches; null: nothing (docs/zero-shot.md)"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -317,6 +321,10 @@ class Segmentation(Settings):
         if self.labels == "online" and (self.text_head is not None or self.seen_only):
             key = "seen_only" if self.text_head is None else "text_head"
             raise ValueError(f"{key}: needs labels: masks; got online")
+        if self.teacher is not None and self.text_head is None:
+            raise ValueError(
+                "teacher: needs text_head, whose CLIP it is; set that, or leave it out"
+            )
         if self.loss == "cross-entropy" and self.mu:
             raise ValueError(
                 f"mu: {self.mu:g} does nothing with loss: cross-entropy, which counts all pixels; "
@@ -334,7 +342,7 @@ class Segmentation(Settings):
 
 
 # Settings of a training that are left out of what it hands on where they say nothing.
-UNSAID: dict[str, Any] = {"text_head": None, "seen_only": False}
+UNSAID: dict[str, Any] = {"text_head": None, "seen_only": False, "teacher": None}
 
 
 class Inference(Refined):

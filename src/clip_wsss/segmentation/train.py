@@ -122,7 +122,7 @@ def train(
         "device": device,
         "init": None if init is None else str(init),
         **({} if needs_texts is None else {"texts": None if texts is None else str(texts)}),
-        **_split(segmentor, gpus, online),
+        **_split(segmentor, gpus, online or entry.get("teacher") is not None),
     }
     files: list[str | Path] = [
         *archives,
@@ -147,13 +147,16 @@ def train(
     shutil.rmtree(work_dir)
 
 
-def _split(segmentor, gpus: int, online: bool) -> dict:
-    """Share an update's samples between processes: those of each batch, or else whole batches."""
+def _split(segmentor, gpus: int, shared: bool) -> dict:
+    """Share an update's samples between processes: those of each batch, or else whole batches.
+
+    What must be `shared` cannot have whole batches: it knows of the batches before.
+    """
     batch = segmentor.train_dataloader.batch_size
     accumulate = segmentor.optim_wrapper.get("accumulative_counts", 1)
     whole = batch % gpus != 0
-    if whole and (accumulate % gpus or online):
-        also = "" if online else f", or of accumulative_counts, {accumulate}"
+    if whole and (accumulate % gpus or shared):
+        also = "" if shared else f", or of accumulative_counts, {accumulate}"
         raise InputError(
             f"compute.gpus: {gpus} processes cannot share an update of this segmentor evenly; "
             f"choose a divisor of batch_size, {batch}{also}"
@@ -243,7 +246,9 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
     if entry.get("text_head") is not None:
         texts = text_head_module().texts_of_training(texts, entry["text_head"], seed)
     unseen = _unseen(settings)
-    model = build_model(segmentor, entry, len(classes), entry["segmentor"], texts, unseen)
+    model = build_model(
+        segmentor, entry, len(classes), entry["segmentor"], texts, unseen, taught=True
+    )
     model.init_weights()
     if settings["init"] is not None:
         load_initial(model, Path(settings["init"]))

@@ -47,7 +47,7 @@ class Teacher:
 
     @torch.no_grad()
     def look(self, crops: Tensor, inside: Tensor, tokens: str | None) -> Taught:
-        """CLS features, which padding takes no part in, and tokens if they are wanted.
+        """CLS features, for which CLS looks at no patch of padding, and tokens if they are wanted.
 
         Args:
             crops: (B, 3, H, W) float32 RGB in [0, 255].

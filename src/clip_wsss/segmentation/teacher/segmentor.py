@@ -1,8 +1,7 @@
 """A segmentor with a text head that a frozen CLIP teaches (docs/zero-shot.md)."""
 
-from typing import Any
-
 import torch
+from mmengine.device import get_device
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from clip_wsss.labels.online import read_settings
 from clip_wsss.labels.teacher_settings import TeacherSettings
+from clip_wsss.models.clip import load_for
 from clip_wsss.segmentation.teacher.frozen import Teacher, inside_of, shrunk
 from clip_wsss.segmentation.teacher.glm import GLMHead
 from clip_wsss.segmentation.teacher.losses import non_exclusive_loss
@@ -25,18 +25,19 @@ class TeacherSegmentor(EncoderDecoder):
 
     Args:
         teacher: see `TeacherSettings`.
-        clip: the frozen CLIP, loaded, that the texts are of; None: only predictions are wanted.
+        clip: the frozen CLIP that the texts are of, an entry of `models` with precision and
+            position_embedding; None: only predictions are wanted.
         **kwargs: of EncoderDecoder.
     """
 
     unneeded = ("glm.", "plm.")  # of a checkpoint, for predictions
 
-    def __init__(self, teacher: dict | None = None, clip: Any = None, **kwargs):
+    def __init__(self, teacher: dict | None = None, clip: dict | None = None, **kwargs):
         super().__init__(**kwargs)
         if clip is None:
             return
         self.settings = read_settings(TeacherSettings, teacher, "segmentation.teacher")
-        self._frozen = Teacher(clip, self.settings.image)
+        self._frozen = Teacher(load_for(clip, clip, get_device()), self.settings.image)
         width = self.decode_head.texts.shape[1]
         self.glm = None if self.settings.glm is None else GLMHead(self.settings.glm, width)
         self.plm = None if self.settings.plm is None else PLMSampler(self.settings.plm, width)
