@@ -21,6 +21,9 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import load_npz
 from clip_wsss.segmentation.weights import read_state
 
+# Pixels are divided by their length or by this: one that is 0, as dead ReLUs make it, would have
+# an endless gradient.
+LEAST_LENGTH = 1e-3
 NEVER = -1e4  # a logit whose share of any softmax is 0, which interpolation and float16 can hold
 _BUFFERS = ("decode_head.texts", "decode_head.words")  # of a checkpoint
 
@@ -124,7 +127,9 @@ class TextHead(BaseDecodeHead):
         if self.background != "none":
             own = self.words if self.background == "words" else F.normalize(self.vector, dim=1)
             rows.append(own)
-        cosines = torch.einsum("bchw,kc->bkhw", F.normalize(dense, dim=1), torch.cat(rows))
+        cosines = torch.einsum(
+            "bchw,kc->bkhw", F.normalize(dense, dim=1, eps=LEAST_LENGTH), torch.cat(rows)
+        )
         classes, others = cosines.split([len(self.texts), cosines.shape[1] - len(self.texts)], 1)
         scale = self.log_scale.exp()
         if self.background == "none":

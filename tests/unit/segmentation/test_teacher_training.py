@@ -1,4 +1,4 @@
-"""Trainings that a frozen CLIP teaches: what it sees, what is kept, resuming (docs/zero-shot.md)."""
+"""Trainings that a frozen CLIP teaches: what it sees, what is kept, how they resume."""
 
 from types import SimpleNamespace
 
@@ -242,14 +242,14 @@ def test_clip_sees_the_crop_with_its_own_statistics(case):
 
 def test_cls_does_not_look_at_padding(case):
     clip = load_for(case.clip, case.clip)
-    teacher, rgb = Teacher(clip, "crop"), 255 * torch.rand(1, 3, 32, 32)
+    teacher, rgb = Teacher(clip, "crop"), torch.randint(0, 256, (1, 3, 32, 32)).float()
     samples = [SimpleNamespace(metainfo={"img_shape": (32, 20)})]
     inside = inside_of(samples, (32, 32), rgb.device)
     assert inside.sum() == 32 * 20
     found = teacher.look(rgb, inside, None)
     wanted = torch.arange(4).expand(1, 4, 4) < 3  # whole and part patches of 8
     assert torch.equal(found.inside, wanted)
-    batch = clip.preprocess(rgb[0].permute(1, 2, 0).numpy())[None]
+    batch = clip.preprocess(rgb[0].permute(1, 2, 0).byte().numpy())[None]
     seen = clip.cls_features(batch, wanted.flatten(1))
     torch.testing.assert_close(found.cls, seen, atol=1e-4, rtol=1e-4)
     everything = teacher.look(rgb, torch.ones_like(inside), None).cls

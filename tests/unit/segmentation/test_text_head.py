@@ -78,6 +78,13 @@ def test_an_unseen_class_takes_no_part_in_the_softmax_of_a_training():
     torch.testing.assert_close(logits.half().float().softmax(dim=1)[0, 2], torch.zeros(1, 1))
 
 
+def test_a_pixel_of_zeros_has_no_endless_gradient():
+    dense = pixels([0, 0, 0, 0], [3, 0, 4, 0]).requires_grad_()
+    head_of().logits(dense)[0, 1].sum().backward()
+    assert dense.grad.isfinite().all()
+    assert dense.grad.abs().max() < 2e4  # the scale over the least length, 10 / 1e-3
+
+
 def test_a_class_is_added_at_prediction():
     head = head_of().eval()
     more = torch.cat([TEXTS, torch.tensor([[0, 0.8, -0.6, 0]])])

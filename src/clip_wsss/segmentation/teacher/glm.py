@@ -8,6 +8,7 @@ from torch import Tensor
 
 from clip_wsss.core.ranks import gather_batch, of_all, sharing, with_gradient
 from clip_wsss.labels.teacher_settings import GlmSettings
+from clip_wsss.segmentation.text_head import LEAST_LENGTH
 
 
 @MODELS.register_module()
@@ -50,7 +51,7 @@ class GLMHead(BaseModule):
             features.float().flatten(2), cls, None if inside is None else inside.flatten(1)
         )[0]
         if self.settings.normalise:
-            pooled = F.normalize(pooled, dim=1)
+            pooled = F.normalize(pooled, dim=1, eps=LEAST_LENGTH)
         own = torch.arange(len(cls), device=cls.device) * ranks + rank  # as sample i of rank r is
         losses = info_nce(pooled, every, own, self._earlier(), self.settings.tau)
         self._keep(every)

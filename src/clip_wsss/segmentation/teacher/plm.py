@@ -17,6 +17,7 @@ from clip_wsss.segmentation.teacher.synthesiser import (
     centroids_of,
     prototype_text_loss,
 )
+from clip_wsss.segmentation.text_head import LEAST_LENGTH
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,8 @@ class PLMSampler(BaseModule):
         prototypes = self.synthesiser(centroids, have, cls)
         seen = prototypes[:, classes], have[:, classes]
         loss = prototype_text_loss(*seen, texts, scale, settings.bce_pairs)
-        own = F.normalize(prototypes[:, count:], dim=2) @ F.normalize(
-            features.float(), dim=1
-        ).flatten(2)
+        pixels = F.normalize(features.float(), dim=1, eps=LEAST_LENGTH).flatten(2)
+        own = F.normalize(prototypes[:, count:], dim=2) @ pixels
         own = settings.beta * scale * own.unflatten(2, features.shape[2:])
         return Filled(
             torch.cat([settings.alpha * logits.float(), own], dim=1),
