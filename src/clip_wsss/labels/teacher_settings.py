@@ -19,13 +19,11 @@ class GlmSettings(Settings):
     """The global learning module: an image's pooled pixels are CLIP's feature of it."""
 
     weight: float = Field(1.0, ge=0, description="of L_global in the whole")
-    tau: float = Field(0.07, gt=0, description="temperature of its InfoNCE; not in the paper")
+    tau: float = Field(0.07, gt=0, description="temperature of its InfoNCE; our choice")
     bank: int = Field(
-        256, ge=0, description="earlier CLS features that are negatives too; not in the paper"
+        256, ge=0, description="earlier CLS features that are negatives too; our choice"
     )
-    normalise: bool = Field(
-        True, description="pooled pixels have length 1 in the loss; not in the paper"
-    )
+    normalise: bool = Field(True, description="pooled pixels have length 1 in the loss; our choice")
     reduction: Literal["sum", "mean"] = Field(
         "sum", description="over the batch; sum: the paper's formula"
     )
@@ -37,19 +35,19 @@ class RegionSettings(Settings):
     tokens: Literal["values", "output"] = Field(
         "values",
         description="what is clustered: values of the last block's attention, or its output; "
-        "not in the paper",
+        "our choice",
     )
     clustered: Literal["ignored", "image"] = Field(
         "ignored", description="which tokens: those with a pixel to be filled, or all"
     )
     windows: Annotated[list[Share], Field(min_length=1)] = Field(
         [0.5, 0.25],
-        description="sizes of the sliding windows, as shares of the grid's sides; not in the paper",
+        description="sizes of the sliding windows, as shares of the grid's sides; our choice",
     )
-    stride: Share = Field(0.5, description="of a window, as a share of its size; not in the paper")
-    rounds: int = Field(10, ge=1, description="of k-means at most; not in the paper")
+    stride: Share = Field(0.5, description="of a window, as a share of its size; our choice")
+    rounds: int = Field(10, ge=1, description="of k-means at most; our choice")
     fusion: float = Field(
-        0.8, ge=-1, le=1, description="lambda: clusters of a larger cosine merge; not in the paper"
+        0.8, ge=-1, le=1, description="lambda: clusters of a larger cosine merge; our choice"
     )
 
 
@@ -75,12 +73,12 @@ class NonExclusiveSettings(Settings):
 class PlmSettings(RegionSettings):
     """The pixel learning module: ignored pixels get pseudo classes of their image."""
 
-    depth: int = Field(1, ge=1, description="layers of the synthesiser; not in the paper")
-    heads: int = Field(8, ge=1, description="of its attention; not in the paper")
-    ffn: int = Field(4, ge=1, description="its hidden width, times CLIP's; not in the paper")
-    alpha: float = Field(1.0, gt=0, description="factor of the logits of classes; not in the paper")
+    depth: int = Field(1, ge=1, description="layers of the synthesiser; our choice")
+    heads: int = Field(8, ge=1, description="of its attention; our choice")
+    ffn: int = Field(4, ge=1, description="its hidden width, times CLIP's; our choice")
+    alpha: float = Field(1.0, gt=0, description="factor of the logits of classes; our choice")
     beta: float = Field(
-        1.0, gt=0, description="factor of scale x cosine of pseudo classes; not in the paper"
+        1.0, gt=0, description="factor of scale x cosine of pseudo classes; our choice"
     )
     bce_weight: float = Field(1.0, ge=0, description="of L_bce in the whole")
     bce_pairs: Literal["all", "positives"] = Field(
@@ -95,7 +93,7 @@ class TeacherSettings(Settings):
     image: Literal["crop", "native"] = Field(
         "crop",
         description="what CLIP sees: the crop at its own size, or at that CLIP was trained on; "
-        "not in the paper",
+        "our choice",
     )
     glm: GlmSettings | None = Field(None, description="the global learning module; null: without")
     plm: PlmSettings | None = Field(None, description="the pixel learning module; null: without")

@@ -13,6 +13,7 @@ from clip_wsss.labels.teacher_settings import (
     PlmSettings,
     RegionSettings,
 )
+from clip_wsss.segmentation.teacher import glm as glm_module
 from clip_wsss.segmentation.teacher.glm import GLMHead, attend, info_nce
 from clip_wsss.segmentation.teacher.losses import non_exclusive_loss
 from clip_wsss.segmentation.teacher.plm import PLMSampler, fill
@@ -120,6 +121,25 @@ def test_the_bank_against_a_loop(size):
         assert torch.equal(head.bank[-held:], torch.stack(earlier[-held:]))
     assert head.state_dict().keys() == {"bank", "held"}
     assert not list(head.parameters())
+
+
+def test_ranks_that_share_a_batch_sum_to_one_process(monkeypatch):
+    """Sample i of rank r is number 2 i + r; each rank keeps the bank of one process."""
+    features, cls = torch.randn(6, 8, 2, 2), units(6, 8)
+    whole = glm(bank=8)
+    wanted = [whole(features, cls) for _ in range(2)]  # in the second the bank counts
+    heads = [glm(bank=8), glm(bank=8)]
+    for step in range(2):
+        found = 0
+        for rank, head in enumerate(heads):
+            monkeypatch.setattr(glm_module, "sharing", lambda rank=rank: (rank, 2))
+            monkeypatch.setattr(
+                glm_module, "gather_batch", lambda own: torch.cat([cls[0::2], cls[1::2]])
+            )
+            found = found + head(features[rank::2], cls[rank::2])
+        torch.testing.assert_close(found, wanted[step])
+    for head in heads:
+        assert torch.equal(head.bank, whole.bank)
 
 
 def test_the_length_of_pooled_pixels_counts_only_if_asked():

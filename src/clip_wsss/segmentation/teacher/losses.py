@@ -28,8 +28,8 @@ def non_exclusive_loss(
     """
     logits, count = logits.float().flatten(2), logits.shape[1]
     known = (label >= 0) & (label < count)  # (B, H, W)
-    target = F.one_hot(label.where(known, count).flatten(1), count + 1)[..., :count]
-    target = target.transpose(1, 2).to(logits)  # (B, C, L)
+    classes = torch.arange(count, device=label.device)[:, None]
+    target = (label.flatten(1)[:, None] == classes).to(logits)  # (B, C, L)
     present = target.any(dim=2)
     masks = of_all(present.sum()).clamp(min=1)
     part = settings.focal_weight * _focal(logits, target, known.flatten(1), there, settings)

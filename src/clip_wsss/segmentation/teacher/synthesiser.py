@@ -57,10 +57,10 @@ def centroids_of(features: Tensor, label: Tensor, count: int) -> tuple[Tensor, T
     Returns:
         (B, M, E), 0 for a label without a pixel, and (B, M) bool, whether it has one.
     """
-    outside = (label < 0) | (label >= count)
-    member = F.one_hot(label.masked_fill(outside, count).flatten(1), count + 1)[..., :count]
-    sizes = member.sum(dim=1)  # (B, M)
-    sums = member.to(features).transpose(1, 2) @ features.flatten(2).transpose(1, 2)
+    values = torch.arange(count, device=label.device)[:, None]
+    member = label.flatten(1)[:, None] == values  # (B, M, h * w)
+    sizes = member.sum(dim=2)  # (B, M)
+    sums = member.to(features) @ features.flatten(2).transpose(1, 2)
     return sums / sizes.clamp(min=1)[..., None], sizes > 0
 
 
