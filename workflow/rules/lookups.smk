@@ -256,7 +256,7 @@ def masks_of_training(wildcards):
 
 
 def texts_of_training(wildcards):
-    """The ranked texts that a training reads if it makes its labels itself."""
+    """The ranked texts that a training reads: for labels that it makes itself, or a text head."""
     return PLAN.texts_read(GRAPH.node("segmentation", wildcards.node))
 
 

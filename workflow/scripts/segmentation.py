@@ -7,11 +7,13 @@ from clip_wsss.runs.jobs import Made, here, job
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 files = {"checkpoint": made.checkpoint, "log": made.log}
 online = p.entry["labels"] == "online"
-inputs = {"texts": list(read.texts)} if online else {"masks": list(read.masks)}
+inputs = {} if online else {"masks": list(read.masks)}
+inputs |= {"texts": list(read.texts)} if online or "text_head" in p.entry else {}
 inputs["lists"] = list(read.images)
 outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs, p.compute["device"])
-wanted = [["features"]] if online else []  # of texts; of masks everything
-reads = [(*pair, *wanted) for pair in zip(read.sidecars, p.reads, strict=True)]
+reads = list(zip(read.sidecars, p.reads, strict=True))
+made_of = len(read.masks)  # of which everything counts; of texts
+reads[made_of:] = [(*pair, ["features"]) for pair in reads[made_of:]]
 with job(snakemake.log[0], p.compute["threads"], reads, [outputs]) as work:
     if work.needed:
         from clip_wsss.segmentation.train import train

@@ -14,6 +14,7 @@ import pandas as pd
 
 from clip_wsss.core.images import voc_palette
 from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
+from clip_wsss.score.zero_shot import PARTS
 from clip_wsss.tables.layout import TITLES
 
 MINUS = "−"
@@ -188,13 +189,20 @@ def comparison(line: Mapping) -> dict:
 
     Returns:
         base, differs, note (why there is no difference), and where there is one value, text,
-        interval, of (the stages, where they differ) and sure (more than noise).
+        interval, of (the stages, where they differ), sure (more than noise) and where classes are
+        held out parts (the differences of seen, unseen and harmonic).
     """
     sure = line.get("more_than_noise") == "yes"
     said = {"base": text(line["base"]), "differs": arrows(text(line["differs"]))}
     if not there(line.get("difference")):
         return said | {"note": text(line.get("difference_note")) or "nothing to compare"}
+    parts = [
+        f"{part} {signed(line[name])} {bounds(line, name, signed)}"
+        for part in PARTS
+        if there(line.get(name := f"difference_{part}"))
+    ]
     return said | {
+        **({"parts": "\n".join(parts)} if parts else {}),
         "value": line["difference"],
         "text": signed(line["difference"]),
         "interval": _interval(line, sure),
@@ -224,6 +232,10 @@ def _stage(line: dict, stage: str) -> dict:
     extra = [bounds(line, stage)]
     if stage in TRAINED and there(line[f"{stage}_sd"]):
         extra.append(f"± {decimal(line[f'{stage}_sd'])} over seeds")
+    for part in PARTS if stage == "segmentation" else ():
+        name = f"{stage}_{part}"
+        if there(line.get(name)):
+            extra.append(f"{part} {decimal(line[name])} {bounds(line, name)}")
     if stage == "segmentation" and there(line["segmentation_of_full"]):
         extra.append(f"{decimal(line['segmentation_of_full'])} % of full supervision")
     if stage in MAP_STAGES and line[f"{stage}_oracle_power"] != line[f"{stage}_power"]:
@@ -239,4 +251,5 @@ def difference_cell(said: dict) -> dict:
     if "value" not in said:
         return EMPTY | {"extra": said["note"] if said["base"] else ""}
     noise = "more than noise" if said["sure"] else "within noise"
-    return cell(said["text"], "\n".join([said["interval"], noise, said["of"]]), said["value"])
+    lines = [said["interval"], noise, said["of"], said.get("parts", "")]
+    return cell(said["text"], "\n".join(filter(None, lines)), said["value"])

@@ -15,6 +15,7 @@ from clip_wsss.core.names import asks_for_towers, models_of
 from clip_wsss.core.plain import check_values, read_yaml
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.spelling import unknown
+from clip_wsss.data.unseen import unseen_keys
 from clip_wsss.data.vocabulary import Vocabulary, duplicates, read_vocabulary
 from clip_wsss.models.code import code_of, has_texts
 from clip_wsss.runs.published import published_rows
@@ -35,6 +36,7 @@ from clip_wsss.runs.settings import (
 )
 
 GROUPS = tuple(ENTRIES)
+TEXT_MODEL = "text_head.model"  # of a training: the CLIP of its texts
 
 
 def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict:
@@ -180,6 +182,10 @@ def load_config(content: dict, source: str = "config") -> Config:
     if published is not None:
         published_rows(published)
     vocabulary = read_vocabulary(config.dataset.vocabulary)
+    try:
+        unseen_keys(config.dataset.model_dump(), vocabulary.classes)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     for group in GROUPS:
         for name, entry in getattr(config, group).items():
             check_entry(config, entry, f"{source}: {group}.{name}", vocabulary)
@@ -242,13 +248,14 @@ def check_entry(
         InputError: one line that begins with `where` and names the key.
     """
     named = models_of(entry)
-    if isinstance(entry, Segmentation) and len(named) > 1:
-        raise InputError(f"{where}.{list(named)[1]}: a training gets one tower; name one only")
+    others = [key for key in named if key != TEXT_MODEL]
+    if isinstance(entry, Segmentation) and len(others) > 1:
+        raise InputError(f"{where}.{others[1]}: a training gets one tower; name one only")
     for key, model in named.items():
         if model not in config.models:
             raise InputError(f"{where}.{key}: {unknown('model', model, config.models)}")
         built = isinstance(entry, Segmentation) and methods_of(entry, "segmentor")
-        if built and key.startswith(f"{built[0].short}."):
+        if key == TEXT_MODEL or (built and key.startswith(f"{built[0].short}.")):
             _check_clip(config, model, f"{where}.{key}")
         elif not isinstance(entry, Cam | Affinity | Masks):
             raise InputError(

@@ -29,20 +29,24 @@ from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.labels.online import resolved
 from clip_wsss.models.code import check_files, code_of, has_texts
 from clip_wsss.prompts.texts import read_templates
-from clip_wsss.runs.config import GROUPS
+from clip_wsss.runs.config import GROUPS, TEXT_MODEL
 from clip_wsss.runs.contents import contents_of, file_identity, folder_digest, model_identity
 from clip_wsss.runs.nodes import (
+    TEACHER,
+    TEXT_HEAD,
     TOWERS,
     Node,
     Pass,
     cam_of,
     has_final_labels,
+    has_text_head,
     is_ranked,
     make_node,
     ranked_texts,
     texts_of,
 )
 from clip_wsss.runs.settings import (
+    UNSAID,
     Affinity,
     Cam,
     Config,
@@ -124,7 +128,8 @@ class Graph:
     def models(self, run: Run) -> dict[str, Model]:
         """The entries of `models` that the maps and masks of a run are made with, by name."""
         own = self.settings[run.name]
-        used = (own.cam, own.affinity, own.masks)
+        head = own.segmentation.text_head if own.segmentation else None
+        used = (own.cam, own.affinity, own.masks, head)
         names = {name for one in used if one is not None for name in models_of(one).values()}
         if self.config.dataset.tagclip is not None:
             names.add(self.config.dataset.tagclip.model)
@@ -284,19 +289,24 @@ class Graph:
     def _path(self, settings: RunSettings) -> dict[str, Node]:
         """The nodes of a run by group."""
         path: dict[str, Node] = {}
-        if settings.texts is not None and settings.cam is not None:
-            model = self._model(self.config.models[settings.cam.model])
+        training = settings.segmentation
+        named = settings.cam or (training.text_head if training else None)
+        if settings.texts is not None and named is not None:
+            model = self._model(self.config.models[named.model])
             path["texts"] = self._texts(settings.texts, model)
-            path["cam"] = self._cam(settings.cam, model, path["texts"])
+            if settings.cam is not None:
+                path["cam"] = self._cam(settings.cam, model, path["texts"])
         if settings.affinity is not None:
             path["affinity"] = self._affinity(settings.affinity, path["cam"])
         if settings.masks is not None:
             path["masks"] = self._masks(settings.masks, path.get("affinity") or path.get("cam"))
-        if settings.segmentation is not None:
-            path["segmentation"] = self._segmentation(settings.segmentation, path["masks"])
+        if training is not None:
+            texts = path["texts"] if training.text_head is not None else None
+            path["segmentation"] = self._segmentation(training, path["masks"], texts)
         if settings.inference is not None:
             node = self._inference(settings.inference, path["segmentation"])
-            methods = (*node.methods, *segmentor_of(settings.segmentation))
+            head = [TEXT_HEAD] if has_text_head(path["segmentation"]) else []
+            methods = (*node.methods, *segmentor_of(training), *head)
             path["inference"] = replace(node, methods=methods)
         return path
 
@@ -404,7 +414,7 @@ class Graph:
                 identity["confidences"] = folder_digest(masks.confidences, "masks.confidences")
         return make_node("masks", label, identity, (self.images,), masks.model_dump())
 
-    def _segmentation(self, entry: Segmentation, masks: Node) -> Node:
+    def _segmentation(self, entry: Segmentation, masks: Node, texts: Node | None) -> Node:
         built = segmentor_of(entry)
         segmentor = {} if built else read_segmentor_file(entry.segmentor)
         head = segmentor.get("model", {}).get("decode_head") or {}
@@ -413,13 +423,19 @@ class Graph:
         if entry.threshold != entry.model_copy(update={"mu": None}).threshold:
             own["mu"] = entry.threshold
         init = entry.init or segmentor.get("init")
-        settings = {**entry.model_dump(), "mu": entry.threshold}
+        left_out = {key for key, unsaid in UNSAID.items() if getattr(entry, key) == unsaid}
+        settings = {**entry.model_dump(exclude=left_out), "mu": entry.threshold}
         if (clip := self._segmentor_clip(segmentor, entry.segmentor)) is not None:
             settings["clip"] = clip.model_dump()
             segmentor["model"]["backbone"]["model"] = model_identity(clip)
         for key, name in models_of(entry).items():  # of a function that builds a segmentor
+            if key == TEXT_MODEL:
+                continue
             settings["clip"] = self.config.models[name].model_dump()
             _put(own, key, model_identity(self.config.models[name]))
+        if texts is not None:
+            own["text_head"].pop("model")  # the texts are of it
+            settings["text_head"] = self._text_head(entry, texts)
         shown = copy.deepcopy(own)
         _with_folders(entry, own, shown)
         rest = {key: value for key, value in segmentor.items() if key != "init"}
@@ -427,6 +443,8 @@ class Graph:
         identity = {**own, "loss": entry.loss, "segmentor": shape}
         if init not in (None, "random"):
             identity["init"] = file_identity(init)
+        if entry.seen_only:
+            identity["unseen"] = sorted(self.config.dataset.unseen)
         online = ["online"] if entry.labels == "online" else []
         if self.config.dataset.train_negatives:
             if online:
@@ -437,7 +455,9 @@ class Graph:
             identity["train_negatives"] = True
         extra = _flat(shown, ("loss", "iterations", "labels"))
         kind = _short(entry.segmentor) if built else str(head.get("type", "segmentor"))
-        label = "+".join([kind, _short(entry.loss), *online, *extra])
+        by_texts = [] if texts is None else ["texts"]
+        taught = [one for one in ("glm", "plm") if one in own.get("teacher", {})]
+        label = "+".join([kind, _short(entry.loss), *online, *by_texts, *taught, *extra])
         if online:
             settings["online"] = self._online(entry, masks)
         kinds = ("loss", "segmentor", *(["labels", "decoder"] if online else []))
@@ -447,8 +467,22 @@ class Graph:
             assert affinity is not None  # as below
             methods += affinity.methods
             settings["online"] |= {"towers": affinity.towers} if affinity.towers else {}
-        node = make_node("segmentation", label, identity, (masks,), settings)
+        parents = (masks,) if texts is None else (masks, texts)
+        methods += () if texts is None else (TEXT_HEAD, *texts.methods)
+        methods += () if entry.teacher is None else (TEACHER,)
+        node = make_node("segmentation", label, identity, parents, settings)
         return replace(node, methods=methods)
+
+    def _text_head(self, entry: Segmentation, texts: Node) -> dict[str, Any]:
+        """What a training with a text head takes from its row."""
+        head = entry.text_head
+        assert head is not None  # which these texts are for
+        trunk = Cam(model=head.model).model_dump(include=set(_TRUNK))  # as texts are encoded
+        return {
+            **head.model_dump(exclude={"model"}),
+            "clip": {**self.config.models[head.model].model_dump(), **trunk},
+            "texts": None if is_ranked(texts) else texts_of(texts),
+        }
 
     def _inference(self, entry: Inference, training: Node) -> Node:
         own, shown = differing(entry), differing(entry)

@@ -13,6 +13,10 @@ from clip_wsss.core.methods import method
 
 # What masks are made with, whose refinement may ask for a tower.
 TOWERS = "clip_wsss.masks.towers:Towers"
+# What trainings with a text head, and their predictions, load beside the others.
+TEXT_HEAD = "clip_wsss.segmentation.text_head:TextHead"
+# What trainings that a CLIP teaches load, and their predictions do not.
+TEACHER = "clip_wsss.segmentation.teacher.segmentor:TeacherSegmentor"
 
 LABEL = 60  # letters of a label, at most
 
@@ -129,6 +133,11 @@ def words_of(texts: Node) -> dict[str, list[str]]:
 def is_online(node: Node) -> bool:
     """Whether a node is a training that makes its labels itself, and reads no masks."""
     return node.stage == "segmentation" and node.settings["labels"] == "online"
+
+
+def has_text_head(node: Node) -> bool:
+    """Whether a node is a training whose classes are texts."""
+    return node.stage == "segmentation" and "text_head" in node.settings
 
 
 def has_final_labels(inference: Node) -> bool:

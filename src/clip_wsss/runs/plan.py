@@ -31,6 +31,7 @@ from clip_wsss.runs.nodes import (
     Node,
     Pass,
     cam_of,
+    has_text_head,
     is_online,
     ranked_texts,
     texts_of,
@@ -303,10 +304,10 @@ class Plan:
         files = (folder / "checkpoint.pth", folder / "log.csv")
         lists = self.images_of(self.config.dataset.splits.pseudo)
         inputs: dict[str, Sequence[Product | Path]] = {"lists": lists}
-        if is_online(node):
-            inputs["texts"] = self.texts_read(node)
-        else:
+        if not is_online(node):
             inputs["masks"] = self.masks_read(node)
+        if is_online(node) or has_text_head(node):
+            inputs["texts"] = self.texts_read(node)
         return Product(folder / "checkpoint.json", files, self.stamp(node), inputs)
 
     def masks_read(self, training: Node) -> list[Product]:
@@ -317,9 +318,12 @@ class Plan:
         """The ranked texts that maps, masks or a training read.
 
         Masks read them if their refinement may ask for the cam's tower, a training if it makes its
-        labels itself.
+        labels itself or has a text head.
         """
-        reads = {"masks": TOWERS in node.methods, "segmentation": is_online(node)}
+        reads = {
+            "masks": TOWERS in node.methods,
+            "segmentation": is_online(node) or has_text_head(node),
+        }
         ranked = ranked_texts(node) if reads.get(node.stage, True) else None
         return [] if ranked is None else [self.texts(ranked)]
 
@@ -652,7 +656,8 @@ class Plan:
     @property
     def check_stamp(self) -> dict[str, Any]:
         """What the check depends on besides its files."""
-        dataset = self.config.dataset.model_dump(exclude={"splits", "train_negatives", "tagclip"})
+        left_out = {"splits", "train_negatives", "tagclip", "unseen"}
+        dataset = self.config.dataset.model_dump(exclude=left_out)
         uses = {split: asdict(use) for split, use in self.uses.items()}
         # No towers: one more in a row would read all images again, and its next job loads it.
         return {"code": self.code("check"), "dataset": dataset, "uses": uses}

@@ -30,6 +30,7 @@ from clip_wsss.core.settings import Positive, Settings, check_kept
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import TAGCLIP
 from clip_wsss.labels.online import OnlineSettings
+from clip_wsss.labels.teacher_settings import TeacherSettings
 from clip_wsss.tags.tagclip import TagClipSettings
 
 # A name that becomes a part of a path: no separator, no leading dot, no line break.
@@ -89,6 +90,9 @@ class DatasetSettings(Settings):
     )
     orientation: Literal["refuse", "stored"] = Field(
         "refuse", description="an image with an EXIF orientation: refused, or its pixels as stored"
+    )
+    unseen: list[Text] = Field(
+        [], description="classes of the vocabulary that are held out (docs/zero-shot.md)"
     )
     negatives: Literal["refuse", "background"] = Field(
         "refuse", description="images without a class: refused, or labelled background"
@@ -260,6 +264,24 @@ class Masks(Refined):
         return self.model_dump(exclude_defaults=True, exclude={"scoring"})
 
 
+class TextHeadSettings(Settings):
+    """Pixels are classified by their cosine with the row's texts (docs/zero-shot.md)."""
+
+    model: Annotated[Name, Names("model")] = Field(
+        description="CLIP of the texts, an entry of `models`; that of the cam, if the row has one"
+    )
+    background: Literal["words", "learnt", "none"] = Field(
+        "words",
+        description="its logit: the maximum over the background words, a vector that is learnt, or "
+        "none: it is neither trained on nor predicted",
+    )
+    scale: Positive = Field(100.0, description="of the cosine; 100 is CLIP's")
+    learn_scale: bool = Field(False, description="whether the training changes it")
+    shuffle_texts: Seed | None = Field(
+        None, description="a control: seed that gives each class the text of another"
+    )
+
+
 class Segmentation(Settings):
     """A training."""
 
@@ -281,6 +303,15 @@ class Segmentation(Settings):
         "masks", description="the run's masks, or labels made again in every step (docs/weclip.md)"
     )
     online: OnlineSettings = Field(OnlineSettings(), description="of labels: online")
+    text_head: TextHeadSettings | None = Field(
+        None, description="in the place of the decode head's classifier; null: that one"
+    )
+    seen_only: bool = Field(
+        False, description="whether masks are without the classes of dataset.unseen, ignored there"
+    )
+    teacher: TeacherSettings | None = Field(
+        None, description="what the CLIP of text_head teaches; null: nothing (docs/zero-shot.md)"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -290,6 +321,13 @@ class Segmentation(Settings):
             raise ValueError(
                 "mu: labels that are made online have no confidence; leave mu out with labels: "
                 "online"
+            )
+        if self.labels == "online" and (self.text_head is not None or self.seen_only):
+            key = "seen_only" if self.text_head is None else "text_head"
+            raise ValueError(f"{key}: needs labels: masks; got online")
+        if self.teacher is not None and self.text_head is None:
+            raise ValueError(
+                "teacher: needs text_head, whose CLIP it is; set that, or leave it out"
             )
         if self.loss == "cross-entropy" and self.mu:
             raise ValueError(
@@ -305,6 +343,10 @@ class Segmentation(Settings):
         if self.mu is not None:
             return round(self.mu, 6)  # an edge of the confidences, which have three decimals
         return 0.0 if self.loss == "cross-entropy" or self.labels == "online" else MU
+
+
+# Settings of a training that are left out of what it hands on where they say nothing.
+UNSAID: dict[str, Any] = {"text_head": None, "seen_only": False, "teacher": None}
 
 
 class Inference(Refined):
@@ -330,6 +372,11 @@ class Evaluation(Settings):
     bootstrap: Count = Field(1000, description="resamples of the images for every interval")
     seed: Seed = Field(0, description="of the resampling")
     published: Text | None = Field(None, description="published figures that the tables quote")
+    unseen_background: Literal["seen", "ignored"] = Field(
+        "seen",
+        description="with dataset.unseen: whether the background is a seen class, or its pixels "
+        "count for nothing in the figures of seen and unseen classes",
+    )
     panels: Count = Field(12, description="images that the report shows; they are predicted too")
 
 

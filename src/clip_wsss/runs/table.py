@@ -204,7 +204,10 @@ def _check_cell(config: Config, group: str, cell: str, where: str) -> None:
 def _check_stages(config: Config, run: Run, where: str) -> None:
     """Refuse a row whose stages do not lead to one another."""
     settings = run_settings(config, run)
+    head = settings.segmentation.text_head if settings.segmentation else None
     needs = {"cam": "texts", "texts": "cam", "affinity": "cam", "inference": "segmentation"}
+    if head is not None:
+        needs = {**needs, "texts": "segmentation", "segmentation": "texts"}
     for group, needed in needs.items():
         if run.cell(group) and not run.cell(needed):
             raise InputError(f"{where}: {group} needs {needed}; name an entry, or write - for both")
@@ -212,8 +215,9 @@ def _check_stages(config: Config, run: Run, where: str) -> None:
     if source == "maps" and not run.cam:
         raise InputError(f"{where}: masks `{run.masks}` are made from maps; name texts and cam")
     if source in ("ground-truth", "import") and run.cam:
+        cells = "texts, cam" if head is None else "cam"
         raise InputError(
-            f"{where}: masks `{run.masks}` need no maps (source: {source}); write - for texts, cam "
+            f"{where}: masks `{run.masks}` need no maps (source: {source}); write - for {cells} "
             "and affinity"
         )
     if source == "ground-truth" and config.dataset.masks is None:
@@ -222,10 +226,37 @@ def _check_stages(config: Config, run: Run, where: str) -> None:
         raise InputError(f"{where}: segmentation needs masks; name an entry")
     if settings.segmentation and settings.segmentation.labels == "online":
         _check_online(run, settings, where)
+    if head is not None:
+        _check_text_head(run, settings, where)
+    if settings.segmentation and settings.segmentation.seen_only and not config.dataset.unseen:
+        raise InputError(
+            f"{where}: segmentation `{run.segmentation}`: seen_only: true needs classes that are "
+            "held out; name them in dataset.unseen"
+        )
     if not run.cam and not run.masks:
         spaces = re.search(r"\s\s|\s-\s", run.name)
         tabs = "; its cells must be separated by tabs, not spaces" if spaces else ""
         raise InputError(f"{where}: has no stage; name texts and cam, or masks{tabs}")
+
+
+def _check_text_head(run: Run, settings: RunSettings, where: str) -> None:
+    """Refuse a text head whose texts the row does not give."""
+    what = f"{where}: segmentation `{run.segmentation}`: text_head"
+    texts, training = settings.texts, settings.segmentation
+    assert texts is not None  # which a text head needs
+    assert training is not None
+    assert training.text_head is not None
+    head = training.text_head
+    if settings.cam is not None and settings.cam.model != head.model:
+        raise InputError(
+            f"{what}.model: must be that of cam `{run.cam}`, {settings.cam.model}, whose texts the "
+            f"row has; got {head.model}"
+        )
+    if head.background == "words" and texts.background == "none":
+        raise InputError(
+            f"{what}.background: words, but texts `{run.texts}` has none; name a list there, or "
+            "set it to learnt or none"
+        )
 
 
 def _check_online(run: Run, settings: RunSettings, where: str) -> None:

@@ -9,7 +9,7 @@ from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.graph import Graph
 from clip_wsss.runs.nodes import Node
 from clip_wsss.runs.provenance import portable
-from clip_wsss.runs.settings import Cam, Masks, Segmentation, Settings, Texts
+from clip_wsss.runs.settings import UNSAID, Cam, Masks, Segmentation, Settings, Texts
 from clip_wsss.runs.table import Run
 
 Entries = dict[str, dict[str, Any] | None]
@@ -65,10 +65,20 @@ def changes(old: Entries, new: Entries, groups: Sequence[str] = GROUPS) -> list[
         if all(one.get("ranked_names") == one.get("names") for one in (flat_before, flat_after)):
             common.pop("ranked_names", None)  # each ranks with its own names
         # Where the settings are the same it is the content of a file that they name.
-        words += _differences(flat_before, flat_after, common) or flat_changes(
-            {group: before["identity"]}, {group: after["identity"]}
-        )
+        own = _differences(flat_before, flat_after, common) + _comes(before, after)
+        words += own or flat_changes({group: before["identity"]}, {group: after["identity"]})
     return words
+
+
+def _comes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What only one of two trainings says, and the other one does without."""
+    found = []
+    for key, unsaid in UNSAID.items():
+        pair = [one["settings"].get(key, unsaid) for one in (before, after)]
+        if unsaid in pair and pair[0] != pair[1]:
+            words = [one["background"] if isinstance(one, dict) else one for one in pair]
+            found += flat_changes({key: words[0]}, {key: words[1]})
+    return found
 
 
 def flat_changes(old: dict, new: dict) -> list[str]:
@@ -102,6 +112,9 @@ def _used(graph: Graph, settings: Settings, node: Node) -> dict[str, Any]:
             del used["mu"]
         if settings.labels == "masks":
             del used["online"]
+        for key, unsaid in UNSAID.items():
+            if used[key] == unsaid:
+                del used[key]
     return used
 
 

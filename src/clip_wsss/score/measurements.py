@@ -26,6 +26,7 @@ from clip_wsss.score.bootstrap import (
     tally_rates,
 )
 from clip_wsss.score.metrics import power_key
+from clip_wsss.score.zero_shot import PARTS, HeldOut
 
 
 class ResultsFolder(Protocol):
@@ -107,6 +108,9 @@ class Figure:
         seed_rates: (S, C, 3) precision, recall and confusion ratio, see `tally_rates`.
         class_samples: (R, C) resampled IoU.
         samples: (R,) resampled mIoU.
+        seed_parts: (S, 3) mIoU of the seen classes, of the unseen ones and their harmonic mean;
+            None where no class is held out.
+        part_samples: (R, 3) of them, resampled.
     """
 
     stage: str
@@ -120,6 +124,8 @@ class Figure:
     class_samples: np.ndarray = field(repr=False)
     samples: np.ndarray = field(repr=False)
     reader: "Reader" = field(repr=False)
+    seed_parts: np.ndarray | None = field(default=None, repr=False)
+    part_samples: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,6 +167,13 @@ class Figure:
         """95 % interval of the mIoU."""
         return interval(self.samples)
 
+    @property
+    def parts(self) -> dict[str, tuple[float, Interval]]:
+        """Seen, unseen and harmonic: mean over the seeds and 95 % interval; empty without them."""
+        if self.seed_parts is None or self.part_samples is None:
+            return {}
+        return _intervals(self.seed_parts.mean(axis=0), self.part_samples)
+
     def same(self, other: "Figure") -> bool:
         """Whether this is the very same measurement: same files, same power."""
         return (self.reader, self.files, self.power) == (other.reader, other.files, other.power)
@@ -177,6 +190,7 @@ class Difference:
         seeds: whether the interval covers the spread over seeds too: both have several.
         class_values: (C,) differences of the IoUs.
         class_intervals: one a class.
+        parts: of seen, unseen and harmonic, as `Figure.parts`.
     """
 
     value: float
@@ -185,6 +199,7 @@ class Difference:
     seeds: bool
     class_values: np.ndarray
     class_intervals: tuple[Interval, ...]
+    parts: dict[str, tuple[float, Interval]] = field(default_factory=dict)
 
     @property
     def more_than_noise(self) -> bool:
@@ -199,10 +214,18 @@ class Reader:
         source: the results folder.
         resamples: number of resamples of every interval.
         seed: of the resampling.
+        held_out: the classes that are unseen; None: figures have no such parts.
     """
 
-    def __init__(self, source: ResultsFolder, resamples: int, seed: int):
+    def __init__(
+        self,
+        source: ResultsFolder,
+        resamples: int,
+        seed: int,
+        held_out: HeldOut | None = None,
+    ):
         self.source, self.resamples, self.seed = source, resamples, seed
+        self.held_out = held_out
         self._infos: dict[str, dict] = {}
         self._figures: dict[tuple, Figure] = {}
 
@@ -272,7 +295,28 @@ class Reader:
             class_samples=over_seeds(samples, self.seed),
             samples=over_seeds(nan_mean(samples), self.seed),
             reader=self,
+            **self._parts(tables, list(ids), _names(infos[0])),
         )
+
+    def _parts(
+        self, tables: Sequence[pd.DataFrame], ids: list[str], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Seen, unseen and harmonic of the counts of some seeds, on the resamples of the figure."""
+        if (held_out := self.held_out) is None:
+            return {}
+        sums = [tally(held_out.counted(table), ids, len(names)) for table in tables]
+        samples = np.stack([resampled_iou(one, self.resamples, self.seed) for one in sums])
+        whole = np.stack([tally_iou(one.sum(axis=0)) for one in sums])
+        return {
+            "seed_parts": held_out.of(whole, names),
+            "part_samples": over_seeds(held_out.of(samples, names), self.seed),
+        }
+
+
+def _intervals(values: np.ndarray, samples: np.ndarray) -> dict[str, tuple[float, Interval]]:
+    """Value and interval of each of PARTS, of (3,) and (R, 3)."""
+    columns = zip(PARTS, values, samples.T, strict=True)
+    return {part: (float(value), interval(column)) for part, value, column in columns}
 
 
 def _names(info: dict) -> tuple[str, ...]:
@@ -305,4 +349,13 @@ def difference(first: Figure, second: Figure) -> Difference | None:
         seeds=min(len(first.files), len(second.files)) > 1,
         class_values=first.class_iou - second.class_iou,
         class_intervals=tuple(interval(column) for column in classes.T),
+        parts=_part_differences(first, second),
     )
+
+
+def _part_differences(first: Figure, second: Figure) -> dict[str, tuple[float, Interval]]:
+    parts = first.seed_parts, second.seed_parts, first.part_samples, second.part_samples
+    if any(one is None for one in parts):
+        return {}
+    values, others, samples, resampled = parts
+    return _intervals(values.mean(axis=0) - others.mean(axis=0), samples - resampled)

@@ -54,14 +54,27 @@ class PseudoMaskDataset(BaseSegDataset):
         archives: paths of the masks.
         seed: of the order and of the transforms.
         pipeline: transforms.
+        ignored: values of the masks that are read as 255; images without another label are
+            dropped.
+
+    Attributes:
+        dropped: how many these are.
 
     Raises:
-        InputError: as `read_masks`; later, where a mask is damaged or does not fit its image or
-            the classes.
+        InputError: as `read_masks`, or no image has a label left; later, where a mask is damaged
+            or does not fit its image or the classes.
     """
 
-    def __init__(self, settings: dict, archives: list[str], seed: int, pipeline: list):
+    def __init__(
+        self,
+        settings: dict,
+        archives: list[str],
+        seed: int,
+        pipeline: list,
+        ignored: Sequence[int] = (),
+    ):
         self.images, self.masks, self.seed = open_dataset(settings), read_masks(archives), seed
+        self.ignored, self.dropped = list(ignored), 0
         self._epoch: tuple[int, np.ndarray] | None = None
         classes = ("background", *self.images.vocabulary.classes)
         super().__init__(metainfo={"classes": classes}, pipeline=pipeline, serialize_data=False)
@@ -73,7 +86,21 @@ class PseudoMaskDataset(BaseSegDataset):
             names = [name for name in names if self.images.labels(name)]
         if not names:
             raise InputError("dataset.train_negatives: false, and no image has a class; set it")
+        if self.ignored:
+            there = len(names)
+            names = [name for name in names if (self._label(name) != IGNORE).any()]
+            self.dropped = there - len(names)
+            if not names:
+                raise InputError(
+                    "segmentation: no image has a pixel of a class that is seen; name fewer "
+                    "classes in dataset.unseen"
+                )
         return [{"id": name} for name in names]
+
+    def _label(self, name: str) -> np.ndarray:
+        """The mask of an image, with 255 for what is ignored."""
+        mask = self.masks[name].label(name)
+        return np.where(np.isin(mask, self.ignored), np.uint8(IGNORE), mask)
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._epoch is None or self._epoch[0] != epoch:
@@ -93,7 +120,7 @@ class PseudoMaskDataset(BaseSegDataset):
         """Image number `idx` of the list, through the pipeline."""
         name = self.get_data_info(idx)["id"]
         image, archive = self.images.image(name), self.masks[name]
-        mask = archive.label(name)
+        mask = self._label(name)
         if mask.shape != image.shape[:2]:
             raise InputError(
                 f"{archive.path}: {name} is {mask.shape[1]} x {mask.shape[0]}, but its image is "

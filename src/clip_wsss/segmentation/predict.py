@@ -26,6 +26,7 @@ from clip_wsss.segmentation.segmentor import (
     build_model,
     online_module,
     read_segmentor,
+    text_head_module,
     use_device,
 )
 from clip_wsss.segmentation.views import fit_long_side, mean_logits
@@ -41,7 +42,8 @@ class Predictor:
         checkpoint: from `train`.
         classes: names, background first.
         device: auto, cpu or cuda.
-        texts: npz of text features, which `final_scores` needs.
+        texts: npz of text features, which `final_scores` needs. Of a text head those of these
+            classes, which may be others than it was trained on; None: those of the checkpoint.
 
     Raises:
         InputError: the checkpoint is missing, damaged, of other classes or another segmentor.
@@ -61,8 +63,16 @@ class Predictor:
         self.long_side = inference.get("long_side")
         self.logits = inference.get("average") == "logits"
         segmentor, path = read_segmentor(entry["segmentor"], entry), entry["segmentor"]
-        model = build_model(segmentor, entry, len(classes), path, texts)
-        load_checkpoint(model, checkpoint, classes, path)
+        if entry.get("text_head") is None:
+            model = build_model(segmentor, entry, len(classes), path, texts)
+            load_checkpoint(model, checkpoint, classes, path)
+        else:
+            heads = text_head_module()
+            own = heads.texts_of_checkpoint(checkpoint)
+            model = build_model(segmentor, entry, 1 + len(own[0]), path, own)
+            load_checkpoint(model, checkpoint, classes if texts is None else None, path)
+            if texts is not None:
+                model.decode_head.classify_by(*heads.read_texts(texts), len(classes))
         self.model = model.eval().to(self.device)
 
     @torch.no_grad()
@@ -131,9 +141,15 @@ class Predictor:
 
 
 def load_checkpoint(
-    model: torch.nn.Module, checkpoint: str | Path, classes: list[str], segmentor: str
+    model: torch.nn.Module, checkpoint: str | Path, classes: list[str] | None, segmentor: str
 ) -> None:
     """Load a checkpoint of `train` into a model; it must fit in every tensor that is needed.
+
+    Args:
+        model: to load it into.
+        checkpoint: of `train`.
+        classes: that it must have been trained on, background first; None: any.
+        segmentor: its file, for messages.
 
     Raises:
         InputError: it is missing, damaged, of other classes, or does not fit.
@@ -142,7 +158,7 @@ def load_checkpoint(
     state = {k: v for k, v in read_state(Path(checkpoint)).items() if not k.startswith(unneeded)}
     meta = torch.load(checkpoint, map_location="cpu", weights_only=True).get("meta")
     trained = json.loads(meta)["classes"] if isinstance(meta, str) else classes
-    if trained != classes:
+    if classes is not None and trained != classes:
         raise InputError(
             f"{checkpoint}: was trained on {len(trained)} classes ({', '.join(trained[:3])}, ...), "
             f"the data set has {len(classes)} ({', '.join(classes[:3])}, ...); train again"
@@ -170,6 +186,7 @@ def predict(
     threads: int = 1,
     device: str = "auto",
     workers: int = 1,
+    texts: str | Path | None = None,
 ) -> None:
     """Label images.
 
@@ -184,6 +201,7 @@ def predict(
         threads: of torch.
         device: auto, cpu or cuda.
         workers: processes of the refinement; they change nothing but the time.
+        texts: of a text head, as of `Predictor`.
 
     Raises:
         InputError: the checkpoint does not fit; the refinement is unknown; an image cannot be
@@ -192,7 +210,7 @@ def predict(
     torch.set_num_threads(threads)
     dataset = open_dataset(dataset_settings)
     classes = ["background", *dataset.vocabulary.classes]
-    predictor = Predictor(entry, inference, checkpoint, classes, device)
+    predictor = Predictor(entry, inference, checkpoint, classes, device, texts)
 
     def scored(rgb: np.ndarray, keys: Sequence[int]) -> np.ndarray:
         return predictor.probabilities(rgb)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError, one_line
@@ -43,7 +44,13 @@ def read_segmentor(name: str | Path, entry: dict | None = None) -> Config:
 
 
 def build_model(
-    segmentor: Config, entry: dict, classes: int, path: str, texts: str | Path | None = None
+    segmentor: Config,
+    entry: dict,
+    classes: int,
+    path: str,
+    texts: str | Path | tuple[Tensor, Tensor] | None = None,
+    unseen: Sequence[int] = (),
+    taught: bool = False,
 ) -> EncoderDecoder:
     """Build a segmentor with the loss of a run in each of its heads.
 
@@ -53,7 +60,10 @@ def build_model(
             it names one (`clip_wsss.runs.graph`).
         classes: foreground classes and background.
         path: the segmentor's file, for messages.
-        texts: npz of text features, where labels are made online and the model is to be trained.
+        texts: npz of text features, where labels are made online and the model is to be trained;
+            of a text head the features themselves (`clip_wsss.segmentation.text_head`).
+        unseen: 0-based classes that a text head does not see in training.
+        taught: whether the `teacher` of the entry is wanted too, which predictions do without.
 
     Raises:
         InputError: a loss that is unknown or has a wrong mu, a model that cannot be built, or one
@@ -64,6 +74,11 @@ def build_model(
         model |= _online(model, entry["online"], path) | {"texts": texts}
     if entry.get("clip") is not None:
         model["backbone"]["model"] = entry["clip"]
+    if entry.get("text_head") is not None:
+        wrap = text_head_module().with_text_head
+        model["decode_head"] = wrap(model["decode_head"], entry["text_head"], texts, unseen, path)
+    if entry.get("teacher") is not None:
+        model = _with_teacher(model, entry, path, taught)
     own = entry.get(method("loss", entry["loss"]).short)
     for head in (*_several(model["decode_head"]), *_several(model.get("auxiliary_head") or [])):
         losses = _several(head.pop("loss_decode", None) or {})
@@ -117,6 +132,26 @@ def online_module(name: str) -> ModuleType:
     fingerprint (`clip_wsss.runs.plan.CODE`).
     """
     return import_module(f"clip_wsss.segmentation.weclip.{name}")
+
+
+def text_head_module() -> ModuleType:
+    """The module of text heads, loaded by its name as those of `online_module`."""
+    return import_module("clip_wsss.segmentation.text_head")
+
+
+def _with_teacher(model: dict, entry: dict, path: str, taught: bool) -> dict:
+    """The config of a segmentor that a frozen CLIP teaches.
+
+    Its module is loaded by its name as those of `online_module`.
+    """
+    if model["type"] != "EncoderDecoder":
+        raise InputError(
+            f"{path}: model.type: teacher needs a segmentor of type EncoderDecoder; got "
+            f"{model['type']}"
+        )
+    import_module("clip_wsss.segmentation.teacher.segmentor")
+    said = {"teacher": entry["teacher"], "clip": entry["text_head"]["clip"]} if taught else {}
+    return {**model, "type": "TeacherSegmentor", **said}
 
 
 def _online(model: dict, row: dict, path: str) -> dict:

@@ -35,6 +35,7 @@ from clip_wsss.core.ranks import have_whole_batches
 from clip_wsss.core.resources import find
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import open_dataset
+from clip_wsss.data.unseen import unseen_keys
 from clip_wsss.segmentation.data import read_masks
 from clip_wsss.segmentation.dropout import share_dropout
 from clip_wsss.segmentation.hooks import LogHook, latest_checkpoint
@@ -44,6 +45,7 @@ from clip_wsss.segmentation.segmentor import (
     config_digest,
     online_module,
     read_segmentor,
+    text_head_module,
     use_device,
 )
 from clip_wsss.segmentation.weights import fetch_initial, load_initial
@@ -72,7 +74,8 @@ def train(
 
     Args:
         entry: of the config's group `segmentation`: segmentor, loss, mu, iterations (updates of
-            the weights), precision, init, and the `clip` of a backbone that names one; with
+            the weights), precision, init, and the `clip` of a backbone that names one; of a
+            `text_head` its settings with what `clip_wsss.runs.graph` adds: clip and texts; with
             `labels: online` its `online` is what `clip_wsss.runs.graph` has made of all cells of
             the row: clip, texts, split, settings, labels.
         dataset_settings: the config's `dataset`.
@@ -81,14 +84,16 @@ def train(
         work_dir: keeps checkpoints of an unfinished training; what it holds of other settings is
             set aside as <work_dir>.old; it is gone after the training.
         checkpoint: the trained weights, for `predict`: torch's format, `state_dict` (float32,
-            without those of a frozen backbone) and `meta` (JSON text: classes, entry, seed, and how
-            many updates had no pixel that counts).
+            without those of a frozen backbone) and `meta` (JSON text: classes, entry, seed, how
+            many updates had no pixel that counts, and with `ignored` classes how many images were
+            dropped).
         log: CSV with iteration, loss, lr and pixels that counted, a row an update.
         threads: of torch; they decide the last bits.
         device: auto, cpu or cuda.
         gpus: processes that share each update's samples, by MMEngine's launcher; on the CPU too.
             They train as one does, within float noise (`clip_wsss.core.ranks`).
-        texts: of labels made online: npz of ranked texts; None: those of the entry are encoded.
+        texts: of labels made online, or of a text head: npz of ranked texts; None: those of the
+            entry are encoded.
 
     Raises:
         InputError: settings, masks or initial weights that cannot be used; a loss that is not
@@ -104,6 +109,7 @@ def train(
             f"compute.gpus: {gpus} are asked for, but {torch.cuda.device_count()} can be seen"
         )
     online = entry.get("labels") == "online"
+    needs_texts = entry["online"] if online else entry.get("text_head")
     if not online:
         read_masks(archives)
     init = fetch_initial(entry["init"] or segmentor.get("init"))
@@ -115,8 +121,8 @@ def train(
         "threads": threads,
         "device": device,
         "init": None if init is None else str(init),
-        **({"texts": None if texts is None else str(texts)} if online else {}),
-        **_split(segmentor, gpus, online),
+        **({} if needs_texts is None else {"texts": None if texts is None else str(texts)}),
+        **_split(segmentor, gpus, online or entry.get("teacher") is not None),
     }
     files: list[str | Path] = [
         *archives,
@@ -125,8 +131,8 @@ def train(
     ]
     contents = [config_digest(segmentor), *map(sha256, files)]
     work_dir = _prepare(Path(work_dir), {**settings, "contents": contents})
-    if online and texts is None:
-        online_module("data").write_fixed_texts(entry["online"], device, work_dir / TEXTS)
+    if needs_texts is not None and texts is None:
+        online_module("data").write_fixed_texts(needs_texts, device, work_dir / TEXTS)
 
     resume = latest_checkpoint(work_dir)
     if gpus == 1:
@@ -141,13 +147,16 @@ def train(
     shutil.rmtree(work_dir)
 
 
-def _split(segmentor, gpus: int, online: bool) -> dict:
-    """Share an update's samples between processes: those of each batch, or else whole batches."""
+def _split(segmentor, gpus: int, shared: bool) -> dict:
+    """Share an update's samples between processes: those of each batch, or else whole batches.
+
+    What must be `shared` cannot have whole batches: it knows of the batches before.
+    """
     batch = segmentor.train_dataloader.batch_size
     accumulate = segmentor.optim_wrapper.get("accumulative_counts", 1)
     whole = batch % gpus != 0
-    if whole and (accumulate % gpus or online):
-        also = "" if online else f", or of accumulative_counts, {accumulate}"
+    if whole and (accumulate % gpus or shared):
+        also = "" if shared else f", or of accumulative_counts, {accumulate}"
         raise InputError(
             f"compute.gpus: {gpus} processes cannot share an update of this segmentor evenly; "
             f"choose a divisor of batch_size, {batch}{also}"
@@ -163,6 +172,7 @@ def _clip_files(entry: dict) -> list[Path]:
     """The local files of the CLIP that the backbone is, or of what labels are made with."""
     online = entry["online"] if entry.get("labels") == "online" else {}
     models = [(online or entry).get("clip") or {}, *online.get("towers", {}).values()]
+    models.append((entry.get("text_head") or {}).get("clip") or {})
     names = (one.get(key) for one in models for key in ("architecture", "weights"))
     files = [find(name) for name in names if name is not None]
     return [file for file in files if file.is_file()]
@@ -174,7 +184,20 @@ def _samples(settings: dict) -> dict:
     if settings["entry"].get("labels") == "online":
         split = settings["entry"]["online"]["split"]
         return {"type": "ImageLabelDataset", "split": split, **own}
+    unseen = _unseen(settings)
+    ignored = [key + 1 for key in unseen]
+    if (settings["entry"].get("text_head") or {}).get("background") == "none":
+        ignored.append(0)
+    own |= {"ignored": ignored} if ignored else {}
     return {"type": "PseudoMaskDataset", "archives": settings["archives"], **own}
+
+
+def _unseen(settings: dict) -> list[int]:
+    """The 0-based classes that a training must not see."""
+    if not settings["entry"].get("seen_only"):
+        return []
+    dataset = settings["dataset"]
+    return unseen_keys(dataset, open_dataset(dataset).vocabulary.classes)
 
 
 def _prepare(work_dir: Path, settings: dict) -> Path:
@@ -220,7 +243,12 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
     classes = ["background", *open_dataset(settings["dataset"]).vocabulary.classes]
     torch.manual_seed(seed)
     texts = settings.get("texts") or work_dir / TEXTS
-    model = build_model(segmentor, entry, len(classes), entry["segmentor"], texts)
+    if entry.get("text_head") is not None:
+        texts = text_head_module().texts_of_training(texts, entry["text_head"], seed)
+    unseen = _unseen(settings)
+    model = build_model(
+        segmentor, entry, len(classes), entry["segmentor"], texts, unseen, taught=True
+    )
     model.init_weights()
     if settings["init"] is not None:
         load_initial(model, Path(settings["init"]))
@@ -348,13 +376,17 @@ def _save(runner: Runner, classes: list[str], settings: dict, path: Path) -> Non
     log = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
     meta = {"classes": classes, "entry": settings["entry"], "seed": settings["seed"]}
     meta["updates_without_pixels"] = log.empty
+    data = runner.train_dataloader.dataset
+    if getattr(data, "ignored", ()):
+        meta["images_dropped"] = data.dropped
+        log_.info("%d images without a pixel of a class that is seen were dropped", data.dropped)
     content = {
         "state_dict": {key: value.cpu() for key, value in model.state_dict().items()},
         "meta": json.dumps(meta, sort_keys=True),
     }
-    data = io.BytesIO()  # a file's own name would enter the archive
-    torch.save(content, data)
-    write_bytes(path, data.getvalue())
+    file = io.BytesIO()  # a file's own name would enter the archive
+    torch.save(content, file)
+    write_bytes(path, file.getvalue())
 
 
 def _main(work_dir: Path, resume: Path | None) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
 from clip_wsss.core.files import write_text
 from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
+from clip_wsss.score.zero_shot import PARTS
 
 TITLES = {
     "initial": "initial CAM",
@@ -17,6 +18,8 @@ TITLES = {
     "labels": "final labels",
     "segmentation": "segmentation",
 }
+_PART_TITLES = {"seen": "seen classes", "unseen": "unseen classes", "harmonic": "harmonic mean"}
+_NONE = pd.Series(dtype=float)  # of a column that a table does not have
 _NOTES = (
     "mIoU in percent with its 95 % interval (bootstrap over the images); a segmentation of several "
     "seeds is their mean ± standard deviation, and its interval resamples the seeds too.",
@@ -26,6 +29,7 @@ _NOTES = (
     "interval excludes 0; with one seed the interval covers the images and not the training.",
     "`oracle` figures choose the background power p by the ground truth.",
     "A share of full supervision is that of the same segmentor trained on the ground truth.",
+    "`unseen classes` are those of dataset.unseen; the harmonic mean is that of both mIoUs.",
     "`quoted` figures are published ones and were not measured here.",
 )
 
@@ -47,6 +51,7 @@ def write_layouts(
         "final labels": frame["labels"].notna().any(),
         "quoted": (frame["kind"] == "quoted").any(),
         "full supervision": frame["segmentation_of_full"].notna().any(),
+        "unseen classes": "segmentation_unseen" in frame,
     }
     notes = [note for note in _NOTES if all(shown[word] for word in shown if word in note)]
     notes += dict.fromkeys(more_notes)
@@ -59,19 +64,25 @@ def _readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     stages = [stage for stage in SCORED if frame[stage].notna().any()]
     head = ["run", "base", "differs from the base", "split (images)", "seeds"]
     head += [TITLES[stage] for stage in stages]
+    parts = [part for part in PARTS if frame.get(f"segmentation_{part}", _NONE).notna().any()]
+    head += [f"segmentation, {_PART_TITLES[part]}" for part in parts]
     head += ["difference to the base", "more than noise", "precision"]
+    compared = [part for part in PARTS if frame.get(f"difference_{part}", _NONE).notna().any()]
+    head += [f"difference, {_PART_TITLES[part]}" for part in compared]
     lines = []
     for row in frame.to_dict("records"):
         if row["kind"] == "quoted":
             name = _text(f"{row['run']} (quoted: {row['source']})")
             cells = [name, "", _text(row["note"]), row["split"], ""]
             cells += [_figure(row[stage]) for stage in stages]
-            lines.append([*cells, "", "", ""])
+            lines.append([*cells, *[""] * (len(head) - len(cells))])
             continue
         cells = [row["run"], _text(row["base"]), _text(row["differs"])]
         cells += [_splits(row), _text(row["seeds"])]
         cells += [_stage(row, stage) for stage in stages]
-        lines.append([*cells, _difference(row), _text(row["more_than_noise"]), _precision(row)])
+        cells += [_part(row, f"segmentation_{part}") for part in parts]
+        cells += [_difference(row), _text(row["more_than_noise"]), _precision(row)]
+        lines.append([*cells, *(_part(row, f"difference_{part}", "+") for part in compared)])
     return head, lines
 
 
@@ -91,6 +102,12 @@ def _stage(row: dict, stage: str) -> str:
         gap = f"{row[f'{stage}_minus_quoted']:+.1f}"
         parts.append(f"(quoted {_figure(row[f'{stage}_quoted'])}, difference {gap})")
     return " ".join(parts)
+
+
+def _part(row: dict, name: str, sign: str = "") -> str:
+    if not _there(row[name]):
+        return ""
+    return f"{row[name]:{sign}.1f} {_range(row, name, sign)}"
 
 
 def _difference(row: dict) -> str:

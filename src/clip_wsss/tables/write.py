@@ -25,11 +25,12 @@ from clip_wsss.runs.plan import Plan, Product
 from clip_wsss.runs.provenance import portable
 from clip_wsss.runs.stages import LABEL_STAGES, MAP_STAGES, SCORED, TRAINED
 from clip_wsss.runs.table import Run
-from clip_wsss.score.bootstrap import interval
+from clip_wsss.score.bootstrap import Interval, interval
 from clip_wsss.score.calibration import MUS, mu_curve
 from clip_wsss.score.changes import Entries, changes, entries, flat_changes
 from clip_wsss.score.measurements import Difference, Figure, Folder, Reader, difference, map_scoring
 from clip_wsss.score.metrics import power_key
+from clip_wsss.score.zero_shot import PARTS, HeldOut
 from clip_wsss.tables import remarks
 from clip_wsss.tables.layout import write_layouts
 from clip_wsss.tables.published import about, quoted, read_published
@@ -39,6 +40,8 @@ FIGURE_COLUMNS = [
     "run", "stage", "scoring", "power", "headline", "split", "images", "seeds",
     "miou", "miou_low", "miou_high", "sd", "precision", "recall", "confusion", "files",
 ]  # fmt: skip
+_ENDS = ("", "_low", "_high")
+PART_COLUMNS = [f"miou_{part}{end}" for part in PARTS for end in _ENDS]
 RATES = ("precision", "recall", "confusion")  # of a class: `clip_wsss.score.bootstrap.tally_rates`
 SAME_SETTINGS = "same settings as its base"
 SAME_FIGURES = "all figures in common are the same"
@@ -121,7 +124,9 @@ def compared(row: Row, base: Row) -> tuple[Figure, Figure] | None:
 def read_rows(plan: Plan) -> dict[str, Row]:
     """Return the rows of all runs by name, ready to read figures."""
     evaluation, graph = plan.config.evaluation, plan.graph
-    reader = Reader(Folder(plan.root), evaluation.bootstrap, evaluation.seed)
+    unseen = tuple(plan.config.dataset.unseen)
+    held_out = HeldOut(unseen, evaluation.unseen_background) if unseen else None
+    reader = Reader(Folder(plan.root), evaluation.bootstrap, evaluation.seed, held_out)
     return {
         run.name: Row(
             run,
@@ -192,7 +197,7 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     for table in plan.graph.tables:
         own = {name: row for name, row in rows.items() if row.run.table == table}
         lines = [_line(row, rows, own, published) for row in own.values()]
-        frame = pd.DataFrame(lines + _quoted_lines(published), columns=_columns())
+        frame = pd.DataFrame(lines + _quoted_lines(published), columns=_columns(plan))
         weights = [plan.graph.models(row.run) for row in own.values()]
         notes = remarks.notes(remarked, list(own))
         notes += [f"Weights of {n}: {m.origin}." for one in weights for n, m in one.items()]
@@ -258,7 +263,8 @@ def percent(share: float) -> float:
     return round(100 * float(share), 4)
 
 
-def _columns() -> list[str]:
+def _columns(plan: Plan) -> list[str]:
+    parts = PARTS if plan.config.dataset.unseen else ()
     columns = ["run", "kind", "base", "differs", "split", "images", "seeds", "precision"]
     for stage in SCORED:
         columns += [stage, f"{stage}_low", f"{stage}_high"]
@@ -266,11 +272,13 @@ def _columns() -> list[str]:
             columns += [f"{stage}_power", f"{stage}_oracle", f"{stage}_oracle_power"]
         columns += [f"{stage}_sd"] * (stage in TRAINED)
         if stage == "segmentation":
+            columns += [f"{stage}_{part}{end}" for part in parts for end in _ENDS]
             columns += [f"{stage}_of_full"]
             columns += [f"{stage}_split", f"{stage}_images", f"{stage}_precision"]
         columns += [f"{stage}_quoted", f"{stage}_minus_quoted"]
     columns += ["headline", "scoring", "miou", "miou_low", "miou_high"]
     columns += ["difference", "difference_low", "difference_high", "difference_of"]
+    columns += [f"difference_{part}{end}" for part in parts for end in _ENDS]
     columns += ["difference_note", "more_than_noise", "noise_covers"]
     return [*columns, "source", "note"]
 
@@ -341,7 +349,7 @@ def _against(base: Row, row: Row) -> dict:
 
 
 def _full_supervision(row: Row, table: dict[str, Row]) -> Row | None:
-    """The first row of the table with the same segmentor and inference, trained on true masks."""
+    """The first row of the table of the same segmentor and inference that saw all true masks."""
     if "segmentation" not in row.files:
         return None
     own = _trained(row)
@@ -351,6 +359,7 @@ def _full_supervision(row: Row, table: dict[str, Row]) -> Row | None:
             for other in table.values()
             if "segmentation" in other.files
             and other.path["masks"].settings["source"] == "ground-truth"
+            and "unseen" not in other.path["segmentation"].identity
             and _trained(other) == own
         ),
         None,
@@ -359,7 +368,8 @@ def _full_supervision(row: Row, table: dict[str, Row]) -> Row | None:
 
 def _trained(row: Row) -> tuple:
     """What the figures of two segmentations must share to be a share of one another."""
-    return row.path["segmentation"].identity["segmentor"], row.path["inference"].identity
+    training = row.path["segmentation"].identity
+    return training["segmentor"], training.get("text_head"), row.path["inference"].identity
 
 
 def _stage_cells(row: Row, stage: str) -> dict:
@@ -373,6 +383,7 @@ def _stage_cells(row: Row, stage: str) -> dict:
     if stage in TRAINED:
         cells[f"{stage}_sd"] = percent(figure.deviation)
     if stage == "segmentation":
+        cells |= _part_cells(stage, figure.parts)
         cells["segmentation_split"] = figure.info["split"]
         cells["segmentation_images"] = figure.info["images"]
         cells["segmentation_precision"] = figure.info["precision"]
@@ -389,11 +400,20 @@ def _interval_cells(name: str, value: float, around) -> dict:
     }
 
 
+def _part_cells(name: str, parts: dict[str, tuple[float, Interval]]) -> dict:
+    """The cells of seen, unseen and harmonic; none where no class is held out."""
+    cells = {}
+    for part, (value, around) in parts.items():
+        cells |= _interval_cells(f"{name}_{part}", value, around)
+    return cells
+
+
 def _difference_cells(change: Difference, of: Figure, minus: Figure) -> dict:
     names = [_named(figure) for figure in (of, minus)]
     return {
         **_interval_cells("difference", change.value, change.interval),
         "difference_of": names[0] if names[0] == names[1] else " - ".join(names),
+        **_part_cells("difference", change.parts),
         "more_than_noise": "yes" if change.more_than_noise else "no",
         "noise_covers": "images, seeds" if change.seeds else "images",
     }
@@ -434,11 +454,13 @@ def _figures(rows: dict[str, Row]) -> pd.DataFrame:
                         "seeds": " ".join(map(str, row.run.seeds)) if len(figure.files) > 1 else "",
                         **_interval_cells("miou", figure.value, figure.interval),
                         "sd": percent(figure.deviation),
+                        **_part_cells("miou", figure.parts),
                         **dict(zip(RATES, map(percent, figure.rates), strict=True)),
                         "files": " ".join(figure.files),
                     }
                 )
-    return pd.DataFrame(lines, columns=FIGURE_COLUMNS)
+    parts = [one for one in PART_COLUMNS if lines and one in lines[0]]
+    return pd.DataFrame(lines, columns=[*FIGURE_COLUMNS, *parts])
 
 
 def _per_class(rows: dict[str, Row]) -> pd.DataFrame:
@@ -497,10 +519,11 @@ def _confidence(rows: dict[str, Row], root: Path) -> pd.DataFrame:
 def _runs(rows: dict[str, Row], plan: Plan) -> dict:
     """What clip_wsss.compare needs to find and name everything."""
     config = plan.config
+    unsaid = set() if config.dataset.unseen else {"unseen", "unseen_background"}
     return {
         "format": INDEX_FORMAT,
-        "dataset": portable(config.dataset.model_dump()),
-        "evaluation": portable(config.evaluation.model_dump()),
+        "dataset": portable(config.dataset.model_dump(exclude=unsaid)),
+        "evaluation": portable(config.evaluation.model_dump(exclude=unsaid)),
         "resamples": config.evaluation.bootstrap,
         "seed": config.evaluation.seed,
         "runs": [

@@ -23,6 +23,7 @@ from made_results import (
 
 from clip_wsss.core.csvs import read_csv
 from clip_wsss.core.errors import InputError
+from clip_wsss.report.tables import runs_table
 from clip_wsss.runs.config import load_config
 from clip_wsss.score.bootstrap import interval, nan_mean, resampled_iou, tally
 from clip_wsss.tables.costs import elapsed, write_costs
@@ -689,3 +690,54 @@ def test_tables_say_whose_weights_they_are(made, tmp_path):
         "- Weights of demo: licence unknown, source unknown."
         in (tmp_path / "ladder.md").read_text()
     )
+
+
+def held_out(**evaluation):
+    found = content(**evaluation)
+    found["dataset"]["unseen"] = ["dog"]
+    return load_config(found)
+
+
+def test_seen_and_unseen_classes_stand_beside_the_other_figures(tmp_path, made):
+    root = tables_of(tmp_path / "demo", ladder(), held_out())
+    line, classes = lines(root).loc["all"], read(root, "per_class.csv")
+    ious = classes.query("run == 'all' and stage == 'segmentation'").set_index("class")["iou"]
+    seen, unseen = ious[["background", "cat"]].mean(), ious["dog"]
+    wanted = {"seen": seen, "unseen": unseen, "harmonic": 2 * seen * unseen / (seen + unseen)}
+    figures = read(root, "figures.csv").set_index(["run", "stage"]).loc[("all", "segmentation")]
+    for part, value in wanted.items():
+        assert line[f"segmentation_{part}"] == pytest.approx(value, abs=2e-4)
+        assert line[f"segmentation_{part}_low"] < value < line[f"segmentation_{part}_high"]
+        assert figures[f"miou_{part}"] == line[f"segmentation_{part}"]
+    gap = lines(root).loc["cgl"]
+    assert gap["difference_unseen"] == pytest.approx(
+        gap["segmentation_unseen"] - line["segmentation_unseen"], abs=2e-4
+    )
+    assert gap["difference_unseen_low"] < gap["difference_unseen"] < gap["difference_unseen_high"]
+    text = (root / "tables/ladder.md").read_text("utf-8")
+    assert "segmentation, unseen classes" in text
+    assert "difference, harmonic mean" in text
+    # Nothing else changes, and without such classes there is no such column.
+    plain = read(made)
+    pd.testing.assert_frame_equal(read(root)[plain.columns], plain)
+    assert not any("unseen" in name for name in (*plain.columns, *read(made, "figures.csv")))
+    assert "unseen" not in (made / "tables/ladder.md").read_text("utf-8")
+    assert "unseen" not in (made / "tables/runs.json").read_text("utf-8")
+
+
+def test_the_background_may_count_for_nothing_beside_unseen_classes(tmp_path):
+    root = tables_of(tmp_path / "demo", ladder(), held_out(unseen_background="ignored"))
+    counts = counts_of(root, "all", "segmentation").query("truth != 0")
+    value = lines(root).loc["all", "segmentation_seen"]
+    hit = counts.query("truth == prediction == 1")["pixels"].sum()
+    either = counts.query("truth == 1 or prediction == 1")["pixels"].sum()
+    assert value == pytest.approx(100 * hit / either, abs=1e-4)
+
+
+def test_the_report_says_seen_and_unseen_in_the_cells(tmp_path):
+    root = tables_of(tmp_path / "demo", ladder(), held_out())
+    table = runs_table(read_csv(root / "tables/ladder.csv"), "ladder")
+    labels = [column["label"] for column in table["columns"]]
+    row = table["rows"][-1]
+    assert re.search(r"unseen \d+\.\d \[", row[labels.index("segmentation")]["extra"])
+    assert re.search(r"harmonic [+−]\d+\.\d \[", row[labels.index("difference")]["extra"])

@@ -76,7 +76,8 @@ function restore(cell) {
 function difference(said, base) {
   if (said.value === undefined) return ["–", make("small", {}, ` ${said.note}`)];
   const noise = said.sure ? "more than noise" : "within noise";
-  return [said.text, make("small", {}, ` ${[said.interval, noise, said.of].join("\n")}`)];
+  const lines = [said.interval, noise, said.of, said.parts].filter(Boolean);
+  return [said.text, make("small", {}, ` ${lines.join("\n")}`)];
 }
 
 function delta(said) {
