@@ -20,7 +20,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache, partial
@@ -52,8 +52,10 @@ def _make_lenient(schema: Any, resolve: Callable[[Any], Any]) -> None:
             _make_lenient(one, resolve)
     if not isinstance(schema, dict):
         return
-    if schema.get("type") == "definition-ref" and resolve(schema)["type"] == "enum":
-        schema = resolve(schema)
+    if schema.get("type") == "definition-ref":
+        with suppress(LookupError):  # of a class within itself, which `_check_fields` refuses
+            if (found := resolve(schema))["type"] == "enum":
+                schema = found
     if schema.get("type") in _LENIENT:
         schema["strict"] = False
     if schema.get("type") == "literal" and not all(isinstance(e, str) for e in schema["expected"]):
@@ -680,6 +682,13 @@ def _check_fields(
         raise InputError(
             f"{where}: {settings.__name__} cannot be within itself; write another class"
         )
+    try:
+        settings.model_rebuild()  # of a class that names one further below in its file
+    except NameError as error:
+        raise InputError(
+            f"{where}: {settings.__name__} names a class that is not defined in its file "
+            f"({error.name}); define it there"
+        ) from None
     for key, value in Settings.model_config.items():
         if settings.model_config.get(key) != value:
             raise InputError(f"{where}: {settings.__name__}.model_config: {key} must be {value}")
