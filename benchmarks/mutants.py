@@ -54,10 +54,11 @@ TESTS = {
     "cams": "cams -k 'twin or saturated or keeps or method or background_words or one_forward'",
     "core/confidence.py": "core/test_confidence.py",
     "core/maps.py": "core/test_maps.py masks/test_masks.py -k 'not without_torch and not batches'",
-    "labels": "labels segmentation/test_ssr_training.py segmentation/test_weclip_parity.py -k 'cmpa "
-    "or gradcam or affinity or tower or clusters or losses_reach or boxes or online_labels or "
-    "twelve or filter or pseudo_label'",
-    "labels/online.py": "segmentation/test_weclip_training.py -k 'checked or one_class or of_ones'",
+    "labels": "labels segmentation/test_ssr_training.py segmentation/test_weclip_parity.py -k "
+    "'cmpa or gradcam or affinity or tower or clusters or losses_reach or boxes or online_labels "
+    "or twelve or filter or pseudo_label or final_labels'",
+    "labels/online.py": "segmentation/test_weclip_training.py runs/test_graph.py -k 'checked or "
+    "one_class or of_ones or labellers'",
     "losses": "segmentation/test_segmentation_losses.py",
     "masks/context.py": "masks/test_towers.py -k 'sees or no_tower'",
     "masks/refinements/crf.py": "masks/test_refine.py masks/test_masks.py -k 'crf or wrapped or "

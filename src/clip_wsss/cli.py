@@ -127,7 +127,7 @@ def _node(graph: Graph, run: Run, stage: str) -> Node:
 
 def _check(plan: Plan, options: argparse.Namespace) -> int:
     report = check_data(plan.unlabelled, plan.uses, plan.config.compute.workers)
-    report["errors"] = [*check_models(plan.models), *report["errors"]]
+    report["errors"] = [*check_models(plan.models, plan.attention), *report["errors"]]
     for line in shortened(report["warnings"]):
         print(f"warning: {line}")
     for line in shortened(report["errors"]):

@@ -148,6 +148,7 @@ rule check:
         uses=unseen(PLAN.uses),
         dataset=unseen(PLAN.config.dataset.model_dump()),
         models=unseen(PLAN.models),
+        attention=unseen(PLAN.attention),
     message:
         "check of data and towers"
     script:

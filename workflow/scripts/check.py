@@ -11,5 +11,5 @@ with job(snakemake.log[0]):
     from clip_wsss.models.check import check_models
 
     data = open_dataset(here(p.dataset, read.images))
-    others = partial(check_models, p.models)
+    others = partial(check_models, p.models, p.attention)
     write_check(data, p.uses, snakemake.output[0], snakemake.threads, others)
