@@ -24,7 +24,12 @@ either gets a test with a known answer, or is named here with its reason:
 - `//` before a cast to int, and when a k-means ends: it is at rest before;
 - -1 for the mIoU of a power without ground truth: then no power has any;
 - `fillna(0)` and `predicted`'s `fill_value` of the breakdown: times no pixel, or under no hit;
-- `MUS` of the calibration: which points the report shows.
+- `MUS` of the calibration: which points the report shows;
+- float32 of `mu`: torch compares with it in float32 anyway; what is summed over processes beside the
+  part with the gradient (`Pixels.mean`): of one process they are equal, and two are tried by
+  `test_two_processes_equal_one`;
+- what `kept` of SSR is before its first look, the place of which `maps` of WeCLIP takes its shape
+  from, the case of a message's first letter.
 """
 
 import argparse
@@ -56,7 +61,12 @@ TESTS = {
     "core/maps.py": "core/test_maps.py masks/test_masks.py -k 'not without_torch and not batches'",
     "labels": "labels segmentation/test_ssr_training.py segmentation/test_weclip_parity.py -k "
     "'cmpa or gradcam or affinity or tower or clusters or losses_reach or boxes or online_labels "
-    "or twelve or filter or pseudo_label or final_labels'",
+    "or twelve or filter or pseudo_label or final_labels or prototypes or its_place'",
+    "labels/weclip.py": "segmentation/test_weclip_training.py segmentation/test_ssr_training.py -k "
+    "'counter or labels_change or final_labels'",
+    "labels/weclip_labels.py": "segmentation/test_weclip_parity.py "
+    "segmentation/test_weclip_training.py -k 'boxes or online_labels or twelve or filter or "
+    "pseudo_label or labels_change'",
     "labels/online.py": "segmentation/test_weclip_training.py runs/test_graph.py -k 'checked or "
     "one_class or of_ones or labellers'",
     "losses": "segmentation/test_segmentation_losses.py",

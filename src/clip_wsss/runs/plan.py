@@ -678,11 +678,20 @@ class Plan:
         return [(*key[:3], blocks) for key, blocks in found.items()]
 
     @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """What each training is told, by the cell that names it; for the check."""
+        return {
+            f"segmentation `{run.segmentation}`": path["segmentation"].settings
+            for run in self.graph.runs
+            if "segmentation" in (path := self.graph.paths[run.name])
+        }
+
+    @property
     def check_stamp(self) -> dict[str, Any]:
         """What the check depends on besides its files."""
         dataset = self.config.dataset.model_dump(exclude={"splits", "train_negatives", "tagclip"})
         uses = {split: asdict(use) for split, use in self.uses.items()}
-        # No towers: one more in a row would read all images again, and its next job loads it.
+        # No towers and trainings: one more would read all images again, and its own job says it.
         return {"code": self.code("check"), "dataset": dataset, "uses": uses}
 
     @property
