@@ -16,7 +16,7 @@ from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.check import check as check_data
 from clip_wsss.data.check import shortened
-from clip_wsss.models.check import check_models
+from clip_wsss.runs.builds import check_builds
 from clip_wsss.runs.config import GROUPS, read_yaml
 from clip_wsss.runs.graph import Graph
 from clip_wsss.runs.nodes import Node
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     add(
-        "check", _check, "look at all data and towers that the runs will use, and say what is wrong"
+        "check", _check, "look at all data, towers and trainings of the runs, and say what is wrong"
     )
     path = add("path", _path, "print the folder of a stage of a run")
     path.add_argument("run", help="its name in the runs table")
@@ -135,7 +135,9 @@ def _node(graph: Graph, run: Run, stage: str) -> Node:
 
 def _check(plan: Plan, options: argparse.Namespace) -> int:
     report = check_data(plan.unlabelled, plan.uses, plan.config.compute.workers)
-    report["errors"] = [*check_models(plan.models), *report["errors"]]
+    classes = 1 + len(plan.unlabelled.vocabulary.classes)
+    built = check_builds(plan.models, plan.attention, plan.entries, classes)
+    report["errors"] = [*built, *report["errors"]]
     for line in shortened(report["warnings"]):
         print(f"warning: {line}")
     for line in shortened(report["errors"]):

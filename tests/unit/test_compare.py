@@ -21,7 +21,7 @@ from made_results import (
 
 from clip_wsss.compare import compare, main
 from clip_wsss.core.errors import InputError
-from clip_wsss.score.measurements import Folder
+from clip_wsss.score.measurements import Folder, Reader, difference
 from clip_wsss.tables.write import write_tables
 
 
@@ -124,6 +124,22 @@ def test_only_common_images_are_compared(tmp_path):
     assert row["images"] == 9
     assert row["difference"] == row["low"] == row["high"] == 0  # where both are, they are the same
     assert row["a"] != row["b"]
+
+
+def test_common_images_are_compared_at_the_power_of_the_maps(tmp_path):
+    """At power 1 the two are the same."""
+    for name, quality, first in (("a", 0.9, "i00"), ("b", 0.6, "i03")):
+        maps = [draw(0.5, 0).assign(power=1.0), draw(quality, 0).assign(power=2.0)]
+        counts = pd.concat(maps).query(f"id >= '{first}'").reset_index(drop=True)
+        write_measurement(tmp_path / name / "score.json", "initial", counts)
+    reader = Reader(Folder(tmp_path), 20, 0)
+    files = {one: [f"{one}/score.json"] for one in "ab"}
+    known = reader.figure("initial", files["b"], background_power=2).ids
+    wanted = [reader.figure("initial", files[one], "fixed", 2, known) for one in "ab"]
+    found = difference(*(reader.figure("initial", files[one], "fixed", 2) for one in "ab"))
+    assert found.value == wanted[0].value - wanted[1].value > 0.1
+    assert found.images == 9
+    assert not found.seeds, "one of each"
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys):

@@ -148,7 +148,9 @@ rule check:
         uses=unseen(PLAN.uses),
         dataset=unseen(PLAN.config.dataset.model_dump()),
         models=unseen(PLAN.models),
+        attention=unseen(PLAN.attention),
+        entries=unseen(PLAN.entries),
     message:
-        "check of data and towers"
+        "check of data, towers and trainings"
     script:
         "../scripts/check.py"

@@ -1,4 +1,4 @@
-"""Look at all data and towers that the runs will use, and say what is wrong with them."""
+"""Look at all data, towers and trainings of the runs, and say what is wrong with them."""
 
 from functools import partial
 
@@ -8,8 +8,9 @@ p, read = snakemake.params, snakemake.input
 with job(snakemake.log[0]):
     from clip_wsss.data.check import write_check
     from clip_wsss.data.datasets import open_dataset
-    from clip_wsss.models.check import check_models
+    from clip_wsss.runs.builds import check_builds
 
     data = open_dataset(here(p.dataset, read.images))
-    others = partial(check_models, p.models)
+    classes = 1 + len(data.vocabulary.classes)
+    others = partial(check_builds, p.models, p.attention, p.entries, classes)
     write_check(data, p.uses, snakemake.output[0], snakemake.threads, others)

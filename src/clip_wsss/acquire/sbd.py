@@ -1,6 +1,7 @@
 """SBD's masks: MATLAB files to palette PNGs."""
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +20,7 @@ from clip_wsss.core.images import write_label
 from clip_wsss.core.processes import end_with_parent, process_context
 
 VALUES = np.arange(21)  # values of a mask, the background first
+SECONDS = 10.0  # of the processor for a mask, which takes milliseconds
 
 
 def read_mask(content: bytes) -> np.ndarray:
@@ -44,18 +46,28 @@ def read_mask(content: bytes) -> np.ndarray:
     return mask.astype(np.uint8)
 
 
+def _read(content: bytes, seconds: float) -> np.ndarray:
+    """`read_mask`; what takes longer, as any number of objects does, is ended by the system."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # in compiled code, too
+    try:
+        return read_mask(content)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 @contextmanager
 def _reader() -> Iterator[Callable[[bytes], np.ndarray]]:
-    """`read_mask` in a process of its own, which scipy's compiled parser may end."""
+    """`read_mask` in a process of its own, which scipy's compiled parser may end or never leave."""
 
     def read(content: bytes) -> np.ndarray:
         try:
-            return pool.submit(read_mask, content).result()
+            return pool.submit(_read, content, SECONDS).result()
         except BrokenProcessPool:
-            raise ValueError("reading it ended the process that did") from None
+            raise ValueError(
+                f"reading it ended the process that did, or took more than {SECONDS:g} s"
+            ) from None
 
-    begin = end_with_parent, (os.getpid(),)
-    with ProcessPoolExecutor(1, process_context(), *begin) as pool:
+    with ProcessPoolExecutor(1, process_context(), end_with_parent, (os.getpid(),)) as pool:
         yield read
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip_wsss.cams.context import HELD, MapContext, finite, initial, look
+from clip_wsss.cams.context import MapContext, finite, initial, look
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
 from clip_wsss.core.methods import in_one_line, method
-from clip_wsss.models.tower import Clip, Grid, Tower
+from clip_wsss.models.tower import HELD, Clip, Grid, Tower
 
 # What a batch holds at once. A CPU is fastest with what stays in its cache: one photograph.
 BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 31}

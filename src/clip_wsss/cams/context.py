@@ -17,15 +17,12 @@ from torch import Tensor
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
+from clip_wsss.models.tower import HELD, check_block, check_layers
 
 if TYPE_CHECKING:
     import numpy as np
 
     from clip_wsss.models.tower import Tower
-
-# The attention maps that CLIP-ES averages. They come with the pass, whichever are wanted; others
-# are made of the blocks' inputs. So a variant's bytes depend on no other variant.
-HELD = 8
 
 AttentionKind = Literal["qk", "qq", "kk", "vv"]
 
@@ -99,8 +96,7 @@ class Look:
         layers = self.tower.layers
         if kind not in get_args(AttentionKind):
             raise InputError(f"attention: must be one of qk, qq, kk, vv; got {kind}")
-        if not isinstance(block, int) or not -layers <= block < layers:
-            raise InputError(f"attention: block {block} must be in 0..{layers - 1}, or -1 the last")
+        check_block(block, layers)
         from_last = block - layers if block >= 0 else block
         if kind == "qk" and -from_last <= self.holds:
             if from_last == -1:
@@ -211,14 +207,7 @@ class MapContext:
         Raises:
             InputError: more are asked for, or none.
         """
-        if not isinstance(layers, int) or layers < 1:
-            raise InputError(f"attention: layers must be an integer of at least 1; got {layers}")
-        if layers > max(HELD, self.tower.layers):
-            own = self.tower.layers
-            raise InputError(
-                f"attention of {layers} blocks is asked for, and the tower has {own}; set layers "
-                f"to {own} or fewer"
-            )
+        check_layers(layers, self.tower.layers)
         return min(layers, self.tower.layers)
 
     def mean_attention(self, layers: int, grid: tuple[int, int] | None = None) -> Tensor:

@@ -180,7 +180,8 @@ def _check_model(model: dict[str, Any], path: str | Path) -> None:
     parts: list[tuple[str, Any]] = [("model", model)]
     for key in ("decode_head", "auxiliary_head", "backbone"):
         value: Any = model.get(key)
-        several = isinstance(value, list | tuple) and key != "backbone"
+        # MMSegmentation cannot build an empty list of heads.
+        several = isinstance(value, list | tuple) and value and key != "backbone"
         if value is not None or key == "decode_head":
             parts += [(f"model.{key}", one) for one in (value if several else [value])]
     for where, value in parts:

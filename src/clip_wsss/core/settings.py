@@ -7,6 +7,7 @@ imports torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -28,8 +29,10 @@ def _make_lenient(schema: Any, resolve: Callable[[Any], Any]) -> None:
             _make_lenient(one, resolve)
     if not isinstance(schema, dict):
         return
-    if schema.get("type") == "definition-ref" and resolve(schema)["type"] == "enum":
-        schema = resolve(schema)
+    if schema.get("type") == "definition-ref":
+        with suppress(LookupError):  # of a class within itself, which `check_fields` refuses
+            if (found := resolve(schema))["type"] == "enum":
+                schema = found
     if schema.get("type") in _LENIENT:
         schema["strict"] = False
     if schema.get("type") == "literal" and not all(isinstance(e, str) for e in schema["expected"]):

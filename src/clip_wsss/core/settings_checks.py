@@ -36,6 +36,13 @@ def check_fields(
         raise InputError(
             f"{where}: {settings.__name__} cannot be within itself; write another class"
         )
+    try:
+        settings.model_rebuild()  # of a class that names one further below in its file
+    except NameError as error:
+        raise InputError(
+            f"{where}: {settings.__name__} names a class that is not defined in its file "
+            f"({error.name}); define it there"
+        ) from None
     for key, value in Settings.model_config.items():
         if settings.model_config.get(key) != value:
             raise InputError(f"{where}: {settings.__name__}.model_config: {key} must be {value}")

@@ -91,11 +91,13 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
         name_column = "image"
         if {"labels", "label"} <= set(header):
             raise InputError(f"{path}: has the columns labels and label; keep one of them")
-        if doubt := sorted(DOUBT & {name.lower() for name in header}):
-            raise InputError(
-                f"{path}: has a column {doubt[0]}, but every row counts as a label; keep the rows "
-                "that are labels, and remove the column"
-            )
+        for name in header:
+            others = name not in ("image", "labels", "label")
+            if others and (name.lower() in DOUBT or _are_shares([row[name] for _, row in rows])):
+                raise InputError(
+                    f"{path}: has a column {name}, but every row counts as a label; keep the rows "
+                    "that are labels, and remove the column"
+                )
     else:
         raise InputError(
             f"{path}: needs the columns image and labels (names with ; between them), "
@@ -154,6 +156,15 @@ def _table(path: Path, text: str) -> tuple[list[str], list[tuple[int, dict[str, 
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}); correct it") from None
     return header or [""], rows
+
+
+def _are_shares(values: Sequence[str]) -> bool:
+    """Whether a column says how sure each row is, or which rows do not count: 0 to 1, not all 1."""
+    try:
+        numbers = [float(value) for value in values if value.strip()]
+    except ValueError:
+        return False
+    return all(0 <= number <= 1 for number in numbers) and any(number < 1 for number in numbers)
 
 
 def _is_one(text: str, where: str) -> bool:

@@ -153,6 +153,11 @@ def read_pictures(
     """
     try:
         data = json.loads(content, object_pairs_hook=_compact, parse_constant=_no_number)
+        if not isinstance(data, dict):
+            raise ValueError("a list, where a mapping is wanted")
+        for key in ("images", "annotations", "categories"):
+            if not isinstance(data[key], list):
+                raise ValueError(f"{key} must be a list")
         listed, names = data["images"], {str(c["id"]): c["name"] for c in data["categories"]}
         if len(names) < len(data["categories"]):
             raise InputError(f"{source}: two categories have the same id; keep one")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip_wsss.cams.context import HELD, Look, MapContext
+from clip_wsss.cams.context import Look, MapContext
 from clip_wsss.core.methods import method
 from clip_wsss.labels.cmpa import (
     IMAGES,
@@ -22,7 +22,7 @@ from clip_wsss.labels.cmpa import (
     still,
 )
 from clip_wsss.labels.weclip_labels import Seen, WeCLIPLabels
-from clip_wsss.models.tower import Clip
+from clip_wsss.models.tower import HELD, Clip
 
 if TYPE_CHECKING:
     from clip_wsss.labels.ssr import SsrSettings

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from clip_wsss.cams.context import HELD, MapContext, look
+from clip_wsss.cams.context import MapContext, look
 from clip_wsss.cams.passes import read_text_features
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import method
 from clip_wsss.models.clip import load_for
 from clip_wsss.models.opening import open_tower
-from clip_wsss.models.tower import Clip, Tower
+from clip_wsss.models.tower import HELD, Clip, Tower
 from clip_wsss.prompts.texts import text_features
 
 if TYPE_CHECKING:

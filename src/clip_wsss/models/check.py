@@ -1,32 +1,47 @@
 """Entries of `models` looked at before the first map is made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.models.tower import check_block, check_layers
+
+# Where attention is asked for, of which entry of `models`, and its layers, or blocks.
+Asked = tuple[str, str, int, list[int] | None]
 
 
-def check_models(models: Mapping[str, dict[str, Any]]) -> list[str]:
+def check_models(
+    models: Mapping[str, dict[str, Any]], attention: Sequence[Asked] = ()
+) -> list[str]:
     """Look whether towers can be loaded; weights that would be downloaded are known by their names.
 
     Args:
         models: entries of the config, by name.
+        attention: what is asked of their blocks.
 
     Returns:
         A line for each that cannot: names that its library does not know, a network of another
-        kind, a file that is damaged or does not fit.
+        kind, a file that is damaged or does not fit; and for each that asks for more blocks than
+        its tower has.
     """
-    problems = []
+    problems, blocks = [], {}
     for name, model in models.items():
         try:
             if model["library"] == "timm":
                 # By its name, as in `open_tower`.
-                import_module("clip_wsss.models.timm_tower").load_timm(model, download=False)
+                load = import_module("clip_wsss.models.timm_tower").load_timm
+                blocks[name] = load(model, download=False).layers
             else:
                 from clip_wsss.models.clip import check_clip
 
-                check_clip(model)
+                blocks[name] = check_clip(model)
         except InputError as error:
             problems.append(f"models.{name}: {str(error).removeprefix('models: ')}")
+    for where, name, layers, named in attention:
+        try:
+            if (own := blocks.get(name)) is not None:
+                check_layers(layers, own) if named is None else [check_block(b, own) for b in named]
+        except InputError as error:
+            problems.append(f"{where}: {error} (models.{name})")
     return problems

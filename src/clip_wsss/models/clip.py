@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.memory import check_memory, out_of_memory
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen_clip import FrozenClip
 from clip_wsss.models.sentences import Sentences
 from clip_wsss.models.tower import MAX_PATCHES
 from clip_wsss.models.weights import (
+    SMALLER_TOWER,
     Weights,
+    in_memory,
     infer_architecture,
     load_into,
     read_architecture,
@@ -37,6 +40,7 @@ TEXT_BATCH = 256  # texts in one forward pass
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@in_memory
 def load_clip(
     model: dict,
     *,
@@ -117,21 +121,27 @@ def load_clip(
     return FrozenClip(network, encode, crop, statistics, position, dtype, most)
 
 
-def check_clip(model: dict) -> None:
+@in_memory
+def check_clip(model: dict) -> int | None:
     """Look whether an entry of `models` can be loaded, downloading no weights.
+
+    Returns:
+        The blocks of its vision tower; None where they are not known without its weights.
 
     Raises:
         InputError: as `load_clip`; of weights that a tag names, what is known before they are here.
     """
     if model.get("library") == "jina":
-        load_clip(model)  # of local files alone
-        return
+        return load_clip(model).layers  # of local files alone
     config, _, name, weights = _resolve(model, download=False)
     sentences = _sentences(model, config)
     if sentences is None:
         _check_transformers(config["text_cfg"], name, "hf_tokenizer_name")
     if weights is not None:
-        _build(config, name, weights, torch.float32, sentences)
+        network, _ = _build(config, name, weights, torch.float32, sentences)
+        if hasattr(network.visual, "trunk"):
+            return len(network.visual.trunk.blocks)
+    return None if "timm_model_name" in config["vision_cfg"] else config["vision_cfg"]["layers"]
 
 
 def _sentences(model: dict, config: dict) -> Sentences | None:
@@ -318,6 +328,11 @@ def _build(
         text["hf_model_pretrained"] = False
     cast = None if dtype == torch.float32 else dtype  # LayerNorms that compute in float32
     kind: Any = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    check_memory(
+        sum(map(_least_bytes, (config["vision_cfg"], text))),
+        f"models: architecture {name}",
+        SMALLER_TOWER,
+    )
     try:
         with _any_size():
             if sentences is not None:
@@ -326,6 +341,8 @@ def _build(
                 network = kind(**{**config, "text_cfg": text}, cast_dtype=cast)
         state = open_clip.convert.convert_state_dict(network, weights.state)
     except Exception as error:  # whatever a library below says about the config
+        if out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"models: architecture {name} cannot be built ({reason})") from None
     if config["vision_cfg"].get("timm_model_name"):
@@ -339,6 +356,13 @@ def _build(
     if sentences is not None:
         return network, sentences
     return network, _TextTower(network, partial(_tokenizer, name, text), weights.rows, name)
+
+
+def _least_bytes(part: dict) -> int:
+    """Bytes of the matrices of a tower's blocks, by its config; 0 where it does not say."""
+    sizes = part.get("layers", 0), part.get("width", 0)
+    layers, width = (size if type(size) is int else 0 for size in sizes)
+    return 4 * 12 * layers * width**2
 
 
 class _Vision(nn.Module):

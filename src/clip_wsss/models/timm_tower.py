@@ -22,11 +22,12 @@ from torch.overrides import TorchFunctionMode
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.memory import out_of_memory
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen import Images
 from clip_wsss.models.layers import attend_head_by_head, mean_map
 from clip_wsss.models.tower import MAX_PATCHES, Grid
-from clip_wsss.models.weights import read_weights
+from clip_wsss.models.weights import in_memory, read_weights
 
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 FAMILIES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # modules of timm
@@ -197,6 +198,7 @@ def _feed_forward(block: Any, x: Tensor) -> Tensor:
     return x + block.ls2(y)
 
 
+@in_memory
 def load_timm(
     model: dict[str, Any], device: str | torch.device = "cpu", *, download: bool = True
 ) -> TimmTower:
@@ -228,6 +230,8 @@ def load_timm(
     try:
         network: Any = timm.create_model(name, pretrained=pretrained and download, **options)
     except Exception as error:  # whatever the library says, of a download too
+        if out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"models: architecture {name} cannot be made by timm ({reason})") from None
     check_network(network, f"models: architecture {name}")

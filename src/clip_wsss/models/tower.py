@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
+from clip_wsss.core.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# The attention maps that CLIP-ES averages. They come with the pass, whichever are wanted; others
+# are made of the blocks' inputs. So a variant's bytes depend on no other variant.
+HELD = 8
 MAX_PATCHES = 8192  # of an image: 2048 x 1024 pixels of a patch of 16
 
 
@@ -29,6 +34,29 @@ def capped(grid: tuple[int, int], most: int) -> tuple[int, int]:
     scale = math.sqrt(most / (gh * gw))
     gh = min(most, max(1, int(gh * scale)))
     return gh, min(max(1, int(gw * scale)), most // gh)
+
+
+def check_layers(layers: int, own: int) -> None:
+    """Refuse an average over more of the last blocks than a tower has, or over none.
+
+    Up to `HELD` may be asked for, and are all where it has fewer.
+
+    Raises:
+        InputError: one line that names `layers`.
+    """
+    if not isinstance(layers, int) or layers < 1:
+        raise InputError(f"attention: layers must be an integer of at least 1; got {layers}")
+    if layers > max(HELD, own):
+        raise InputError(
+            f"attention of {layers} blocks is asked for, and the tower has {own}; set layers to "
+            f"{own} or fewer"
+        )
+
+
+def check_block(block: int, own: int) -> None:
+    """Refuse a block that a tower of so many does not have: 0 the first, -1 the last."""
+    if not isinstance(block, int) or not -own <= block < own:
+        raise InputError(f"attention: block {block} must be in 0..{own - 1}, or -1 the last")
 
 
 Grid = tuple[int, int]  # (gh, gw) patches

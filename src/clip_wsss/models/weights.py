@@ -12,19 +12,37 @@ import json
 import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.memory import fitting, out_of_memory
 
 ROWS = "token_embedding.rows"  # in a compact file: the vocabulary ids of the stored rows
 
 NOTES = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no weights: JIT's own
+
+
+SMALLER_TOWER = "close other programs, or name a smaller model"
+_Load = TypeVar("_Load", bound=Callable[..., Any])
+
+
+def in_memory(load: _Load) -> _Load:
+    """Say in one line that an entry of `models`, the first argument, does not fit into memory."""
+
+    @wraps(load)
+    def loaded(model: dict, *arguments: Any, **options: Any) -> Any:
+        with fitting(f"models: weights {model['weights']}: the model", SMALLER_TOWER):
+            return load(model, *arguments, **options)
+
+    return loaded  # type: ignore[return-value]  # of the same parameters
 
 
 @dataclass
@@ -60,6 +78,8 @@ def read_weights(path: Path) -> Weights:
             state = torch.load(path, map_location="cpu", weights_only=True)
             kind = "binary" if path.suffix == ".bin" else "openai"
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         with path.open("rb") as file:
             pointer = file.read(30).startswith(b"version https://git-lfs")

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from clip_wsss.affinities.sources import AttentionSettings
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
-from clip_wsss.core.methods import methods_of, plugin_folders
+from clip_wsss.core.methods import method, methods_of, plugin_folders
 from clip_wsss.core.resources import find
 from clip_wsss.data.check import Use
 from clip_wsss.data.datasets import TAGCLIP, open_dataset
@@ -41,6 +42,9 @@ from clip_wsss.runs.settings import Config, DatasetSettings
 from clip_wsss.runs.sidecar import COMPARED, combined, read_sidecar
 from clip_wsss.runs.stages import GROUP_OF, MAP_STAGES, TRAINED
 from clip_wsss.runs.table import read_runs
+
+if TYPE_CHECKING:
+    from clip_wsss.models.check import Asked
 
 _IMAGES = ("numpy", "pillow", "opencv-python-headless")
 _CLIP = (*_IMAGES, "torch", "torchvision", "open_clip_torch")
@@ -654,12 +658,42 @@ class Plan:
         return {name: model.model_dump() for name, model in self.graph.used_models.items()}
 
     @property
+    def attention(self) -> list[Asked]:
+        """What affinities, and labels that are made online, ask of the blocks of towers."""
+        found = {}
+        for run in self.graph.runs:
+            own = self.graph.settings[run.name]
+            if own.cam is None or own.affinity is None:
+                continue
+            asked = method("affinity", own.affinity.method).settings
+            if asked is not None and issubclass(asked, AttentionSettings):
+                entry: Any = own.affinity  # which has the settings of its method
+                for one in (entry, *entry.mixed):
+                    where = f"affinity `{run.affinity}`"
+                    tower = one.tower or own.cam.model
+                    found[where, tower, one.layers, str(one.blocks)] = one.blocks
+            if own.segmentation is not None and own.segmentation.labels == "online":
+                where = f"segmentation `{run.segmentation}`: online.dynamic_layers"
+                if layers := getattr(own.segmentation.online, "dynamic_layers", None):
+                    found[where, own.cam.model, layers, ""] = None
+        return [(*key[:3], blocks) for key, blocks in found.items()]
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """What each training is told, by the cell that names it; for the check."""
+        return {
+            f"segmentation `{run.segmentation}`": path["segmentation"].settings
+            for run in self.graph.runs
+            if "segmentation" in (path := self.graph.paths[run.name])
+        }
+
+    @property
     def check_stamp(self) -> dict[str, Any]:
         """What the check depends on besides its files."""
         left_out = {"splits", "train_negatives", "tagclip", "unseen"}
         dataset = self.config.dataset.model_dump(exclude=left_out)
         uses = {split: asdict(use) for split, use in self.uses.items()}
-        # No towers: one more in a row would read all images again, and its next job loads it.
+        # No towers and trainings: one more would read all images again, and its own job says it.
         return {"code": self.code("check"), "dataset": dataset, "uses": uses}
 
     @property

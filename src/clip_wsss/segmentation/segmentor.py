@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError, one_line
+from clip_wsss.core.memory import out_of_memory
 from clip_wsss.core.methods import is_method, method
 from clip_wsss.core.segmentors import checked, read_segmentor_file
 from clip_wsss.data.vocabulary import IGNORE
@@ -96,6 +97,8 @@ def build_model(
     except InputError:
         raise
     except Exception as error:  # MMSegmentation asserts, and raises what it likes
+        if out_of_memory(error):
+            raise
         reason = one_line(error)
         raise InputError(f"{path}: the model cannot be built ({reason})") from None
     _check_heads(built, path)

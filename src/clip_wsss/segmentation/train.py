@@ -15,7 +15,7 @@ import subprocess
 import sys
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from mmseg.registry import TRANSFORMS
+from torch import nn
 
 from clip_wsss.core.devices import take_free_gpus
 from clip_wsss.core.errors import MEMORY, InputError, one_line
@@ -32,7 +33,7 @@ from clip_wsss.core.files import sha256, write_bytes
 from clip_wsss.core.memory import fitting
 from clip_wsss.core.processes import end_with_parent
 from clip_wsss.core.ranks import have_whole_batches
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.unseen import unseen_keys
@@ -362,6 +363,40 @@ def _try_parts(model, pipeline: list, optim_wrapper: dict, schedulers: list, pat
     given = {"optimizer": optimizer}
     for place, one in enumerate(schedulers):
         made(f"param_scheduler.{place}", PARAM_SCHEDULERS.build, one, default_args=given)
+
+
+def check_trainings(entries: Mapping[str, dict], classes: int) -> list[str]:
+    """Build what trainings build, before the first map is made.
+
+    Weights that would be downloaded are not; what is made of them is not built.
+
+    Args:
+        entries: of the config's group `segmentation`, as `train` takes them, by where they are.
+        classes: foreground classes and background.
+
+    Returns:
+        A line for each that cannot be built.
+    """
+    problems = []
+    for where, entry in entries.items():
+        try:
+            _try_training(entry, classes)
+        except InputError as error:
+            problems.append(f"{where}: {error}")
+    return problems
+
+
+def _try_training(entry: dict, classes: int) -> None:
+    use_device("cpu")
+    path, segmentor = entry["segmentor"], read_segmentor(entry["segmentor"], entry)
+    online = entry["online"] if entry.get("labels") == "online" else {}
+    clip = (online or entry).get("clip")
+    model: nn.Module = nn.Linear(1, 1)
+    if clip is None or is_file(clip["weights"]):
+        with fitting(f"{path}: its model", SMALLER_BATCH):
+            model = build_model(segmentor, entry, classes, path)
+    schedulers = _schedulers(segmentor, entry["iterations"], 1, False, path)
+    _try_parts(model, segmentor.train_pipeline, segmentor.optim_wrapper, schedulers, path)
 
 
 def _last_line(error: InputError) -> str:

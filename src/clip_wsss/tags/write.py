@@ -38,7 +38,8 @@ def predicted(
     Raises:
         InputError: it cannot be read.
     """
-    from clip_wsss.cams.context import HELD, MapContext, look
+    from clip_wsss.cams.context import MapContext, look
+    from clip_wsss.models.tower import HELD
 
     rgb = dataset.image(id_)
     (looked,) = look(clip, clip.preprocess(rgb)[None].to(clip.device), HELD)

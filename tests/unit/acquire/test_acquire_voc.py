@@ -1,5 +1,6 @@
 import os
 import signal
+import struct
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import stand_ins
 from PIL import Image
 from stand_ins import CAT, DOG, TRAIN_AUG, box, mat, write_archive
 
-from clip_wsss.acquire import archives, voc
+from clip_wsss.acquire import archives, sbd, voc
 from clip_wsss.acquire.download import acquire
 from clip_wsss.acquire.sbd import read_mask
 from clip_wsss.core.errors import InputError
@@ -174,7 +175,26 @@ def test_mask_that_is_no_mask(made):
 def test_a_mat_file_that_ends_the_process_of_its_reader_is_one_line(made, monkeypatch):
     """Damaged bytes end it within some hundred files: a segmentation fault in scipy.s parser."""
     monkeypatch.setattr(scipy.io, "loadmat", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(InputError, match=r"\.mat: reading it ended the process that did; replace"):
+    with pytest.raises(InputError, match=r"\.mat: reading it ended the process that did, or"):
+        made.build()
+
+
+def test_a_mat_file_that_takes_for_ever_is_one_line(made, monkeypatch):
+    """64 bytes that ask for 10^9 structures without a field."""
+    content = mat(np.zeros((2, 2), np.uint8))
+    header, name = content[:128], b"GTcls"
+    flags = struct.pack("<4I", 6, 8, 2, 0)  # of class 2, a structure
+    sizes = struct.pack("<2I2i", 5, 8, 10**9, 1)
+    called = struct.pack("<2I8s", 1, len(name), name)
+    fields = struct.pack("<HHi2I", 5, 4, 1, 1, 0)  # their names have a byte each; there are none
+    array = flags + sizes + called + fields
+    made.files["sbd"]["benchmark_RELEASE/dataset/cls/2008_000010.mat"] = (
+        header + struct.pack("<2I", 14, len(array)) + array
+    )
+    monkeypatch.setattr(sbd, "SECONDS", 0.3)
+    with pytest.raises(
+        InputError, match=r"000010\.mat: reading it .* took more than 0\.3 s; replac"
+    ):
         made.build()
 
 

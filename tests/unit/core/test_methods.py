@@ -1051,6 +1051,15 @@ class Beside(Settings):
 class Within2(Settings):
     beside: Beside = Beside()
 
+class First(Settings):
+    other: "Other | None" = None
+
+class Other(Settings):
+    first: First | None = None
+
+class Nowhere(Settings):
+    inner: "Missing | None" = None
+
 class Ends(Settings):
     x: float = 1.0
     @field_validator("x")
@@ -1079,6 +1088,9 @@ def listing(context, settings: Listing): ...
 def beside(context, settings: Beside): ...
 def within2(context, settings: Within2): ...
 def ends(context, settings: Ends): ...
+def first(context, settings: First): ...
+def other(context, settings: Other): ...
+def nowhere(context, settings: Nowhere): ...
 """
 
 
@@ -1121,6 +1133,9 @@ def test_settings_that_a_job_would_not_get_are_refused(beside, name, said, key):
         ("listing", "setting more: Listing cannot be within itself; write another class"),
         ("beside", """setting inner: a method's own settings cannot name a method "here"; leave"""),
         ("within2", "setting beside: setting inner: a method's own settings cannot name a method"),
+        ("first", "setting other: setting first: First cannot be within itself; write another"),
+        ("other", "setting first: setting other: Other cannot be within itself; write another"),
+        ("nowhere", "Nowhere names a class that is not defined in its file (Missing); define it"),
         ("ends", "ends: affinity: the defaults cannot be checked (SystemExit: 3)"),
     ],
 )

@@ -45,6 +45,7 @@ def test_the_shipped_files_are_read(path):
         ("model", ..., "the key model is missing"),
         ("model.type", ..., "model: must be a mapping with a type"),
         ("model.decode_head", None, "model.decode_head: must be a mapping with a type; got None"),
+        ("model.decode_head", [], r"model.decode_head: must be a mapping with a type; got \[\]"),
         ("model.decode_head", [3], "model.decode_head: must be a mapping with a type; got 3"),
         ("model.auxiliary_head", "FCNHead", "model.auxiliary_head: must be a mapping with a type"),
         ("model.backbone.depth", float("nan"), "model.backbone.depth: must be a finite number"),

@@ -53,7 +53,9 @@ BAD_CSVS = {
     "image,labels\na\\b.jpg,dog\nc\\b.jpg,cat\n": "has the id `b`, and so has an image in another",
     "image,label\ni0.jpg,cat\ni0.png,dog\n": "line 3: i0.png has the id `i0`, and so has",
     "image,label,labels\na,dog,cat\n": "has the columns labels and label; keep one",
-    "image,label,Score\na,dog,0.1\n": "has a column score, but every row counts as a label",
+    "image,label,sure\n0,dog,0.9\n1,dog,\n": "has a column sure, but every row counts as a label",
+    "image,labels,present\na,dog,1\nb,cat,0\n": "has a column present, but every row counts as",
+    "image,label,Score\na,dog,0.1\n": "has a column Score, but every row counts as a label",
     "image;label\na.jpg;dog\n": "needs the columns .* separated by commas",
     "image\tlabels\na.jpg\tdog\n": "needs the columns",
     "image,labels,labels\na,dog,cat\n": "two columns of one name",
@@ -252,7 +254,8 @@ BAD_JSONS = {
         coco(annotations=changed(segmentation=[[float("nan"), 1, 9, 1, 9, 9]])),
         "not a COCO instances file .NaN is not a number",
     ),
-    "a list": ([], "not a COCO instances file"),
+    "a list": ([], "not a COCO instances file .a list, where a mapping is wanted"),
+    "no annotations": (coco(annotations=None), "file .annotations must be a list"),
     "a number": (coco(annotations=changed(segmentation=3)), "not a COCO instances file"),
 }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_rgb
@@ -321,3 +322,15 @@ def test_fast_equals_the_twin_of_the_lattice():
         q = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     found = fast(unary, rgb, iterations=3).reshape(3, -1).T
     np.testing.assert_allclose(found, q, atol=1e-4)
+
+
+def test_points_on_both_sides_of_the_origin_have_keys_of_their_own():
+    """Keys have room for the whole range of coordinates, not for what lies above 0."""
+    rng = np.random.default_rng(0)
+    near = torch.tensor(rng.uniform(150, 154, (64, 2)), dtype=torch.float32)
+    values = torch.tensor(rng.uniform(size=(128, 3)), dtype=torch.float32)
+    both = torch_crf.Lattice(
+        torch.cat([near, near - 304]), torch.zeros(128).long(), torch.ones(128)
+    )
+    alone = torch_crf.Lattice(near, torch.zeros(64).long(), torch.ones(64))
+    assert torch.equal(both(values)[:64], alone(values[:64]))

@@ -9,10 +9,13 @@ import torch
 from clip_cases import make_openai_state_dict, small_config, write_model
 from safetensors.torch import save_file
 
+from clip_wsss.core import memory
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.check import Use, write_check
+from clip_wsss.models import clip
 from clip_wsss.models.check import check_models
 
+FAR = {"architecture": "ViT-B-16-quickgelu", "weights": "openai"}
 TIMM = {"library": "timm", "architecture": "vit_tiny_patch16_224"}
 
 
@@ -97,6 +100,53 @@ def test_names_are_known_without_a_download(model, line):
     else:
         assert said[0].startswith("models.x: ")
         assert line in said[0]
+
+
+def test_more_blocks_than_a_tower_has_are_said_before_the_first_map(files):
+    """Up to eight are all that there are: the default of a tower of three."""
+    names = {"own": files["good"], "far": {"library": "open_clip", **FAR}}
+    names["timm"] = {**TIMM, "weights": "pretrained"}
+    said = check_models(
+        names,
+        [
+            ("affinity `a`", "own", 8, None),
+            ("affinity `b`", "own", 99, None),
+            ("affinity `c`", "own", 8, [0, -4]),
+            ("affinity `d`", "far", 13, None),
+            ("affinity `e`", "timm", 12, None),
+            ("affinity `f`", "timm", 8, [12]),
+        ],
+    )
+    assert said == [
+        "affinity `b`: attention of 99 blocks is asked for, and the tower has 3; set layers to 3 "
+        "or fewer (models.own)",
+        "affinity `c`: attention: block -4 must be in 0..2, or -1 the last (models.own)",
+        "affinity `d`: attention of 13 blocks is asked for, and the tower has 12; set layers to "
+        "12 or fewer (models.far)",
+        "affinity `f`: attention: block 12 must be in 0..11, or -1 the last (models.timm)",
+    ]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 9 bytes")])
+@pytest.mark.parametrize("step", ["read_weights", "load_into"])
+def test_a_model_that_does_not_fit_into_memory_is_a_line(files, monkeypatch, error, step):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(clip, step, fail)
+    (said,) = check_models({"x": files["good"]})
+    assert "the model does not fit into memory; close other programs, or name a smaller" in said
+
+
+def test_a_model_is_not_built_where_it_would_not_fit(files, tmp_path, monkeypatch):
+    """Else the system would end the process while its memory is filled."""
+    monkeypatch.setattr(memory, "available", lambda device: 10**9)
+    config = small_config()
+    config["vision_cfg"] |= {"width": 6400, "layers": 3}
+    (tmp_path / "vast.json").write_text(json.dumps(config), encoding="utf-8")
+    model = {**files["good"], "architecture": str(tmp_path / "vast.json")}
+    (said,) = check_models({"x": model})
+    assert "vast.json takes about 5.9 GB of memory, and 1.0 GB are free; close" in said
 
 
 def test_they_are_said_with_what_is_wrong_with_the_data(dataset, tmp_path):

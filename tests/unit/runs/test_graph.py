@@ -439,6 +439,25 @@ def test_an_online_training_reads_images_and_ranked_texts_but_no_masks(graph):
     assert node["ranked"].settings["online"]["texts"] is None
 
 
+def test_what_is_asked_of_the_blocks_of_towers_is_said_to_the_check(graph):
+    rows = (
+        FULL
+        + "same\tphoto\tplain\tcaa\t-\t-\t-\t0\n"
+        + "cosine\tphoto\tplain\tcosine\t-\t-\t-\t0\n"
+        + "far\tphoto\tplain\tcaa,layers=99\t-\t-\t-\t0\n"
+        + "mixed\tphoto\tplain\ttwo-towers\t-\t-\t-\t0\n"
+        + "online\tphoto\tsoftmax\tcaa\tweclip\tweclip,online.dynamic_layers=77\tweclip\t0\n"
+    )
+    made = graph(rows, lambda c: c["affinity"]["two-towers"].update(blocks=[0, -4]))
+    assert Plan(made).attention == [
+        ("affinity `caa`", "demo", 3, None),
+        ("affinity `caa,layers=99`", "demo", 99, None),
+        ("affinity `two-towers`", "demo", 3, [0, -4]),
+        ("affinity `two-towers`", "exact", 3, None),
+        ("segmentation `weclip,online.dynamic_layers=77`: online.dynamic_layers", "demo", 77, None),
+    ]
+
+
 def test_an_online_training_takes_its_labellers_settings_from_all_cells(graph):
     rows = "full\tphoto\tclip-es,target=logit\tcaa,sinkhorn=2\tweclip,background_power=3"
     made = graph(f"{rows}\tweclip,online.dynamic_layers=5\tweclip\t0\n")

@@ -46,10 +46,14 @@ def test_known_answer():
 def test_a_balanced_loss_averages_foreground_and_background_apart():
     logits = torch.zeros(1, 3, 1, 5)
     logits[0, 0, 0, :4] = 2.0
-    label = torch.tensor([[[0, 0, 0, 0, 2]]])
+    label = torch.tensor([[[0, 0, 0, 0, 1]]])
     background = -torch.log_softmax(torch.tensor([2.0, 0, 0]), 0)[0]
     loss = PixelLoss("balanced")(logits, label)
     assert loss.item() == pytest.approx(((background + math.log(3)) / 2).item())
+    counting = PixelLoss("confidence-guided", mu=0.95)
+    for _ in range(2):
+        counting(logits, label, torch.tensor([[[1.0, 0.95, 0.9, 0.0, 1.0]]]))
+    assert counting.pixels == 2 * 3, "of all batches since the log looked"
     only_background = PixelLoss("balanced")(logits[..., :4], label[..., :4])
     assert only_background.item() == pytest.approx(background.item() / 2)
 

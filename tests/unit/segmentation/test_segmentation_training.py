@@ -27,7 +27,7 @@ from clip_wsss.segmentation.losses import PixelLoss, pack
 from clip_wsss.segmentation.predict import Predictor, predict
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor
 from clip_wsss.segmentation.submission import FOLDER, write_submission
-from clip_wsss.segmentation.train import _last_line, train
+from clip_wsss.segmentation.train import _last_line, check_trainings, train
 
 PIPELINE = [
     {"type": "RandomScale", "factors": [0.5, 0.75, 1.0, 1.25, 1.5]},
@@ -449,6 +449,18 @@ def test_parts_that_cannot_be_built_are_one_line_before_the_first_update(case, c
         run(case)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+    assert check_trainings({"cgl": case.entry}, 3) == [f"cgl: {caught.value}"]
+
+
+def test_a_model_that_cannot_be_built_is_said_before_the_first_map(case):
+    case.segmentor()
+    assert check_trainings({"cgl": case.entry}, 3) == []
+    good = read_segmentor(case.entry["segmentor"]).model.to_dict()
+    case.segmentor(model={**good, "decode_head": {**good["decode_head"], "type": "Hat"}})
+    (said,) = check_trainings({"cgl": case.entry}, 3)
+    assert said.startswith(f"cgl: {case.entry['segmentor']}: the model cannot be built (")
+    clip = {"weights": "openai"}  # would have to be downloaded
+    assert check_trainings({"cgl": case.entry | {"clip": clip}}, 3) == []
 
 
 def test_a_config_of_the_zoo_trains_as_it_is(case):

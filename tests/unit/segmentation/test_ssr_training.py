@@ -1,8 +1,11 @@
 """SSR's training: clusters, losses, another affinity, resuming (docs/ssr.md)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from online_case import WORDS, OnlineCase, online, row_of, train_row
 
 from clip_wsss.affinities.caa import CaaSettings
@@ -141,6 +144,33 @@ def test_threads_change_nothing(case, texts, monkeypatch):
     assert all(torch.equal(*both) for both in zip(*found, strict=True))
 
 
+def test_the_affinity_gets_the_image_of_its_place_as_clip_sees_it(case, texts):
+    """The second of a batch of two, whose first is turned."""
+    model = built(case, texts, score="clip")
+    maker, seen = model._labels, seen_by(model, case, None)
+    maker.scored(seen)
+    image = open_dataset(case.dataset).image(case.ids[0])
+    pair = replace(
+        seen,
+        images=torch.cat([seen.images.flip(-1), seen.images]),
+        streams=[torch.cat([x.flip(1), x]) for x in seen.streams],
+        attention=torch.cat([seen.attention.flip(-1), seen.attention]),
+        keys=[[1], seen.keys[0]],
+    )
+    given = []
+    maker.affinity = lambda context: given.append(context) or context.maps
+    pair.cams = [seen.cams[0]] * 2
+    maker.propagated(pair)
+    (context,) = (one for one in given if one.keys != [1])
+    assert (context.image == image).all()
+    assert list(context.keys) == list(seen.keys[0])
+    torch.testing.assert_close(
+        context.looked.pixels, seen.clip.preprocess(image), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(context.looked.streams, seen.streams, atol=0, rtol=0)
+    torch.testing.assert_close(context.attention(-2), seen.attention[0, -2], atol=0, rtol=0)
+
+
 def test_another_tower_is_asked_for_its_attention(case, texts):
     clip = row_of(case)["online"]["clip"]
     mixed = SGC | {"weight": 0.4, "mixed": [{"tower": "other", "weight": 0.6}]}
@@ -192,5 +222,28 @@ def test_all_losses_reach_what_they_train(case, texts):
     assert alone.item() != losses["loss_proto"].item()
 
 
-def test_what_is_registered_has_final_labels():
-    assert method("labels", "ssr").function.final
+def test_the_loss_of_the_prototypes_by_hand(case, texts):
+    """Cross entropies of images with the texts' prototypes and of texts with the images'."""
+    own = {"text_share": 0.25, "prototype_weight": 2.0, "pseudo_label": "class", "tau": 0.5}
+    model = built(case, texts, **own).eval()
+    maker, seen = model._labels, seen_by(model, case, 1)
+    maker.learn([[0, 1]], maker.sample(seen))
+    maker(seen)
+    cmpa = maker.trained
+    patches = cmpa.isa(seen.clip.patches(seen.streams[2])[0])  # what enters the last of 3 blocks
+    images = torch.stack([(c.flatten()[:, None] * patches).sum(0) for c in seen.cams[0]])
+    texts = cmpa.tsa(torch.cat([maker.foreground, maker.background]))[:2]
+    losses = [
+        -torch.log_softmax(F.normalize(x, dim=-1) @ F.normalize(to, dim=-1).T / 0.5, -1)
+        .diagonal()
+        .mean()
+        for x, to in ((images, cmpa.prototypes[1]), (texts, cmpa.prototypes[0]))
+    ]
+    kept = {"loss_seg": torch.tensor(2.0), "loss_aff": torch.tensor(0.0)}
+    found = maker.losses(seen, kept)["loss_proto"]
+    torch.testing.assert_close(found, 2 * (0.75 * losses[0] + 0.25 * losses[1]))
+
+
+@pytest.mark.parametrize("name", ["ssr", "weclip"])
+def test_what_is_registered_has_final_labels(name):
+    assert method("labels", name).function.final
