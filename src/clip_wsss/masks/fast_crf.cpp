@@ -22,6 +22,7 @@ namespace {
 
 using std::size_t;
 using i32 = std::int32_t;
+using i64 = std::int64_t;
 using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 
@@ -69,6 +70,10 @@ struct Lattice {
   // For each axis its runs of neighbouring points, the first of a run marked with START. A point
   // without a neighbour is in none: the blur leaves it as it is.
   std::vector<std::vector<i32>> chain;
+  // Of the lattice of positions alone also both neighbours in the chain of every point, (axes, points,
+  // 2), `points` where there is none, and how far apart the numbers of neighbours are at most.
+  std::vector<i32> around;
+  i32 reach = 0;
 };
 
 // Open addressing; points are numbered in the order in which they are first seen.
@@ -147,6 +152,22 @@ WIDER void find_chains(Lattice& lattice, const Points& points, const u64* step) 
       for (i32 q = next[p]; q >= 0; q = next[q]) chain[length++] = q;
     }
     lattice.chain.emplace_back(chain.get(), chain.get() + length);
+  }
+}
+
+void find_around(Lattice& lattice) {
+  const i32 m = lattice.points;
+  lattice.around.assign(size_t(2) * lattice.axes * m, m);
+  i32* around = lattice.around.data();
+  for (const std::vector<i32>& chain : lattice.chain) {
+    for (size_t i = 1; i < chain.size(); ++i) {
+      if (chain[i] < 0) continue;
+      const i32 p = chain[i - 1] & POINT, q = chain[i];
+      around[2 * size_t(p) + 1] = q;
+      around[2 * size_t(q)] = p;
+      lattice.reach = std::max(lattice.reach, std::abs(p - q));
+    }
+    around += 2 * size_t(m);
   }
 }
 
@@ -259,6 +280,7 @@ WIDER Lattice* build(int width, int height, const unsigned char* rgb, float sxy,
   }
   lattice->points = i32(points.key.size());
   find_chains(*lattice, points, step);
+  if (D == 2) find_around(*lattice);
   return lattice.release();
 }
 
@@ -448,6 +470,7 @@ WIDER void infer_few(const Lattice& gaussian, const Lattice& bilateral, const fl
 
 #define INLINE __attribute__((always_inline)) inline
 constexpr size_t PAGE = size_t(1) << 21;
+constexpr i64 STRIP = 512;   // points of an axis at a time
 constexpr size_t AHEAD = 16;  // rows that the blur fetches in advance
 
 template <int L> struct Register {
@@ -460,13 +483,21 @@ struct FreePages {
 };
 using Pages = std::unique_ptr<float[], FreePages>;
 
-Pages make_pages(size_t floats) {  // not zeroed
+// Memory of this thread's last inference, dirty: a tenth of the time would go to pages zeroed anew.
+float* workspace(size_t floats) {
+  thread_local Pages pages;
+  thread_local size_t size = 0;
   const size_t bytes = (floats * sizeof(float) + PAGE - 1) / PAGE * PAGE;
-  Pages pages(static_cast<float*>(::operator new[](bytes, std::align_val_t(PAGE))));
+  if (bytes > size) {
+    pages.reset();
+    size = 0;
+    pages.reset(static_cast<float*>(::operator new[](bytes, std::align_val_t(PAGE))));
+    size = bytes;
 #if defined(__linux__)
-  madvise(pages.get(), bytes, MADV_HUGEPAGE);  // fewer page faults and misses of the TLB
+    madvise(pages.get(), bytes, MADV_HUGEPAGE);  // fewer page faults and misses of the TLB
 #endif
-  return pages;
+  }
+  return pages.get();
 }
 
 struct Block {
@@ -502,6 +533,33 @@ template <int L, int W> INLINE void blur_rows(const Lattice& lattice, float* tab
       std::memcpy(at + k * R, &sum, sizeof sum);
     }
   }
+}
+
+// The same by the neighbours of each point, from `table` to `other` (3 axes; the row behind the last
+// stays 0). Neighbouring positions have near numbers, so that an axis can follow the one before `reach`
+// points behind it, in the cache: each reads only what that one has done, and overwrites only what that
+// one no longer reads.
+template <int L, int W> INLINE void blur_strips(const Lattice& lattice, float* table, float* other) {
+  constexpr int R = L < W ? L : W, K = W / R;
+  using V = typename Register<R>::type;
+  const i64 m = lattice.points, reach = lattice.reach;
+  for (i64 first = 0; first < m + 2 * reach; first += STRIP)
+    for (int axis = 0; axis < 3; ++axis) {
+      const i64 begin = std::max<i64>(0, first - axis * reach);
+      const i64 end = std::min(m, first + STRIP - axis * reach);
+      const i32* const around = &lattice.around[2 * axis * m];
+      const float* const from = axis == 1 ? other : table;
+      float* const to = axis == 1 ? table : other;
+      for (i64 p = begin; p < end; ++p)
+        for (int k = 0; k < K; ++k) {
+          V before, here, next;
+          std::memcpy(&before, from + size_t(around[2 * p]) * W + k * R, sizeof before);
+          std::memcpy(&here, from + p * W + k * R, sizeof here);
+          std::memcpy(&next, from + size_t(around[2 * p + 1]) * W + k * R, sizeof next);
+          here = here + 0.5f * before + 0.5f * next;
+          std::memcpy(to + p * W + k * R, &here, sizeof here);
+        }
+    }
 }
 
 template <int L, int W, int AXES>
@@ -626,8 +684,9 @@ template <int L> INLINE void softmax_row(float* y, int size) {
 #define SPLAT(W)                                                                                   \
   splat_rows<L, W, 3>(gaussian, first, lanes, block.next[0], block.known[0], q, y + size, stride); \
   splat_rows<L, W, 6>(bilateral, first, lanes, block.next[1], block.known[1], q, y + size, stride)
-#define BLUR(W)                                \
-  blur_rows<L, W>(gaussian, block.table[0]);   \
+#define BLUR(W)                                               \
+  blur_strips<L, W>(gaussian, block.table[0], block.next[0]); \
+  std::swap(block.table[0], block.next[0]);                   \
   blur_rows<L, W>(bilateral, block.table[1])
 
 template <int L>
@@ -646,14 +705,15 @@ INLINE void infer_blocks(const Lattice& gaussian, const Lattice& bilateral, cons
   const int columns = size + 1, stride = (columns + 15) / 16 * 16;  // the last label: column `size`
 
   const size_t rows = 2 * (size_t(gaussian.points) + bilateral.points + 2);
-  const Pages pages = make_pages(rows * size), logits = make_pages(n * columns);
-  float* place = pages.get();
+  float* place = workspace(rows * size + n * columns);
   for (Block& block : blocks)
     for (int i = 0; i < 2; ++i)
       for (float** table : {&block.table[i], &block.next[i]}) {
         *table = place;
         place += size_t(lattice[i]->points + 1) * block.width;
+        std::fill(place - block.width, place, 0.f);
       }
+  float* const logits = place;
   for (size_t first = 0; first < n; first += 4 * BLOCK)
     for (int c = 0; c < columns; ++c) {
       const float* from = c < labels - 1 ? unary + c * n
