@@ -66,6 +66,18 @@ def test_what_is_not_there_is_one_line(project, capsys, arguments, line):
     assert error.count("\n") == 1
 
 
+def test_all_images_are_counted_without_a_split(project, capsys):
+    content = yaml.safe_load(Path("my.yaml").read_text())
+    splits = dict.fromkeys(content["dataset"]["splits"])
+    settings = {"source": "folder", "splits": splits | {"pseudo": "all", "prompts": "all"}}
+    content["dataset"] |= settings
+    content["runs"] = {"tables": ["masks.tsv"]}
+    Path("masks.tsv").write_text("name\tcam\ttexts\nplain\tplain\tphoto\n")
+    Path("my.yaml").write_text(yaml.safe_dump(content))
+    code, out, _ = call(capsys, "check")
+    assert (code, out.splitlines()[-1]) == (0, f"{content['dataset']['name']}: 10 images, 0 errors")
+
+
 def test_ctrl_c_is_one_line(monkeypatch, capsys):
     def stopped(arguments):
         raise KeyboardInterrupt
