@@ -210,7 +210,7 @@ def _clean(plan: Plan, options: argparse.Namespace) -> int:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         print(f"deleted {len(found)}")
     else:
-        print(f"{len(found)} unused by the runs of this config; --yes deletes them")
+        print(f"{len(found)} unused by the runs of {options.configfile}; --yes deletes them")
     return 0
 
 

@@ -161,7 +161,7 @@ def test_what_no_run_uses_is_listed_and_deleted_on_request(project, capsys):
     assert "masks/crf-00000000" in out
     assert "seed7" in out
     assert "0001of0009.npz" in out
-    assert "--yes deletes them" in out
+    assert "unused by the runs of my.yaml; --yes deletes them" in out
     assert other.exists(), "the first call only lists"
     _, out, _ = call(capsys, "clean", "--yes")
     assert "deleted 3" in out
