@@ -16,6 +16,7 @@ from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.check import check as check_data
 from clip_wsss.data.check import shortened
+from clip_wsss.data.datasets import ALL
 from clip_wsss.runs.builds import check_builds
 from clip_wsss.runs.config import GROUPS, read_yaml
 from clip_wsss.runs.graph import Graph
@@ -142,7 +143,10 @@ def _check(plan: Plan, options: argparse.Namespace) -> int:
         print(f"warning: {line}")
     for line in shortened(report["errors"]):
         print(f"error: {line}", file=sys.stderr)
-    counts = [f"{one['images']} {split}" for split, one in report["splits"].items()]
+    counts = [
+        f"{one['images']}{'' if split == ALL else f' {split}'}"
+        for split, one in report["splits"].items()
+    ]
     images = f"{' and '.join(counts) or 'no'} images"
     print(f"{plan.dataset.name}: {images}, {len(report['errors'])} errors")
     return 1 if report["errors"] else 0
@@ -208,7 +212,7 @@ def _clean(plan: Plan, options: argparse.Namespace) -> int:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         print(f"deleted {len(found)}")
     else:
-        print(f"{len(found)} unused by the runs of this config; --yes deletes them")
+        print(f"{len(found)} unused by the runs of {options.configfile}; --yes deletes them")
     return 0
 
 

@@ -66,6 +66,18 @@ def test_what_is_not_there_is_one_line(project, capsys, arguments, line):
     assert error.count("\n") == 1
 
 
+def test_all_images_are_counted_without_a_split(project, capsys):
+    content = yaml.safe_load(Path("my.yaml").read_text())
+    splits = dict.fromkeys(content["dataset"]["splits"])
+    settings = {"source": "folder", "splits": splits | {"pseudo": "all", "prompts": "all"}}
+    content["dataset"] |= settings
+    content["runs"] = {"tables": ["masks.tsv"]}
+    Path("masks.tsv").write_text("name\tcam\ttexts\nplain\tplain\tphoto\n")
+    Path("my.yaml").write_text(yaml.safe_dump(content))
+    code, out, _ = call(capsys, "check")
+    assert (code, out.splitlines()[-1]) == (0, f"{content['dataset']['name']}: 10 images, 0 errors")
+
+
 def test_ctrl_c_is_one_line(monkeypatch, capsys):
     def stopped(arguments):
         raise KeyboardInterrupt
@@ -149,7 +161,7 @@ def test_what_no_run_uses_is_listed_and_deleted_on_request(project, capsys):
     assert "masks/crf-00000000" in out
     assert "seed7" in out
     assert "0001of0009.npz" in out
-    assert "--yes deletes them" in out
+    assert "unused by the runs of my.yaml; --yes deletes them" in out
     assert other.exists(), "the first call only lists"
     _, out, _ = call(capsys, "clean", "--yes")
     assert "deleted 3" in out

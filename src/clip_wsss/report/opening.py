@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from clip_wsss.data.datasets import ALL
 from clip_wsss.report.relations import Best, best, labels_of, predictions_of
 from clip_wsss.report.results import Results
 from clip_wsss.report.tables import decimal, signed
@@ -16,7 +17,9 @@ def opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> di
     splits = results.config.dataset.splits
     shown = dict.fromkeys(filter(None, (splits.pseudo, splits.val)))
     counts = {split: len(results.dataset.ids(split)) for split in shown}
-    images = " and ".join(f"{count:,} {split}" for split, count in counts.items())
+    images = " and ".join(
+        f"{count:,}" if split == ALL else f"{count:,} {split}" for split, count in counts.items()
+    )
     masks = [results.graph.settings[run.name].masks for run in results.runs]
     made = {one.source for one in masks if one is not None}
     words = {"ground-truth": "full supervision", "import": "masks made elsewhere"}
@@ -33,8 +36,9 @@ def opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> di
         f"{'the demo' if demo else results.dataset.name}"
         f"{f', {each}measured after every stage' if results.scored else ''}. {taught}."
     )
+    lines = [] if [*counts] == [ALL] else [images]
     tiles: list[dict[str, Any]] = [
-        {"label": "Images", "value": f"{sum(counts.values()):,}", "lines": [images]}
+        {"label": "Images", "value": f"{sum(counts.values()):,}", "lines": lines}
     ]
     if several:
         tiles.insert(0, {"label": "Runs", "value": len(results.runs), "lines": list(tables)})

@@ -11,10 +11,13 @@ STAGES = ("initial", "refined", "mask", "labels", "segmentation")
 def lines(table: str | Path) -> Iterator[str]:
     """Yield the measured rows of a table (CSV) in columns: mIoU in percent by stage, difference.
 
-    Columns that no row fills are left out. `noise` marks a difference whose interval holds 0.
+    Columns that no row fills are left out, and all of them where nothing was scored. `noise` marks
+    a difference whose interval holds 0.
     """
     rows = [row for _, row in read_csv(table).iterrows() if row["kind"] == "measured"]
     shown = [stage for stage in STAGES if any(row[stage] == row[stage] for row in rows)]
+    if not shown:
+        return
     cells = [["run", *shown, "difference"]]
     for row in rows:
         change = ""

@@ -15,7 +15,7 @@ from clip_wsss.core.maps import read_maps, write_maps
 from clip_wsss.report import gallery, views
 from clip_wsss.report.classes import heatmaps
 from clip_wsss.report.ladder import ladder
-from clip_wsss.report.opening import answer, best_lines
+from clip_wsss.report.opening import answer, best_lines, opening
 from clip_wsss.report.relations import across, best, comparison, labels_of, pairs, predictions_of
 from clip_wsss.report.results import Results
 from clip_wsss.report.tables import DIFFERS, difference_cell, plain_table, runs_table
@@ -600,6 +600,23 @@ def test_one_run(tmp_path):
         "of the demo, measured after every stage. It learns from image-level labels alone." in html
     )
     assert html.count('class="rung"') == 1
+
+
+def test_all_images_are_no_split_by_name():
+    run, masks = SimpleNamespace(name="mine"), SimpleNamespace(source="maps")
+    splits = SimpleNamespace(pseudo="all", val=None)
+    results = SimpleNamespace(
+        config=SimpleNamespace(dataset=SimpleNamespace(splits=splits)),
+        dataset=SimpleNamespace(name="holiday", ids=lambda split: ["a", "b", "c"]),
+        graph=SimpleNamespace(settings={"mine": SimpleNamespace(masks=masks)}),
+        runs=[run],
+        scored=False,
+    )
+    said = opening(results, {}, demo=False)
+    assert said["lead"] == (
+        "One run on the 3 images of holiday. It learns from image-level labels alone."
+    )
+    assert said["tiles"] == [{"label": "Images", "value": "3", "lines": []}]
 
 
 def test_unlabelled_pixels_are_a_column_of_the_confusion_matrix(tmp_path):

@@ -31,6 +31,13 @@ def test_measured_rows_in_columns(tmp_path):
     ]
 
 
+def test_nothing_that_was_scored_is_no_table(tmp_path):
+    row = {"run": "mine", "kind": "measured", "base": "", "difference": float("nan")}
+    stages = dict.fromkeys(("initial", "refined", "mask", "labels", "segmentation"), float("nan"))
+    write_csv(pd.DataFrame([row | stages]), tmp_path / "images.csv")
+    assert list(lines(tmp_path / "images.csv")) == []
+
+
 @pytest.fixture
 def handler(monkeypatch):
     """A handler whose clock says 0, 10, 20, … seconds."""
