@@ -47,6 +47,12 @@ WHERE = {
     "snakemake --cores all --configfile config/tagclip.yaml": (
         "tests/workflow/test_tags.py::test_labels_are_predicted_before_they_are_read"
     ),
+    "snakemake --cores all --configfile config/zeroshot.yaml": (
+        "tests/workflow/test_zeroshot.py::test_rows_with_held_out_classes"
+    ),
+    "snakemake --cores all --configfile config/voc12-zeroshot.yaml": (
+        f"{DATA}test_plans_of_the_real_configs"
+    ),
     "snakemake --cores all --configfile config/folder.yaml": (f"{DATA}test_plans_of_ones_own_data"),
     "snakemake --cores all --configfile config/config.yaml "
     "--config 'runs={tables: [config/runs/corrections.tsv]}'": PLANS,

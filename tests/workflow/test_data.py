@@ -121,7 +121,12 @@ def test_real_configs_hold_nothing_of_the_demos(project, name, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "tables"),
-    [("voc12", []), ("coco14", []), ("voc12", ["voc12", "affinities", "maps", "towers"])],
+    [
+        ("voc12", []),
+        ("voc12-zeroshot", []),
+        ("coco14", []),
+        ("voc12", ["voc12", "affinities", "maps", "towers"]),
+    ],
 )
 def test_plans_of_the_real_configs(project, name, tables):
     project.config = yaml.safe_load((project.folder / f"config/{name}.yaml").read_text("utf-8"))

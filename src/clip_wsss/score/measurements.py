@@ -354,8 +354,9 @@ def difference(first: Figure, second: Figure) -> Difference | None:
 
 
 def _part_differences(first: Figure, second: Figure) -> dict[str, tuple[float, Interval]]:
-    parts = first.seed_parts, second.seed_parts, first.part_samples, second.part_samples
-    if any(one is None for one in parts):
+    if first.seed_parts is None or second.seed_parts is None:
         return {}
-    values, others, samples, resampled = parts
-    return _intervals(values.mean(axis=0) - others.mean(axis=0), samples - resampled)
+    assert first.part_samples is not None  # both are there, or neither
+    assert second.part_samples is not None
+    values = first.seed_parts.mean(axis=0) - second.seed_parts.mean(axis=0)
+    return _intervals(values, first.part_samples - second.part_samples)

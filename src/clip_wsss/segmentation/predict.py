@@ -158,7 +158,7 @@ def load_checkpoint(
     state = {k: v for k, v in read_state(Path(checkpoint)).items() if not k.startswith(unneeded)}
     meta = torch.load(checkpoint, map_location="cpu", weights_only=True).get("meta")
     trained = json.loads(meta)["classes"] if isinstance(meta, str) else classes
-    if classes is not None and trained != classes:
+    if classes is not None and trained is not None and trained != classes:
         raise InputError(
             f"{checkpoint}: was trained on {len(trained)} classes ({', '.join(trained[:3])}, ...), "
             f"the data set has {len(classes)} ({', '.join(classes[:3])}, ...); train again"

@@ -51,6 +51,11 @@ class TextHead(BaseDecodeHead):
         InputError: numbers of texts, classes and words that do not fit one another.
     """
 
+    num_classes: int  # of the base, and the buffers
+    texts: Tensor
+    words: Tensor
+    left_out: Tensor
+
     def __init__(
         self,
         head: dict,

@@ -402,7 +402,7 @@ def _interval_cells(name: str, value: float, around) -> dict:
 
 def _part_cells(name: str, parts: dict[str, tuple[float, Interval]]) -> dict:
     """The cells of seen, unseen and harmonic; none where no class is held out."""
-    cells = {}
+    cells: dict[str, float] = {}
     for part, (value, around) in parts.items():
         cells |= _interval_cells(f"{name}_{part}", value, around)
     return cells
