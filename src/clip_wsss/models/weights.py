@@ -171,8 +171,9 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
     """Copy a state dict into a model, every tensor of it and nothing else.
 
     Raises:
-        InputError: a tensor is missing, left over, of another shape, or holds NaN or infinity, of
-            which every map would be zero; one line names the first and counts the rest.
+        InputError: a tensor is missing, left over, of another shape, or holds NaN, infinity or
+            zeros alone, of which every map would be zero; one line names the first and counts
+            the rest.
     """
     state = dict(weights.state)
     wanted = model.state_dict()
@@ -191,7 +192,10 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
         )
     problems += [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} has no place" for name in state if name not in wanted]
-    broken = [name for name, value in state.items() if not value.isfinite().all()]
+    # As the model holds them: float64 may be too large for it.
+    kept = {name: one.to(wanted[name].dtype) for name, one in state.items() if name in wanted}
+    broken = [name for name, value in kept.items() if not value.isfinite().all()]
+    empty = [name for name, value in kept.items() if value.ndim > 1 and not value.any()]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(
@@ -202,6 +206,9 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
         raise InputError(
             f"{weights.source}: {broken[0]} holds NaN or infinity{more}; get the file again"
         )
+    if empty:
+        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        raise InputError(f"{weights.source}: {empty[0]} is all zero{more}; get the file again")
     model.load_state_dict(state)
 
 

@@ -174,6 +174,17 @@ class TestRefusals:
             files, r"model\.pt: visual\.transformer\.resblocks\.0\.mlp\.c_fc\.weight holds NaN or"
         )
 
+    @pytest.mark.parametrize(
+        ("change", "line"),
+        [
+            (lambda one: one * 0, r"visual\.proj is all zero; get the file again"),
+            (lambda one: one.double() * 1e300, r"visual\.proj holds NaN or infinity; get"),
+        ],
+    )
+    def test_a_matrix_of_which_every_map_would_be_zero(self, tmp_path, state, change, line):
+        state = {**state, "visual.proj": change(state["visual.proj"])}
+        refused(write_model(tmp_path, texts_config(), state), line)
+
     def test_openai_format_with_gelu(self, tmp_path, state):
         config = texts_config() | {"quick_gelu": False}
         files = write_model(tmp_path, config, state)

@@ -153,7 +153,7 @@ def test_the_affinity_gets_the_image_of_its_place_as_clip_sees_it(case, texts):
     pair = replace(
         seen,
         images=torch.cat([seen.images.flip(-1), seen.images]),
-        streams=[torch.cat([x.flip(1), x]) for x in seen.streams],
+        streams=[torch.cat([x.flip(1), x, x.flip(1)]) for x in seen.streams],
         attention=torch.cat([seen.attention.flip(-1), seen.attention]),
         keys=[[1], seen.keys[0]],
     )
