@@ -41,7 +41,10 @@ def check_models(
     for where, name, layers, named in attention:
         try:
             if (own := blocks.get(name)) is not None:
-                check_layers(layers, own) if named is None else [check_block(b, own) for b in named]
+                if named is None:
+                    check_layers(layers, own)
+                for block in named or ():
+                    check_block(block, own)
         except InputError as error:
             problems.append(f"{where}: {error} (models.{name})")
     return problems
