@@ -254,7 +254,11 @@ def test_a_parent_that_is_a_list_is_refused(tmp_path):
 def test_nothing_is_inherited_that_is_not_named():
     for path in CONFIGS:
         content = with_parents(read_yaml(path), path.name)
-        if path.name not in ("config.yaml", "tagclip.yaml", "zeroshot.yaml"):  # the demo's
+        if path.name not in (
+            "config.yaml",
+            "tagclip.yaml",
+            "zeroshot.yaml",
+        ):  # which are the demo's
             assert "demo" not in yaml.safe_dump(content), path
 
 
