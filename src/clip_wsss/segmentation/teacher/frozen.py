@@ -8,6 +8,7 @@ from torch import Tensor
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.models.frozen_clip import FrozenClip
+from clip_wsss.models.tower import Clip
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Teacher:
         InputError: a CLIP of another library than open_clip.
     """
 
-    def __init__(self, clip: FrozenClip, image: str):
+    def __init__(self, clip: Clip, image: str):
         if not isinstance(clip, FrozenClip):
             raise InputError(
                 "segmentation.teacher: needs a CLIP of library open_clip, whose CLS can be kept "

@@ -75,6 +75,7 @@ class TeacherSegmentor(EncoderDecoder):
 
     def _filled(self, features, logits, data_samples, inside, seen) -> dict[str, Tensor]:
         """The run's loss, L_nel and L_bce, of labels that PLM has filled."""
+        assert self.plm is not None  # which this is for
         head, loss = self.decode_head, self.decode_head.loss_decode
         label = torch.stack([sample.gt_sem_seg.data for sample in data_samples])  # (B, 1, H, W)
         confidence = head.sampler.sample(logits, label)
