@@ -359,7 +359,7 @@ def test_a_loss_that_is_not_finite_says_what_to_do(case):
     optim = {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 1e30}}
     case.segmentor(optim_wrapper=optim)
     with pytest.raises(
-        InputError, match=r"the loss is (nan|inf) in update .*; take loss: balanced"
+        InputError, match=r"the loss is (nan|inf) in update .*; use loss: balanced"
     ):
         run(case)
 
