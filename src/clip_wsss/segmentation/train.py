@@ -388,6 +388,8 @@ def check_trainings(entries: Mapping[str, dict], classes: int) -> list[str]:
 
 def _try_training(entry: dict, classes: int) -> None:
     use_device("cpu")
+    # The texts of a text head are not there yet, so it is built with its own classifier.
+    entry = {key: value for key, value in entry.items() if key not in ("text_head", "teacher")}
     path, segmentor = entry["segmentor"], read_segmentor(entry["segmentor"], entry)
     online = entry["online"] if entry.get("labels") == "online" else {}
     clip = (online or entry).get("clip")

@@ -358,9 +358,7 @@ def test_work_of_other_settings_is_set_aside(trained, monkeypatch):
 def test_a_loss_that_is_not_finite_says_what_to_do(case):
     optim = {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 1e30}}
     case.segmentor(optim_wrapper=optim)
-    with pytest.raises(
-        InputError, match=r"the loss is (nan|inf) in update .*; use loss: balanced"
-    ):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) in update .*; use loss: balanced"):
         run(case)
 
 
