@@ -282,7 +282,7 @@ class Reader:
         if ids is None:
             ids = tuple(sorted(set(tables[0]["id"]).union(*(table["id"] for table in tables))))
         sums = [tally(table, list(ids), classes) for table in tables]
-        samples = np.stack([resampled_iou(one, self.resamples, self.seed) for one in sums])
+        whole, samples = self._ious(sums)
         return Figure(
             stage=stage,
             files=files,
@@ -290,23 +290,36 @@ class Reader:
             scoring=scoring,
             info=infos[0],
             ids=ids,
-            seed_iou=np.stack([tally_iou(one.sum(axis=0)) for one in sums]),
+            seed_iou=whole,
             seed_rates=np.stack([tally_rates(one.sum(axis=0)) for one in sums]),
             class_samples=over_seeds(samples, self.seed),
             samples=over_seeds(nan_mean(samples), self.seed),
             reader=self,
-            **self._parts(tables, list(ids), _names(infos[0])),
+            **self._parts(tables, list(ids), _names(infos[0]), whole, samples),
         )
 
+    def _ious(self, sums: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """IoU of the tallies of S seeds: (S, C), and resampled (S, R, C)."""
+        samples = [resampled_iou(one, self.resamples, self.seed) for one in sums]
+        return np.stack([tally_iou(one.sum(axis=0)) for one in sums]), np.stack(samples)
+
     def _parts(
-        self, tables: Sequence[pd.DataFrame], ids: list[str], names: Sequence[str]
+        self,
+        tables: Sequence[pd.DataFrame],
+        ids: list[str],
+        names: Sequence[str],
+        whole: np.ndarray,
+        samples: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Seen, unseen and harmonic of the counts of some seeds, on the resamples of the figure."""
+        """Seen, unseen and harmonic of some seeds, on the resamples of the figure.
+
+        They are made of the figure's IoUs, but where the background does not count.
+        """
         if (held_out := self.held_out) is None:
             return {}
-        sums = [tally(held_out.counted(table), ids, len(names)) for table in tables]
-        samples = np.stack([resampled_iou(one, self.resamples, self.seed) for one in sums])
-        whole = np.stack([tally_iou(one.sum(axis=0)) for one in sums])
+        if held_out.background == "ignored":
+            counted = [table[table["truth"] != 0] for table in tables]
+            whole, samples = self._ious([tally(table, ids, len(names)) for table in counted])
         return {
             "seed_parts": held_out.of(whole, names),
             "part_samples": over_seeds(held_out.of(samples, names), self.seed),

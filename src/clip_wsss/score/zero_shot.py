@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from clip_wsss.score.bootstrap import nan_mean
 
@@ -28,15 +27,11 @@ class HeldOut:
     unseen: tuple[str, ...]
     background: str = "seen"
 
-    def counted(self, counts: pd.DataFrame) -> pd.DataFrame:
-        """The counts (columns truth, prediction, ...) of the pixels that count."""
-        return counts if self.background == "seen" else counts[counts["truth"] != 0]
-
     def of(self, iou: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """The figures of IoUs.
 
         Args:
-            iou: (..., C) in [0, 1], NaN without ground truth, of `counted`.
+            iou: (..., C) in [0, 1], NaN without ground truth, of the pixels that count.
             names: of the classes, background first.
 
         Returns:
