@@ -140,6 +140,11 @@ def has_text_head(node: Node) -> bool:
     return node.stage == "segmentation" and "text_head" in node.settings
 
 
+def needs_texts(training: Node) -> bool:
+    """Whether a training reads text features: it makes its labels itself, or has a text head."""
+    return is_online(training) or has_text_head(training)
+
+
 def has_final_labels(inference: Node) -> bool:
     """Whether predictions are of a training whose maker labels whole images too, by `final`."""
     training = inference.parents[0]

@@ -32,8 +32,8 @@ from clip_wsss.runs.nodes import (
     Node,
     Pass,
     cam_of,
-    has_text_head,
     is_online,
+    needs_texts,
     ranked_texts,
     texts_of,
     words_of,
@@ -310,7 +310,7 @@ class Plan:
         inputs: dict[str, Sequence[Product | Path]] = {"lists": lists}
         if not is_online(node):
             inputs["masks"] = self.masks_read(node)
-        if is_online(node) or has_text_head(node):
+        if needs_texts(node):
             inputs["texts"] = self.texts_read(node)
         return Product(folder / "checkpoint.json", files, self.stamp(node), inputs)
 
@@ -324,10 +324,7 @@ class Plan:
         Masks read them if their refinement may ask for the cam's tower, a training if it makes its
         labels itself or has a text head.
         """
-        reads = {
-            "masks": TOWERS in node.methods,
-            "segmentation": is_online(node) or has_text_head(node),
-        }
+        reads = {"masks": TOWERS in node.methods, "segmentation": needs_texts(node)}
         ranked = ranked_texts(node) if reads.get(node.stage, True) else None
         return [] if ranked is None else [self.texts(ranked)]
 
