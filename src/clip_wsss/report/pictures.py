@@ -130,16 +130,6 @@ class Album:
         self.pictures[key] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         return key
 
-    def rgb(self, key: str, below: str | None = None) -> np.ndarray:
-        """A kept picture, (H, W, 3) uint8; what is transparent in it shows the one below."""
-        image = self._open(key).convert("RGBA")
-        ground = Image.new("RGBA", image.size) if below is None else self._open(below)
-        ground = ground.convert("RGBA").resize(image.size)
-        return np.asarray(Image.alpha_composite(ground, image).convert("RGB"))
-
-    def _open(self, key: str) -> Image.Image:
-        return Image.open(io.BytesIO(base64.b64decode(self.pictures[key].split(",", 1)[1])))
-
     @property
     def size(self) -> int:
         """Bytes that the pictures take in the page."""

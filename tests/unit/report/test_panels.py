@@ -1,3 +1,4 @@
+import albums
 import numpy as np
 import pytest
 import synthetic
@@ -102,7 +103,7 @@ def test_what_mu_drops(made):
     found = panels.measures(crf, "train_0001")["dropped"]
     assert found == {"mu": 0.95, "kept": pytest.approx(kept, abs=1e-4)}
     key = panels.panel(crf, "train_0001")["dropped"]
-    alpha = np.asarray(panels.album._open(key).convert("RGBA"))[..., 3]
+    alpha = np.asarray(albums.picture(panels.album, key).convert("RGBA"))[..., 3]
     assert ((alpha == 0) == (archive.confidence("train_0001") >= np.float32(0.95))).all()
     assert "dropped" not in panels.measures(files_of(made, "plain"), "train_0001")
 
@@ -209,7 +210,7 @@ def test_a_restart_keeps_what_was_read_and_no_picture(made):
 def test_pictures_are_made_smaller_on_request(made):
     small = Panels(made.dataset, side=20)
     cells = small.panel(files_of(made, "crf"), "train_0000")
-    assert {max(small.album.rgb(cells[stage]).shape) for stage in SHOWN_STAGES[:-2]} == {20}
+    assert {max(albums.rgb(small.album, cells[stage]).shape) for stage in SHOWN_STAGES[:-2]} == {20}
     assert small.longest == 48
 
 
