@@ -21,8 +21,13 @@ TEXTS = (
 
 def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
     """Write a table; a text that a spreadsheet would compute gets an apostrophe before it."""
+    Path(path).write_text(csv_text(frame), encoding="utf-8", newline="")
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """The text that `write_csv` writes."""
     safe = frame.map(lambda v: f"'{v}" if _computed(v) else v)
-    safe.to_csv(path, index=False, lineterminator="\n")
+    return safe.to_csv(index=False, lineterminator="\n")
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:

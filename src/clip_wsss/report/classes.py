@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping
 
 import pandas as pd
 
+from clip_wsss.core.csvs import csv_text
 from clip_wsss.report.charts import shade
 from clip_wsss.report.relations import labels_of, predictions_of
 from clip_wsss.report.tables import colour, decimal, signed
@@ -76,8 +76,6 @@ def _heatmap(title: str, columns: list, seen: Callable[[Figure], list[int]]) -> 
             lines.append(line | _change_columns(change, number))
         head = {"name": name, "colour": colour(number), "images": images[number]}
         rows.append(head | {"cells": cells})
-    buffer = io.StringIO()
-    pd.DataFrame(lines).round(4).to_csv(buffer, index=False)
     return {
         "title": f"{title}, {first.info['split']}",
         "id": f"heat-{title.split()[-1].lower()}",
@@ -89,7 +87,7 @@ def _heatmap(title: str, columns: list, seen: Callable[[Figure], list[int]]) -> 
             for (_, _, figure, _), change in zip(columns, changes, strict=True)
         ],
         "changed": any(changes),
-        "csv": buffer.getvalue(),
+        "csv": csv_text(pd.DataFrame(lines).round(4)),
     }
 
 

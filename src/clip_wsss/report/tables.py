@@ -12,6 +12,7 @@ from functools import partial
 
 import pandas as pd
 
+from clip_wsss.core.csvs import csv_text
 from clip_wsss.core.images import voc_palette
 from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
 from clip_wsss.score.zero_shot import PARTS
@@ -68,7 +69,7 @@ def runs_table(frame: pd.DataFrame, name: str) -> dict:
         ],
         "rows": rows,
         "runs": frame["run"].tolist(),
-        "csv": frame.to_csv(index=False),
+        "csv": csv_text(frame),
     }
 
 
@@ -94,7 +95,7 @@ def across_table(lines: Sequence[dict], name: str) -> dict:
             for line in lines
         ],
         "runs": [line["run"] for line in lines],
-        "csv": frame.to_csv(index=False),
+        "csv": csv_text(frame),
     }
 
 
@@ -118,7 +119,7 @@ def plain_table(frame: pd.DataFrame, name: str, caption: str) -> dict:
         "caption": caption,
         "columns": heads,
         "rows": rows,
-        "csv": frame.to_csv(index=False),
+        "csv": csv_text(frame),
     }
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from clip_wsss.core.confidence import MU
-from clip_wsss.core.csvs import read_csv
+from clip_wsss.core.csvs import csv_text, read_csv
 from clip_wsss.report import charts as figures
 from clip_wsss.report.results import Results, Scored
 from clip_wsss.runs.graph import RANKING
@@ -110,7 +110,7 @@ def _confidence_charts(calibration: pd.DataFrame, title: str) -> list[dict]:
 
 def _chart(title: str, caption: str, svg: str, frame: pd.DataFrame, wide: bool = False) -> dict:
     """A drawing with the numbers that are drawn, as CSV."""
-    csv = frame.to_csv(index=False)
+    csv = csv_text(frame)
     return {"title": title, "caption": caption, "svg": Markup(svg), "csv": csv, "wide": wide}
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from clip_wsss.core.archives import Archives
-from clip_wsss.core.csvs import read_csv
+from clip_wsss.core.csvs import csv_text, read_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
 from clip_wsss.core.maps import read_skipped
@@ -217,7 +217,7 @@ def _related(results: Results, tables: dict[str, pd.DataFrame]) -> list[dict]:
             {
                 "name": name,
                 "chart": ladder(frame),
-                "csv": frame.to_csv(index=False),
+                "csv": csv_text(frame),
                 "table": report_tables.runs_table(frame, name),
                 "across": report_tables.across_table(others, name) if others else None,
                 "pairs": pairs(rows) if len(rows) > 1 else {},

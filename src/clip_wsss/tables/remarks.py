@@ -70,7 +70,7 @@ def remarks_of_training(log: Path) -> list[str]:
         InputError: it cannot be read.
     """
     try:
-        pixels = pd.read_csv(log)["pixels"]
+        pixels = pd.read_csv(log)["pixels"].astype(int)  # a line that was cut off has none
     except (OSError, ValueError, KeyError):
         raise InputError(f"{log}: not the log of a training; train again") from None
     empty = int((pixels == 0).sum())

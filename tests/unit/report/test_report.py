@@ -1,7 +1,9 @@
+import csv
 import io
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from types import SimpleNamespace
 
 import pandas as pd
@@ -420,6 +422,12 @@ def test_odd_names_of_runs_and_rows_like_their_base(tmp_path):
     assert html.count("<small> same settings as its base</small>") == 2  # NA, and the last
     assert "sharpest (a clean origami {}.)" in html
     assert "<b>" not in html
+    saved = [
+        unescape(text) for text in re.findall(r"<pre hidden[^>]*>(.*?)</pre>", html, re.DOTALL)
+    ]
+    cells = [cell for text in saved for row in csv.reader(io.StringIO(text)) for cell in row]
+    assert "'=1+1" in cells  # of what the page saves no spreadsheet computes a name
+    assert not [cell for cell in cells if cell.startswith("=")]
 
 
 def test_what_was_counted_beside_the_figures_is_shown(html):

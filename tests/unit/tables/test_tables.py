@@ -28,7 +28,7 @@ from clip_wsss.runs.config import load_config
 from clip_wsss.score.bootstrap import interval, nan_mean, resampled_iou, tally
 from clip_wsss.tables.costs import elapsed, write_costs
 from clip_wsss.tables.published import quoted, read_published
-from clip_wsss.tables.remarks import of_tags
+from clip_wsss.tables.remarks import of_tags, remarks_of_training
 from clip_wsss.tables.write import write_tables
 
 HEAD = "method,stage,split,miou,source,note\n"
@@ -741,3 +741,14 @@ def test_the_report_says_seen_and_unseen_in_the_cells(tmp_path):
     row = table["rows"][-1]
     assert re.search(r"unseen \d+\.\d \[", row[labels.index("segmentation")]["extra"])
     assert re.search(r"harmonic [+−]\d+\.\d \[", row[labels.index("difference")]["extra"])
+
+
+@pytest.mark.parametrize("line", ["2,0.5,0.1", "2,0.5,0.1,", "2,0.5,0.1,x"])
+def test_a_training_log_that_was_cut_off_is_not_read_as_whole(tmp_path, line):
+    # FAULTS 18
+    log = tmp_path / "log.csv"
+    log.write_text(f"iteration,loss,lr,pixels\n1,0.5,0.1,0\n{line}\n")
+    with pytest.raises(InputError, match=r"log\.csv: not the log of a training; train again"):
+        remarks_of_training(log)
+    log.write_text("iteration,loss,lr,pixels\n1,0.5,0.1,0\n2,0.5,0.1,7\n")
+    assert remarks_of_training(log) == ["no pixel counted in 1 of 2 updates"]
