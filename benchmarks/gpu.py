@@ -10,7 +10,8 @@ calls, gets its share of the budget, and fails alone:
     cam         CAM + CAA by precision and batch, peak GPU memory; what of it takes how long
     crf         the CRF in torch by batch, labels and precision of the sums; the compiled one beside
     equality    maps and labels of the device beside those of the CPU in float32
-    pipeline    decode, CAM, CAA, CRF and PNGs together, in one to eight processes on the GPU, and
+    profile     the kernels of CAM + CAA and of the CRF
+    pipeline    the jobs of a run that write maps and masks, one to four at once on the GPU, and
                 what that makes for the 10,582 images
     weclip      an update of a WeCLIP training, and its first loss on the device and on the CPU
     tests       the tests of this repository that need CUDA
@@ -19,22 +20,22 @@ FOLDER gets gpu.json and gpu.md, written again after every figure.
 """
 
 import argparse
+import cProfile
 import importlib.util
 import io
 import json
 import multiprocessing
 import os
 import platform
-import queue
+import pstats
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -49,15 +50,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from clip_cases import make_openai_state_dict, write_model
 
 from clip_wsss.cams.backward import PassImage, WantedCam, class_maps
-from clip_wsss.core.archives import encode_image
-from clip_wsss.core.confidence import encode
-from clip_wsss.core.images import read_rgb
+from clip_wsss.cams.passes import CamVariant, write_pass
+from clip_wsss.core.images import image_size, read_rgb
 from clip_wsss.core.maps import background_scores, upsample_maps
 from clip_wsss.core.methods import method
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.masks import fast_crf, torch_crf
-from clip_wsss.masks.refinements.crf import unary
-from clip_wsss.masks.write import labels_and_confidence
+from clip_wsss.masks.refinements.crf import CrfSettings, decided_crfs, unary
+from clip_wsss.masks.write import mask_context, write_shard
 from clip_wsss.models.clip import load_clip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,7 +153,8 @@ def wanted(caa=True):
 
 def maps_of(clip, batch, keys, caa=True):
     """Maps of a batch by the project's own pass."""
-    images = [PassImage(str(number), None, own) for number, own in enumerate(keys)]
+    unseen = np.zeros((1, 1, 3), np.uint8)  # nothing wanted here looks at the photograph
+    images = [PassImage(str(number), unseen, own) for number, own in enumerate(keys)]
     return class_maps(clip, batch, images, {"own": text_features()}, wanted(caa))
 
 
@@ -425,146 +426,96 @@ def scores(maps, rgb):
     return np.concatenate([background_scores(full, 1.0)[None], full])
 
 
-# The whole way, pipelined -------------------------------------------------------------------------
+# The jobs of a run --------------------------------------------------------------------------------
 
 
-def make_masks(clip, items, options):
-    """Masks of some images, all stages at once; returns the busy seconds of each stage.
+class Photographs:
+    """What the jobs ask of a data set."""
 
-    Reading, energies and PNGs are done by threads of the CPU, each batch is uploaded while the
-    one before it is computed, and the CRF has a thread and a stream of its own.
+    def __init__(self, paths):
+        self.paths, self.settings = paths, {"on_bad_image": "stop"}
+
+    def path(self, id_):
+        """Of an image: they are used again and again."""
+        return self.paths[int(id_) % len(self.paths)]
+
+    def size(self, id_):
+        """(H, W)."""
+        return image_size(self.path(id_))
+
+    def image(self, id_):
+        """(H, W, 3) uint8."""
+        return read_rgb(self.path(id_))
+
+    def labels(self, id_):
+        """The classes."""
+        return keys_of(int(id_))
+
+
+def make_shards(clip, folder, paths, shards, options):
+    """Maps and masks of some shards, as the jobs of a run make and write them.
 
     Args:
         clip: the model, on the device.
-        items: (path, keys).
-        options: batch and crf_batch, crf (torch or fast), threads, device.
+        folder: gets the files.
+        paths: of the photographs.
+        shards: the ids of each.
+        options: batch, masks (the entry), threads, device.
+
+    Returns:
+        Seconds by job.
     """
-    on_cuda = torch.device(options["device"]).type == "cuda"
-    busy, lock = Counter(), threading.Lock()
-    batches, energies = queue.Queue(2), queue.Queue()
-    done = []
-
-    @contextmanager
-    def timed(stage):
+    data, spent = Photographs(paths), Counter()
+    cam = CamVariant("own", {"method": "gradcam"}, {"caa": {"method": "caa", **CAA}})
+    for number, ids in enumerate(shards):
+        maps, masks = folder / f"{number}.npz", folder / f"{number}.zip"
         start = time.perf_counter()
-        yield
-        with lock:
-            busy[stage] += time.perf_counter() - start
-
-    def stream():
-        return torch.cuda.stream(torch.cuda.Stream()) if on_cuda else nullcontext()
-
-    def read_one(item):
-        with timed("read (CPU)"):
-            return *read(item[0]), item[1]
-
-    def load():
-        groups = {}
-        for item in items:
-            with Image.open(item[0]) as header:
-                groups.setdefault(clip.grid(header.size[::-1]), []).append(item)
-        with stream():
-            for _, members in sorted(groups.items()):
-                for first in range(0, len(members), options["batch"]):
-                    part = list(pool.map(read_one, members[first : first + options["batch"]]))
-                    with timed("upload"):
-                        batch = torch.stack([image for _, image, _ in part])
-                        if on_cuda:
-                            batch = batch.pin_memory().to(options["device"], non_blocking=True)
-                            torch.cuda.current_stream().synchronize()
-                    batches.put((batch, part))
-        batches.put(None)
-
-    def prepare(maps, rgb, keys):
-        if options["crf"] == "fast":
-            with timed("CRF and PNG (CPU)"):
-                finish(*labels_and_confidence(maps, np.array(keys), rgb, MASKS))
-        else:
-            with timed("energies (CPU)"):
-                energy = unary_of(maps, rgb.shape[:2])
-            energies.put((energy, rgb, keys))
-
-    def refine():
-        left = len(items)
-        with stream():
-            while left:
-                part = [energies.get() for _ in range(min(options["crf_batch"], left))]
-                if None in part:  # another thread has failed
-                    return
-                left -= len(part)
-                with timed("CRF"):
-                    own, images, keys = zip(*part, strict=True)
-                    refined = torch_crf.torch_crf(list(own), list(images), CRF, options["device"])
-                done.extend(pool.submit(label, *one) for one in zip(refined, keys, strict=True))
-
-    def label(refined, keys):
-        with timed("labels and PNG (CPU)"):
-            values = np.array([0, *(key + 1 for key in keys)], np.uint8)
-            finish(values[refined.argmax(axis=0)], refined.max(axis=0))
-
-    def finish(labels, confidence):
-        encode_image("", labels, encode(confidence))
-
-    start = time.perf_counter()
-    with ThreadPoolExecutor(options["threads"]) as pool, ThreadPoolExecutor(2) as own, stream():
-        loaded = own.submit(load)
-        refined = own.submit(refine) if options["crf"] == "torch" else None
-        prepared = []
-        try:
-            while (given := next_of(batches, loaded, refined)) is not None:
-                batch, part = given
-                with timed("CAM + CAA"):
-                    found = maps_of(clip, batch, [keys for *_, keys in part])
-                    found = [maps["caa"].cpu().numpy() for maps in found]
-                prepared += [
-                    pool.submit(prepare, maps, rgb, keys)
-                    for maps, (rgb, _, keys) in zip(found, part, strict=True)
-                ]
-            for future in [loaded, *prepared, *([refined] if refined else [])]:
-                future.result()
-            for future in done:
-                future.result()
-        finally:  # lets the threads end where one of them has failed
-            for _ in range(options["crf_batch"]):
-                energies.put(None)
-            while not loaded.done():
-                with suppress(queue.Empty):
-                    batches.get(timeout=0.1)
-    return {"wall": time.perf_counter() - start, **busy}
-
-
-def next_of(batches, *threads):
-    """The next batch; raises what stopped a thread that it would wait for."""
-    while True:
-        try:
-            return batches.get(timeout=1)
-        except queue.Empty:
-            for thread in threads:
-                if thread is not None and thread.done():
-                    thread.result()
+        texts, cams, outputs = {"own": text_features()}, {"cam": cam}, {"caa": maps}
+        write_pass(
+            data, ids, clip, texts, cams, outputs, options["batch"], readers=options["threads"]
+        )
+        middle = time.perf_counter()
+        spent["maps"] += middle - start
+        write_shard(data, maps, options["masks"], masks, options["threads"], ids, options["device"])
+        spent["masks"] += time.perf_counter() - middle
+    return dict(spent)
 
 
 def serve(connection, entry, device):
-    """A process of the pipeline: loads a model when told to, makes masks when told to."""
-    global _reader
+    """A process of the pipeline: loads a model when told to, does jobs when told to."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     clip = None
     while (task := connection.recv()) is not None:
         try:
             if "precision" in task:
-                clip = _reader = load_clip(entry, precision=task["precision"], device=device)
+                clip = load_clip(entry, precision=task["precision"], device=device)
                 connection.send("ready")
             else:
                 on_cuda = torch.device(device).type == "cuda"
                 if on_cuda:
                     torch.cuda.reset_peak_memory_stats()
-                found = make_masks(clip, task["items"], task["options"])
+                with tempfile.TemporaryDirectory() as folder:
+                    profile = cProfile.Profile()
+                    with profile if task["profile"] else nullcontext():
+                        found = make_shards(clip, Path(folder), *task["work"])
+                if task["profile"]:
+                    found["calls"] = slowest_calls(profile)
                 if on_cuda:
                     found["peak MiB"] = torch.cuda.max_memory_allocated() / 2**20
                 connection.send(found)
         except Exception:
             connection.send(traceback.format_exc(limit=-3))
+
+
+def slowest_calls(profile, count=16):
+    """(function, seconds in it, calls) of the thread that was profiled."""
+    rows = pstats.Stats(profile).stats.items()
+    rows = sorted(((own, calls, where) for where, (_, calls, own, *_) in rows), reverse=True)
+    return [
+        ({"function": f"{Path(file).name}:{line} {name}", "calls": calls}, own)
+        for own, calls, (file, line, name) in rows[:count]
+    ]
 
 
 class Workers:
@@ -604,41 +555,43 @@ class Workers:
 
 
 def pipeline(report, clock, case):
-    counts = [1, 2] if case.quick else [1, 2, 4, 8]
     fast = importlib.util.find_spec("clip_wsss.masks._fast_crf") is not None
     precise = [p for p in ("bfloat16", "float32") if p in case.precisions]
-    # The most telling ones first, should the time run out.
-    plans = [(precise[0], 4, "torch"), (precise[0], 1, "torch"), (precise[0], 8, "torch")]
+    # The most telling ones first, should the time run out. One process: a run with gpu=1.
+    plans = [(precise[0], 1, "torch"), (precise[0], 2, "torch"), (precise[0], 3, "torch")]
+    plans += [(precise[0], 4, "torch"), (precise[-1], 2, "torch")]
     plans += [(precise[0], 4, "fast")] * fast
-    plans += [(precise[0], 2, "torch"), (precise[-1], 4, "torch")]
     if case.quick:
         plans = [("float32", 1, "torch"), ("float32", 2, "torch")] + [("float32", 2, "fast")] * fast
-    start = time.perf_counter()
-    workers = Workers(counts[-1], case.entry, case.device)
+    start, most = time.perf_counter(), max(count for _, count, _ in plans)
+    workers = Workers(most, case.entry, case.device)
     loaded, best = None, None
     try:
         for precision, count, kind in plans:
-            row = {"precision": precision, "processes": count, "crf": kind}
+            row = {"precision": precision, "jobs at once": count, "crf": kind}
             if clock.over():
                 report.add("pipeline", **row, note="no time left")
                 continue
-            number = 2 * count if case.quick else max(256, 80 * count)
-            items = [(case.paths[n % len(case.paths)], keys_of(n)) for n in range(number)]
+            number = 4 * count if case.quick else max(512, 384 * count) // (1 + (kind == "fast"))
             options = {
-                "batch": 2 if case.quick else 16,
-                "crf_batch": 2 if case.quick else 8,
-                "crf": kind,
+                "batch": 2 if case.quick else 32,
+                "masks": {**MASKS, "crf": {**MASKS["crf"], "backend": kind}},
                 "threads": max(1, case.cores // count),
                 "device": case.device,
             }
 
-            def ask(items, count=count, options=options):
-                tasks = [{"items": items[i::count], "options": options} for i in range(count)]
+            def ask(number, profile=False, count=count, options=options):
+                """Two shards a process."""
+                ids = [str(n) for n in range(number)]
+                tasks = [
+                    {"work": (case.paths, [ids[i :: 2 * count], ids[i + count :: 2 * count]],
+                     options), "profile": profile} for i in range(count)
+                ]  # fmt: skip
                 return workers.ask(tasks, 90)
 
             try:
                 if precision != loaded:
-                    workers.ask([{"precision": precision}] * counts[-1], 120)
+                    workers.ask([{"precision": precision}] * most, 120)
                     loaded = precision
                     if case.device != "cpu":
                         report.add(
@@ -646,9 +599,10 @@ def pipeline(report, clock, case):
                             precision=precision,
                             seconds_until_models_are_loaded=rounded(time.perf_counter() - start),
                         )
-                        ask(items[: 8 * count])  # kernels load, allocators grow
+                if case.device != "cpu":
+                    ask(48 * count)  # kernels load, allocators grow
                 began = time.perf_counter()
-                answers = ask(items)
+                answers = ask(number)
                 wall = time.perf_counter() - began
             except Exception as error:
                 report.add("pipeline", **row, note=str(error).strip().splitlines()[-1])
@@ -662,17 +616,15 @@ def pipeline(report, clock, case):
             }
             if "peak MiB" in answers[0]:
                 row["peak MiB, all processes"] = round(sum(a.pop("peak MiB") for a in answers))
+            for job in ("maps", "masks"):
+                spent = sum(answer[job] for answer in answers)
+                row[f"{job}: ms an image in a job"] = rounded(1000 * spent / number)
             report.add("pipeline", **row)
-            stages = sum((Counter(answer) for answer in answers), Counter())
-            stages.pop("wall")
-            report.add(
-                "pipeline: busy ms an image (threads waiting for the device or for each other too)",
-                precision=precision,
-                processes=count,
-                crf=kind,
-                **{name: rounded(1000 * spent / number) for name, spent in stages.items()},
-                wall=rounded(1000 * wall / number),
-            )
+            if count == 1:
+                (answer,) = ask(number // 4, profile=True)
+                for call, seconds in answer["calls"]:
+                    taken = rounded(1000 * seconds / (number // 4))
+                    report.add("pipeline: main thread of one job", **call, ms_an_image=taken)
             if best is None or wall / number < best[0]:
                 best = wall / number, row
     finally:
@@ -684,9 +636,62 @@ def pipeline(report, clock, case):
             images=TRAIN_AUG,
             seconds=round(TRAIN_AUG * seconds),
             goal=120,
-            how=f"{row['precision']}, {row['processes']} processes, crf {row['crf']}",
-            measured_on=f"{row['images']} images, models loaded, without maps and archives on disk",
+            how=f"{row['precision']}, {row['jobs at once']} jobs at once, crf {row['crf']}",
+            measured_on=f"{row['images']} images, models loaded",
         )
+
+
+# What the device does -----------------------------------------------------------------------------
+
+
+def profile(report, clock, case):
+    if case.device == "cpu":
+        return
+    numbers = [n for n in range(len(case.paths)) if SIZES[n % len(SIZES)] == SIZES[0]][:16]
+    seen = [read(case.paths[n]) for n in numbers]
+    batch, keys = torch.stack([image for _, image in seen]), [keys_of(n) for n in numbers]
+    clip, images = case.clip("bfloat16"), [rgb for rgb, _ in seen]
+    found = [maps["caa"].cpu().numpy() for maps in maps_of(clip, batch, keys)]
+    contexts = [
+        mask_context(maps, np.array(own), rgb, MASKS, "", case.device)
+        for maps, own, rgb in zip(found, keys, images, strict=True)
+    ]
+    settings = CrfSettings(backend="torch")
+    calls = {
+        "CAM + CAA": partial(maps_of, clip, batch, keys),
+        "CAM": partial(maps_of, clip, batch, keys, caa=False),
+        "CRF": partial(decided_crfs, contexts, settings),
+    }
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    for what, call in calls.items():
+        call()
+        wait(case.device)
+        start = time.perf_counter()
+        call()
+        wait(case.device)
+        wall = time.perf_counter() - start
+        with torch.profiler.profile(activities=kinds) as profiled:
+            call()
+            wait(case.device)
+        rows = [row for row in profiled.key_averages() if row.self_device_time_total > 0
+                and str(row.device_type).endswith("CUDA")]  # fmt: skip
+        rows.sort(key=lambda row: -row.self_device_time_total)
+        total, n = sum(row.self_device_time_total for row in rows), len(numbers)
+        report.add(
+            "profile",
+            what=what,
+            ms_an_image=rounded(1000 * wall / n),
+            kernels_ms_an_image=rounded(total / 1000 / n),
+            kernels_an_image=rounded(sum(row.count for row in rows) / n),
+        )
+        for row in rows[:14]:
+            report.add(
+                "profile: kernels",
+                what=what,
+                kernel=row.key[:110],
+                launches=row.count,
+                ms_an_image=rounded(row.self_device_time_total / 1000 / n),
+            )
 
 
 # WeCLIP, tests ------------------------------------------------------------------------------------
@@ -787,10 +792,11 @@ def tests(report, clock, case):
 PARTS = {  # with their shares of the budget
     decode: 0.06,
     machine: 0.0,  # after the processes are forked
-    cam: 0.22,
-    crf: 0.17,
+    cam: 0.14,
+    crf: 0.12,
     equality: 0.08,
-    pipeline: 0.32,
+    profile: 0.05,
+    pipeline: 0.4,
     weclip: 0.1,
     tests: 0.05,
 }
@@ -831,7 +837,7 @@ def main():
     parser.add_argument("--budget", type=float, default=300, help="seconds, in all")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--images", type=Path, help="folder of photographs, instead of made ones")
-    parser.add_argument("--parts", nargs="+", choices=names, default=names)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="parts")
     parser.add_argument("--quick", action="store_true", help="a few images, two blocks: a trial")
     parser.add_argument("--weclip", metavar="DEVICE", help=argparse.SUPPRESS)  # a process of itself
     args = parser.parse_args()
@@ -851,7 +857,7 @@ def main():
         case = Case(Path(name), args)
         _reader = load_clip(case.entry)
         for part, share in PARTS.items():
-            if part.__name__ not in args.parts:
+            if part.__name__ not in args.only:
                 continue
             began = time.perf_counter()
             left = args.budget - (began - start)

@@ -6,6 +6,7 @@ they are given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -99,3 +100,39 @@ def propagate(cam: Tensor, attention: Tensor, masks: np.ndarray, rounds: int, po
     for _ in range(power):  # A^t x, without the N x N x N product
         refined = affinity @ refined
     return refined.T.reshape(cam.shape)
+
+
+def propagate_all(
+    cams: Tensor,
+    attention: Tensor,
+    masks: np.ndarray,
+    counts: Sequence[int],
+    rounds: int,
+    power: int,
+) -> Tensor:
+    """`propagate` of several images of one grid in few operations; only the last bits differ.
+
+    Args:
+        cams: (M, gh, gw) float32 in [0, 1], image after image.
+        attention: (B, N, N), a map each.
+        masks: (M, gh, gw).
+        counts: how many CAMs each image has; their sum is M.
+        rounds: as of `propagate`.
+        power: likewise.
+
+    Returns:
+        (M, gh, gw) float64 >= 0, not scaled.
+    """
+    attention = attention.double()
+    rows = attention.new_ones(*attention.shape[:2], 1)  # (B, N, 1), as in `sinkhorn`
+    columns, turned = rows, attention.transpose(1, 2)
+    for _ in range(rounds):
+        columns = columns / _or_one((turned @ rows) * columns)
+        rows = rows / _or_one((attention @ columns) * rows)
+    image = np.repeat(np.arange(len(counts)), counts)
+    own = np.concatenate([np.arange(count) for count in counts])
+    x = attention.new_zeros(len(attention), attention.shape[1], max(counts))  # (B, N, K)
+    x[image, :, own] = (cams * cams.new_tensor(masks)).double().flatten(1)
+    for _ in range(power):  # (D + D^T) / 2 x, without D
+        x = (rows * (attention @ (columns * x)) + columns * (turned @ (rows * x))) / 2
+    return x[image, :, own].reshape(cams.shape)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from clip_wsss.affinities.attention import propagate
+from clip_wsss.affinities.attention import propagate, propagate_all
 from clip_wsss.affinities.box_rule import box_mask, box_masks
 from clip_wsss.affinities.superpixels import SuperpixelSettings, superpixel_masks
 from clip_wsss.core.settings import Settings
@@ -74,3 +75,21 @@ def refined(context: MapContext, attention: Tensor, settings: PropagationSetting
     assert context.maps is not None  # what an affinity refines
     masks = masks_of(context, settings)
     return propagate(context.maps, attention, masks, settings.sinkhorn, settings.power)
+
+
+def refined_all(
+    contexts: Sequence[MapContext], attention: Sequence[Tensor], settings: PropagationSettings
+) -> Tensor:
+    """`refined` of images of one grid, an attention map each: (sum of K, gh, gw) float64."""
+    import torch
+
+    maps = [context.maps for context in contexts if context.maps is not None]
+    together = torch.cat(maps)
+    if settings.mask == "boxes":  # one transfer from the device
+        masks = box_masks(together, settings.threshold, settings.box_edge)
+    else:
+        masks = np.concatenate([masks_of(context, settings) for context in contexts])
+    counts = [len(own) for own in maps]
+    return propagate_all(
+        together, torch.stack([*attention]), masks, counts, settings.sinkhorn, settings.power
+    )

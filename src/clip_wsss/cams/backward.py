@@ -25,6 +25,7 @@ from clip_wsss.models.tower import HELD, Clip, Grid, Tower
 
 # What a batch holds at once. A CPU is fastest with what stays in its cache: one photograph.
 BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 31}
+TOGETHER = ("cuda",)  # devices where an affinity that can takes all images of a batch at once
 
 Target = Callable[[Tensor, int, int], Tensor]
 Making = Callable[[MapContext], Tensor]  # a method with its settings filled in
@@ -174,6 +175,8 @@ def class_maps(
         for name, raw in zip(scored, own_maps, strict=True):
             for place, image in zip(places, initial(raw), strict=True):
                 maps[place][name] = image
+    if clip.device.type in TOGETHER:
+        _refine_together(maps, contexts, wanted)
     for place, found in enumerate(maps):
         for name, cam in wanted.items():
             context = contexts[name][place]
@@ -182,10 +185,33 @@ def class_maps(
             elif not cam.batched:
                 found[name] = context.initial_maps()
             for output, affinity in cam.affinities.items():
+                if output in found:
+                    continue
                 refined = _checked(affinity, replace(context, maps=found[name].clone()), output)
                 found[output] = min_max(finite(refined)).float()
         looks[place].forget()
     return maps
+
+
+def _refine_together(
+    maps: Sequence[dict[str, Tensor]],
+    contexts: Mapping[str, Sequence[MapContext]],
+    wanted: Mapping[str, WantedCam],
+) -> None:
+    """Add the maps of affinities of the suite that have a `batch`, of cams that are there."""
+    for name, cam in wanted.items():
+        for output, affinity in cam.affinities.items() if cam.batched else ():
+            batch = getattr(getattr(affinity, "func", None), "batch", None)
+            if batch is None:
+                continue
+            own = [
+                replace(one, maps=found[name])
+                for one, found in zip(contexts[name], maps, strict=True)
+            ]
+            refined = min_max(finite(batch(own, **affinity.keywords))).float()  # type: ignore[attr-defined]
+            parts = refined.split([len(one.keys) for one in own])
+            for found, part in zip(maps, parts, strict=True):
+                found[output] = part
 
 
 def _checked(making: Making, context: MapContext, name: str) -> Tensor:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from clip_wsss.models.tower import Clip, Tower
 
 ROOM = "lower max_patches of its model, leave the image out, or free memory"
-READERS = 2  # threads that decode the images of the next batches
+READERS = 2  # threads that decode the images of the next batch, at the least
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def write_pass(
     batch: int = 16,
     towers: Mapping[str, Tower] | None = None,
     kept: Finished = NOTHING,
+    readers: int = READERS,
 ) -> None:
     """Write the maps of a shard of images, those of all variants from one pass over the images.
 
@@ -80,6 +81,7 @@ def write_pass(
         batch: most images in one pass; fewer where their attention would not fit.
         towers: further towers that methods name, by their entries of `models`.
         kept: images that an earlier job finished, and those of this one.
+        readers: threads that decode images; a GPU waits for few.
 
     Raises:
         InputError: a bad image (which `on_bad_image: skip` of the data set leaves out and lists
@@ -90,7 +92,9 @@ def write_pass(
     for id_ in ids:
         if data := kept.get(id_):
             found[id_] = _unpacked(id_, data)
-    results = compute_pass(dataset, ids, clip, texts, cams, batch, towers, frozenset(found))
+    results = compute_pass(
+        dataset, ids, clip, texts, cams, batch, towers, frozenset(found), readers
+    )
     for id_, result in over_images(results, len(ids) - len(found), "maps"):
         if isinstance(result, str):
             skipped[id_] = result
@@ -151,12 +155,15 @@ def compute_pass(
     batch: int = 16,
     towers: Mapping[str, Tower] | None = None,
     done: Container[str] = (),
+    readers: int = READERS,
 ) -> Iterator[tuple[str, dict[str, ImageMaps] | str]]:
     """Yield (id, its maps by output name or why it was skipped), grid by grid.
 
     See `write_pass`. A batch of images that are all `done` is left out; the others stay as they
     are, since the last bits of a map may depend on what is computed beside it.
     """
+    import torch
+
     from clip_wsss.cams.backward import PassImage, WantedCam, fitting_batch, target_of
     from clip_wsss.core.methods import method
 
@@ -214,20 +221,30 @@ def compute_pass(
         step = fitting_batch(clip, grid, batch)
         parts += [members[i : i + step] for i in range(0, len(members), step)]
     parts = [part for part in parts if not all(id_ in done for id_, _ in part)]
-    with ThreadPoolExecutor(READERS) as pool:
-        pending = [pool.map(read, part) for part in parts[:1]]
+    with ThreadPoolExecutor(max(READERS, readers)) as pool, ThreadPoolExecutor(1) as ahead:
+
+        def load(part: list[tuple[str, list[int]]]):
+            found = [*pool.map(read, part)]
+            pixels = [own for _, _, rgb, own in found if rgb is not None]
+            batch = torch.stack(pixels) if pixels else None
+            if batch is not None and clip.device.type == "cuda":
+                batch = batch.pin_memory()  # it gets there several times as fast
+            return found, batch
+
+        pending = [ahead.submit(load, part) for part in parts[:1]]
         for index in range(len(parts)):
             if index + 1 < len(parts):  # decoded while this batch is computed
-                pending.append(pool.map(read, parts[index + 1]))
+                pending.append(ahead.submit(load, parts[index + 1]))
             good = []
-            for id_, keys, rgb, pixels in pending.pop(0):
+            found, batched = pending.pop(0).result()
+            for id_, keys, rgb, error in found:
                 if rgb is None:
-                    yield id_, left_out(dataset, pixels)
+                    yield id_, left_out(dataset, error)
                 else:
-                    good.append((PassImage(id_, rgb, keys), pixels))
-            if not good:
+                    good.append(PassImage(id_, rgb, keys))
+            if batched is None:
                 continue
-            for image, maps in _maps_of(clip, good, texts, wanted, towers):
+            for image, maps in _maps_of(clip, good, batched, texts, wanted, towers):
                 if isinstance(maps, InputError):
                     yield image.id, left_out(dataset, maps)
                     continue
@@ -247,7 +264,8 @@ def compute_pass(
 
 def _maps_of(
     clip: Clip,
-    batch: Sequence[tuple[PassImage, Tensor]],
+    images: Sequence[PassImage],
+    batch: Tensor,
     texts: Mapping[str, tuple[Tensor, Tensor]],
     wanted: Mapping[str, WantedCam],
     towers: Mapping[str, Tower] | None,
@@ -257,9 +275,8 @@ def _maps_of(
 
     from clip_wsss.cams.backward import class_maps
 
-    images, pixels = zip(*batch, strict=True)
     try:
-        made = class_maps(clip, torch.stack(pixels), images, texts, wanted, towers)
+        made = class_maps(clip, batch, images, texts, wanted, towers)
         found = [{name: own.cpu().numpy() for name, own in maps.items()} for maps in made]
     except Exception as error:
         if not out_of_memory(error):
@@ -278,8 +295,8 @@ def _maps_of(
         )
         return
     logging.warning("%d images together do not fit into memory; each half by itself", len(batch))
-    for part in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-        yield from _maps_of(clip, part, texts, wanted, towers)
+    for part in (slice(len(batch) // 2), slice(len(batch) // 2, None)):
+        yield from _maps_of(clip, images[part], batch[part], texts, wanted, towers)
 
 
 def _many(clip: Clip, id_: str, size: Sequence[int]) -> str:

@@ -12,9 +12,11 @@ import warnings
 import numpy as np
 import torch
 
+from clip_wsss.core.confidence import EDGES
 from clip_wsss.core.errors import InputError
 from clip_wsss.masks import fast_crf
 
+NOT_A_NUMBER = 255  # the code of no confidence
 LIMIT = 32000  # pydensecrf keeps a coordinate in 16 bits
 
 
@@ -73,9 +75,11 @@ class Lattice:
     def _filter(self, values: torch.Tensor) -> torch.Tensor:
         lattice = values.new_zeros(self.size + 1, values.shape[1])  # the last point is nobody's
         lattice[:-1] = self.splatting @ values
+        wide = _wide(lattice)  # the same memory
         for before, after in self.neighbours:
-            lattice[:-1] += (lattice[before] + lattice[after]).mul_(0.5)
-        return (lattice[self.vertex] * self.weights).sum(0).mul_(self.alpha)
+            both = wide[before].view(values.dtype).add_(wide[after].view(values.dtype))
+            lattice[:-1].add_(both, alpha=0.5)
+        return (wide[self.vertex].view(values.dtype) * self.weights).sum(0).mul_(self.alpha)
 
     def _simplices(
         self, features: torch.Tensor, group: torch.Tensor
@@ -132,6 +136,13 @@ class Lattice:
         return torch.cat([key[None], key + moves.cumsum(0)]), weights
 
 
+def _wide(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of floats as larger numbers, only to be moved: a GPU gathers 16 bytes as fast as 4."""
+    if rows.shape[1] % 2:
+        return rows
+    return rows.view(torch.complex64 if rows.shape[1] % 4 else torch.complex128)
+
+
 def torch_crf(
     unaries: list[np.ndarray],
     images: list[np.ndarray],
@@ -158,20 +169,69 @@ def torch_crf(
         raise InputError(f"unaries: must be one an image; got {len(unaries)} for {len(images)}")
     for unary, rgb in zip(unaries, images, strict=True):
         fast_crf.check_inputs(unary, rgb)
-    finite = all(np.isfinite(unary).all() for unary in unaries)
+    refined = _refined(unaries, images, field, device, None, fallbacks)
+    return [own.cpu().numpy() for own in refined]
+
+
+def decided_crf(
+    unaries: list[np.ndarray],
+    images: list[np.ndarray],
+    field: fast_crf.MeanField,
+    device: str | torch.device = "cpu",
+    energies: np.ndarray | None = None,
+    fallbacks: list[str] | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Label and confidence after `torch_crf`, decided on the device: 2 bytes a pixel come back.
+
+    Args:
+        unaries: for each image (C, H * W) float32, C <= 256; or with `energies` scores, float16.
+        images: for each (H, W, 3) uint8.
+        field: the CRF.
+        device: where it runs.
+        energies: (65536,) float32 of all float16, in the order of their bits.
+        fallbacks: as of `torch_crf`.
+
+    Returns:
+        For each image (H, W) uint8, the label, 0..C - 1, the first of several; and the code of its
+        probability (`clip_wsss.core.confidence.encode`), (H, W) uint8, `NOT_A_NUMBER` for NaN.
+    """
+    edges, found = torch.from_numpy(np.array(EDGES)).to(device), []
+    for refined in _refined(unaries, images, field, device, energies, fallbacks):
+        confidence, label = refined.max(dim=0)
+        codes = torch.bucketize(confidence, edges, right=True) - 1
+        codes = torch.where(confidence >= 0, codes, NOT_A_NUMBER)
+        found.append(torch.stack([label, codes]).byte())
+    return [(label, codes) for label, codes in (own.cpu().numpy() for own in found)]
+
+
+def _refined(
+    unaries: list[np.ndarray],
+    images: list[np.ndarray],
+    field: fast_crf.MeanField,
+    device: str | torch.device,
+    energies: np.ndarray | None,
+    fallbacks: list[str] | None,
+) -> list[torch.Tensor]:
+    """Probabilities (C, H, W) of each image on the device; see `decided_crf`."""
     try:
-        if not finite:
-            raise OverflowError
-        return _infer(unaries, images, field, device)
+        return _infer(unaries, images, field, device, energies)
+    except _NotFiniteError:
+        reason = fast_crf.NOT_FINITE
     except OverflowError:
-        if len(images) > 1:  # one image at a time: most of them can do without pydensecrf
-            return [
-                torch_crf([unary], [rgb], field, device, fallbacks)[0]
-                for unary, rgb in zip(unaries, images, strict=True)
-            ]
+        reason = fast_crf.KEYS_DO_NOT_FIT
+    if len(images) > 1:  # one image at a time: most of them can do without pydensecrf
+        return [
+            _refined([unary], [rgb], field, device, energies, fallbacks)[0]
+            for unary, rgb in zip(unaries, images, strict=True)
+        ]
     if fallbacks is not None:
-        fallbacks.append(fast_crf.KEYS_DO_NOT_FIT if finite else fast_crf.NOT_FINITE)
-    return [fast_crf.exact(unaries[0], images[0], field)]
+        fallbacks.append(reason)
+    unary = unaries[0] if energies is None else energies[unaries[0].view(np.uint16)]
+    return [torch.from_numpy(fast_crf.exact(unary, images[0], field)).to(device)]
+
+
+class _NotFiniteError(Exception):
+    """An energy is NaN or an infinity."""
 
 
 @torch.inference_mode()
@@ -180,9 +240,13 @@ def _infer(
     images: list[np.ndarray],
     field: fast_crf.MeanField,
     device: str | torch.device,
-) -> list[np.ndarray]:
+    energies: np.ndarray | None,
+) -> list[torch.Tensor]:
+    table = None if energies is None else torch.from_numpy(energies).to(device)
     pixels = [rgb.shape[0] * rgb.shape[1] for rgb in images]
     labels = max(len(unary) for unary in unaries)
+    if torch.device(device).type == "cuda" and labels > 2:
+        labels += -labels % 4  # 16 bytes, see `_wide`; what is added is 0 throughout
     # pydensecrf fills up to four pixels with zero features, and their points carry blur.
     rows = [count + -count % 4 for count in pixels]
     group = torch.repeat_interleave(
@@ -192,16 +256,24 @@ def _infer(
     logits = torch.full((sum(rows), labels), -torch.inf, device=device)
     features = torch.zeros(sum(rows), 5, device=device)
     real = torch.zeros(sum(rows), device=device)
+    finite = torch.ones((), dtype=torch.bool, device=device)
     for start, unary, rgb in zip(np.cumsum([0, *rows]).tolist(), unaries, images, strict=False):
         height, width = rgb.shape[:2]
         part = slice(start, start + height * width)
-        logits[part, : len(unary)] = -torch.from_numpy(unary).to(device).T
+        if table is None:
+            own = torch.from_numpy(unary).to(device)
+        else:
+            own = table[torch.from_numpy(unary.view(np.int16)).to(device).int() & 0xFFFF]
+        logits[part, : len(unary)] = -own.T
+        finite &= logits[part, : len(unary)].isfinite().all()
         place = torch.cartesian_prod(
             torch.arange(height, device=device), torch.arange(width, device=device)
         )
         features[part, :2] = place.flip(1).float()
         features[part, 2:] = torch.tensor(rgb).to(device).reshape(-1, 3).float()
         real[part] = 1
+    if not finite:
+        raise _NotFiniteError
     logits[real == 0] = 0
     # By a tensor: with a number CUDA multiplies by its reciprocal, which differs in the last bit.
     spread = [field.bilateral_sxy] * 2 + [field.bilateral_srgb] * 3
@@ -212,8 +284,8 @@ def _infer(
         q = (
             logits + field.gaussian_compat * gaussian(q) + field.bilateral_compat * bilateral(q)
         ).softmax(1)
-    found = []
-    for start, unary, rgb in zip(np.cumsum([0, *rows]).tolist(), unaries, images, strict=False):
-        own = q[start : start + rgb.shape[0] * rgb.shape[1], : len(unary)].T.contiguous()
-        found.append(own.reshape(len(unary), *rgb.shape[:2]).cpu().numpy())
-    return found
+    starts = np.cumsum([0, *rows]).tolist()
+    return [
+        q[start : start + count, : len(unary)].T.reshape(len(unary), *rgb.shape[:2])
+        for start, count, unary, rgb in zip(starts, pixels, unaries, images, strict=False)
+    ]

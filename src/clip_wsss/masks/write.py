@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from clip_wsss.cams.context import MapContext
     from clip_wsss.data.datasets import Dataset
 
-BATCH, AHEAD = 8, 3  # images at once on a GPU, and how many such parts wait and are written
+BATCH, AHEAD = 16, 3  # images at once on a GPU, and how many such parts wait and are written
 CERTAIN = len(EDGES) - 1  # the code of a confidence of 1
 
 
@@ -106,8 +106,12 @@ def decided(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Label and confidence from refined scores (1 + K, H, W); a tie goes to the background."""
     check_scores(refined, context.scores, entry["refinement"])
-    values = np.concatenate([[0], np.asarray(context.keys, int) + 1]).astype(np.uint8)
-    return values[refined.argmax(axis=0)], refined.max(axis=0)
+    return _values(context)[refined.argmax(axis=0)], refined.max(axis=0)
+
+
+def _values(context: MaskContext) -> np.ndarray:
+    """What a label of each place of the scores is called in a file: (1 + K,) uint8."""
+    return np.concatenate([[0], np.asarray(context.keys, int) + 1]).astype(np.uint8)
 
 
 def check_scores(refined: np.ndarray, scores: np.ndarray, name: str) -> None:
@@ -219,7 +223,8 @@ def write_shard(
     if batch is not None or (asks and device != "cpu"):  # one process for a GPU
         refine_all = partial(_one_by_one, entry) if batch is None else partial(batch, settings=own)
         read = partial(_context, dataset, entry, device=device, **said)
-        encoded = partial(_encoded_or_not, dataset, entry)
+        encode_one = _encoded if batch is None else _encoded_decision
+        encoded = partial(_encoded_or_not, encode_one, dataset, entry)
         done = _done(images, kept, BATCH)
         left = [image for image in images if image.id not in done]
         made = _in_batches(read, encoded, left, refine_all, workers)
@@ -335,9 +340,9 @@ def _merged(
 
 def _in_batches(
     read: Callable[[ImageMaps], MaskContext],
-    encoded: Callable[[MaskContext, np.ndarray | TooLargeError], EncodedImage],
+    encoded: Callable[[MaskContext, Any], EncodedImage],
     images: Sequence[ImageMaps],
-    refine: Callable[[Sequence[MaskContext]], list[np.ndarray]],
+    refine: Callable[[Sequence[MaskContext]], list],
     workers: int,
 ) -> Iterator[EncodedImage]:
     """Masks by a refinement that one process does: threads read ahead and encode."""
@@ -392,9 +397,9 @@ def _from_maps(dataset: Dataset, entry: dict, image: ImageMaps, **said: Any) -> 
 
 
 def _refined_in_parts(
-    refine: Callable[[Sequence[MaskContext]], list[np.ndarray]], contexts: Sequence[MaskContext]
-) -> Iterator[np.ndarray | TooLargeError]:
-    """What `refine` makes of a batch; where memory runs out, of each half."""
+    refine: Callable[[Sequence[MaskContext]], list], contexts: Sequence[MaskContext]
+) -> Iterator[Any]:
+    """What `refine` makes of a batch; where memory runs out, of each half, or the error."""
     try:
         yield from refine(contexts)
         return
@@ -410,22 +415,41 @@ def _refined_in_parts(
 
 
 def _encoded_or_not(
-    dataset: Dataset, entry: dict, context: MaskContext, refined: np.ndarray | TooLargeError
+    encode_one: Callable[[dict, MaskContext, Any], EncodedImage],
+    dataset: Dataset,
+    entry: dict,
+    context: MaskContext,
+    refined: Any,
 ) -> EncodedImage:
     if isinstance(refined, TooLargeError):
         return EncodedImage(context.id, skipped=left_out(dataset, refined))
-    return _encoded(entry, context, refined)
+    return encode_one(entry, context, refined)
+
+
+def _encoded_decision(
+    entry: dict, context: MaskContext, refined: tuple[np.ndarray, np.ndarray]
+) -> EncodedImage:
+    """The file of the place of the label and the code of its confidence."""
+    place, codes = refined
+    if codes.max() > CERTAIN:
+        raise _not_a_number(entry, context)
+    return encode_image(context.id, _values(context)[place], codes)
 
 
 def _encoded(entry: dict, context: MaskContext, refined: np.ndarray) -> EncodedImage:
     label, confidence = decided(refined, context, entry)
     try:
         codes = encode(confidence)
-    except ValueError as error:
-        raise InputError(
-            f"{context.id}: {error} after the refinement {entry['refinement']}; change its settings"
-        ) from None
+    except ValueError:
+        raise _not_a_number(entry, context) from None
     return encode_image(context.id, label, codes)
+
+
+def _not_a_number(entry: dict, context: MaskContext) -> InputError:
+    return InputError(
+        f"{context.id}: a confidence is NaN or below 0 after the refinement "
+        f"{entry['refinement']}; change its settings"
+    )
 
 
 def _or_skipped(make: Callable[..., EncodedImage], dataset: Dataset, *args) -> EncodedImage:

@@ -51,8 +51,12 @@ class Images:
         gh, gw = self.fitted((rgb.shape[0] * scale, rgb.shape[1] * scale))
         size = (gw * self.patch[1], gh * self.patch[0])
         resized = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
-        scaled = (resized.astype(np.float32) / np.float32(255) - self.mean) / self.std
-        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+        values = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+        scaled = ((values - self.mean) / self.std).T  # (3, 256), what each grey level becomes
+        pixels = np.empty((3, *resized.shape[:2]), np.float32)
+        for own, table, channel in zip(pixels, scaled, resized.transpose(2, 0, 1), strict=True):
+            np.take(table, channel, out=own, mode="clip")
+        return torch.from_numpy(pixels)
 
 
 class TextEncoder:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from clip_cases import make_openai_state_dict, random_clip, small_config
+from clip_cases import make_openai_state_dict, random_clip, small_config, write_model
 from gradcam_twin import Twin, refined, scaled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +20,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.finished import finished
 from clip_wsss.core.maps import read_maps, read_skipped
 from clip_wsss.core.methods import method, registered
+from clip_wsss.models.clip import load_clip
 from clip_wsss.models.tower import capped
 
 TARGETS = sorted(registered("target"))
@@ -142,6 +143,38 @@ def test_fast_path_equals_its_twin(
 def clip(tmp_path_factory):
     config = small_config()
     return random_clip(tmp_path_factory.mktemp("clip"), config, make_openai_state_dict(config, 1))
+
+
+@pytest.mark.parametrize("mask", ["boxes", "none", "superpixels"])
+def test_caa_of_a_batch_at_once_is_that_of_each_image(clip, monkeypatch, mask):
+    generator = torch.Generator().manual_seed(4)
+    images = photographs(generator, 4, (6, 5))
+    foreground = [directions(generator, count) for count in (2, 1, 3, 1)]
+    background, own = directions(generator, 3), CAA | {"mask": mask, "box_edge": "full"}
+    apart = fast(clip, images, foreground, background, caa_settings=own)
+    monkeypatch.setattr(backward, "TOGETHER", ("cpu",))
+    monkeypatch.setattr(backward, "_checked", lambda *_, **__: pytest.fail("image by image"))
+    together = fast(clip, images, foreground, background, caa_settings=own)
+    for (initial, after), (cam, one) in zip(together, apart, strict=True):
+        assert torch.equal(initial, cam)
+        assert len(after) == len(cam)
+        torch.testing.assert_close(after, one, atol=1e-6, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_maps_on_cuda_are_those_of_the_cpu(tmp_path):
+    config = small_config()
+    state, generator = make_openai_state_dict(config, 1), torch.Generator().manual_seed(5)
+    images = photographs(generator, 4, (6, 5))
+    foreground = [directions(generator, count) for count in (2, 1, 3, 1)]
+    background, entry = directions(generator, 3), write_model(tmp_path, config, state)
+    ours, theirs = (
+        fast(load_clip(entry, device=device), images, foreground, background)
+        for device in ("cuda", "cpu")
+    )
+    for (initial, after), (cam, one) in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(initial.cpu(), cam, atol=1e-4, rtol=0)
+        torch.testing.assert_close(after.cpu(), one, atol=1e-4, rtol=0)
 
 
 def test_batch_does_not_matter(clip):

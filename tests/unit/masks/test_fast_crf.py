@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from clip_wsss.core.confidence import EDGES, encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_rgb
+from clip_wsss.core.maps import background_scores
 from clip_wsss.masks import fast_crf, torch_crf
 from clip_wsss.masks.fast_crf import MeanField
-from clip_wsss.masks.refinements.crf import crf_image
+from clip_wsss.masks.refinements.crf import crf_image, half_energies
+from clip_wsss.masks.refinements.crf import unary as unary_of
 
 PHOTOGRAPHS = sorted(
     (Path(__file__).parents[2] / "fixtures/parity/VOC2012/JPEGImages").glob("*.jpg")
 )
+CUDA = torch.cuda.is_available()
 FIELD = MeanField(
     iterations=10,
     gaussian_sxy=1,
@@ -257,6 +261,50 @@ def test_torch_falls_back_for_the_image_that_needs_it():
     field, reasons = replace(FIELD, bilateral_srgb=0.02), []
     torch_crf.torch_crf([good, good], [rgb, rgb], field, fallbacks=reasons)
     assert reasons == [fast_crf.KEYS_DO_NOT_FIT] * 2
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not CUDA, reason="needs CUDA"))],
+)
+def test_what_the_device_decides_is_what_the_probabilities_say(device):
+    images = [read_rgb(path)[:60, :80] for path in PHOTOGRAPHS[:3]]
+    rng = np.random.default_rng(2)
+    scores = [rng.random((labels, 4800)).astype(np.float16) ** 2 for labels in (2, 4, 3)]
+    scores[1][:, :9] = 1  # ties, which the first label wins
+    unaries = [unary_of(one) for one in scores]
+    own = torch_crf.decided_crf(unaries, images, FIELD, device)
+    looked_up = torch_crf.decided_crf(scores, images, FIELD, device, half_energies())
+    for found in (own, looked_up):
+        refined = torch_crf.torch_crf(unaries, images, FIELD, device)
+        for (label, codes), probabilities in zip(found, refined, strict=True):
+            assert label.dtype == codes.dtype == np.uint8
+            np.testing.assert_array_equal(label, probabilities.argmax(axis=0))
+            np.testing.assert_array_equal(codes, encode(probabilities.max(axis=0)))
+    for ours, theirs in zip(refined, torch_crf.torch_crf(unaries, images, FIELD), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_what_is_not_a_number_has_a_code_of_its_own():
+    rgb, scores = read_rgb(PHOTOGRAPHS[0])[:6, :8], np.full((2, 48), 0.5, np.float16)
+    broken = scores.copy()
+    broken[1, 7] = np.nan
+    reasons, images = [], [rgb, rgb]
+    good, bad = torch_crf.decided_crf(
+        [scores, broken], images, FIELD, energies=half_energies(), fallbacks=reasons
+    )
+    assert reasons == [fast_crf.NOT_FINITE]
+    assert (good[1] < len(EDGES)).all()
+    assert (bad[1] == torch_crf.NOT_A_NUMBER).any()
+
+
+def test_energies_of_halves_are_looked_up_byte_by_byte():
+    halves = np.linspace(0, 1, 5000).astype(np.float16)[None]
+    wanted = -np.log(np.clip(halves, np.float16(1e-5), np.float16(1)))
+    assert unary_of(halves).tobytes() == wanted.astype(np.float32).tobytes()
+    for power in (1, 1.5, 4):
+        wanted = np.power(1 - halves, np.float16(power))
+        assert background_scores(halves[:, None], power).tobytes() == wanted.tobytes()
 
 
 # A slow twin of the lattice: dictionaries of points, the definition of Adams, Baek and Davis.

@@ -375,7 +375,7 @@ def test_masks_in_batches_are_those_of_single_images(shard, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("backend", "function"),
-    [("pydensecrf", "refinements.crf.exact"), ("torch", "torch_crf.torch_crf")],
+    [("pydensecrf", "refinements.crf.exact"), ("torch", "torch_crf.decided_crf")],
 )
 def test_a_mask_that_does_not_fit_costs_its_image_only(
     shard, tmp_path, monkeypatch, backend, function

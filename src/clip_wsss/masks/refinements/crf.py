@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
+from clip_wsss.core.maps import HALVES
 from clip_wsss.core.memory import check_memory
 from clip_wsss.core.settings import Positive, Settings
 from clip_wsss.masks.context import MaskContext
@@ -43,14 +45,8 @@ def crf(context: MaskContext, settings: CrfSettings) -> np.ndarray:
 
 def crfs(contexts: Sequence[MaskContext], settings: CrfSettings) -> list[np.ndarray]:
     """`crf` of several images, which the backend torch takes at once."""
-    for context in contexts:
-        (labels, height, width), exactly = context.scores.shape, settings.backend == "pydensecrf"
-        needed = height * width * (400 + 100 * labels if exactly else 250 + 30 * labels)
-        what = f"{context.id or 'image'}: a CRF of {width} x {height} pixels and {labels} labels"
-        check_memory(needed, what, "use the backend fast, scale the image down, or leave it out")
+    images, field = _prepared(contexts, settings)
     energies = [unary(context.scores) for context in contexts]
-    images = [crf_image(context.image, settings.image) for context in contexts]
-    field = MeanField(**settings.model_dump(exclude={"backend", "image"}))
     if settings.backend == "pydensecrf":
         return [exact(*one, field) for one in zip(energies, images, strict=True)]
     fallbacks: list[str] = []
@@ -62,20 +58,72 @@ def crfs(contexts: Sequence[MaskContext], settings: CrfSettings) -> list[np.ndar
     else:
         both = zip(energies, images, strict=True)
         refined = [fast(*one, field, fallbacks) for one in both]
-    for reason in fallbacks:
-        _log.warning("fast CRF: pydensecrf did one of %s: %s", _names(contexts), reason)
+    _say(fallbacks, contexts)
     return refined
 
 
+def decided_crfs(
+    contexts: Sequence[MaskContext], settings: CrfSettings
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Label and code of the confidence of several images, by the backend torch on its device.
+
+    Returns:
+        For each image the place of the label, 0..K, and the code, (H, W) uint8 each.
+    """
+    from clip_wsss.masks import torch_crf
+
+    images, field = _prepared(contexts, settings)
+    fallbacks: list[str] = []
+    halves = contexts[0].scores.dtype == np.float16  # whose energies the device looks up
+    unaries = [one.scores.reshape(len(one.scores), -1) for one in contexts]
+    unaries = unaries if halves else [unary(scores) for scores in unaries]
+    energies = half_energies() if halves else None
+    found = torch_crf.decided_crf(unaries, images, field, contexts[0].device, energies, fallbacks)
+    _say(fallbacks, contexts)
+    return found
+
+
+def _prepared(
+    contexts: Sequence[MaskContext], settings: CrfSettings
+) -> tuple[list[np.ndarray], MeanField]:
+    """What the CRF sees of the images, which fit into memory, and its numbers."""
+    for context in contexts:
+        (labels, height, width), exactly = context.scores.shape, settings.backend == "pydensecrf"
+        needed = height * width * (400 + 100 * labels if exactly else 250 + 30 * labels)
+        what = f"{context.id or 'image'}: a CRF of {width} x {height} pixels and {labels} labels"
+        check_memory(needed, what, "use the backend fast, scale the image down, or leave it out")
+    images = [crf_image(context.image, settings.image) for context in contexts]
+    return images, MeanField(**settings.model_dump(exclude={"backend", "image"}))
+
+
+def _say(fallbacks: Sequence[str], contexts: Sequence[MaskContext]) -> None:
+    for reason in fallbacks:
+        _log.warning("fast CRF: pydensecrf did one of %s: %s", _names(contexts), reason)
+
+
 # A refinement with these is given several images at once where `batches` says so.
-crf.batch = crfs  # type: ignore[attr-defined]  # a function may have attributes
+crf.batch = decided_crfs  # type: ignore[attr-defined]  # a function may have attributes
 crf.batches = lambda settings: settings.backend == "torch"  # type: ignore[attr-defined]  # likewise
 
 
 def unary(scores: np.ndarray) -> np.ndarray:
     """Energies (C, H * W) float32: -log in the scores' dtype, as both public codes take it."""
+    scores = np.ascontiguousarray(scores).reshape(len(scores), -1)
+    if scores.dtype == np.float16:  # which numpy is slow with
+        return half_energies()[scores.view(np.uint16)]
+    return _energies(scores)
+
+
+@cache
+def half_energies() -> np.ndarray:
+    """The energies of all float16, in the order of their bits: (65536,) float32."""
+    with np.errstate(invalid="ignore"):  # NaN are among them
+        return _energies(HALVES)
+
+
+def _energies(scores: np.ndarray) -> np.ndarray:
     energies = -np.log(np.clip(scores, scores.dtype.type(1e-5), scores.dtype.type(1)))
-    return np.ascontiguousarray(energies.reshape(len(scores), -1).astype(np.float32))
+    return energies.astype(np.float32)
 
 
 def _names(contexts: Sequence[MaskContext]) -> str:
