@@ -526,7 +526,7 @@ class Workers:
         self.pipes, self.processes = [], []
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, entry, device), daemon=True)
+            process = context.Process(target=serve, args=(theirs, entry, device))
             process.start()
             theirs.close()
             self.pipes.append(ours)

@@ -322,6 +322,7 @@ class Segmenter:
             cams,
             self.batch,
             self._towers,
+            readers=self.workers,
         ):
             yield id_, found if isinstance(found, str) else [*found.values()][-1]
 

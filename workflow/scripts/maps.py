@@ -37,5 +37,5 @@ with job(snakemake.log[0], threads, reads, makes), ExitStack() as stack:
         # Until the job ends: what it wrote goes with it.
         plan = " ".join(made.plan for made in whole)
         kept = stack.enter_context(finished(next(iter(out.values())), plan, data.version))
-        batch = p.compute["batch"]
-        write_pass(data, ids, clip, features, cams, out, batch, towers, kept, threads)
+        batch, workers = p.compute["batch"], p.compute["workers"]
+        write_pass(data, ids, clip, features, cams, out, batch, towers, kept, workers)

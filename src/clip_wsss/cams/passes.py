@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from clip_wsss.models.tower import Clip, Tower
 
 ROOM = "lower max_patches of its model, leave the image out, or free memory"
-READERS = 2  # threads that decode the images of the next batch, at the least
+READERS = 2  # threads that decode the images of the next batch
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def write_pass(
         batch: most images in one pass; fewer where their attention would not fit.
         towers: further towers that methods name, by their entries of `models`.
         kept: images that an earlier job finished, and those of this one.
-        readers: threads that decode images; a GPU waits for few.
+        readers: threads that decode images for a GPU; on a CPU `READERS` are enough.
 
     Raises:
         InputError: a bad image (which `on_bad_image: skip` of the data set leaves out and lists
@@ -221,13 +221,15 @@ def compute_pass(
         step = fitting_batch(clip, grid, batch)
         parts += [members[i : i + step] for i in range(0, len(members), step)]
     parts = [part for part in parts if not all(id_ in done for id_, _ in part)]
-    with ThreadPoolExecutor(max(READERS, readers)) as pool, ThreadPoolExecutor(1) as ahead:
+    on_cuda = clip.device.type == "cuda"
+    readers = max(READERS, readers) if on_cuda else READERS
+    with ThreadPoolExecutor(readers) as pool, ThreadPoolExecutor(1) as ahead:
 
         def load(part: list[tuple[str, list[int]]]):
             found = [*pool.map(read, part)]
             pixels = [own for _, _, rgb, own in found if rgb is not None]
             batch = torch.stack(pixels) if pixels else None
-            if batch is not None and clip.device.type == "cuda":
+            if batch is not None and on_cuda:
                 batch = batch.pin_memory()  # it gets there several times as fast
             return found, batch
 

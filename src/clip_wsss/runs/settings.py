@@ -416,7 +416,11 @@ class Compute(Settings):
         "auto", description="auto: CUDA if there is a GPU"
     )
     threads: Count = Field(1, description="of torch in one job; they change the last bits")
-    workers: Count = Field(1, description="processes of a CRF or a scoring job; same results")
+    workers: Count = Field(
+        1,
+        description="processes of a CRF or a scoring job, and threads that read images for a GPU; "
+        "same results",
+    )
     batch: Count = Field(16, description="images of equal grid in one forward pass")
     shards: Annotated[int, Field(ge=1, le=9999)] = Field(1, description="jobs of a stage")
     gpus: Count = Field(1, description="processes of one training")
