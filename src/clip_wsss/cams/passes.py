@@ -239,9 +239,9 @@ def compute_pass(
                 pending.append(ahead.submit(load, parts[index + 1]))
             good = []
             found, batched = pending.pop(0).result()
-            for id_, keys, rgb, error in found:
+            for id_, keys, rgb, own in found:
                 if rgb is None:
-                    yield id_, left_out(dataset, error)
+                    yield id_, left_out(dataset, own)
                 else:
                     good.append(PassImage(id_, rgb, keys))
             if batched is None:
