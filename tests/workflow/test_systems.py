@@ -14,8 +14,7 @@ def test_every_system_has_its_figures(project):
     project.config["dataset"]["unseen"] = zeroshot["dataset"]["unseen"]
     project.cut_down()
     project.config["runs"] = tables
-    for name in ("weclip", "ssr"):
-        project.config["segmentation"][name]["online"]["dynamic_start"] = 2
+    project.config["segmentation"]["weclip"]["online"]["dynamic_start"] = 2
     project.config["segmentation"]["ssr"]["online"] |= {"every": 2, "projected_start": 2}
     result = project.snakemake()
     assert result.code == 0, result.text
