@@ -2,6 +2,7 @@
 # make test   the environment if it is not there, then the tests (10 minutes on two cores)
 # make test-long   the tests that take longer (40 minutes)
 # make test-slurm   the small demo through SLURM on this machine (Debian, root; 10 minutes)
+# make systems   every system of the README's table on the demo, then TagCLIP's demo
 # make bench   benchmarks/ beside the commit OLD and the slow twins, into results/bench/bench.md
 # make mutants   faults put into cams, affinities, masks and score: does a test notice?
 # make docs   docs/ as a site, into site/
@@ -20,10 +21,15 @@ READY := $(VENV)/.ready
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-long test-slurm bench mutants docs lint format lock track clean
+.PHONY: demo systems test test-long test-slurm bench mutants docs lint format lock track clean
 
 demo: $(READY)
 	snakemake --cores $(CORES)
+
+# TagCLIP predicts the labels that the others are given: a data set of its own.
+systems: $(READY)
+	snakemake --cores $(CORES) --configfile config/systems.yaml
+	snakemake --cores $(CORES) --configfile config/tagclip.yaml
 
 # Two workers of one thread each; tests that share a run of the small demo stay on one of them.
 test: $(READY)

@@ -23,11 +23,13 @@ MASKS = "tests/unit/test_docs.py::test_the_page_of_masks_runs_as_it_stands"
 README = "tests/unit/test_docs.py::test_the_readme_makes_and_scores_masks"
 DVC = "tests/workflow/test_dvc.py::test_push_pull_and_nothing_to_do"
 WHEEL = "tests/workflow/test_deploy.py::test_a_wheel_gives_the_same_bytes_in_a_folder_of_the_user"
+SYSTEMS = "tests/workflow/test_systems.py::test_every_system_has_its_figures"
 PLANS = f"{DATA}test_a_table_named_on_the_command_line"
 
 WHERE = {
     "make demo": DEMO,
     "make demo TORCH=cpu": "PyTorch's own index is not on every network",
+    "make systems": SYSTEMS,
     "make test": CI,
     "make test-long": CI,
     "make lint": CI,
@@ -47,6 +49,7 @@ WHERE = {
     "snakemake --cores all --configfile config/tagclip.yaml": (
         "tests/workflow/test_tags.py::test_labels_are_predicted_before_they_are_read"
     ),
+    "snakemake --cores all --configfile config/systems.yaml": SYSTEMS,
     "snakemake --cores all --configfile config/zeroshot.yaml": (
         "tests/workflow/test_zeroshot.py::test_rows_with_held_out_classes"
     ),

@@ -1,5 +1,7 @@
 """The blocks of docs/formats.md, docs/masks.md and the README are run; figures of pages hold."""
 
+import csv
+import itertools
 import json
 import os
 import re
@@ -189,6 +191,59 @@ def test_the_costs_of_data_sets_count_the_variants_of_their_tables(monkeypatch):
         f"has {cams[0]} variants of CAMs, and {masks[0]} of masks besides the ground truth; "
         f"`coco14.tsv` {cams[1]} and {masks[1]}."
     ) in page("docs/datasets.md")
+
+
+def cells(name: str, heading: str) -> list[list[str]]:
+    """The rows below the head of the first table after a heading of a page."""
+    text = (synthetic.REPOSITORY / name).read_text("utf-8")
+    lines = iter(text.split(heading, 1)[1].splitlines())
+    lines = itertools.takewhile(bool, itertools.dropwhile(lambda line: line[:1] != "|", lines))
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines][2:]
+
+
+def rows_of(table: str) -> set[str]:
+    lines = (synthetic.REPOSITORY / f"config/runs/{table}").read_text("utf-8").splitlines()[1:]
+    return {line.split("\t")[0] for line in lines}
+
+
+def test_the_systems_of_the_readme_are_rows():
+    named = [re.findall(r"`(.+?)`", row) for _, _, row, _ in cells("README.md", "## Systems")]
+    assert all(named)
+    names = {name for row in named for name in row}
+    assert names == rows_of("systems.tsv") | (names & rows_of("tagclip.tsv"))
+    assert names & rows_of("tagclip.tsv")
+
+
+def test_the_systems_of_the_page_are_rows():
+    found = set()
+    for system, _, _, rows, _ in cells("docs/systems.md", "# Systems"):
+        words = re.findall(r"`(.+?)`", rows)
+        tables = {word: rows_of(word) for word in words if word.endswith(".tsv")}
+        configs = [word for word in words if word.endswith(".yaml")]
+        names = {word for word in words if "." not in word}
+        assert names <= set().union(*tables.values()), system
+        assert all(names & own for own in tables.values()), system
+        assert configs, system
+        assert all((synthetic.REPOSITORY / config).is_file() for config in configs), system
+        found |= names
+    assert rows_of("systems.tsv") <= found
+
+
+def test_published_figures_are_those_of_the_files():
+    def quoted(method, data, split):
+        """Figures of a method, or of a system under all its methods."""
+        with (synthetic.REPOSITORY / f"config/published/{data}.csv").open(encoding="utf-8") as file:
+            found = [row for row in csv.DictReader(file) if row["split"] == split]
+        return {row["miou"] for row in found if f"{row['method']} ".startswith(f"{method} ")}
+
+    places = [("voc12", "train"), ("voc12", "val"), ("voc12", "test"), ("coco14", "val")]
+    for label, *figures, _ in cells("docs/systems.md", "## Published figures"):
+        for (data, split), figure in zip(places, figures, strict=True):
+            assert not figure or figure in quoted(label.split(",")[0], data, split), label
+    for system, _, _, figures in cells("README.md", "## Systems"):
+        method = system.split(" (")[0]
+        known = quoted(method, "voc12", "val") | quoted(method, "coco14", "val")
+        assert set(re.findall(r"\d+\.\d+", figures)) <= known, system
 
 
 def test_the_map_of_the_code_names_files_that_are_there():

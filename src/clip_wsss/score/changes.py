@@ -75,10 +75,18 @@ def _comes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     found = []
     for key, unsaid in UNSAID.items():
         pair = [one["settings"].get(key, unsaid) for one in (before, after)]
-        if unsaid in pair and pair[0] != pair[1]:
-            words = [one["background"] if isinstance(one, dict) else one for one in pair]
+        if unsaid in pair or key == "teacher":  # of whose parts only one may have some
+            words = [_in_a_word(one) for one in pair]
             found += flat_changes({key: words[0]}, {key: words[1]})
     return found
+
+
+def _in_a_word(said: Any) -> Any:
+    """Settings of a text head by its background, those of a teacher by its parts."""
+    if not isinstance(said, dict):
+        return said
+    parts = ", ".join(key for key, value in said.items() if isinstance(value, dict))
+    return said.get("background", parts)
 
 
 def flat_changes(old: dict, new: dict) -> list[str]:

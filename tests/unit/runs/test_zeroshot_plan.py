@@ -7,6 +7,7 @@ import yaml
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.runs.config import load_config, read_config
+from clip_wsss.runs.graph import Graph
 from clip_wsss.runs.plan import Plan, make_plan
 from clip_wsss.runs.table import read_runs
 from clip_wsss.score.changes import changes, entries
@@ -111,6 +112,27 @@ def test_what_a_text_head_changes_is_said(planned):
     assert changes(found["plain"], found["one"]) == ["text_head: none -> words"]
     assert changes(found["one"], found["seen"]) == ["seen_only: false -> true"]
     assert "text_head" not in found["plain"]["segmentation"]["settings"]
+
+
+def test_what_a_teacher_changes_is_said(planned):
+    cells = {"head": "", "glm": ",teacher.glm.bank=256", "small": ",teacher.glm.bank=8"}
+    cells["both"] = cells["glm"] + ",teacher.plm.fusion=0.8"
+    rows = [ROW.replace("one", name).replace("=demo", f"=demo{c}") for name, c in cells.items()]
+    plan = planned("".join(rows))
+    found = {run.name: entries(plan.graph, run) for run in plan.graph.runs}
+    assert changes(found["head"], found["glm"]) == ["teacher: none -> glm"]
+    assert changes(found["both"], found["head"]) == ["teacher: glm, plm -> none"]
+    assert changes(found["glm"], found["both"]) == ["teacher: glm -> glm, plm"]
+    assert changes(found["glm"], found["small"]) == ["teacher.glm.bank: 256 -> 8"]
+
+
+@pytest.mark.parametrize("name", ["systems", "zeroshot", "voc12-zeroshot"])
+def test_each_shipped_row_says_what_it_changes(name):
+    config = read_config(f"config/{name}.yaml")
+    graph = Graph(config, read_runs(config))
+    found = {run.name: entries(graph, run) for run in graph.runs}
+    for run in graph.runs:
+        assert not run.base or changes(found[run.base], found[run.name]), run.name
 
 
 @pytest.mark.parametrize(
