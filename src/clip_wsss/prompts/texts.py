@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from clip_wsss.core.csvs import guarded
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_json, write_rows
 from clip_wsss.core.maps import write_npz
@@ -179,7 +180,9 @@ def write_texts(
     }
     write_json(out_prompt, prompt, sort_keys=False)
     lines: list[tuple] = [("rank", "template", "sharpness")]
-    lines += [(rank, text, repr(value)) for rank, (value, text) in enumerate(ranking, start=1)]
+    lines += [
+        (rank, guarded(text), repr(value)) for rank, (value, text) in enumerate(ranking, start=1)
+    ]
     write_rows(out_csv, lines)
 
 

@@ -743,11 +743,11 @@ def test_the_report_says_seen_and_unseen_in_the_cells(tmp_path):
     assert re.search(r"harmonic [+−]\d+\.\d \[", row[labels.index("difference")]["extra"])
 
 
-@pytest.mark.parametrize("line", ["2,0.5,0.1", "2,0.5,0.1,", "2,0.5,0.1,x"])
-def test_a_training_log_that_was_cut_off_is_not_read_as_whole(tmp_path, line):
+@pytest.mark.parametrize("lines", ["", "1,0.5,0.1,0\n2,0.5,0.1", "2,0.5,0.1,", "2,0.5,0.1,x"])
+def test_a_training_log_that_was_cut_off_is_not_read_as_whole(tmp_path, lines):
     # FAULTS 18
     log = tmp_path / "log.csv"
-    log.write_text(f"iteration,loss,lr,pixels\n1,0.5,0.1,0\n{line}\n")
+    log.write_text(f"iteration,loss,lr,pixels\n{lines}\n")
     with pytest.raises(InputError, match=r"log\.csv: not the log of a training; train again"):
         remarks_of_training(log)
     log.write_text("iteration,loss,lr,pixels\n1,0.5,0.1,0\n2,0.5,0.1,7\n")
