@@ -82,7 +82,7 @@ def segment_pictures(
     write_rows(out / "classes.csv", [("value", "class"), *classes])
     others = [line for name, line in done.items() if name in kept or name not in lines]
     head = ("image", "labels", "sha256")
-    write_rows(out / "images.csv", [head, *(map(guarded, line) for line in others)])
+    write_rows(out / "images.csv", [head, *(tuple(map(guarded, line)) for line in others)])
     bad = {}
     outcomes = segmenter.outcomes((one.path, one.labels) for one in left)
     progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
