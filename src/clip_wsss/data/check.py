@@ -255,8 +255,8 @@ def _compared(
     if use.bare and alone:
         warnings.append(
             f"split {split}: {alone} of {len(looks)} images have one class, and the texts "
-            f"{some(list(use.bare))} have no background words to compare it with: its map is the same "
-            "all over; name a list as background, or target: logit"
+            f"{some(list(use.bare))} have no background words to compare it with: its map is the "
+            "same all over; name a list as background, or target: logit"
         )
     surest = [look.surest for look in looks.values() if look.surest is not None]
     if surest and max(surest) < 0.5:
