@@ -165,8 +165,11 @@ def _export(plan: Plan, options: argparse.Namespace) -> int:
     out, path = options.out or Path("export") / run.name, graph.paths[run.name]
     made = []
     check_mu(options.mu)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; name a folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"cannot be made a folder ({error.strerror})"
+        raise InputError(f"{out}: {reason}; name another with --out") from None
     for stage, name in (("cam", "cams"), ("affinity", "refined")):
         if stage in path:
             shards = _checked(plan, path[stage])

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from clip_wsss.api import ORIENTATIONS, Segmenter
 from clip_wsss.core.confidence import encode
+from clip_wsss.core.csvs import guarded, unguarded
 from clip_wsss.core.errors import InputError, failed
 from clip_wsss.core.files import read_text, sha256, write_json, write_rows
 from clip_wsss.core.images import encode_grey, encode_label, write_bytes
@@ -76,11 +77,12 @@ def segment_pictures(
     lines = {one.name: one.line for one in pictures}
     kept = {one for one in lines if lines[one] == done.get(one) and _is_there(out, one)}
     left = [one for one in pictures if one.name not in kept]
-    names = enumerate(("background", *segmenter.vocabulary.classes))
+    classes = enumerate(map(guarded, ("background", *segmenter.vocabulary.classes)))
     write_json(out / "settings.json", settings)
-    write_rows(out / "classes.csv", [("value", "class"), *names])
+    write_rows(out / "classes.csv", [("value", "class"), *classes])
     others = [line for name, line in done.items() if name in kept or name not in lines]
-    write_rows(out / "images.csv", [("image", "labels", "sha256"), *others])
+    head = ("image", "labels", "sha256")
+    write_rows(out / "images.csv", [head, *(tuple(map(guarded, line)) for line in others)])
     bad = {}
     outcomes = segmenter.outcomes((one.path, one.labels) for one in left)
     progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
@@ -94,7 +96,7 @@ def segment_pictures(
         ):
             write_bytes(out / folder / f"{one.name}.png", data)
         with (out / "images.csv").open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(lines[one.name])
+            csv.writer(file, lineterminator="\n").writerow(map(guarded, lines[one.name]))
     return len(left) - len(bad), len(kept), bad
 
 
@@ -109,7 +111,8 @@ def _done(out: Path, settings: dict) -> dict[str, tuple[str, ...]]:
             f"{out}: holds masks of other settings (settings.json); give another --out, or make "
             "them again with --overwrite"
         )
-    return {row[0]: tuple(row) for row in rows if row}
+    lines = (tuple(map(unguarded, row)) for row in rows if row)
+    return {line[0]: line for line in lines}
 
 
 def _is_there(out: Path, name: str) -> bool:

@@ -185,6 +185,8 @@ def test_a_changed_archive_is_not_exported(project, capsys):
 
 def test_a_file_in_the_place_of_the_folder(project, capsys):
     Path("mine").write_text("x")
-    code, _, error = call(capsys, "export", "crf", "--out", "mine")
-    assert code == 1
-    assert "mine: is a file; name a folder with --out" in error
+    for place in ("mine", "mine/below", "/proc/mine"):
+        code, _, error = call(capsys, "export", "crf", "--out", place)
+        assert code == 1
+        assert error.startswith(f"error: {place}: cannot be made a folder (")
+        assert error.endswith("); name another with --out\n")

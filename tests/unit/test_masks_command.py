@@ -97,6 +97,20 @@ def test_masks_of_other_settings_are_not_mixed(folder, capsys):
     assert set(np.unique(read_label("masks/labels/a b.png"))) <= {0, 1}
 
 
+def test_no_spreadsheet_computes_names_of_pictures_and_classes(folder, capsys):
+    # FAULTS 12
+    for name in ("=1+1.png", "'-2.png"):
+        shutil.copy(folder / "grey.png", name)
+    Path("words.yaml").write_text(
+        "{classes: ['=dog', cat], names: {clip-es: {'=dog': dog}}, backgrounds: {clip-es: [wall]}}"
+    )
+    words = ["=1+1.png", "'-2.png", "--labels", "=dog", "--classes", "words.yaml"]
+    assert call(capsys, *words)[1] == "masks: 2 made, 0 kept, 0 bad\n"
+    assert rows("classes.csv")[2] == ["1", "'=dog"]
+    assert [row[:2] for row in rows("images.csv")[1:]] == [["'=1+1", "'=dog"], ["''-2", "'=dog"]]
+    assert call(capsys, *words)[1] == "masks: 0 made, 2 kept, 0 bad\n"
+
+
 def test_labels_of_a_table(folder, capsys):
     Path("labels.csv").write_text("image,labels\na b.jpg,person;dog\ngrey.png,dgo\n")
     code, out, error = call(capsys, folder, "--csv", "labels.csv")

@@ -93,8 +93,8 @@ def convert_masks(source: Path, skip: Iterable[str], folder: Path, reuse: bool) 
         }
         if len(places) != 1:
             raise InputError(
-                f"{source}: holds {len(places)} folders called cls, not one; is it the right "
-                "archive or folder?"
+                f"{source}: must hold one folder called cls; it holds {len(places)}; name SBD's "
+                "archive, or the folder that cls lies in"
             )
         ids = []
         for name in (str(PurePosixPath(*places, f"{split}.txt")) for split in ("train", "val")):

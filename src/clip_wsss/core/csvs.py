@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +26,7 @@ def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
 
 def csv_text(frame: pd.DataFrame) -> str:
     """The text that `write_csv` writes."""
-    safe = frame.map(lambda v: f"'{v}" if _computed(v) else v)
-    return safe.to_csv(index=False, lineterminator="\n")
+    return frame.map(guarded).to_csv(index=False, lineterminator="\n")
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:
@@ -35,7 +34,17 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values="")
-    return frame.map(lambda v: v[1:] if _computed(v) and v[0] == "'" else v)
+    return frame.map(unguarded)
+
+
+def guarded(value: Any) -> Any:
+    """A value of a cell; a text that a spreadsheet would compute gets an apostrophe before it."""
+    return f"'{value}" if _computed(value) else value
+
+
+def unguarded(value: Any) -> Any:
+    """What `guarded` was given."""
+    return value[1:] if _computed(value) and value[0] == "'" else value
 
 
 def _computed(value: object) -> bool:

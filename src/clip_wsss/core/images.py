@@ -173,6 +173,9 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # it is not raised where there is none
+        return f"its header says more than {most / 1e6:.0f} million pixels"
     if isinstance(error, UnidentifiedImageError):  # whose text names the buffer
         return "no image format that is known"
     return one_line(error)

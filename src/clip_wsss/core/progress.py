@@ -27,6 +27,11 @@ def over_images(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     for item in tqdm(items, total=total, desc=what, unit="image", disable=None):
         yield item
         number += 1
+    log_images(what, number, begun)
+
+
+def log_images(what: str, number: int, begun: float) -> None:
+    """Leave in the log how long a number of images took, since a `time.perf_counter()`."""
     log_.info("%s: %d images in %.3f s", what, number, time.perf_counter() - begun)
 
 

@@ -34,12 +34,14 @@ class Use:
         masks: the ground truth.
         imports: folders of masks that other code made, each with that of its confidences or None.
         regions: folders of regions that vote (`clip_wsss.core.regions`).
+        bare: texts without background words, with which maps compare the classes of an image.
     """
 
     labels: bool = False
     masks: bool = False
     imports: Sequence[Sequence[str | None]] = ()
     regions: Sequence[str] = ()
+    bare: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,13 @@ def _compared(
                 f"split {split}: {len(names)} of {len(both)} images have {text} ({names[0]}: "
                 f"{words(found[names[0]])})"
             )
+    alone = sum(len(look.labels or ()) == 1 for look in looks.values())
+    if use.bare and alone:
+        warnings.append(
+            f"split {split}: {alone} of {len(looks)} images have one class, and the texts "
+            f"{some(list(use.bare))} have no background words to compare it with: its map is the "
+            "same all over; name a list as background, or target: logit"
+        )
     surest = [look.surest for look in looks.values() if look.surest is not None]
     if surest and max(surest) < 0.5:
         warnings.append(

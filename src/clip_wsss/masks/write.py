@@ -336,6 +336,7 @@ def _merged(
             head = len(image.label).to_bytes(4, "little")
             kept.add(id_, head + image.label + image.confidence)
         yield image
+    next(news, None)  # what follows the last image: the line of the log
 
 
 def _in_batches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from clip_wsss.core.csvs import guarded
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_json, write_rows
 from clip_wsss.core.maps import write_npz
+from clip_wsss.core.progress import log_images
 from clip_wsss.core.resources import find
 from clip_wsss.data.bad_images import left_out
 
@@ -75,6 +78,7 @@ def write_image_features(dataset: Dataset, split: str, clip: FrozenClip, out: Pa
     cls: dict[str, np.ndarray] = {}
     patches: dict[str, np.ndarray] = {}
     groups: dict[tuple[int, int], list[str]] = {}
+    begun = time.perf_counter()
     progress = tqdm(total=len(ids), desc="image features", unit="image", disable=None)
     for id_ in ids:
         try:
@@ -99,6 +103,7 @@ def write_image_features(dataset: Dataset, split: str, clip: FrozenClip, out: Pa
                 patches |= zip(images, clip.patch_features(whole).cpu().numpy(), strict=True)
             progress.update(len(part))
     progress.close()
+    log_images("image features", len(ids), begun)
     kept = [id_ for id_ in ids if id_ in cls]
     if not kept:
         raise InputError(f"split {split}: no image is left to rank the templates by")
@@ -179,7 +184,9 @@ def write_texts(
     }
     write_json(out_prompt, prompt, sort_keys=False)
     lines: list[tuple] = [("rank", "template", "sharpness")]
-    lines += [(rank, text, repr(value)) for rank, (value, text) in enumerate(ranking, start=1)]
+    lines += [
+        (rank, guarded(text), repr(value)) for rank, (value, text) in enumerate(ranking, start=1)
+    ]
     write_rows(out_csv, lines)
 
 

@@ -630,6 +630,14 @@ class Plan:
             )
             for stage in ("masks", "inference")
         }
+        rows = [(run.texts, self.graph.settings[run.name]) for run in self.graph.runs]
+        bare = {
+            texts
+            for texts, own in rows
+            if texts and own.texts and own.texts.background == "none"
+            if own.cam and ":" not in own.cam.method
+            if getattr(own.cam, "target", None) in (None, "softmax")  # each method's, but gradcam's
+        }
         given, labelled = dataset.masks is not None, self.tags is None
         found: dict[str, Use] = {}
         for split, labels, needed, others, regions in (
@@ -646,6 +654,7 @@ class Plan:
                     old.masks or needed,
                     (*old.imports, *others),
                     (*old.regions, *regions),
+                    sorted(bare) if split == splits.pseudo else (),
                 )
         return found
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from clip_wsss.core.csvs import guarded
 from clip_wsss.core.errors import InputError, failed
 from clip_wsss.core.files import write_rows
 from clip_wsss.core.images import read_label
@@ -239,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.csv is not None:
         try:
-            write_rows(options.csv, table)
+            write_rows(options.csv, ((guarded(name), *figures) for name, *figures in table))
         except OSError as error:
             reason = f"cannot be written ({error.strerror}); name another file"
             return failed(InputError(f"{options.csv}: {reason}"))

@@ -5,6 +5,7 @@ pixels, and for maps the background power. The JSON holds what follows from the 
 docs/results.md describes both. Nothing here needs torch.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from clip_wsss.core.images import SMALLER
 from clip_wsss.core.maps import ImageMaps, read_maps, read_skipped, upsample_maps
 from clip_wsss.core.memory import fitting
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.core.progress import log_images
 from clip_wsss.data.bad_images import left_out
 from clip_wsss.data.datasets import Dataset
 from clip_wsss.data.vocabulary import IGNORE
@@ -111,10 +113,12 @@ def measure(
     shards = list(zip(*(one.read for one in measurements), strict=True))
     shares = -(-workers // max(len(shards), 1))  # of a shard, where there are more workers
     parts = [(files, ids[share::shares]) for files in shards for share in range(shares)]
+    begun = time.perf_counter()
     with parallel_map(min(workers, len(parts))) as mapped:
         counted = mapped(partial(_count, dataset, measurements), parts)
         progress = tqdm(counted, total=len(parts), desc=f"score {split}", disable=None)
         found = list(zip(*progress, strict=True))
+    log_images(f"score {split}", len(ids), begun)
     return [_write(dataset, split, ids, *one) for one in zip(measurements, found, strict=True)]
 
 

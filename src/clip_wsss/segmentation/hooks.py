@@ -15,11 +15,14 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.memory import check_memory
 from clip_wsss.core.ranks import batch_number
 from clip_wsss.segmentation.data import seed_batch
 from clip_wsss.segmentation.losses import PixelLoss
 
 log_ = logging.getLogger(__name__)
+
+SMALLER_BATCH = "lower train_dataloader.batch_size or the size of the crops, or give it more memory"
 
 
 @LOOPS.register_module()
@@ -28,6 +31,9 @@ class ResumableLoop(IterBasedTrainLoop):
 
     def run(self):
         """Train from the iteration that the runner has resumed."""
+        size, image = self.dataloader.batch_size, self.dataloader.dataset[0]["inputs"]
+        what = f"segmentation: a batch of {size} images"
+        check_memory(4 * size * image.numel(), what, SMALLER_BATCH)  # as the network's float32
         if self._iter:
             self.dataloader.sampler.start = self._iter * self.dataloader.batch_size
             # The base class takes as many batches as it skips iterations; they need no content.

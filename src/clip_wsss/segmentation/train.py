@@ -39,7 +39,7 @@ from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.unseen import unseen_keys
 from clip_wsss.segmentation.data import read_masks
 from clip_wsss.segmentation.dropout import share_dropout
-from clip_wsss.segmentation.hooks import LogHook, latest_checkpoint
+from clip_wsss.segmentation.hooks import SMALLER_BATCH, LogHook, latest_checkpoint
 from clip_wsss.segmentation.losses import loss_config
 from clip_wsss.segmentation.segmentor import (
     build_model,
@@ -54,7 +54,6 @@ from clip_wsss.segmentation.weights import fetch_initial, load_initial
 log_ = logging.getLogger(__name__)
 
 CHECKPOINT, LOG, SETTINGS, ERROR = "checkpoint.pth", "log.csv", "settings.json", "error.txt"
-SMALLER_BATCH = "lower train_dataloader.batch_size or the size of the crops, or give it more memory"
 TEXTS = "texts.npz"
 
 
@@ -388,15 +387,15 @@ def check_trainings(entries: Mapping[str, dict], classes: int) -> list[str]:
 
 def _try_training(entry: dict, classes: int) -> None:
     use_device("cpu")
-    # The texts of a text head are not there yet, so it is built with its own classifier.
-    entry = {key: value for key, value in entry.items() if key not in ("text_head", "teacher")}
+    # The texts of a text head are not there yet; any that fit show whether it can be built.
+    texts = None if entry.get("text_head") is None else (torch.eye(classes)[1:], torch.eye(classes))
     path, segmentor = entry["segmentor"], read_segmentor(entry["segmentor"], entry)
     online = entry["online"] if entry.get("labels") == "online" else {}
     clip = (online or entry).get("clip")
     model: nn.Module = nn.Linear(1, 1)
     if clip is None or is_file(clip["weights"]):
         with fitting(f"{path}: its model", SMALLER_BATCH):
-            model = build_model(segmentor, entry, classes, path)
+            model = build_model(segmentor, entry, classes, path, texts)
     schedulers = _schedulers(segmentor, entry["iterations"], 1, False, path)
     _try_parts(model, segmentor.train_pipeline, segmentor.optim_wrapper, schedulers, path)
 

@@ -2,9 +2,9 @@
 
 `seconds` are those of all jobs summed, `elapsed_seconds` those in which at least one of them ran
 (jobs run side by side), by the last times in their logs. `startup_seconds` are those of `seconds`
-that no loop over images took: the processes' start, their imports, opening files. Where the logs
-have no loops (`clip_wsss.core.progress`), seconds an image are of whole jobs. The last line, of the
-stage `all`, is all jobs together.
+that no loop over images took: the processes' start, their imports, opening files. Seconds an image
+are of the loops, which the logs have (`clip_wsss.core.progress`). The last line, of the stage
+`all`, is all jobs together.
 
 No two runs take the same time, so this is a table of its own beside those of figures.
 """
@@ -62,7 +62,6 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
                 for file in files
             ]
             loops = in_loops(logs)
-            pace = loops[1] / loops[0] if loops else seconds / images if images else None
             spans = [_span(log, job) for log, job in zip(logs, jobs["s"], strict=True)]
             all_spans += spans
             lines.append(
@@ -75,7 +74,7 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
                     "seconds": round(seconds, 1),
                     "elapsed_seconds": elapsed(spans),
                     "startup_seconds": round(max(seconds - loops[1], 0), 1) if loops else None,
-                    "seconds_an_image": None if pace is None else round(pace, 4),
+                    "seconds_an_image": round(loops[1] / loops[0], 4) if loops else None,
                     "peak_memory_mb": jobs["max_rss"].max(),
                     "device": device,
                 }

@@ -71,6 +71,8 @@ def remarks_of_training(log: Path) -> list[str]:
     """
     try:
         pixels = pd.read_csv(log)["pixels"].astype(int)  # a line that was cut off has none
+        if pixels.empty:
+            raise ValueError
     except (OSError, ValueError, KeyError):
         raise InputError(f"{log}: not the log of a training; train again") from None
     empty = int((pixels == 0).sum())

@@ -291,7 +291,7 @@ def test_another_year_beside_it(made):
 def test_two_copies_of_sbd_are_refused(made):
     files = made.files["sbd"]
     made.files["sbd"] = files | relaid(files, lambda name: f"copy/{name}")
-    with pytest.raises(InputError, match="holds 2 folders called cls, not one"):
+    with pytest.raises(InputError, match="must hold one folder called cls; it holds 2; name"):
         made.build()
 
 

@@ -2,7 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_wsss.core.csvs import markdown_table, markdown_text, read_csv, write_csv
+from clip_wsss.core.csvs import (
+    guarded,
+    markdown_table,
+    markdown_text,
+    read_csv,
+    unguarded,
+    write_csv,
+)
 
 NAMES = [
     "=1+1",
@@ -30,6 +37,7 @@ def test_names_come_back_and_no_spreadsheet_computes_them(tmp_path):
     assert again["run"].tolist() == NAMES
     assert again["miou"].tolist() == frame["miou"].tolist()
     assert again["note"].isna().all()
+    assert [unguarded(guarded(value)) for value in (*NAMES, -1, None)] == [*NAMES, -1, None]
 
 
 @pytest.mark.parametrize(

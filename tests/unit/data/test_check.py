@@ -205,6 +205,17 @@ def test_confidences_that_all_are_low_are_a_warning(own, tmp_path, white, said):
     assert any(one.startswith(line) for one in found["warnings"]) is said
 
 
+def test_one_class_without_background_words_is_a_warning(own):
+    # FAULTS 3
+    own.write("Annotations/c.xml", xml("cat", "dog"))
+    use = {"train": Use(labels=True, bare=["photo"])}
+    line = "split train: 2 of 3 images have one class, and the texts photo have no background"
+    assert any(one.startswith(line) for one in own.check(use)["warnings"])
+    for name in "ab":
+        own.write(f"Annotations/{name}.xml", xml("cat", "dog"))
+    assert not any("background words" in one for one in own.check(use)["warnings"])
+
+
 def test_report_is_a_file_and_errors_are_lines(own, tmp_path, caplog):
     dataset = open_dataset(own.settings)
     with caplog.at_level(logging.WARNING):

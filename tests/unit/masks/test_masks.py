@@ -181,6 +181,14 @@ def killing(shard, out, plan, limit):
     return process.exitcode, (out.parent / "begun").read_text()
 
 
+def test_the_log_says_how_long_the_images_took(shard, tmp_path, caplog):
+    # FAULTS 15: else their cost would be that of the whole job
+    dataset, _, maps = shard
+    caplog.set_level("INFO")
+    write_shard(dataset, maps, PLAIN, tmp_path / "a.zip")
+    assert "masks a: 3 images in " in caplog.text
+
+
 def test_a_kill_in_a_shard_costs_the_image_in_hand_alone(shard, tmp_path):
     dataset, _, maps = shard
     write_shard(dataset, maps, PLAIN, tmp_path / "whole.zip")

@@ -123,7 +123,7 @@ def bomb(path):
         (lambda path: Image.new("L", (6, 4)).save(path, format="JPEG"), "a JPEG; it must be a PNG"),
         (save_tiff(np.full((4, 6), np.nan, np.float32)), "a TIFF; it must be a PNG"),
         (save_turned, "EXIF orientation 6"),
-        (bomb, "not a whole PNG .*decompression bomb"),
+        (bomb, "not a whole PNG .its header says more than 179 million pixels"),
         (Image.new("L", (5, 4)).save, r"must be \(4, 6\) as the image; got \(4, 5\)"),
     ],
 )

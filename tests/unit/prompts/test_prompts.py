@@ -126,9 +126,11 @@ def run(clip, tmp_path, entry, dataset, features, folder="out"):
         return dict(texts), json.loads(out[1].read_text()), list(csv.DictReader(out[2].open()))
 
 
-def test_image_features(clip, tmp_path):
+def test_image_features(clip, tmp_path, caplog):
     dataset = Photographs()
+    caplog.set_level("INFO")
     write_image_features(dataset, "train", clip, tmp_path / "a.npz")
+    assert f"image features: {len(dataset.images)} images in " in caplog.text
     write_image_features(dataset, "train", clip, tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     with np.load(tmp_path / "a.npz") as file:

@@ -585,6 +585,21 @@ def test_predicted_labels_decide_the_maps(graph, change, stages):
     assert moved(folders(first), folders(graph())) == set(GROUPS[1:])
 
 
+def test_the_check_knows_of_texts_without_background_words(graph):
+    def bare(target="softmax"):
+        def change(config):
+            config["texts"]["photo"].update(background="none")
+            for entry in config["cam"].values():
+                if entry.get("method", "gradcam") == "gradcam":
+                    entry["target"] = target
+
+        return {split: use.bare for split, use in Plan(graph(change=change)).uses.items()}
+
+    assert bare() == {"train": ["photo"], "val": ()}
+    assert bare("logit") == {"train": [], "val": ()}
+    assert not any(use.bare for use in Plan(graph()).uses.values())
+
+
 def test_what_reads_labels_reads_those_that_are_predicted(graph):
     plan = Plan(graph(change=predicted))
     labels = plan.tags.files[0]

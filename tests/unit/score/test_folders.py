@@ -136,6 +136,10 @@ def test_the_command(folders, capsys):
     assert "cat" not in out
     assert "\n1 class without ground truth is not shown, and not in the mIoU\n" in out
     assert "cat,,," in Path("out/table.csv").read_text()
+    Path("words.yaml").write_text("{classes: ['=cat', dog], names: {}, backgrounds: {}}")
+    assert cli.main([*same, "--list", "list.txt"]) == 0
+    assert "\n'=cat,,," in Path("out/table.csv").read_text(), "no spreadsheet computes it"
+    capsys.readouterr()
     assert cli.main([*same[:-1], "/proc/x.csv", "--list", "list.txt"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: /proc/x.csv: cannot be written (")

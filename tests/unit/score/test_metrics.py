@@ -226,9 +226,11 @@ def several(shards, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_several_measurements_are_what_each_is_alone(settings, several, tmp_path, workers):
+def test_several_measurements_are_what_each_is_alone(settings, several, tmp_path, workers, caplog):
     dataset = open_dataset(settings)
+    caplog.set_level("INFO")
     together = measure(dataset, "train", several(tmp_path / "together"), workers)
+    assert f"score train: {len(dataset.ids('train'))} images in " in caplog.text
     alone = [measure(dataset, "train", [one])[0] for one in several(tmp_path / "alone")]
     assert together == alone
     files = sorted(path.name for path in (tmp_path / "alone").iterdir())

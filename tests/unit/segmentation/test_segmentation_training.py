@@ -388,6 +388,15 @@ def test_a_training_that_does_not_fit_is_one_line(case, monkeypatch, error):
         run(case)
 
 
+def test_a_batch_that_cannot_fit_is_refused_before_it_is_read(case):
+    # FAULTS 27
+    case.segmentor(train_dataloader={"batch_size": 10**9})
+    with pytest.raises(
+        InputError, match=r"a batch of 1000000000 images takes about .* lower train"
+    ):
+        run(case)
+
+
 def test_an_error_in_a_worker_of_the_loader_is_one_line_too():
     for workers in (0, 1):
         with pytest.raises(InputError) as caught:

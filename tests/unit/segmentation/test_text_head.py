@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from clip_wsss.segmentation.text_head import (
     shuffled,
     texts_of_checkpoint,
 )
-from clip_wsss.segmentation.train import train
+from clip_wsss.segmentation.train import check_trainings, train
 
 TEXTS = torch.tensor([[1.0, 0, 0, 0], [0, 0.6, 0.8, 0]])  # of two classes
 WORDS = torch.tensor([[0, 0, 0, 1.0], [0, 0, -1.0, 0]])
@@ -186,6 +187,20 @@ def test_a_segmentor_of_several_decode_heads_is_one_line(case):
     segmentor.model.decode_head = [segmentor.model.decode_head] * 2
     with pytest.raises(InputError, match=r"x: model.decode_head: text_head needs .* it has 2"):
         build_model(segmentor, entry_of(case), 3, "x", (TEXTS, WORDS))
+
+
+def test_the_check_builds_a_training_with_its_head(case):
+    # FAULTS 27
+    assert check_trainings({"cgl": entry_of(case)}, 3) == []
+    path = Path(case.entry["segmentor"])
+    content = yaml.safe_load(path.read_text())
+    content["model"]["decode_head"] = [content["model"]["decode_head"]] * 2
+    (case.root / "two.yaml").write_text(yaml.safe_dump(content))
+    entry = {**entry_of(case), "segmentor": str(case.root / "two.yaml")}
+    (said,) = check_trainings({"cgl": entry}, 3)
+    assert said.endswith(
+        "model.decode_head: text_head needs a segmentor of one decode head; it has 2"
+    )
 
 
 def test_a_training_leaves_its_texts_and_predicts_other_classes(case):
