@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from clip_wsss import __version__
 from clip_wsss.core.confidence import MU, check_mu
 from clip_wsss.core.errors import INTERRUPTED, InputError, failed, of_machine
 from clip_wsss.core.resources import find, is_file, project
@@ -50,7 +51,7 @@ def _command(arguments: list[str]) -> int:
         return import_module(f"clip_wsss.{module}").main(arguments[1:])
     if arguments[:1] == ["run"]:
         return _run_workflow(arguments[1:])
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments or ["--help"])
     try:
         return options.command(_plan(options.configfile), options)
     except InputError as error:
@@ -87,6 +88,7 @@ def _run_workflow(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="clip-wsss", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command, words: str) -> argparse.ArgumentParser:

@@ -149,8 +149,9 @@ class LogHandler(LogHandlerBase):
             if rule not in ("total", TARGET):
                 self.waiting[kind(rule)] += count
         self.total = sum(self.waiting.values())
-        lines = [f"{self.total} jobs:"] + [f"  {name:<22}{n}" for name, n in self.waiting.items()]
-        return [*lines, ""]
+        width = max([22, *(len(name) + 1 for name in self.waiting)])  # a module's prefix is long
+        lines = [f"  {name:<{width}}{n}" for name, n in self.waiting.items()]
+        return [f"{self.total} jobs:", *lines, ""]
 
     def listed(self) -> list[str]:
         """The jobs of a dry run with their reasons, if they are few."""

@@ -156,6 +156,13 @@ def test_no_screen_scrolls_sideways(page, width):
     assert page.run("document.documentElement.scrollWidth") <= width
 
 
+def test_tables_and_formulas_fit_a_wide_screen(page):
+    page.resize(1440, 900)
+    cut = """[...document.querySelectorAll(".scroll, math")].filter(
+      (e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.innerHTML.slice(0, 80))"""
+    assert page.run(cut) == []
+
+
 def test_dark_follows_the_system(page):
     colour = "getComputedStyle(document.body).backgroundColor"
     light = page.run(colour)

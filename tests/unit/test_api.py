@@ -254,12 +254,11 @@ def test_weights():
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
-    import open_clip
-
-    def offline(*_):
+    def offline():
         raise OSError("no network")
 
-    monkeypatch.setattr(open_clip.pretrained, "download_pretrained", offline)
+    monkeypatch.setattr("clip_wsss.models.clip.reach_hub", offline)
+    monkeypatch.setattr("clip_wsss.models.clip.downloaded", lambda *_: None)
     with pytest.raises(InputError, match=r"not here and cannot be downloaded \(no network\); a l"):
         Segmenter("clip-es")(PICTURE, "dog")
 

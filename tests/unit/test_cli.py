@@ -9,6 +9,7 @@ import synthetic
 import yaml
 from PIL import Image
 
+import clip_wsss
 from clip_wsss import cli, pictures
 from clip_wsss.runs.sidecar import write_sidecar
 
@@ -40,6 +41,16 @@ def call(capsys, *arguments):
     code = cli.main([*arguments, "--configfile", "my.yaml"])
     out = capsys.readouterr()
     return code, out.out, out.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], "pseudo masks of pictures"), (["--version"], f"{clip_wsss.__version__}\n")],
+)
+def test_alone_it_lists_its_commands(capsys, arguments, said):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(arguments)
+    assert said in capsys.readouterr().out
 
 
 def test_the_folder_of_a_stage(project, capsys):

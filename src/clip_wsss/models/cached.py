@@ -3,17 +3,16 @@
 from pathlib import Path
 
 import open_clip
-from huggingface_hub import constants
 
-SUFFIXES = (".bin", ".pt", ".safetensors")
+from clip_wsss.models.hub import in_hub_cache
+
+BY_ADDRESS = "~/.cache/clip"  # where open_clip keeps what it downloads by an address
 
 
 def downloaded(architecture: str, tag: str) -> str | None:
     """Where open_clip finds the weights of a tag on this machine: the name of a cache, or None."""
     known = open_clip.get_pretrained_cfg(architecture, tag) or {}
-    repository = known.get("hf_hub", "").rpartition("/")[0].replace("/", "--")
-    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{repository}" / "snapshots"
-    if any(file.suffix in SUFFIXES and file.is_file() for file in snapshots.glob("*/*")):
+    if in_hub_cache(known.get("hf_hub", "").rpartition("/")[0]):
         return "the cache of the Hugging Face hub"
-    plain = Path("~/.cache/clip").expanduser() / known.get("url", "").rpartition("/")[2]
-    return "~/.cache/clip" if plain.is_file() else None
+    plain = Path(BY_ADDRESS).expanduser() / known.get("url", "").rpartition("/")[2]
+    return BY_ADDRESS if plain.is_file() else None

@@ -20,7 +20,9 @@ from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.memory import check_memory, out_of_memory
 from clip_wsss.core.resources import find, is_file
+from clip_wsss.models.cached import BY_ADDRESS, downloaded
 from clip_wsss.models.frozen_clip import FrozenClip
+from clip_wsss.models.hub import reach_hub
 from clip_wsss.models.sentences import Sentences
 from clip_wsss.models.tower import MAX_PATCHES
 from clip_wsss.models.weights import (
@@ -260,7 +262,12 @@ def _download(architecture: str, tag: str, known: dict) -> Weights:
     level = hub.level
     hub.setLevel(logging.ERROR)  # else it tells twice of each of ten tries
     try:
-        return read_weights(Path(open_clip.pretrained.download_pretrained(known)))
+        where = downloaded(architecture, tag)
+        if where is None and known.get("hf_hub"):
+            reach_hub()
+        from_hub = where != BY_ADDRESS  # else the hub is asked for what is here
+        found = open_clip.pretrained.download_pretrained(known, prefer_hf_hub=from_hub)
+        return read_weights(Path(found))
     except InputError:
         raise
     except Exception as error:  # whatever the network stack below raises

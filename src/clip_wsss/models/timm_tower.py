@@ -25,6 +25,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.memory import out_of_memory
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.frozen import Images
+from clip_wsss.models.hub import in_hub_cache, reach_hub
 from clip_wsss.models.layers import attend_head_by_head, mean_map
 from clip_wsss.models.tower import MAX_PATCHES, Grid
 from clip_wsss.models.weights import in_memory, read_weights
@@ -228,6 +229,10 @@ def load_timm(
     check_family(name, f"models: architecture {name}")
     options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}
     try:
+        if pretrained and download:
+            known: Any = timm.get_pretrained_cfg(name)
+            if known.hf_hub_id and not in_hub_cache(known.hf_hub_id):
+                reach_hub()
         network: Any = timm.create_model(name, pretrained=pretrained and download, **options)
     except Exception as error:  # whatever the library says, of a download too
         if out_of_memory(error):

@@ -16,11 +16,13 @@ from clip_cases import (
     write_model,
 )
 from gradcam_twin import Twin
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.models.clip import load_clip, load_for
+from clip_wsss.models.timm_tower import load_timm
 
 WORDS = ["cat", "dog", "a photo of a sheep."]
 
@@ -215,15 +217,41 @@ class TestRefusals:
     def test_no_network(self, monkeypatch):
         library = logging.getLogger("huggingface_hub.utils._http")
 
-        def unreachable(known):
+        def unreachable(known, **_):
             assert not library.isEnabledFor(logging.WARNING), "of each try"
             raise OSError("Name or service not known\nand a long story.")
 
+        monkeypatch.setattr("clip_wsss.models.clip.reach_hub", lambda: None)
         monkeypatch.setattr(open_clip.pretrained, "download_pretrained", unreachable)
         refused(
             {"architecture": "ViT-B-16-quickgelu", "weights": "openai"},
             r"cannot be downloaded \(Name or service not known\); a local file .* instead",
         )
+
+    def test_a_hub_that_does_not_answer_is_asked_once(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setenv("HOME", str(tmp_path))
+
+        def late(known, prefer_hf_hub):
+            raise OSError("by the hub" if prefer_hf_hub else "by the address")
+
+        monkeypatch.setattr(open_clip.pretrained, "download_pretrained", late)
+        entry = {"architecture": "ViT-B-16-quickgelu", "weights": "openai"}
+        refused(
+            entry, r"not here and cannot be downloaded \(http://127.0.0.1:1 cannot be reached: "
+        )
+        dino = {"architecture": "vit_small_patch16_224.dino", "weights": "pretrained"}
+        with pytest.raises(InputError, match=r"made by timm \(http://127.0.0.1:1 cannot be reach"):
+            load_timm(dino)
+        plain = tmp_path / ".cache/clip/ViT-B-16.pt"
+        plain.parent.mkdir(parents=True)
+        plain.touch()
+        refused(entry, r"\(by the address\)")
+        hub = tmp_path / "models--timm--vit_base_patch16_clip_224.openai/snapshots/1"
+        hub.mkdir(parents=True)
+        (hub / "open_clip_model.safetensors").touch()
+        refused(entry, r"\(by the hub\)")
 
     @pytest.mark.parametrize(
         ("architecture", "match"),

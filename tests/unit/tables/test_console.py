@@ -59,6 +59,13 @@ def job(number, rule, words, log=("masks.log",)):
     )
 
 
+def test_a_long_name_of_a_stage_leaves_its_count_apart(handler):
+    stats = {"wsss_score_predictions": 1, "mine": 1, "total": 2}
+    _, long, short, _ = handler.lines(record(LogEvent.RUN_INFO, stats=stats))
+    assert long.split() == ["wsss_score_predictions", "1"]
+    assert long.rindex(" ") == short.rindex(" ")
+
+
 def test_a_line_a_job_with_the_time_left(handler):  # which is made at 0
     stats = {"masks": 2, "maps_new_12ab_3": 1, "all": 1, "total": 4}
     said = handler.lines(record(LogEvent.RUN_INFO, stats=stats))
