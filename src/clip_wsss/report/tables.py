@@ -112,7 +112,8 @@ def plain_table(frame: pd.DataFrame, name: str, caption: str) -> dict:
         ]
         for line in frame.to_dict("records")
     ]
-    heads = [{"label": column.replace("_", " "), "number": column in numbers} for column in columns]
+    labels = {column: column.replace("_", " ").replace(" mb", ", MB") for column in columns}
+    heads = [{"label": labels[column], "number": column in numbers} for column in columns]
     return {
         "id": f"table-{name}",
         "title": name,

@@ -654,7 +654,7 @@ def test_any_csv_can_be_shown():
         "cost",
         "",
     )
-    assert [column["label"] for column in table["columns"]] == ["stage", "peak memory mb"]
+    assert [column["label"] for column in table["columns"]] == ["stage", "peak memory, MB"]
     assert table["rows"][0][1] == {
         "text": "1,234", "extra": "", "value": 1234.5, "number": True
     }  # fmt: skip
