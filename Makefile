@@ -1,3 +1,4 @@
+# make env    the environment alone
 # make demo   the environment if it is not there, then the whole demo; TORCH=cpu: without CUDA's 5 GB
 # make test   the environment if it is not there, then the tests (10 minutes on two cores)
 # make test-long   the tests that take longer (40 minutes)
@@ -21,7 +22,9 @@ READY := $(VENV)/.ready
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo systems test test-long test-slurm bench mutants docs lint format lock track clean
+.PHONY: env demo systems test test-long test-slurm bench mutants docs lint format lock track clean
+
+env: $(READY)
 
 demo: $(READY)
 	snakemake --cores $(CORES)
@@ -57,7 +60,8 @@ $(READY): requirements.lock pyproject.toml src/clip_wsss/masks/fast_crf.cpp
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 ifeq ($(TORCH),cpu)
-	$(INSTALL) --torch-backend cpu $$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements.lock)
+	$(INSTALL) --torch-backend cpu $$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements.lock) || \
+	  { echo "PyTorch's own index cannot be reached: leave TORCH=cpu out" >&2; exit 1; }
 	awk '/^[a-z]/ {keep = !/^(torch|torchvision|triton|nvidia-|cuda-)/} keep' requirements.lock \
 	  > $(VENV)/without-torch.lock
 	$(INSTALL) --no-deps --require-hashes -r $(VENV)/without-torch.lock

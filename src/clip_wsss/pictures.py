@@ -77,6 +77,10 @@ def segment_pictures(
     lines = {one.name: one.line for one in pictures}
     kept = {one for one in lines if lines[one] == done.get(one) and _is_there(out, one)}
     left = [one for one in pictures if one.name not in kept]
+    if changed := [one for one in left if one.line != done.get(one.name, one.line)]:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        names = ", ".join(one.name for one in changed[:3])
+        print(f"{out}: other labels or pixels, made again: {names}{more}", file=sys.stderr)
     classes = enumerate(map(guarded, ("background", *segmenter.vocabulary.classes)))
     write_json(out / "settings.json", settings)
     write_rows(out / "classes.csv", [("value", "class"), *classes])

@@ -75,10 +75,12 @@ def test_what_is_not_what_it_was_is_made_again(folder, capsys):
     call(capsys, folder, "--labels", "dog")
     Path("masks/confidence/grey.png").unlink()  # as if it had been stopped
     shutil.copy(folder / "grey.png", folder / "alpha.png")  # another picture of that name
-    _, out, _ = call(capsys, folder, "--labels", "dog")
+    _, out, error = call(capsys, folder, "--labels", "dog")
     assert out == "masks: 2 made, 1 kept, 0 bad\n"
-    _, out, _ = call(capsys, folder / "a b.jpg", "--labels", "cat")
+    assert error == "masks: other labels or pixels, made again: alpha\n"
+    _, out, error = call(capsys, folder / "a b.jpg", "--labels", "cat")
     assert out == "masks: 1 made, 0 kept, 0 bad\n"
+    assert error == "masks: other labels or pixels, made again: a b\n"
     assert dict(row[:2] for row in rows("images.csv")[1:])["a b"] == "cat"
     _, out, _ = call(capsys, folder / "grey.png", "--labels", "dog", "--overwrite")
     assert out == "masks: 1 made, 0 kept, 0 bad\n"

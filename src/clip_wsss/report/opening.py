@@ -31,7 +31,10 @@ def opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> di
         taught = f"All{but} learn from image-level labels alone"
     else:
         taught = f"It {f'has {left_out}' if left_out else 'learns from image-level labels alone'}"
-    lead = answer(tables) + (
+    found = answer(tables)
+    if found and demo:
+        found += "The demo shows that methods run; it does not rank them. "
+    lead = found + (
         f"{f'{len(results.runs)} runs' if several else 'One run'} on the {images} images of "
         f"{'the demo' if demo else results.dataset.name}"
         f"{f', {each}measured after every stage' if results.scored else ''}. {taught}."
