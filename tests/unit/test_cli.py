@@ -179,6 +179,18 @@ def test_what_no_run_uses_is_listed_and_deleted_on_request(project, capsys):
     assert {path for path in project.root.rglob("*") if path.is_file()} == before
 
 
+def test_of_a_link_in_the_results_the_link_is_deleted(project, capsys, tmp_path_factory):
+    mine = tmp_path_factory.mktemp("mine")
+    (mine / "precious.txt").write_text("x")
+    link = project.root / "masks/crf-00000000"
+    link.symlink_to(mine)
+    code, out, _ = call(capsys, "clean", "--yes")
+    assert code == 0
+    assert "deleted 1" in out
+    assert not link.is_symlink()
+    assert (mine / "precious.txt").is_file()
+
+
 def test_results_of_an_earlier_version_are_refused(project, capsys):
     (project.root / "cams").mkdir()
     code, _, error = call(capsys, "path", "crf", "masks")
