@@ -70,7 +70,8 @@ def _run_workflow(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--configfile", help="the user's, or one of the suite's: config/voc12.yaml")
     options, others = parser.parse_known_args(arguments)
-    command = [sys.executable, "-m", "snakemake"]
+    # -P: without it a yaml.py in the working directory would be run in the place of the library.
+    command = [sys.executable, "-P", "-m", "snakemake"]
     if options.configfile is not None:
         if not is_file(options.configfile):
             return failed(InputError(f"{options.configfile}: there is no such file"))

@@ -107,12 +107,14 @@ def test_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
 def test_run_becomes_snakemake(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     became = []
-    monkeypatch.setattr(os, "execv", lambda _, command: became.append(command[3:]))
+    monkeypatch.setattr(os, "execv", lambda _, command: became.append(command[1:]))
     given = ["-n", "--config", "a=b", "--", "all"]
     cli.main(["run", "--configfile", "config/voc12.yaml", *given])
     root = synthetic.REPOSITORY
     config = ["--configfile", f"{root}/config/voc12.yaml"]
-    assert became == [[*config, "--snakefile", f"{root}/Snakefile", *given]]
+    # -P: else modules of the working directory are imported in the place of libraries.
+    start = ["-P", "-m", "snakemake"]
+    assert became == [[*start, *config, "--snakefile", f"{root}/Snakefile", *given]]
     assert cli.main(["run", "--configfile", "no.yaml"]) == 1
     assert capsys.readouterr().err == "error: no.yaml: there is no such file\n"
 
