@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clip_wsss import __version__
 from clip_wsss.core.confidence import MU, check_mu
-from clip_wsss.core.errors import INTERRUPTED, InputError, failed, of_machine
+from clip_wsss.core.errors import INTERRUPTED, InputError, failed, stopped
 from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.check import check as check_data
@@ -57,9 +57,7 @@ def _command(arguments: list[str]) -> int:
     except InputError as error:
         return failed(error)
     except OSError as error:
-        if (said := of_machine(error, getattr(options, "out", None) or Path())) is None:
-            raise
-        return failed(said)
+        return stopped(error, getattr(options, "out", None) or Path())
 
 
 def _run_workflow(arguments: Sequence[str]) -> int:
@@ -72,7 +70,8 @@ def _run_workflow(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--configfile", help="the user's, or one of the suite's: config/voc12.yaml")
     options, others = parser.parse_known_args(arguments)
-    command = [sys.executable, "-m", "snakemake"]
+    # -P: without it a yaml.py in the working directory would be run in the place of the library.
+    command = [sys.executable, "-P", "-m", "snakemake"]
     if options.configfile is not None:
         if not is_file(options.configfile):
             return failed(InputError(f"{options.configfile}: there is no such file"))
@@ -214,7 +213,8 @@ def _clean(plan: Plan, options: argparse.Namespace) -> int:
         print(f"{plan.root}: nothing is unused")
     elif options.yes:
         for path in found:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            # Of a link the link goes: what it leads to is not of these results.
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         print(f"deleted {len(found)}")
     else:
         print(f"{len(found)} unused by the runs of {options.configfile}; --yes deletes them")

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
-from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.errors import InputError, failed, stopped
 from clip_wsss.core.files import write_text
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.sidecar import check_bytes, parse_sidecar
@@ -341,7 +341,10 @@ def main(arguments: list[str] | None = None) -> int:
         return failed(error)
     print(found.text(), end="")
     if options.out is not None:
-        found.write(options.out)
+        try:
+            found.write(options.out)
+        except OSError as error:
+            return stopped(error, options.out)
     return 0
 
 

@@ -14,13 +14,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from clip_wsss.api import ORIENTATIONS, Segmenter
+from clip_wsss.core.arguments import at_least
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.csvs import guarded, unguarded
-from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.errors import InputError, failed, stopped
 from clip_wsss.core.files import read_text, sha256, write_json, write_rows
 from clip_wsss.core.images import encode_grey, encode_label, write_bytes
 from clip_wsss.core.spelling import unknown
@@ -70,10 +72,12 @@ def segment_pictures(
         How many were made, how many were kept, and path -> what is wrong with a bad picture.
 
     Raises:
-        InputError: `out` holds masks of other settings, or the weights cannot be used.
+        InputError: `out` holds masks of other settings or files of another program in the place of
+            these, or the weights cannot be used.
     """
     settings = json.loads(json.dumps(segmenter.settings))
-    done = {} if overwrite else _done(out, settings)
+    names = [one.name for one in pictures]
+    done = {} if overwrite else _done(out, settings, names)
     lines = {one.name: one.line for one in pictures}
     kept = {one for one in lines if lines[one] == done.get(one) and _is_there(out, one)}
     left = [one for one in pictures if one.name not in kept]
@@ -82,11 +86,12 @@ def segment_pictures(
         names = ", ".join(one.name for one in changed[:3])
         print(f"{out}: other labels or pixels, made again: {names}{more}", file=sys.stderr)
     classes = enumerate(map(guarded, ("background", *segmenter.vocabulary.classes)))
-    write_json(out / "settings.json", settings)
-    write_rows(out / "classes.csv", [("value", "class"), *classes])
     others = [line for name, line in done.items() if name in kept or name not in lines]
     head = ("image", "labels", "sha256")
+    # First, since without it the other files would be taken for those of another program.
     write_rows(out / "images.csv", [head, *(tuple(map(guarded, line)) for line in others)])
+    write_json(out / "settings.json", settings)
+    write_rows(out / "classes.csv", [("value", "class"), *classes])
     bad = {}
     outcomes = segmenter.outcomes((one.path, one.labels) for one in left)
     progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
@@ -104,19 +109,37 @@ def segment_pictures(
     return len(left) - len(bad), len(kept), bad
 
 
-def _done(out: Path, settings: dict) -> dict[str, tuple[str, ...]]:
-    """The lines of images.csv by name; none where nothing was made."""
+def _done(out: Path, settings: dict, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The lines of images.csv by name; none where nothing was made.
+
+    Raises:
+        InputError: the folder holds masks of other settings, or files that would be replaced though
+            this command did not make them.
+    """
     if not (out / "images.csv").is_file():
+        masks = (out / folder / f"{name}.png" for folder in FOLDERS for name in names)
+        for path in (out / "settings.json", out / "classes.csv", *masks):
+            if path.exists():
+                raise InputError(
+                    f"{path}: is there, but {out} has no images.csv of this command; give another "
+                    "--out, or replace it with --overwrite"
+                )
         return {}
     rows = list(csv.reader(read_text(out / "images.csv", "missing").splitlines()[1:]))
-    made = json.loads(read_text(out / "settings.json", "missing; give --overwrite"))
-    if rows and made != settings:
+    if rows and _read_settings(out / "settings.json") != settings:
         raise InputError(
             f"{out}: holds masks of other settings (settings.json); give another --out, or make "
             "them again with --overwrite"
         )
     lines = (tuple(map(unguarded, row)) for row in rows if row)
     return {line[0]: line for line in lines}
+
+
+def _read_settings(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path, "missing; give --overwrite"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON ({error}); give --overwrite") from None
 
 
 def _is_there(out: Path, name: str) -> bool:
@@ -203,8 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--architecture", help="of other weights: a name in open_clip or a model config")
     add("--orientation", default="refuse", choices=ORIENTATIONS, help="of turned photographs")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add("--workers", type=int, default=1, help="processes of the CRF (%(default)s)")
-    add("--threads", type=int, help="of torch (what the preset's config says)")
+    add("--workers", type=at_least(1), default=1, help="processes of the CRF (%(default)s)")
+    add("--threads", type=at_least(1), help="of torch (what the preset's config says)")
     add("--overwrite", action="store_true", help="make masks again that exist already")
     options = parser.parse_args(arguments)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
@@ -227,6 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made, kept, bad = segment_pictures(segmenter, pictures, options.out, options.overwrite)
     except InputError as error:
         return failed(error)
+    except OSError as error:
+        return stopped(error, options.out)
     for line in shortened(list(bad.values())):
         print(f"error: {line}", file=sys.stderr)
     print(f"{options.out}: {made} made, {kept} kept, {len(bad)} bad")

@@ -107,12 +107,14 @@ def test_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
 def test_run_becomes_snakemake(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     became = []
-    monkeypatch.setattr(os, "execv", lambda _, command: became.append(command[3:]))
+    monkeypatch.setattr(os, "execv", lambda _, command: became.append(command[1:]))
     given = ["-n", "--config", "a=b", "--", "all"]
     cli.main(["run", "--configfile", "config/voc12.yaml", *given])
     root = synthetic.REPOSITORY
     config = ["--configfile", f"{root}/config/voc12.yaml"]
-    assert became == [[*config, "--snakefile", f"{root}/Snakefile", *given]]
+    # -P: else modules of the working directory are imported in the place of libraries.
+    start = ["-P", "-m", "snakemake"]
+    assert became == [[*start, *config, "--snakefile", f"{root}/Snakefile", *given]]
     assert cli.main(["run", "--configfile", "no.yaml"]) == 1
     assert capsys.readouterr().err == "error: no.yaml: there is no such file\n"
 
@@ -177,6 +179,18 @@ def test_what_no_run_uses_is_listed_and_deleted_on_request(project, capsys):
     _, out, _ = call(capsys, "clean", "--yes")
     assert "deleted 3" in out
     assert {path for path in project.root.rglob("*") if path.is_file()} == before
+
+
+def test_of_a_link_in_the_results_the_link_is_deleted(project, capsys, tmp_path_factory):
+    mine = tmp_path_factory.mktemp("mine")
+    (mine / "precious.txt").write_text("x")
+    link = project.root / "masks/crf-00000000"
+    link.symlink_to(mine)
+    code, out, _ = call(capsys, "clean", "--yes")
+    assert code == 0
+    assert "deleted 1" in out
+    assert not link.is_symlink()
+    assert (mine / "precious.txt").is_file()
 
 
 def test_results_of_an_earlier_version_are_refused(project, capsys):

@@ -152,6 +152,13 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     assert printed.startswith("# B - A: what ")
     assert len(pd.read_csv(out / "stages.csv")) == 2
     assert len(pd.read_csv(out / "classes.csv")) == 6
+    (tmp_path / "file").write_text("precious")
+    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "file")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"error: {tmp_path / 'file'}: File exists; a file is where a folder must"
+    )
+    assert said.count("\n") == 1
 
 
 def test_a_folder_without_results_is_one_line(tmp_path, capsys):

@@ -99,6 +99,53 @@ def test_masks_of_other_settings_are_not_mixed(folder, capsys):
     assert set(np.unique(read_label("masks/labels/a b.png"))) <= {0, 1}
 
 
+@pytest.mark.parametrize("name", ["settings.json", "classes.csv", "labels/grey.png"])
+def test_files_of_others_are_not_replaced(folder, capsys, name):
+    path = Path("masks", name)
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    code, _, error = call(capsys, folder, "--labels", "dog")
+    assert code == 1
+    assert error == (
+        f"error: masks/{name}: is there, but masks has no images.csv of this command; give another "
+        "--out, or replace it with --overwrite\n"
+    )
+    assert [one for one in Path("masks").rglob("*") if one.is_file()] == [path]
+    assert path.read_text() == "precious"
+    assert call(capsys, folder, "--labels", "dog", "--overwrite")[0] == 0
+
+
+def test_a_stop_before_the_settings_are_written_is_gone_on_from(folder, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "write_json", stop)
+        assert call(capsys, folder, "--labels", "dog")[0] == 130
+    assert call(capsys, folder, "--labels", "dog")[1] == "masks: 3 made, 0 kept, 0 bad\n"
+
+
+def test_a_damaged_settings_file_or_a_file_for_the_folder_is_one_line(folder, capsys):
+    call(capsys, folder, "--labels", "dog")
+    Path("masks/settings.json").write_text("{")
+    code, _, error = call(capsys, folder, "--labels", "dog")
+    assert code == 1
+    assert error.startswith("error: masks/settings.json: not JSON (")
+    assert error.endswith("; give --overwrite\n")
+    Path("file").write_text("precious")
+    code, _, error = call(capsys, folder, "--labels", "dog", "--out", "file")
+    assert code == 1
+    assert error.startswith("error: file: File exists; a file is where a folder must be: move it")
+    assert Path("file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("option", ["--workers", "--threads"])
+def test_counts_below_one_are_refused(folder, capsys, option):
+    with pytest.raises(SystemExit):
+        call(capsys, folder, "--labels", "dog", option, "0")
+    assert f"{option}: must be a whole number of at least 1; got 0" in capsys.readouterr().err
+
+
 def test_no_spreadsheet_computes_names_of_pictures_and_classes(folder, capsys):
     # FAULTS 12
     for name in ("=1+1.png", "'-2.png"):

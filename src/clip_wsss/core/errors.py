@@ -27,12 +27,15 @@ def kind_and_words(error: BaseException) -> str:
 
 _FULL = "make room, and run again"
 _DENIED = "make it writable, or name another folder"
+_IN_THE_WAY = "a file is where a folder must be: move it, or name another folder"
 _REMEDIES = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EROFS: _DENIED,
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.ENOTDIR: _IN_THE_WAY,
     errno.ENAMETOOLONG: "shorten the name",
     errno.EMFILE: "allow more open files (ulimit -n), and run again",
     errno.EIO: "check the disk, and run again",
@@ -77,3 +80,15 @@ def failed(error: Exception, log: str | os.PathLike | None = None) -> int:
     for line in str(error).splitlines():
         print(f"error: {line}{where}", file=sys.stderr)
     return 1
+
+
+def stopped(error: Exception, where: str | os.PathLike) -> int:
+    """Tell what a disk or a memory did to a command, and return the exit status 1.
+
+    Args:
+        error: see `of_machine`; any other is raised.
+        where: what was written.
+    """
+    if (said := of_machine(error, where)) is None:
+        raise error
+    return failed(said)

@@ -187,6 +187,10 @@ def _check_model(model: dict[str, Any], path: str | Path) -> None:
     for where, value in parts:
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
             raise InputError(f"{path}: {where}: must be a mapping with a type; got {value!r}")
+    stds = (model.get("data_preprocessor") or {}).get("std") or ()
+    for std in stds if isinstance(stds, list | tuple) else (stds,):
+        if isinstance(std, bool) or not isinstance(std, int | float) or std <= 0:
+            raise InputError(f"{path}: model.data_preprocessor.std: must be above 0; got {std!r}")
     backbone = model.get("backbone") or {}
     name = backbone.get("model")
     if not isinstance(name, str | None) or (
@@ -230,6 +234,10 @@ def _check_training(content: dict[str, Any], path: str | Path) -> None:
             if not isinstance(value, dict) or not isinstance(value.get("type"), str):
                 raise InputError(
                     f"{path}: {where}.{place}: must be a mapping with a type; got {value!r}"
+                )
+            if value["type"] in _OWN_STEPS:
+                raise InputError(
+                    f"{path}: {where}.{place}: {value['type']} is added by itself; remove it"
                 )
     optimizer = optim.get("optimizer")
     if not isinstance(optimizer, dict) or not isinstance(optimizer.get("type"), str):

@@ -106,6 +106,8 @@ def make_vocabulary(content: Any, path: str) -> Vocabulary:
                 "among the classes; correct the spelling"
             )
         names[name] = {key: renames.get(key, key) for key in classes}
+    for name, called in names.items():
+        _check_told_apart(called, f"{path}: {'classes' if name == 'plain' else f'names.{name}'}")
     backgrounds: dict[str, tuple[str, ...]] = {"none": ()}
     for name, words in (content["backgrounds"] or {}).items():
         if not _is_words(words):
@@ -113,6 +115,19 @@ def make_vocabulary(content: Any, path: str) -> Vocabulary:
         backgrounds[name] = tuple(words)
     colours = _colours(content.get("colours") or {}, classes, path)
     return Vocabulary(tuple(classes), names, backgrounds, path, colours)
+
+
+def _check_told_apart(called: Mapping[str, str], where: str) -> None:
+    """Refuse two classes of the same words: their maps would be equal, and the first would win."""
+    found: dict[str, str] = {}
+    for name, words in called.items():
+        key = " ".join(words.lower().split())  # tokenizers of CLIP do not tell these apart
+        if key in found:
+            raise InputError(
+                f"{where}: {found[key]} and {name} have the same words in prompts, `{words}`, by "
+                "which CLIP cannot tell them apart; give each its own"
+            )
+        found[key] = name
 
 
 def _colours(given, classes: list[str], path: str) -> dict[Colour, int]:

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from clip_wsss.core.arguments import at_least
 from clip_wsss.core.csvs import guarded
-from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.errors import InputError, failed, stopped
 from clip_wsss.core.files import write_rows
 from clip_wsss.core.images import read_label
 from clip_wsss.core.processes import parallel_map
@@ -125,6 +126,8 @@ def _ids(labels: Path, truth: Path, ids: Sequence[str] | None, common: bool) -> 
             raise InputError(f"{labels}: has no image that {truth} has; names must be <id>.png")
         return sorted(both)
     wanted = (ours | theirs) if ids is None else set(ids)
+    if not wanted:
+        raise InputError("--list: names no image; add ids to it, or leave it out")
     for folder, there, other in ((labels, ours, truth), (truth, theirs, labels)):
         if lacking := sorted(wanted - there):
             raise InputError(
@@ -204,9 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--common", action="store_true", help="score the images that both folders have")
     add("--ignore", default=str(IGNORE), help="value of the truth left out, or none (%(default)s)")
     add("--allow-255", action="store_true", help="labels may be 255: missed pixels of no class")
-    add("--bootstrap", type=int, default=1000, help="resamples of the images (%(default)s)")
-    add("--seed", type=int, default=0, help="of the resamples (%(default)s)")
-    add("--workers", type=int, default=1, help="processes (%(default)s)")
+    add("--bootstrap", type=at_least(1), default=1000, help="resamples of the images (%(default)s)")
+    add("--seed", type=at_least(0), default=0, help="of the resamples (%(default)s)")
+    add("--workers", type=at_least(1), default=1, help="processes (%(default)s)")
     add("--csv", type=Path, help="write the table there, too")
     options = parser.parse_args(arguments)
     try:
@@ -224,6 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except InputError as error:
         return failed(error)
+    except MemoryError as error:
+        return stopped(error, options.labels)
     table = _rows(score)
     width = max(len(name) for name, *_ in table)
     shown = [row for row in table if any(row[1:])]

@@ -34,6 +34,9 @@ class FrozenCLIPBackbone(BaseModule):
         super().__init__()
         clip = load_clip(model, position_embedding=position_embedding, device=get_device())
         self._frozen = (clip,)  # a tuple hides it from parameters() and state_dict()
+        depth = clip.layers
+        if strange := [block for block in blocks if not -depth <= block < depth]:
+            raise ValueError(f"blocks: {strange[0]} must be in {-depth}..{depth - 1}")
         self.blocks = blocks
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

@@ -35,6 +35,10 @@ class SteppedPolyLR(LRSchedulerMixin, _ParamScheduler):
         accumulate: int = 1,
         **kwargs,
     ):
+        if not 0 <= warmup <= 1 or every < 1:
+            raise ValueError(
+                f"warmup must be from 0 to 1, and every at least 1; got {warmup} and {every}"
+            )
         self.power, self.every, self.warmup, self.accumulate = power, every, warmup, accumulate
         self.updates = max(1, end // accumulate)
         super().__init__(optimizer, end=end, by_epoch=False, **kwargs)

@@ -87,6 +87,8 @@ def build_model(
         head["loss_decode"] = loss_config(entry["loss"], entry["mu"], loss_weight, own)
         head["sampler"] = {"type": "ConfidenceSampler"}
         head["num_classes"] = classes
+        for key in ("out_channels", "threshold"):  # of one channel for two classes: another loss
+            head.pop(key, None)
         head["ignore_index"] = IGNORE
     if not MMLogger.check_instance_created("clip_wsss"):
         MMLogger.get_instance("clip_wsss", log_level="ERROR")  # else each tensor's origin is told

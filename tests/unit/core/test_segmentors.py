@@ -119,6 +119,16 @@ def test_the_shipped_files_are_read(path):
         ("train_dataloader.shuffle", True, "train_dataloader: unknown key `shuffle`"),
         ("train_dataloader", [], "train_dataloader: must be a mapping"),
         ("train_pipeline", None, "train_pipeline: must be a list; got None"),
+        (
+            "train_pipeline.1",
+            {"type": "LoadAnnotations"},
+            "train_pipeline.1: LoadAnnotations is add",
+        ),
+        (
+            "model.data_preprocessor",
+            {"type": "SegDataPreProcessor", "std": [0, 1, 1]},
+            "std: must be",
+        ),
         ("train_pipeline.1", "RandomCrop", "train_pipeline.1: must be a mapping with a type"),
         ("optim_wrapper.optimizer", None, "optim_wrapper.optimizer: must be a mapping with a type"),
         ("optim_wrapper.optimizer.lr", -1, "lr: must be a number of at least 0; got -1"),

@@ -393,6 +393,11 @@ def test_vocabulary():
         ({"classes": []}, "1 to 254 names"),
         ({"classes": ["a", 1]}, "all of them text"),
         ({"classes": ["a", "a"]}, "classes lists a more than once"),
+        ({"classes": ["a", "A"]}, "classes: a and A have the same words in prompts, `A`"),
+        (
+            {"classes": ["a", "b"], "names": {"x": {"a": "b"}}},
+            r"names\.x: a and b have the same words in prompts, `b`",
+        ),
         ({"names": {"x": {"b": "bee"}}}, r"names\.x renames b, which is not among"),
         ({"names": {"x": ["b"]}}, r"names\.x must map"),
         ({"backgrounds": {"x": "sky"}}, r"backgrounds\.x must be a list"),

@@ -147,6 +147,31 @@ def test_the_command(folders, capsys):
     for bad in ("x", "256"):
         assert cli.main([*same, "--ignore", bad]) == 1
         assert capsys.readouterr().err == f"error: --ignore: must be 0 to 255 or none; got {bad}\n"
+    Path("list.txt").write_text("# none\n\n")
+    assert cli.main([*same, "--list", "list.txt"]) == 1
+    assert capsys.readouterr().err == (
+        "error: --list: names no image; add ids to it, or leave it out\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "bad", "least"),
+    [("--seed", "-1", 0), ("--bootstrap", "0", 1), ("--workers", "0", 1), ("--seed", "x", 0)],
+)
+def test_numbers_that_cannot_be_are_refused(folders, capsys, option, bad, least):
+    with pytest.raises(SystemExit):
+        cli.main(["score", "labels", "my truth", f"{option}={bad}"])
+    said = f"{option}: must be a whole number of at least {least}; got {bad}"
+    assert said in capsys.readouterr().err
+
+
+def test_more_resamples_than_memory_holds_is_one_line(folders, capsys):
+    Path("words.yaml").write_text("{classes: [cat, dog], names: {}, backgrounds: {}}")
+    many = ["--bootstrap", str(10**13), "--common", "--vocabulary", "words.yaml"]
+    assert cli.main(["score", "labels", "my truth", *many]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: labels: memory ran out (")
+    assert said.count("\n") == 1
 
 
 def test_the_command_hands_its_options_on(folders, monkeypatch):

@@ -218,6 +218,12 @@ def test_every_segmentor_takes_a_step(path, demo_clip):
     assert logits.shape[:2] == (1, 3)
 
 
+def test_a_head_of_one_channel_gets_the_classes_of_the_run():
+    segmentor = read_segmentor(SEGMENTORS / "deeplabv2-r18.yaml")
+    segmentor.model.decode_head.update({"out_channels": 1, "threshold": 0.3})
+    assert build_model(segmentor, ENTRY, 2, "r18").decode_head.out_channels == 2
+
+
 def test_the_published_crop_gives_output_stride_8():
     for name in ("deeplabv2-r101", "deeplabv2-r101-coco"):
         segmentor = read_segmentor(SEGMENTORS / f"{name}.yaml")
@@ -240,6 +246,8 @@ def test_the_frozen_backbone_gives_the_tokens_of_each_block_and_stores_nothing(d
     backbone = MODELS.build({"type": "FrozenCLIPBackbone", "model": demo_clip, "blocks": [0, -1]})
     assert not list(backbone.parameters())
     assert not backbone.state_dict()
+    with pytest.raises(ValueError, match=r"blocks: 4 must be in -4\.\.3"):
+        MODELS.build({"type": "FrozenCLIPBackbone", "model": demo_clip, "blocks": [4]})
     rgb = np.random.default_rng(0).integers(0, 255, (32, 48, 3)).astype(np.uint8)
     clip = load_clip(demo_clip)
     batch = clip.preprocess(rgb)[None]

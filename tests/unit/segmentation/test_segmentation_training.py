@@ -448,6 +448,14 @@ def test_bad_entries_are_one_line(case, changes, message):
             {"param_scheduler": [{"type": "PolyLR", "rate": 1}]},
             "param_scheduler.0: cannot be built",
         ),
+        (
+            {"param_scheduler": [{"type": "SteppedPolyLR", "warmup": 2}]},
+            "param_scheduler.0: cannot be built .*warmup must be from 0 to 1",
+        ),
+        (
+            {"param_scheduler": [{"type": "SteppedPolyLR", "every": 0}]},
+            "param_scheduler.0: cannot be built .*every at least 1",
+        ),
     ],
 )
 def test_parts_that_cannot_be_built_are_one_line_before_the_first_update(case, changes, message):
