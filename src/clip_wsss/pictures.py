@@ -83,8 +83,8 @@ def segment_pictures(
     left = [one for one in pictures if one.name not in kept]
     if changed := [one for one in left if one.line != done.get(one.name, one.line)]:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        names = ", ".join(one.name for one in changed[:3])
-        print(f"{out}: other labels or pixels, made again: {names}{more}", file=sys.stderr)
+        shown = ", ".join(one.name for one in changed[:3])
+        print(f"{out}: other labels or pixels, made again: {shown}{more}", file=sys.stderr)
     classes = enumerate(map(guarded, ("background", *segmenter.vocabulary.classes)))
     others = [line for name, line in done.items() if name in kept or name not in lines]
     head = ("image", "labels", "sha256")
