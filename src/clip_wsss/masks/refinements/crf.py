@@ -40,25 +40,18 @@ class CrfSettings(Settings):
 
 def crf(context: MaskContext, settings: CrfSettings) -> np.ndarray:
     """Label probabilities (1 + K, H, W) float32, which sum to 1 over the labels."""
-    return crfs([context], settings)[0]
-
-
-def crfs(contexts: Sequence[MaskContext], settings: CrfSettings) -> list[np.ndarray]:
-    """`crf` of several images, which the backend torch takes at once."""
-    images, field = _prepared(contexts, settings)
-    energies = [unary(context.scores) for context in contexts]
+    (image,), field = _prepared([context], settings)
+    energies = unary(context.scores)
     if settings.backend == "pydensecrf":
-        return [exact(*one, field) for one in zip(energies, images, strict=True)]
+        return exact(energies, image, field)
     fallbacks: list[str] = []
     if settings.backend == "torch":
         from clip_wsss.masks import torch_crf
 
-        device = contexts[0].device
-        refined = torch_crf.torch_crf(energies, images, field, device, fallbacks)
+        (refined,) = torch_crf.torch_crf([energies], [image], field, context.device, fallbacks)
     else:
-        both = zip(energies, images, strict=True)
-        refined = [fast(*one, field, fallbacks) for one in both]
-    _say(fallbacks, contexts)
+        refined = fast(energies, image, field, fallbacks)
+    _say(fallbacks, [context])
     return refined
 
 
@@ -101,7 +94,7 @@ def _say(fallbacks: Sequence[str], contexts: Sequence[MaskContext]) -> None:
         _log.warning("fast CRF: pydensecrf did one of %s: %s", _names(contexts), reason)
 
 
-# A refinement with these is given several images at once where `batches` says so.
+# A refinement with these decides several images at once, label and code, where `batches` says so.
 crf.batch = decided_crfs  # type: ignore[attr-defined]  # a function may have attributes
 crf.batches = lambda settings: settings.backend == "torch"  # type: ignore[attr-defined]  # likewise
 
