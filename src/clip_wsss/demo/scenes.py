@@ -254,7 +254,7 @@ def _shade(canvas: Image.Image, corner: tuple[int, int], size: tuple[int, int]) 
 
 def _litter(rng: random.Random, canvas: Image.Image, owner: np.ndarray) -> None:
     """Paste a small thing of no class, if no object loses much by it."""
-    sprite = _tint(rng, rng.choice(load_clutter()), 82, 112)
+    sprite = rng.choice(load_clutter())
     side = max(6, min(canvas.size) * rng.randint(12, 26) // 100)
     scale = max(sprite.size)
     sized = sprite.resize(
@@ -268,7 +268,7 @@ def _litter(rng: random.Random, canvas: Image.Image, owner: np.ndarray) -> None:
     hidden = np.bincount(window[opaque] + 1, minlength=int(owner.max()) + 2)[1:]
     areas = np.bincount((owner + 1).ravel())[1:]
     if (100 * hidden <= _MAX_HIDDEN * areas).all():
-        canvas.paste(sized, (x, y), sized)
+        canvas.paste(_tint(rng, sized, 82, 112), (x, y), sized)
         window[opaque] = -1
 
 

@@ -43,8 +43,8 @@ CODE_POINTS: dict[str, tuple[str, ...]] = {
 
 # Further sprites of the second world: who walks, stands or runs is told apart, and so on.
 _GENDERED = tuple(walker for walker in _WALKERS if walker != "1f57a")
-MEN = tuple(f"{walker}{{}}-200d-2642-fe0f" for walker in _GENDERED) + ("1f57a{}",)
-WOMEN = tuple(f"{walker}{{}}-200d-2640-fe0f" for walker in _GENDERED) + ("1f483{}",)
+MEN = (*(f"{walker}{{}}-200d-2642-fe0f" for walker in _GENDERED), "1f57a{}")
+WOMEN = (*(f"{walker}{{}}-200d-2640-fe0f" for walker in _GENDERED), "1f483{}")
 BOYS, GIRLS = ("1f466{}",), ("1f467{}",)
 
 
