@@ -203,6 +203,8 @@ def _work(rank: int, recipe: Recipe, lexicon: Lexicon, out: Path, store: Path) -
     run = torch.compile(model) if recipe.compile else model
     checkpoint = out / "checkpoint.pth"
     start, seconds = _resume(checkpoint, recipe, model, optimizer)
+    if rank == 0:
+        _cut_log(out / "log.csv", start)
     dist.barrier()
     loader = DataLoader(
         _Batches(recipe, lexicon, table, rank),
@@ -284,6 +286,14 @@ def _average_gradients(model: nn.Module) -> None:
     flat /= dist.get_world_size()
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Take away the lines of steps that will be done again."""
+    if path.exists():
+        head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if int(line.split(",")[0]) <= step]
+        path.write_text("".join([head, *kept]), encoding="utf-8", newline="")
 
 
 def _log(path: Path, step: int, seconds: float, losses: dict[str, torch.Tensor]) -> None:

@@ -9,7 +9,7 @@ from clip_wsss.data.datasets import read_vocabulary
 from clip_wsss.demo.captions import TokenTable, read_lexicon
 from clip_wsss.demo.ladder import COLUMNS, TEMPLATES, settings, summary, table
 from clip_wsss.runs.config import read_config
-from clip_wsss.runs.table import read_runs
+from clip_wsss.runs.table import read_runs, resolve
 
 WEIGHTS = find("src/clip_wsss/demo/clip/demo-clip.safetensors")
 LIST = Path("config/templates/imagenet20.txt")
@@ -22,7 +22,7 @@ def test_its_config_and_table_are_read(tmp_path, monkeypatch):
     Path("ladder.tsv").write_text(table(segment=True))
     config = read_config(Path("ladder.yaml"))
     assert (config.demo.seed, config.demo.train, config.demo.world) == (7, 40, 2)
-    assert config.affinity["caa"].settings["layers"] == 3
+    assert resolve(config, "affinity", "caa").layers == 3
     runs = {run.name: run for run in read_runs(config)}
     assert list(runs)[:4] == ["plain", "softmax", "prompt", "synonyms"]
     assert {"seg-all", "seg-cgl", "full"} <= set(runs)

@@ -265,6 +265,15 @@ def test_only_named_patches_and_texts_train_without_the_special_losses(table, le
     assert model.dense_scale.grad is None
 
 
+def test_the_log_of_an_interrupted_training_has_every_step_once(tmp_path):
+    log = tmp_path / "log.csv"
+    train._cut_log(log, 0)
+    assert not log.exists()
+    log.write_text("step,seconds\n20,1.0\n40,2.0\n60,3.0\n")
+    train._cut_log(log, 50)
+    assert log.read_text() == "step,seconds\n20,1.0\n40,2.0\n"
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(lexicon, tmp_path):
     train._work(0, small_recipe(steps=1), lexicon, tmp_path, tmp_path / "store")
     with pytest.raises(InputError, match="another affinity, steps; name another folder"):
