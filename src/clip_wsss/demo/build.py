@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from clip_wsss.core.images import voc_palette
 from clip_wsss.data.vocabulary import IGNORE
-from clip_wsss.demo.scenes import CLASSES, Scene, Style, draw_scene
+from clip_wsss.demo.scenes import CLASSES, WORLDS, Scene, draw_scene
 from clip_wsss.demo.sprites import CREDIT
 
 SIDE = 112  # pixels: 14 x 14 patches of the demo CLIP
@@ -28,7 +28,7 @@ def build(root: Path, settings: Mapping) -> None:
 
     Args:
         root: the folder; what an earlier build left there is replaced.
-        settings: `seed`, and the numbers of images `train` and `val`.
+        settings: `seed`, the numbers of images `train` and `val`, and `world`, 1 if left out.
     """
     root = Path(root)
     for folder, suffix in (
@@ -45,18 +45,19 @@ def build(root: Path, settings: Mapping) -> None:
         names = []
         for index in tqdm(range(settings[split]), desc=f"demo {split}", unit="image", disable=None):
             names.append(f"demo_{split}_{index + 1:04d}")
-            _write(root, names[-1], scene_of(split, settings["seed"], index))
+            scene = scene_of(split, settings["seed"], index, settings.get("world", 1))
+            _write(root, names[-1], scene)
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), newline="\n")
     (root / "LICENSE.txt").write_text(_NOTICE, newline="\n")
 
 
-def scene_of(split: str, seed: int, index: int) -> Scene:
+def scene_of(split: str, seed: int, index: int, world: int = 1) -> Scene:
     """Return one scene of a split; the classes take turns, so that every one is there.
 
     The generator's key holds the split's name, so the CLIP was trained on other scenes.
     """
     rng = random.Random(f"{split}/{seed}/{index}")
-    return draw_scene(rng, SIDE, SIDE, Style(), first=CLASSES[index % len(CLASSES)])
+    return draw_scene(rng, SIDE, SIDE, WORLDS[world], first=CLASSES[index % len(CLASSES)])
 
 
 def with_border(mask: np.ndarray) -> np.ndarray:

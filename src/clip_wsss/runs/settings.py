@@ -114,6 +114,7 @@ class Demo(Settings):
     seed: Seed = Field(description="of the scenes")
     train: Count = Field(description="images")
     val: Count = Field(description="images")
+    world: Literal[1, 2] = Field(1, description="what they are like; the shipped CLIP knows 1")
 
 
 class Replacement(Settings):

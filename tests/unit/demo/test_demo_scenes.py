@@ -1,5 +1,7 @@
 """The demo's artwork, textures and scenes."""
 
+import collections
+import dataclasses
 import hashlib
 import random
 
@@ -7,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.demo import scenes
 from clip_wsss.demo.build import scene_of, with_border
-from clip_wsss.demo.scenes import CLASSES, Style, draw_scene
-from clip_wsss.demo.sprites import load_sprites
+from clip_wsss.demo.scenes import CLASSES, WORLDS, Style, draw_scene
+from clip_wsss.demo.sprites import load_sprites, sprite_names
 from clip_wsss.demo.textures import WORDS, load_textures
 
 
@@ -57,10 +60,49 @@ def test_scenes_are_the_same_on_every_machine():
     assert digest(*(scene.mask for scene in drawn)) == "5b7d4f26b568463f"
 
 
+def test_scenes_of_the_second_world_are_the_same_on_every_machine():
+    drawn = [scene_of("val", 1, index, world=2) for index in range(20)]
+    assert digest(*(scene.image for scene in drawn)) == "2937e86c9c452362"
+    assert digest(*(scene.mask for scene in drawn)) == "f8106949dd9a9395"
+
+
+def test_the_second_world_has_company_looks_and_clutter():
+    drawn = [scene_of("train", 7, index, world=2) for index in range(300)]
+    assert {scene.look for scene in drawn} == {"", *scenes.LOOKS}
+    pairs = collections.Counter(
+        frozenset(scene.labels) for scene in drawn if len(scene.labels) == 2
+    )
+    horse, person, sofa = map(CLASSES.index, ("horse", "person", "sofa"))
+    assert pairs[frozenset((horse, person))] > 2
+    assert pairs[frozenset((horse, sofa))] <= 1
+    for scene in drawn:
+        for found in scene.objects:
+            assert found.sprite in sprite_names(2)[CLASSES[found.label]]
+
+
+def test_clutter_is_background_and_hides_little():
+    owner = np.full((64, 64), -1, np.int8)
+    owner[16:48, 16:48] = 0
+    changed = 0
+    for seed in range(40):
+        canvas, after = Image.new("RGB", (64, 64)), owner.copy()
+        scenes._litter(random.Random(seed), canvas, after)
+        assert (after == 0).sum() >= 0.8 * (owner == 0).sum()
+        assert (after[owner < 0] == -1).all()
+        changed += (after != owner).any()
+    assert changed > 10
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**9), st.integers(32, 120), st.integers(32, 120))
-def test_a_scene_agrees_with_itself(seed, width, height):
-    scene = draw_scene(random.Random(seed), width, height, Style((30, 85), (10, 30, 30, 30), 50))
+@given(
+    st.integers(0, 10**9),
+    st.integers(32, 120),
+    st.integers(32, 120),
+    st.sampled_from(sorted(WORLDS)),
+)
+def test_a_scene_agrees_with_itself(seed, width, height, world):
+    style = dataclasses.replace(WORLDS[world], sizes=(30, 85), counts=(10, 30, 30, 30), typical=50)
+    scene = draw_scene(random.Random(seed), width, height, style)
     assert scene.image.shape == (height, width, 3)
     assert scene.mask.shape == (height, width)
     shown = set(np.unique(scene.mask).tolist()) - {0, IGNORE}

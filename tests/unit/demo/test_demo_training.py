@@ -1,30 +1,46 @@
 """Losses, batches and the training of the demo CLIP."""
 
+import csv
 import dataclasses
+import random
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
+from clip_wsss.core.errors import InputError
 from clip_wsss.data.datasets import read_vocabulary
 from clip_wsss.demo import batches, train
 from clip_wsss.demo.batches import Phase, make_batch
-from clip_wsss.demo.captions import TokenTable, read_lexicon
+from clip_wsss.demo.captions import Text, TokenTable, concept_prompts, read_lexicon
 from clip_wsss.demo.losses import Words, attention_loss, contrast, dense
 from clip_wsss.demo.network import encode_images, new_clip
+from clip_wsss.models.clip import load_clip
 
 ROOT = Path(__file__).parents[3]
 PHASE = Phase(side=112, kept=98, typical=75, unnamed=50, mosaics=60)
 
 
-@pytest.fixture(scope="module")
-def lexicon():
+NATURAL = dataclasses.replace(PHASE, world=2, usual=True)
+MAN, WOMAN = (f"1f6b6-200d-{sign}-fe0f" for sign in ("2642", "2640"))
+
+
+@lru_cache
+def read(name):
     return read_lexicon(
         ROOT / "config/templates/imagenet20.txt",
         read_vocabulary(ROOT / "config/vocabularies/voc12.yaml"),
+        world=2 if name == "natural" else 1,
     )
+
+
+@pytest.fixture(scope="module")
+def lexicon():
+    return read("even")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +63,7 @@ def words(**fields):
     default = {
         "positives": torch.ones(1, 1, dtype=torch.bool),
         "allowed": torch.tensor([[[True, True, False, False]] * 2]),
+        "shown": torch.tensor([[[True, True, False, False]] * 2]),
         "slot_concept": torch.tensor([[0, 1]]),
         "slot_tokens": torch.ones(1, 2, 2, dtype=torch.bool),
         "slot_top": torch.tensor([[1, 1]]),
@@ -127,6 +144,7 @@ def test_words_of_a_batch(batch, lexicon):
     assert truth.shape == (size, concepts)
     assert told.positives[range(size), range(size)].all()  # a caption is true of its image
     assert not truth[:, list(lexicon.never_seen)].any()
+    assert torch.equal(told.allowed, told.shown)  # a name belongs to one concept
     assert torch.equal(told.allowed.any(1), truth)  # what tokens may show, the image's captions say
     for b in range(size):
         for concept, tokens, top in zip(
@@ -135,6 +153,31 @@ def test_words_of_a_batch(batch, lexicon):
             if top:
                 assert told.allowed[b, tokens, concept].all()
                 assert int(tokens.sum()) >= int(top)
+
+
+def test_words_of_a_batch_of_the_second_world():
+    natural = read("natural")
+    batch = make_batch(natural, TokenTable(natural), NATURAL, 24, (0, 3, 0))
+    told, size = batch.words, len(batch.images)
+    assert told.positives[range(size), range(size)].all()
+    assert (told.allowed | ~told.shown).all()  # what is shown may be named
+    person, man, woman = (natural.concept[key] for key in ("1f6b6", MAN, WOMAN))
+    assert told.allowed[told.shown[..., man]][:, person].all()  # a man is a person
+    assert not told.allowed[told.shown[..., man] & ~told.shown[..., woman]][:, woman].any()
+    assert told.shown[..., man].any()
+
+
+def test_a_look_makes_texts_false_of_plain_pictures():
+    natural = read("natural")
+    texts = [Text("a photo of a cat.", ("cat",)), Text("a drawing of a cat.", ("cat",), "drawn")]
+    cell = batches._Cell(None, (0, 14), (0, 14), ("1f408",), ())
+    plain, drawn = (
+        [dataclasses.replace(cell, scene=SimpleNamespace(look=look))] for look in ("", "drawn")
+    )
+    prompts = concept_prompts(natural, random.Random(0), usual=True)
+    kept = np.tile(np.arange(196), (2, 1))
+    told = batches._words(natural, [plain, drawn], texts, prompts, kept, 14)
+    assert told.positives[:, :2].tolist() == [[True, False], [True, True]]
 
 
 def test_small_images_sit_in_a_window_of_the_position_grid(lexicon, table):
@@ -179,3 +222,87 @@ def test_an_interrupted_training_ends_with_the_same_weights(lexicon, tmp_path, m
         train.export(out / "checkpoint.pth", lexicon, out / "weights.safetensors")
         states.append((out / "weights.safetensors").read_bytes())
     assert states[0] == states[1]
+
+
+def small_recipe(**settings):
+    return train.Recipe(
+        **{
+            "steps": 2,
+            "batch": 2,
+            "processes": 1,
+            "checkpoint": 1,
+            "small": 0.5,
+            "compile": False,
+            **settings,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "gone"),
+    [
+        ({}, set()),
+        ({"dense": 0.0, "output": 0.0, "affinity": 0.0, "mosaics": 0}, {"dense", "output"}),
+        ({"world": 2, "layers": 5, "attended": 4, "usual": True, "loaders": 1}, set()),
+    ],
+)
+def test_a_loss_is_switched_off_by_its_weight(tmp_path, settings, gone):
+    recipe = small_recipe(steps=20, **settings)
+    lexicon = read("natural" if recipe.world == 2 else "even")
+    train._work(0, recipe, lexicon, tmp_path, tmp_path / "store")
+    (line,) = csv.DictReader((tmp_path / "log.csv").open())
+    assert {name for name in ("dense", "output") if not line[name]} == gone
+    assert bool(line["affinity"]) == bool(recipe.affinity)
+
+
+def test_only_named_patches_and_texts_train_without_the_special_losses(table, lexicon):
+    recipe = small_recipe(dense=0.0, output=0.0)
+    model = train.Objective(len(table.rows), lexicon, recipe)
+    losses = model(make_batch(lexicon, table, PHASE, 2, (0, 0, 0)), False)
+    expected = (losses["cls"] + losses["mean"]) / 2
+    torch.testing.assert_close(losses["total"], expected)
+    losses["total"].backward()
+    assert model.dense_scale.grad is None
+
+
+def test_the_log_of_an_interrupted_training_has_every_step_once(tmp_path):
+    log = tmp_path / "log.csv"
+    train._cut_log(log, 0)
+    assert not log.exists()
+    log.write_text("step,seconds\n20,1.0\n40,2.0\n60,3.0\n")
+    train._cut_log(log, 50)
+    assert log.read_text() == "step,seconds\n20,1.0\n40,2.0\n"
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(lexicon, tmp_path):
+    train._work(0, small_recipe(steps=1), lexicon, tmp_path, tmp_path / "store")
+    with pytest.raises(InputError, match="another affinity, steps; name another folder"):
+        train._work(0, small_recipe(affinity=1.0), lexicon, tmp_path, tmp_path / "again")
+    dist.destroy_process_group()
+
+
+def test_a_gpu_trains_in_one_process():
+    with pytest.raises(InputError, match="--processes: must be 1 on cuda; got 2"):
+        train.Recipe(device="cuda")
+
+
+def test_a_model_of_more_layers_is_read_back(tmp_path):
+    vocabulary, templates = train.VOCABULARY, train.TEMPLATES
+    train.rebuild(
+        tmp_path,
+        {
+            "vocabulary": vocabulary,
+            "templates": templates,
+            **dataclasses.asdict(small_recipe(world=2, layers=6, attended=4)),
+        },
+    )
+    clip = load_clip(
+        {
+            "architecture": str(tmp_path / "model.json"),
+            "weights": str(tmp_path / "demo-clip.safetensors"),
+        }
+    )
+    features = clip.encode_texts([["a photo of a woman."], ["a photo of a tvmonitor screen."]])
+    assert torch.isfinite(features).all()
+    with pytest.raises(InputError, match="zebra"):
+        clip.encode_texts([["a photo of a zebra."]])
