@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,58 @@ def write_rows(path: str | os.PathLike, rows: Iterable[Sequence]) -> None:
     """Write a CSV in UTF-8, whose lines end in a newline alone."""
     with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def make_output(out: Path, option: str = "--out") -> None:
+    """Make the folder that a command writes to, and try to write into it.
+
+    Raises:
+        InputError: it cannot be made or written into; `option` is what names it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        reason = f"cannot be made a folder ({getattr(error, 'strerror', None) or error})"
+        raise InputError(f"{out}: {reason}; name another with {option}") from None
+    try:
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        reason = f"cannot be written into ({error.strerror})"
+        raise InputError(f"{out}: {reason}; name another with {option}") from None
+
+
+def check_own(out: Path, mark: str, begin: str, others: Iterable[Path]) -> bool:
+    """Refuse to replace files that a command did not make.
+
+    Args:
+        out: the folder that it writes to.
+        mark: name of the file that says that the others are its own.
+        begin: how this file begins.
+        others: what it would replace: files, or folders of them.
+
+    Returns:
+        Whether the mark is there.
+
+    Raises:
+        InputError: something is there, but not the mark.
+    """
+    path = out / mark
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(begin.encode())) == begin.encode():
+                return True
+    for other in (path, *others):
+        if other.is_dir() and other != path:
+            there = any(one.is_file() for one in other.rglob("*"))
+        else:
+            there = os.path.lexists(other)
+        if there:
+            raise InputError(
+                f"{other}: is there, but {out} has no {mark} of this command; give another --out, "
+                "or replace it with --overwrite"
+            )
+    return False
 
 
 def sha256(path: str | os.PathLike) -> str:
