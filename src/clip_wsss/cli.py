@@ -144,7 +144,7 @@ def _node(graph: Graph, run: Run, stage: str) -> Node:
 def _check(plan: Plan, options: argparse.Namespace) -> int:
     report = check_data(plan.unlabelled, plan.uses, plan.config.compute.workers)
     classes = 1 + len(plan.unlabelled.vocabulary.classes)
-    built = check_builds(plan.models, plan.attention, plan.entries, classes)
+    built = check_builds(plan.models, plan.attention, plan.entries, classes, plan.prompts)
     report["errors"] = [*built, *report["errors"]]
     for line in shortened(report["warnings"]):
         print(f"warning: {line}")
