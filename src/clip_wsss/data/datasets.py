@@ -98,6 +98,12 @@ class Dataset:
             if not self.root.is_dir():
                 made = "" if self._own else "run the workflow, which makes it, or "
                 raise InputError(f"{self.root}: no such folder; {made}set dataset.root")
+            if not path.parent.is_dir() and not split.endswith(".txt"):
+                raise InputError(
+                    f"{path}: no such list of images; dataset.root ({self.root}) must hold "
+                    "ImageSets/Segmentation, or set dataset.splits to lists by their paths (.txt), "
+                    f"or to {ALL}"
+                )
             there = sorted(file.stem for file in path.parent.glob("*.txt"))
             raise InputError(
                 f"{path}: no such list of images; set dataset.splits to lists that exist "

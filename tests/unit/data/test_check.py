@@ -96,7 +96,7 @@ def test_all_errors_at_once_whatever_the_processes(own):
         "JPEGImages/c: no such image",
         "d.tif: floating point",
         "e.jpg: EXIF orientation 6",  # rather than that its XML has another size
-        "val.txt: no such list of images",
+        "val.txt: no such list of images; set dataset.splits to lists that exist (there: train)",
     ]
     assert len(found["errors"]) == len(wanted)
     for line, part in zip(found["errors"], wanted, strict=True):

@@ -121,10 +121,11 @@ def test_more_blocks_than_a_tower_has_are_said_before_the_first_map(files):
     assert said == [
         "affinity `b`: attention of 99 blocks is asked for, and the tower has 3; set layers to 3 "
         "or fewer (models.own)",
-        "affinity `c`: attention: block -4 must be in 0..2, or -1 the last (models.own)",
+        "affinity `c`: attention: block -4 must be from -3, the first, to 2, the last (models.own)",
         "affinity `d`: attention of 13 blocks is asked for, and the tower has 12; set layers to "
         "12 or fewer (models.far)",
-        "affinity `f`: attention: block 12 must be in 0..11, or -1 the last (models.timm)",
+        "affinity `f`: attention: block 12 must be from -12, the first, to 11, the last "
+        "(models.timm)",
     ]
 
 
