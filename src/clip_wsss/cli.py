@@ -15,7 +15,7 @@ from pathlib import Path
 from clip_wsss import __version__
 from clip_wsss.core.arguments import output
 from clip_wsss.core.confidence import MU, check_mu
-from clip_wsss.core.errors import INTERRUPTED, InputError, failed, stopped
+from clip_wsss.core.errors import INTERRUPTED, InputError, failed, leave_out_warnings, stopped
 from clip_wsss.core.files import check_own, make_output, read_text, write_text
 from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.core.spelling import unknown
@@ -43,6 +43,7 @@ EXPORT = "export.json"  # whose run the files of an exported folder are
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    leave_out_warnings()
     try:
         return _command(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:

@@ -29,7 +29,8 @@ def check_file(path: str | os.PathLike, missing: str) -> None:
 
     Args:
         path: of the file.
-        missing: what the error says after the path if nothing is there.
+        missing: what the error says after the path if nothing is there, not even a file whose
+            suffix is in other letters.
 
     Raises:
         InputError: it is missing, a folder, pipe, socket or device, or not accessible.
@@ -37,6 +38,8 @@ def check_file(path: str | os.PathLike, missing: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
+        if other := other_case(Path(path)):
+            missing = f"{other.name} is there, with a suffix of another case; rename it"
         raise InputError(f"{path}: {missing}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -44,6 +47,15 @@ def check_file(path: str | os.PathLike, missing: str) -> None:
     for is_kind, name in _KINDS.items():
         if is_kind(mode):
             raise InputError(f"{path}: is {name}, not a file; replace it")
+
+
+def other_case(path: Path) -> Path | None:
+    """The file whose suffix is in other letters than that of a path: a.PNG for a.png."""
+    suffix = path.suffix
+    for other in (suffix.upper(), suffix.lower(), suffix[:1] + suffix[1:].capitalize()):
+        if other != suffix and (found := path.with_suffix(other)).exists():
+            return found
+    return None
 
 
 def read_bytes(path: str | os.PathLike, missing: str) -> bytes:
