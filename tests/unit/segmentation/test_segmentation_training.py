@@ -274,6 +274,7 @@ def test_pixels_that_count_are_counted(case, trained, caplog):
         packed = [samples[number]["gt_seg_map"] for number in range(4 * update, 4 * update + 4)]
         wanted = sum(int(((x >> 8 >= code(0.9)) & (x & 255 != 255)).sum()) for x in packed)
         assert int(row["pixels"]) == wanted
+        assert int(row["of"]) == 4 * 32 * 32, "with the padding"
     meta = json.loads(torch.load(trained.root / "out/checkpoint.pth", weights_only=True)["meta"])
     assert meta["updates_without_pixels"] == 0
     for name in case.ids[:4]:
@@ -287,6 +288,19 @@ def test_pixels_that_count_are_counted(case, trained, caplog):
     assert f"no pixel counted in {empty} of 6 updates" in caplog.text
     meta = json.loads(torch.load(case.root / "out/checkpoint.pth", weights_only=True)["meta"])
     assert meta["updates_without_pixels"] == empty
+
+
+def test_a_training_on_few_pixels_says_so(case, caplog):
+    for name in case.ids:
+        case.codes[name] = np.zeros_like(case.codes[name])
+        case.codes[name][:1, :3] = 255  # of a confidence of 1
+    case.write_masks()
+    run(case)
+    with (case.root / "out/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    counted, seen = (sum(int(row[key]) for row in rows) for key in ("pixels", "of"))
+    assert 0 < counted < 0.01 * seen
+    assert f"{counted} of {seen} pixels counted; lower mu to use more" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["unsure", "ignored"])
