@@ -129,6 +129,18 @@ def test_random_scale_uses_its_factors():
     assert sizes == {(20, 30), (60, 90)}
 
 
+@pytest.mark.parametrize("factor", [0.5, 0.75, 1.0, 1.25, 1.5])
+def test_labels_take_the_pixel_at_their_centre(factor):
+    place = np.arange(40 * 60, dtype=np.int32).reshape(40, 60)
+    image = np.zeros((40, 60, 3), np.uint8)
+    found = RandomScale([factor]).transform({"img": image, "gt_seg_map": place})["gt_seg_map"]
+    for origin, size in zip(np.divmod(found, 60), (40, 60), strict=True):
+        axis = 0 if size == 40 else 1
+        assert (origin == origin.take([0], 1 - axis)).all()
+        centre = (np.arange(size * factor) + 0.5) / factor
+        assert (np.abs(origin.take(0, 1 - axis) + 0.5 - centre) < 0.501).all()
+
+
 def test_sample_numbers_decide_the_samples(case):
     one, two = open_samples(case, PIPELINE), open_samples(case, PIPELINE)
     numbers = list(range(15))
@@ -293,7 +305,7 @@ def test_pixels_that_count_are_counted(case, trained, caplog):
 def test_a_training_on_few_pixels_says_so(case, caplog):
     for name in case.ids:
         case.codes[name] = np.zeros_like(case.codes[name])
-        case.codes[name][:1, :3] = 255  # of a confidence of 1
+        case.codes[name][:2, :4] = code(1.0)
     case.write_masks()
     run(case)
     with (case.root / "out/log.csv").open() as file:
