@@ -20,7 +20,7 @@ from tqdm import tqdm
 from clip_wsss.affinities.box_rule import box_mask, boxes
 from clip_wsss.api import read_preset as read_row
 from clip_wsss.cams.passes import CamVariant, compute_pass
-from clip_wsss.core.arguments import output
+from clip_wsss.core.arguments import at_least, output
 from clip_wsss.core.confidence import MU
 from clip_wsss.core.errors import InputError, failed, stopped
 from clip_wsss.core.files import check_own, make_output
@@ -200,9 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--dataset", default="voc12", choices=("voc12", "coco14"), help="classes and settings")
     add("--skip-bad", action="store_true", help="list bad images instead of stopping")
     add("--device", default="cpu", choices=("auto", "cpu", "cuda"))
-    add("--batch", type=int, default=8, help="images of equal grid in one pass")
-    add("--workers", type=int, default=1, help="processes of the CRF")
-    add("--threads", type=int, default=1, help="of torch; the last bits depend on it")
+    add("--batch", type=at_least(1), default=8, help="images of equal grid in one pass")
+    add("--workers", type=at_least(1), default=1, help="processes of the CRF")
+    add("--threads", type=at_least(1), default=1, help="of torch; the last bits depend on it")
     add("--out", type=output, required=True, help="gets <id>.npz, text.npz and summary.json")
     add("--overwrite", action="store_true", help="replace files of others there")
     args = parser.parse_args(arguments)

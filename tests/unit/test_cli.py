@@ -1,6 +1,8 @@
 """The command clip-wsss: folders of stages, plain files of a run, and what no run uses."""
 
+import logging
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 import clip_wsss
 from clip_wsss import cli, pictures
+from clip_wsss.runs.jobs import job
 from clip_wsss.runs.sidecar import write_sidecar
 
 HEADER = "name\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\n"
@@ -102,6 +105,29 @@ def test_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["path", "a", "cam", "--configfile", "no.yaml"]) == 1
     assert "no.yaml: there is no such file" in capsys.readouterr().err
+
+
+def test_warnings_of_pillow_are_not_shown(tmp_path, monkeypatch):
+    """They name a line of its source, and no image."""
+    monkeypatch.chdir(tmp_path)
+    for begin in (lambda: cli.main(["path", "a", "cam", "--configfile", "no.yaml"]), as_a_job):
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            begin()
+            for module in ("PIL.TiffImagePlugin", "numpy"):
+                warnings.warn_explicit("odd", UserWarning, "file.py", 1, module=module)
+        assert [str(one.message) for one in shown].count("odd") == 1
+
+
+def as_a_job():
+    logger = logging.getLogger()
+    kept = logger.handlers[:], logger.level
+    show = warnings.showwarning
+    with job("job.log"):
+        pass
+    logging.captureWarnings(False)
+    warnings.showwarning = show
+    logger.handlers[:], logger.level = kept
 
 
 def test_run_becomes_snakemake(tmp_path, monkeypatch, capsys):
@@ -234,7 +260,7 @@ def test_an_out_that_is_no_folder_to_write_into(project, capsys, command):
     assert Path("mine").read_text() == "x"
     with pytest.raises(SystemExit, match=r"^2$"):
         cli.main([*arguments, "--out", ""])
-    assert "argument --out: names nothing; write . for" in capsys.readouterr().err
+    assert "argument --out: must name where to write; got nothing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["masks/labels/mine.png", "export.json", "cams/x/notes.txt"])

@@ -226,6 +226,13 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     assert "does not fit" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--threads", "--workers", "--batch"])
+def test_numbers_that_cannot_be_are_one_line(tmp_path, capsys, option):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        command(tmp_path, option, "0")
+    assert f"{option}: must be a whole number of at least 1; got 0" in capsys.readouterr().err
+
+
 def test_missing_masks_leave_an_image_unscored(tmp_path):
     lists = tmp_path / "one.txt"
     lists.write_text("2008_000030\n")

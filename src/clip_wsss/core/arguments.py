@@ -19,5 +19,5 @@ def at_least(least: int) -> Callable[[str], int]:
 def output(text: str) -> Path:
     """A type for argparse: where something is written. Nothing would be the working directory."""
     if not text.strip():
-        raise ArgumentTypeError("names nothing; write . for the working directory")
+        raise ArgumentTypeError("must name where to write; got nothing")
     return Path(text)
