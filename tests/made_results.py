@@ -143,8 +143,8 @@ def write_logs(made: Plan, pixels: Sequence[int] = (7, 7, 7)) -> None:
     for product in made.trainings:
         log = product.files[-1]
         log.parent.mkdir(parents=True, exist_ok=True)
-        rows = "".join(f"{n},0.5,0.1,{number}\n" for n, number in enumerate(pixels, start=1))
-        log.write_text(f"iteration,loss,lr,pixels\n{rows}")
+        rows = "".join(f"{n},0.5,0.1,{number},99\n" for n, number in enumerate(pixels, start=1))
+        log.write_text(f"iteration,loss,lr,pixels,of\n{rows}")
         write_sidecar(product.sidecar, product.stamp, {"log": log}, {})
 
 

@@ -30,7 +30,14 @@ from clip_wsss.core.resources import find, project
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import Dataset
 from clip_wsss.data.lists import image_id
-from clip_wsss.data.vocabulary import IGNORE, Vocabulary, make_vocabulary, open_vocabulary
+from clip_wsss.data.vocabulary import (
+    IGNORE,
+    Vocabulary,
+    class_words,
+    make_vocabulary,
+    open_vocabulary,
+    told,
+)
 from clip_wsss.masks.write import labels_and_confidence
 from clip_wsss.prompts.texts import text_features
 from clip_wsss.runs.config import check_entry, read_config
@@ -373,8 +380,8 @@ class Segmenter:
             if not isinstance(classes, Mapping) and len(names) < len(classes):
                 raise InputError("classes: a name is given twice; keep one")
         if background is None:
-            said = {word.casefold() for pair in names.items() for word in pair}
-            words = [word for word in words if word.casefold() not in said]
+            said = class_words(names) | class_words({name: name for name in names})
+            words = [word for word in words if told(word) not in said]
         return make_vocabulary(
             {
                 "classes": list(names),

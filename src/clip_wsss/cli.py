@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from clip_wsss import __version__
+from clip_wsss.core.arguments import output
 from clip_wsss.core.confidence import MU, check_mu
-from clip_wsss.core.errors import INTERRUPTED, InputError, failed, stopped
+from clip_wsss.core.errors import INTERRUPTED, InputError, failed, leave_out_warnings, stopped
+from clip_wsss.core.files import check_own, make_output, read_text, write_text
 from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.check import check as check_data
@@ -34,10 +38,12 @@ MODULES = {  # commands that have a module of their own, and what they do
     "parity": ("parity", "the numbers of a preset, image by image"),
 }
 STAGES = ("features", *GROUPS, "score")  # folders of results that `clean` looks into
+EXPORT = "export.json"  # whose run the files of an exported folder are
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    leave_out_warnings()
     try:
         return _command(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
@@ -104,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     path.add_argument("stage", choices=GROUPS)
     export = add("export", _export, "write masks, maps and predictions of a run as plain folders")
     export.add_argument("run", help="its name in the runs table")
-    export.add_argument("--out", type=Path, help="the folder (export/<run>)")
+    export.add_argument("--out", type=output, help="the folder (export/<run>)")
+    export.add_argument("--overwrite", action="store_true", help="replace what is there")
     export.add_argument("--mu", type=float, default=MU, help="255 below it (%(default)s)")
     clean = add("clean", _clean, "list what no run of the config uses, or delete it")
     clean.add_argument("--yes", action="store_true", help="delete it")
@@ -138,7 +145,7 @@ def _node(graph: Graph, run: Run, stage: str) -> Node:
 def _check(plan: Plan, options: argparse.Namespace) -> int:
     report = check_data(plan.unlabelled, plan.uses, plan.config.compute.workers)
     classes = 1 + len(plan.unlabelled.vocabulary.classes)
-    built = check_builds(plan.models, plan.attention, plan.entries, classes)
+    built = check_builds(plan.models, plan.attention, plan.entries, classes, plan.prompts)
     report["errors"] = [*built, *report["errors"]]
     for line in shortened(report["warnings"]):
         print(f"warning: {line}")
@@ -164,35 +171,37 @@ def _export(plan: Plan, options: argparse.Namespace) -> int:
 
     graph, run = plan.graph, _run(plan.graph, options.run)
     out, path = options.out or Path("export") / run.name, graph.paths[run.name]
-    made = []
     check_mu(options.mu)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"cannot be made a folder ({error.strerror})"
-        raise InputError(f"{out}: {reason}; name another with --out") from None
+    made: dict[str, Callable[..., None]] = {}  # folder -> what fills it
     for stage, name in (("cam", "cams"), ("affinity", "refined")):
         if stage in path:
-            shards = _checked(plan, path[stage])
-            export_maps(plan.dataset, shards, out / name)
-            made.append(name)
+            made[name] = partial(export_maps, plan.dataset, _checked(plan, path[stage]))
     if "masks" in path:
-        shards = _checked(plan, path["masks"])
-        export_masks(shards, out / "masks", options.mu)
-        made.append("masks")
-    if "inference" in path and plan.config.dataset.splits.val is not None:
-        for seed in run.seeds:
-            product = plan.predictions(path["inference"], seed, "val")
-            check(product.sidecar, product.stamp)
-            archive = product.files[0]
-            export_masks([archive], out / f"predictions/seed{seed}")
-            made.append(f"predictions/seed{seed}")
-    if "inference" in path and graph.labels_whole_images(path["inference"]):
-        for seed in run.seeds:
-            product = plan.predictions(path["inference"], seed, "labels")
-            check(product.sidecar, product.stamp)
-            export_masks(product.files, out / f"final-labels/seed{seed}")
-            made.append(f"final-labels/seed{seed}")
+        made["masks"] = partial(export_masks, _checked(plan, path["masks"]), mu=options.mu)
+    if "inference" in path:
+        splits = {}
+        if plan.config.dataset.splits.val is not None:
+            splits["val"] = "predictions"
+        if graph.labels_whole_images(path["inference"]):
+            splits["labels"] = "final-labels"
+        for split, name in splits.items():
+            for seed in run.seeds:
+                product = plan.predictions(path["inference"], seed, split)
+                check(product.sidecar, product.stamp)
+                archives = product.files[:1] if split == "val" else product.files
+                made[f"{name}/seed{seed}"] = partial(export_masks, archives)
+    make_output(out)
+    mark = json.dumps({"export": run.name, "results": str(plan.root)}, ensure_ascii=False)
+    folders = [out / name for name in made]
+    free = options.overwrite or not check_own(out, EXPORT, '{"export": ', folders)
+    if not free and read_text(out / EXPORT, "missing") != mark:
+        raise InputError(
+            f"{out}: holds the export of another run ({EXPORT}); give another --out, or replace it "
+            "with --overwrite"
+        )
+    write_text(out / EXPORT, mark)  # first: it says whose the others are
+    for name, write in made.items():
+        write(out=out / name)
     print(f"{out}: {', '.join(made)}")
     return 0
 

@@ -16,9 +16,10 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
+from clip_wsss.core.arguments import output
 from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
 from clip_wsss.core.errors import InputError, failed, stopped
-from clip_wsss.core.files import write_text
+from clip_wsss.core.files import check_own, make_output, write_text
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.sidecar import check_bytes, parse_sidecar
 from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
@@ -32,6 +33,8 @@ from clip_wsss.score.measurements import (
     difference,
 )
 from clip_wsss.tables.write import INDEX_FORMAT, percent
+
+TITLE = "# B - A: what"
 
 STAGE_COLUMNS = (
     "run", "same_as", "stage", "images", "a", "a_scoring", "b", "b_scoring",
@@ -203,7 +206,7 @@ class Comparison:
 
     def text(self) -> str:
         """Return it as Markdown."""
-        lines = [f"# B - A: what {self.names[1]} changes against {self.names[0]}", ""]
+        lines = [f"{TITLE} {self.names[1]} changes against {self.names[0]}", ""]
         for title, items in (
             ("only in A", self.removed),
             ("only in B", self.added),
@@ -332,9 +335,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--results", default="results/demo", help="the folder in a git revision (results/demo)"
     )
-    parser.add_argument("--out", type=Path, help="folder for comparison.md and the CSVs")
+    parser.add_argument("--out", type=output, help="folder for comparison.md and the CSVs")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of others there")
     options = parser.parse_args(arguments)
     try:
+        if options.out is not None:
+            make_output(options.out)
+            if not options.overwrite:
+                tables = (options.out / name for name in ("stages.csv", "classes.csv"))
+                check_own(options.out, "comparison.md", TITLE, tables)
         sources = (open_results(text, options.results) for text in (options.a, options.b))
         found = compare(*sources)
     except InputError as error:

@@ -20,8 +20,10 @@ from tqdm import tqdm
 from clip_wsss.affinities.box_rule import box_mask, boxes
 from clip_wsss.api import read_preset as read_row
 from clip_wsss.cams.passes import CamVariant, compute_pass
+from clip_wsss.core.arguments import at_least, output
 from clip_wsss.core.confidence import MU
-from clip_wsss.core.errors import InputError, failed
+from clip_wsss.core.errors import InputError, failed, stopped
+from clip_wsss.core.files import check_own, make_output
 from clip_wsss.core.maps import ImageMaps, upsample_maps, write_npz
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.resources import project
@@ -71,6 +73,7 @@ def run(
     device: str = "cpu",
     batch: int = 8,
     workers: int = 1,
+    overwrite: bool = True,
 ) -> dict:
     """Write <id>.npz of every image of a split, text.npz, and summary.json.
 
@@ -84,16 +87,20 @@ def run(
         device: cpu, cuda or auto.
         batch: images of equal grid in one pass.
         workers: processes of the CRF.
+        overwrite: replace files of other programs there.
 
     Returns:
         What summary.json holds: ids, mIoU of every stage, and the images that were left out
         (skipped) or could not be scored (unscored), each with its reason.
 
     Raises:
-        InputError: bad images, one a line.
+        InputError: bad images, one a line; or a folder that cannot be written into, or holds files
+            of another program in the place of these.
     """
     from clip_wsss.models.clip import load_for
 
+    out = Path(out)
+    make_output(out)
     ids = dataset.ids(split)
     skipped = dataset.problems(split, workers=workers)
     if skipped and not skip_bad:
@@ -102,8 +109,9 @@ def run(
     if not ids:
         raise InputError(f"split {split}: no image is left")
     clip = load_for(preset["cam"], {**model, "round_weights": preset["round_weights"]}, device)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    if not overwrite:  # text.npz, an archive, is written first
+        files = (out / name for name in ("summary.json", *(f"{id_}.npz" for id_ in ids)))
+        check_own(out, "text.npz", "PK", files)
     entry, words = preset["texts"], dataset.vocabulary
     names = list(words.texts(entry["names"]).values())
     texts = text_features(clip, [entry["template"]], names, words.background(entry["background"]))
@@ -192,10 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--dataset", default="voc12", choices=("voc12", "coco14"), help="classes and settings")
     add("--skip-bad", action="store_true", help="list bad images instead of stopping")
     add("--device", default="cpu", choices=("auto", "cpu", "cuda"))
-    add("--batch", type=int, default=8, help="images of equal grid in one pass")
-    add("--workers", type=int, default=1, help="processes of the CRF")
-    add("--threads", type=int, default=1, help="of torch; the last bits depend on it")
-    add("--out", required=True, help="gets <id>.npz, text.npz and summary.json")
+    add("--batch", type=at_least(1), default=8, help="images of equal grid in one pass")
+    add("--workers", type=at_least(1), default=1, help="processes of the CRF")
+    add("--threads", type=at_least(1), default=1, help="of torch; the last bits depend on it")
+    add("--out", type=output, required=True, help="gets <id>.npz, text.npz and summary.json")
+    add("--overwrite", action="store_true", help="replace files of others there")
     args = parser.parse_args(arguments)
     try:
         import torch
@@ -216,11 +225,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         model = {"architecture": args.architecture, "weights": args.weights}
         options = {"device": args.device, "batch": args.batch, "workers": args.workers}
+        options["overwrite"] = args.overwrite
         summary = run(
             dataset, args.split, model, preset, args.out, skip_bad=args.skip_bad, **options
         )
     except InputError as error:
         return failed(error)
+    except OSError as error:
+        return stopped(error, args.out)
     for kind in ("skipped", "unscored"):
         for name, reason in summary[kind].items():
             print(f"{kind} {name}: {reason}", file=sys.stderr)

@@ -19,11 +19,18 @@ from typing import Any
 from tqdm import tqdm
 
 from clip_wsss.api import ORIENTATIONS, Segmenter
-from clip_wsss.core.arguments import at_least
+from clip_wsss.core.arguments import at_least, output
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.csvs import guarded, unguarded
 from clip_wsss.core.errors import InputError, failed, stopped
-from clip_wsss.core.files import read_text, sha256, write_json, write_rows
+from clip_wsss.core.files import (
+    check_own,
+    make_output,
+    read_text,
+    sha256,
+    write_json,
+    write_rows,
+)
 from clip_wsss.core.images import encode_grey, encode_label, write_bytes
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.annotations import read_labels
@@ -32,6 +39,7 @@ from clip_wsss.data.lists import IMAGE_SUFFIXES, image_id
 from clip_wsss.export import GREY
 
 FOLDERS = ("labels", "confidence")
+HEAD = ("image", "labels", "sha256")  # of images.csv
 
 
 @dataclass(frozen=True)
@@ -87,9 +95,8 @@ def segment_pictures(
         print(f"{out}: other labels or pixels, made again: {shown}{more}", file=sys.stderr)
     classes = enumerate(map(guarded, ("background", *segmenter.vocabulary.classes)))
     others = [line for name, line in done.items() if name in kept or name not in lines]
-    head = ("image", "labels", "sha256")
     # First, since without it the other files would be taken for those of another program.
-    write_rows(out / "images.csv", [head, *(tuple(map(guarded, line)) for line in others)])
+    write_rows(out / "images.csv", [HEAD, *(tuple(map(guarded, line)) for line in others)])
     write_json(out / "settings.json", settings)
     write_rows(out / "classes.csv", [("value", "class"), *classes])
     bad = {}
@@ -116,14 +123,9 @@ def _done(out: Path, settings: dict, names: Sequence[str]) -> dict[str, tuple[st
         InputError: the folder holds masks of other settings, or files that would be replaced though
             this command did not make them.
     """
-    if not (out / "images.csv").is_file():
-        masks = (out / folder / f"{name}.png" for folder in FOLDERS for name in names)
-        for path in (out / "settings.json", out / "classes.csv", *masks):
-            if path.exists():
-                raise InputError(
-                    f"{path}: is there, but {out} has no images.csv of this command; give another "
-                    "--out, or replace it with --overwrite"
-                )
+    masks = (out / folder / f"{name}.png" for folder in FOLDERS for name in names)
+    others = (out / "settings.json", out / "classes.csv", *masks)
+    if not check_own(out, "images.csv", f"{','.join(HEAD)}\n", others):
         return {}
     rows = list(csv.reader(read_text(out / "images.csv", "missing").splitlines()[1:]))
     if rows and _read_settings(out / "settings.json") != settings:
@@ -219,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     labels.add_argument("--labels", help="of all pictures: dog,cat")
     labels.add_argument("--csv", type=Path, help="labels by picture, with columns image and labels")
     labels.add_argument("--by-folder", action="store_true", help="the folder's name is the label")
-    add("--out", type=Path, default=Path("masks"), help="(%(default)s)")
+    add("--out", type=output, default=Path("masks"), help="(%(default)s)")
     add("--preset", default="clip-es", help="[config:]row[,group.key=value…] (%(default)s)")
     add("--classes", help="words of your own, or a vocabulary: voc12, coco14, a file")
     add("--weights", default="auto", help="auto (OpenAI's), a file, a tag of open_clip, or demo")
@@ -244,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         classes = segmenter.vocabulary.classes
         pictures = labelled(pictures, options.labels, options.csv, classes)
+        make_output(options.out)
         import torch
 
         torch.set_num_threads(options.threads or segmenter.preset.config.compute.threads)

@@ -142,6 +142,8 @@ def test_words_of_ones_own_count_from_one_and_are_no_background(pairs):
     assert own.vocabulary.classes == ("tree", "dog")
     assert "tree" not in own.settings["background"]
     assert "sky" in own.settings["background"]
+    fused = Segmenter(QUICK, classes={"pond": "lake, Water"}).settings["background"]
+    assert set(own.settings["background"]) - set(fused) == {"lake", "water"}
     mask = own(pairs[0][0], "dog")
     assert (mask.classes, mask.values) == (("dog",), (2,))
     said = Segmenter(QUICK, classes={"person": "person with clothes"}, background=["sea"])

@@ -1,6 +1,8 @@
 """The command clip-wsss: folders of stages, plain files of a run, and what no run uses."""
 
+import logging
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 import clip_wsss
 from clip_wsss import cli, pictures
+from clip_wsss.runs.jobs import job
 from clip_wsss.runs.sidecar import write_sidecar
 
 HEADER = "name\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\n"
@@ -102,6 +105,29 @@ def test_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["path", "a", "cam", "--configfile", "no.yaml"]) == 1
     assert "no.yaml: there is no such file" in capsys.readouterr().err
+
+
+def test_warnings_of_pillow_are_not_shown(tmp_path, monkeypatch):
+    """They name a line of its source, and no image."""
+    monkeypatch.chdir(tmp_path)
+    for begin in (lambda: cli.main(["path", "a", "cam", "--configfile", "no.yaml"]), as_a_job):
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            begin()
+            for module in ("PIL.TiffImagePlugin", "numpy"):
+                warnings.warn_explicit("odd", UserWarning, "file.py", 1, module=module)
+        assert [str(one.message) for one in shown].count("odd") == 1
+
+
+def as_a_job():
+    logger = logging.getLogger()
+    kept = logger.handlers[:], logger.level
+    show = warnings.showwarning
+    with job("job.log"):
+        pass
+    logging.captureWarnings(False)
+    warnings.showwarning = show
+    logger.handlers[:], logger.level = kept
 
 
 def test_run_becomes_snakemake(tmp_path, monkeypatch, capsys):
@@ -208,10 +234,52 @@ def test_a_changed_archive_is_not_exported(project, capsys):
     assert f"{archive.name}: changed since the job that made it" in error
 
 
-def test_a_file_in_the_place_of_the_folder(project, capsys):
+@pytest.mark.parametrize("command", ["export", "masks", "compare", "parity"])
+def test_an_out_that_is_no_folder_to_write_into(project, capsys, command):
     Path("mine").write_text("x")
-    for place in ("mine", "mine/below", "/proc/mine"):
-        code, _, error = call(capsys, "export", "crf", "--out", place)
-        assert code == 1
-        assert error.startswith(f"error: {place}: cannot be made a folder (")
-        assert error.endswith("); name another with --out\n")
+    images = project.dataset.ids("train")
+    picture = project.dataset.image_path(images[0])
+    arguments = {
+        "export": ["export", "crf", "--configfile", "my.yaml"],
+        "masks": ["masks", str(picture), "--labels", "dog", "--device", "cpu"],
+        "compare": ["compare", str(project.root), str(project.root)],
+        "parity": ["parity", "--root", "data", "--split", "train", "--weights", "no.pt"],
+    }[command]
+    if command == "masks":
+        arguments += ["--preset", f"{synthetic.REPOSITORY}/config/config.yaml:clip-es"]
+    for place, reason in (
+        ("mine", "cannot be made a folder (File exists)"),
+        ("mine/below", "cannot be made a folder (Not a directory)"),
+        ("/proc/mine", "cannot be made a folder (No such file or directory)"),
+        ("/proc", "cannot be written into (No such file or directory)"),
+        ("a" * 300, "cannot be made a folder (File name too long)"),
+        ("a\0b", "cannot be made a folder (embedded null byte)"),
+    ):
+        assert cli.main([*arguments, "--out", place]) == 1
+        assert capsys.readouterr().err == f"error: {place}: {reason}; name another with --out\n"
+    assert Path("mine").read_text() == "x"
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main([*arguments, "--out", ""])
+    assert "argument --out: must name where to write; got nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["masks/labels/mine.png", "export.json", "cams/x/notes.txt"])
+def test_an_export_replaces_no_files_of_others(project, capsys, name):
+    path = Path("mine", name)
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    code, _, error = call(capsys, "export", "crf", "--out", "mine")
+    assert code == 1
+    where = name if name == "export.json" else name.partition("/")[0]
+    assert error == (
+        f"error: mine/{where}: is there, but mine has no export.json of this command; give another "
+        "--out, or replace it with --overwrite\n"
+    )
+    assert [one for one in Path("mine").rglob("*") if one.is_file()] == [path]
+    assert path.read_text() == "precious"
+    for again in (["--overwrite"], []):
+        assert call(capsys, "export", "crf", "--out", "mine", *again)[0] == 0
+    code, _, error = call(capsys, "export", "seg", "--out", "mine")
+    assert code == 1
+    assert error.startswith("error: mine: holds the export of another run (export.json); give")
+    assert call(capsys, "export", "seg", "--out", "mine", "--overwrite")[0] == 0

@@ -156,9 +156,25 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "file")]) == 1
     said = capsys.readouterr().err
     assert said.startswith(
-        f"error: {tmp_path / 'file'}: File exists; a file is where a folder must"
+        f"error: {tmp_path / 'file'}: cannot be made a folder (File exists); name another"
     )
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["comparison.md", "stages.csv", "classes.csv"])
+def test_tables_of_others_are_not_replaced(tmp_path, capsys, name):
+    write(tmp_path / "a", ladder()[:1])
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("precious")
+    call = [str(tmp_path / "a"), str(tmp_path / "a"), "--out", str(out)]
+    assert main(call) == 1
+    assert capsys.readouterr().err == (
+        f"error: {out / name}: is there, but {out} has no comparison.md of this command; give "
+        "another --out, or replace it with --overwrite\n"
+    )
+    assert [one.read_text() for one in out.iterdir()] == ["precious"]
+    assert main([*call, "--overwrite"]) == main(call) == 0
 
 
 def test_a_folder_without_results_is_one_line(tmp_path, capsys):

@@ -49,7 +49,7 @@ def project(tmp_path_factory):
     training = made.root / graph.training(graph.paths["seg-cgl"]["segmentation"], 0)
     training.mkdir(parents=True, exist_ok=True)
     log = LogHook(str(training / "log.csv"))
-    log.path.write_text("iteration,loss,lr,pixels\n1,0.5,0.1,20\n")
+    log.path.write_text("iteration,loss,lr,pixels,of\n1,0.5,0.1,20,40\n")
     loader = SimpleNamespace(dataset=None)
     runner = SimpleNamespace(model=torch.nn.Linear(2, 2), hooks=[log], train_dataloader=loader)
     _save(runner, ["background", "cat"], {"entry": {}, "seed": 0}, training / "checkpoint.pth")

@@ -99,7 +99,7 @@ def test_masks_of_other_settings_are_not_mixed(folder, capsys):
     assert set(np.unique(read_label("masks/labels/a b.png"))) <= {0, 1}
 
 
-@pytest.mark.parametrize("name", ["settings.json", "classes.csv", "labels/grey.png"])
+@pytest.mark.parametrize("name", ["settings.json", "classes.csv", "images.csv", "labels/grey.png"])
 def test_files_of_others_are_not_replaced(folder, capsys, name):
     path = Path("masks", name)
     path.parent.mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_a_damaged_settings_file_or_a_file_for_the_folder_is_one_line(folder, ca
     Path("file").write_text("precious")
     code, _, error = call(capsys, folder, "--labels", "dog", "--out", "file")
     assert code == 1
-    assert error.startswith("error: file: File exists; a file is where a folder must be: move it")
+    assert error.startswith("error: file: cannot be made a folder (File exists); name another")
     assert Path("file").read_text() == "precious"
 
 

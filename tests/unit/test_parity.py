@@ -197,6 +197,21 @@ def test_command_line(tmp_path, capsys):
     assert (tmp_path / "2008_000030.npz").is_file()
 
 
+@pytest.mark.parametrize("name", ["text.npz", "summary.json", "2008_000030.npz"])
+def test_files_of_others_are_not_replaced(tmp_path, capsys, name):
+    lists, out = tmp_path / "one.txt", tmp_path / "out"
+    lists.write_text("2008_000030\n")
+    out.mkdir()
+    (out / name).write_text("precious")
+    assert command(out, "--split", str(lists)) == 1
+    assert capsys.readouterr().err == (
+        f"error: {out / name}: is there, but {out} has no text.npz of this command; give another "
+        "--out, or replace it with --overwrite\n"
+    )
+    assert [one.read_text() for one in out.iterdir()] == ["precious"]
+    assert command(out, "--split", str(lists), "--overwrite") == 0
+
+
 def test_command_line_says_what_is_wrong(tmp_path, capsys):
     lists = tmp_path / "bad.txt"
     lists.write_text("2008_000030\nnot_there\n")
@@ -209,6 +224,13 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     assert list(json.loads((tmp_path / "summary.json").read_text())["skipped"]) == ["not_there"]
     assert command(tmp_path, "--architecture", "ViT-B-16-quickgelu") == 1
     assert "does not fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--threads", "--workers", "--batch"])
+def test_numbers_that_cannot_be_are_one_line(tmp_path, capsys, option):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        command(tmp_path, option, "0")
+    assert f"{option}: must be a whole number of at least 1; got 0" in capsys.readouterr().err
 
 
 def test_missing_masks_leave_an_image_unscored(tmp_path):

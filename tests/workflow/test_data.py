@@ -199,6 +199,26 @@ def test_bad_data_stop_before_anything_is_computed(project, tmp_path):
     assert (report["errors"], report["splits"]["val"]["masks"]) == ([], {"cat": 1})
 
 
+def test_jobs_import_nothing_of_the_working_directory(project, tmp_path):
+    own_data(project, "folder", tmp_path / "own")
+    project.write_config()
+    names = ("yaml", "numpy", "numexpr", "pandas", "PIL", "torch", "snakemake")
+    for name in names:
+        hostile = f"open({name!r} + '.imported', 'w').close()\n"
+        (project.folder / f"{name}.py").write_text(hostile, encoding="utf-8")
+    command = [sys.executable, "-P", "-m", "snakemake", "--configfile", "test.yaml"]  # as `run`
+    done = subprocess.run(
+        [*command, "--cores", "2", "--", "results/folder/data/check.json"],
+        cwd=project.folder,
+        env={**os.environ, "PYTHONPATH": str(project.folder / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(project.folder.glob("*.imported"))
+
+
 def test_missing_list_of_ones_own_stops_before_any_job(project, tmp_path):
     own_data(project, "folder", tmp_path / "own")
     project.config["dataset"]["splits"]["val"] = "vla"

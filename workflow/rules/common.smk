@@ -5,6 +5,7 @@
 # is in the key already or decides no bytes.
 
 import hashlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,10 @@ from clip_wsss.runs.graph import CHECK
 from clip_wsss.runs.plan import make_plan
 from clip_wsss.runs.settings import NEEDS
 from clip_wsss.runs.stages import MAP_STAGES
+
+# Jobs import nothing of the working directory in the place of a library (`core.methods` does, of the
+# files that a config names).
+os.environ["PYTHONSAFEPATH"] = "1"
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
 

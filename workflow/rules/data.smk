@@ -150,6 +150,7 @@ rule check:
         models=unseen(PLAN.models),
         attention=unseen(PLAN.attention),
         entries=unseen(PLAN.entries),
+        prompts=unseen(PLAN.prompts),
     message:
         "check of data, towers and trainings"
     script:

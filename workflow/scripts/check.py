@@ -12,5 +12,5 @@ with job(snakemake.log[0]):
 
     data = open_dataset(here(p.dataset, read.images))
     classes = 1 + len(data.vocabulary.classes)
-    others = partial(check_builds, p.models, p.attention, p.entries, classes)
+    others = partial(check_builds, p.models, p.attention, p.entries, classes, p.prompts)
     write_check(data, p.uses, snakemake.output[0], snakemake.threads, others)

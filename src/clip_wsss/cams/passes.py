@@ -19,7 +19,7 @@ import numpy as np
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.finished import NOTHING, Finished
 from clip_wsss.core.maps import ImageMaps, load_npz, write_maps
-from clip_wsss.core.memory import TooLargeError, check_memory, out_of_memory
+from clip_wsss.core.memory import TooLargeError, check_memory, fitting, out_of_memory
 from clip_wsss.core.progress import over_images
 from clip_wsss.data.bad_images import left_out
 from clip_wsss.data.datasets import some
@@ -211,10 +211,11 @@ def compute_pass(
     def read(item: tuple[str, list[int]]):
         id_, keys = item
         try:
-            rgb = dataset.image(id_)
+            with fitting(f"{id_}: the image", ROOM):
+                rgb = dataset.image(id_)
+                return id_, keys, rgb, clip.preprocess(rgb)
         except InputError as error:
             return id_, keys, None, error
-        return id_, keys, rgb, clip.preprocess(rgb)
 
     parts = []
     for grid, members in sorted(groups.items()):
@@ -228,9 +229,14 @@ def compute_pass(
         def load(part: list[tuple[str, list[int]]]):
             found = [*pool.map(read, part)]
             pixels = [own for _, _, rgb, own in found if rgb is not None]
-            batch = torch.stack(pixels) if pixels else None
-            if batch is not None and on_cuda:
-                batch = batch.pin_memory()  # it gets there several times as fast
+            try:
+                batch = torch.stack(pixels) if pixels else None
+                if batch is not None and on_cuda:
+                    batch = batch.pin_memory()  # it gets there several times as fast
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                return found, pixels  # of which `_maps_of` takes fewer at a time
             return found, batch
 
         pending = [ahead.submit(load, part) for part in parts[:1]]
@@ -267,7 +273,7 @@ def compute_pass(
 def _maps_of(
     clip: Clip,
     images: Sequence[PassImage],
-    batch: Tensor,
+    batch: Tensor | Sequence[Tensor],
     texts: Mapping[str, tuple[Tensor, Tensor]],
     wanted: Mapping[str, WantedCam],
     towers: Mapping[str, Tower] | None,
@@ -278,7 +284,8 @@ def _maps_of(
     from clip_wsss.cams.backward import class_maps
 
     try:
-        made = class_maps(clip, batch, images, texts, wanted, towers)
+        pixels = batch if isinstance(batch, torch.Tensor) else torch.stack([*batch])
+        made = class_maps(clip, pixels, images, texts, wanted, towers)
         found = [{name: own.cpu().numpy() for name, own in maps.items()} for maps in made]
     except Exception as error:
         if not out_of_memory(error):

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from pathlib import Path
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -13,3 +14,10 @@ def at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def output(text: str) -> Path:
+    """A type for argparse: where something is written. Nothing would be the working directory."""
+    if not text.strip():
+        raise ArgumentTypeError("must name where to write; got nothing")
+    return Path(text)

@@ -13,6 +13,7 @@ from clip_wsss.core.errors import InputError
 DECIMAL_EDGES = np.r_[0:500:50, 500:990:10, 990:1001] / 1000  # float64, as one writes them
 EDGES = DECIMAL_EDGES.astype(np.float32)  # (70,) lower edges of the codes
 EDGES.flags.writeable = DECIMAL_EDGES.flags.writeable = False
+FEW_PIXELS = 0.01  # of all, below which a training is told to see few
 MU = 0.95  # the threshold of the papers and of the public code: a label counts from it on
 
 

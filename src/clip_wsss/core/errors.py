@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import warnings
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
@@ -67,6 +68,15 @@ def of_machine(error: Exception, where: str | os.PathLike) -> InputError | None:
     if "DataLoader worker" in text:
         return InputError(f"{where}: a worker process was killed, mostly for memory; {MEMORY}")
     return None
+
+
+def leave_out_warnings() -> None:
+    """Do not show what Pillow says of metadata and sizes, with a line of its source.
+
+    Pixels are read whole or the image is refused; of metadata only the orientation is read, and
+    damaged ones say nothing.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def failed(error: Exception, log: str | os.PathLike | None = None) -> int:

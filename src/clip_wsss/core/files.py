@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,8 @@ def check_file(path: str | os.PathLike, missing: str) -> None:
 
     Args:
         path: of the file.
-        missing: what the error says after the path if nothing is there.
+        missing: what the error says after the path if nothing is there, not even a file whose
+            suffix is in other letters.
 
     Raises:
         InputError: it is missing, a folder, pipe, socket or device, or not accessible.
@@ -36,6 +38,8 @@ def check_file(path: str | os.PathLike, missing: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
+        if other := other_case(Path(path)):
+            missing = f"{other.name} is there, with a suffix of another case; rename it"
         raise InputError(f"{path}: {missing}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -43,6 +47,15 @@ def check_file(path: str | os.PathLike, missing: str) -> None:
     for is_kind, name in _KINDS.items():
         if is_kind(mode):
             raise InputError(f"{path}: is {name}, not a file; replace it")
+
+
+def other_case(path: Path) -> Path | None:
+    """The file whose suffix is in other letters than that of a path: a.PNG for a.png."""
+    suffix = path.suffix
+    for other in (suffix.upper(), suffix.lower(), suffix[:1] + suffix[1:].capitalize()):
+        if other != suffix and (found := path.with_suffix(other)).exists():
+            return found
+    return None
 
 
 def read_bytes(path: str | os.PathLike, missing: str) -> bytes:
@@ -115,6 +128,58 @@ def write_rows(path: str | os.PathLike, rows: Iterable[Sequence]) -> None:
     """Write a CSV in UTF-8, whose lines end in a newline alone."""
     with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def make_output(out: Path, option: str = "--out") -> None:
+    """Make the folder that a command writes to, and try to write into it.
+
+    Raises:
+        InputError: it cannot be made or written into; `option` is what names it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        reason = f"cannot be made a folder ({getattr(error, 'strerror', None) or error})"
+        raise InputError(f"{out}: {reason}; name another with {option}") from None
+    try:
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        reason = f"cannot be written into ({error.strerror})"
+        raise InputError(f"{out}: {reason}; name another with {option}") from None
+
+
+def check_own(out: Path, mark: str, begin: str, others: Iterable[Path]) -> bool:
+    """Refuse to replace files that a command did not make.
+
+    Args:
+        out: the folder that it writes to.
+        mark: name of the file that says that the others are its own.
+        begin: how this file begins.
+        others: what it would replace: files, or folders of them.
+
+    Returns:
+        Whether the mark is there.
+
+    Raises:
+        InputError: something is there, but not the mark.
+    """
+    path = out / mark
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(begin.encode())) == begin.encode():
+                return True
+    for other in (path, *others):
+        if other.is_dir() and other != path:
+            there = any(one.is_file() for one in other.rglob("*"))
+        else:
+            there = os.path.lexists(other)
+        if there:
+            raise InputError(
+                f"{other}: is there, but {out} has no {mark} of this command; give another --out, "
+                "or replace it with --overwrite"
+            )
+    return False
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -18,11 +18,14 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, create_model
@@ -35,6 +38,8 @@ from clip_wsss.core.settings import Settings
 from clip_wsss.core.settings_checks import check_fields
 
 PLUGINS = "CLIP_WSSS_PLUGINS"  # folders of files beside configs, for the processes of jobs
+
+_LOOK_UP = (__name__, "clip_wsss.runs.fingerprint")  # what asks for files beside configs by name
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -97,7 +102,7 @@ def method(kind: str, name: str) -> Method:
         InputError: one line: there is no such method, it cannot be imported, or its parameters
             are not those of its kind.
     """
-    return _method(kind, name, tuple(sys.path))
+    return _method(kind, name, (*sys.path, *folders_beside()))
 
 
 @cache
@@ -293,7 +298,8 @@ def registered(kind: str) -> dict[str, str]:
 def add_plugins(folder: str | Path) -> None:
     """Let methods be found in the files of a folder, here and in the processes of jobs.
 
-    The folder comes last, so that a file there hides no installed module.
+    They come last, so that a file there hides no installed module, and only for whoever looks for
+    methods and for one another: a library that tries to import another finds none of them.
     """
     folder = str(Path(folder).resolve())
     if folder not in (known := folders_beside()):
@@ -315,8 +321,7 @@ def plugin_folders(found: Iterable[Method]) -> list[str]:
     for one in found:
         module = one.target.partition(":")[0]
         file = Path(getattr(sys.modules.get(module), "__file__", None) or module)
-        above = module.count(".") + (file.name == "__init__.py")
-        folders.add(str(file.resolve().parents[above]) if file.is_file() else "")
+        folders.add(_folder_of(module, file) if file.is_file() else "")
     beside = folders.intersection(folders_beside()) - {os.getcwd()}
     here = Path.cwd()
     return sorted(
@@ -326,7 +331,43 @@ def plugin_folders(found: Iterable[Method]) -> list[str]:
 
 
 def _use_plugins() -> None:
-    sys.path += [folder for folder in folders_beside() if folder not in sys.path]
+    if not any(isinstance(finder, _Beside) for finder in sys.meta_path):
+        sys.meta_path.append(_Beside())
+
+
+class _Beside(MetaPathFinder):
+    """Finds modules in the folders beside configs, for those who may ask for them."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is not None or not _may_ask(sys._getframe(1)):
+            return None
+        return PathFinder.find_spec(fullname, folders_beside())
+
+
+def _may_ask(frame: FrameType | None) -> bool:
+    """Whether what imports is the look-up of methods, a worker process, or a file beside a config.
+
+    A library would take any `numexpr.py` of the working directory for the package of that name.
+    """
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("importlib", "_frozen_importlib")):
+            file = frame.f_globals.get("__file__")
+            return (
+                name in _LOOK_UP
+                or name.partition(".")[0] in ("multiprocessing", "pickle")
+                or (file is not None and _folder_of(name, Path(file)) in folders_beside())
+            )
+        frame = frame.f_back
+    return False
+
+
+def _folder_of(module: str, file: Path) -> str:
+    """The folder that a module was found in, or its package."""
+    above = module.count(".") + (file.name == "__init__.py")
+    return str(file.resolve().parents[above])
 
 
 def _function(target: str, name: str) -> Callable:

@@ -48,7 +48,8 @@ class Use:
 class _Look:
     """What one image showed: what is wrong, (H, W), its classes, and those in its mask.
 
-    `surest` is the largest of its imported confidences.
+    `surest` is the largest of its imported confidences, `imported` the values of the masks by
+    their folders.
     """
 
     problems: tuple[str, ...]
@@ -56,6 +57,7 @@ class _Look:
     labels: frozenset[int] | None
     truth: frozenset[int] | None
     surest: float | None
+    imported: Mapping[str, frozenset[int]]
 
 
 def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[str, Any]:
@@ -177,16 +179,18 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
     size = attempt(dataset.size)
     labels = attempt(dataset.labels, needed=use.labels)
     mask = attempt(dataset.mask) if use.masks and size is not None else None
-    surest = None
+    surest, values = None, {}
     for folder, confidences in use.imports if size is not None else ():
         imported = attempt(dataset.imported_mask, folder, confidences)
+        if imported is not None:
+            values[str(folder)] = frozenset(np.unique(imported[0]).tolist())
         if imported is not None and imported[1] is not None:
             surest = max(surest or 0.0, float(imported[1].max()))
     for folder in use.regions if size is not None else ():
         attempt(lambda one, where, shape: read_regions(where, one, shape), folder, size)
     truth = None if mask is None else frozenset(classes_in(mask))
     classes = None if labels is None else frozenset(labels)
-    return _Look(tuple(problems), size, classes, truth, surest)
+    return _Look(tuple(problems), size, classes, truth, surest, values)
 
 
 def _compared(
@@ -241,6 +245,24 @@ def _compared(
             f"split {split}: no mask holds a class, only 0 and {IGNORE}; a mask must hold 1 to "
             f"{len(classes)} where its image shows the classes of {dataset.settings['vocabulary']}"
         )
+    for folder in dict.fromkeys(str(folder) for folder, _ in use.imports):
+        masks = [look.imported[folder] for look in looks.values() if folder in look.imported]
+        empty = sum(one == {IGNORE} for one in masks)
+        if masks and empty == len(masks):
+            errors.append(
+                f"split {split}: every mask of {folder} is {IGNORE} (ignored) all over, which "
+                "leaves no pixel to train on; correct the masks, or how they were written"
+            )
+        elif masks and labelled and not frozenset.union(*masks) - {0, IGNORE}:
+            errors.append(
+                f"split {split}: no mask of {folder} holds a class, only 0 and {IGNORE}; a mask "
+                f"must hold 1 to {len(classes)} where its image shows a class"
+            )
+        elif empty:
+            warnings.append(
+                f"split {split}: {empty} of {len(masks)} masks of {folder} are {IGNORE} (ignored) "
+                "all over; no training learns from them"
+            )
     for found, text in (
         (unlabelled, "a class in the mask that is missing from the labels"),
         (undrawn, "a class in the labels that is missing from the mask"),

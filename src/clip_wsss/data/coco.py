@@ -137,8 +137,9 @@ def read_pictures(
 ) -> list[AnnotatedImage]:
     """The images that hold at least one object, in the order of their ids; with `empty` all.
 
-    The class of an object is the place of its category's name in `classes`. Ids may be numbers or
-    text; `iscrowd`, `segmentation`, an object's id and the size of an image may be missing.
+    The class of an object is the place of its category's name in `classes`. Ids may be whole
+    numbers (1.0 is 1) or text; `iscrowd`, `segmentation`, an object's id and the size of an image
+    may be missing.
 
     Args:
         content: an instances JSON.
@@ -158,10 +159,10 @@ def read_pictures(
         for key in ("images", "annotations", "categories"):
             if not isinstance(data[key], list):
                 raise ValueError(f"{key} must be a list")
-        listed, names = data["images"], {str(c["id"]): c["name"] for c in data["categories"]}
+        listed, names = data["images"], {_id(c["id"]): c["name"] for c in data["categories"]}
         if len(names) < len(data["categories"]):
             raise InputError(f"{source}: two categories have the same id; keep one")
-        images = {str(item["id"]): str(item["file_name"]) for item in listed}
+        images = {_id(item["id"]): str(item["file_name"]) for item in listed}
         if len(images) < len(listed):
             raise InputError(f"{source}: two images have the same id; keep one")
         if strange := [name for name in names.values() if name not in classes]:
@@ -169,7 +170,7 @@ def read_pictures(
         index = {key: classes.index(name) for key, name in names.items()}
         objects: dict[str, list[Instance]] = {key: [] for key in images}
         for place, item in enumerate(data["annotations"]):
-            image, category = str(item["image_id"]), str(item["category_id"])
+            image, category = _id(item["image_id"]), _id(item["category_id"])
             for what, key, known in (("image", image, images), ("category", category, names)):
                 if key not in known:
                     raise InputError(
@@ -186,18 +187,18 @@ def read_pictures(
                     index[category],
                     bool(crowd),
                     _region(item.get("segmentation")),
-                    number if isinstance(number, int) else place,
+                    int(number) if _is_whole(number) else place,
                 )
             )
         pictures = [
             AnnotatedImage(
-                images[key := str(item["id"])],
+                images[key := _id(item["id"])],
                 _side(item, "height", source),
                 _side(item, "width", source),
                 tuple(objects[key]),
             )
             for item in listed
-            if empty or objects[str(item["id"])]
+            if empty or objects[_id(item["id"])]
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, InputError):
@@ -211,6 +212,21 @@ def read_pictures(
             f"{source}: all polygons lie within 0 and 1, as shares of the image; write pixels"
         )
     return sorted(pictures, key=lambda picture: picture.id)
+
+
+def _id(given: Any) -> str:
+    """An id as text; of a table program that writes all numbers as floats, 1.0 is 1."""
+    if isinstance(given, bool) or not isinstance(given, int | float | str):
+        raise ValueError(f"an id must be a number or text; got {given!r}")
+    if isinstance(given, str):
+        return given
+    if not _is_whole(given):
+        raise ValueError(f"an id must be a whole number; got {given!r}")
+    return str(int(given))
+
+
+def _is_whole(given: Any) -> bool:
+    return isinstance(given, int) or (isinstance(given, float) and given.is_integer())
 
 
 def _region(given: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import check_file, other_case
 from clip_wsss.core.images import image_size, read_fraction, read_label, read_rgb
 from clip_wsss.data.annotations import coco_images, read_labels, read_xml, xml_size
 from clip_wsss.data.coco import rasterise
@@ -98,6 +99,12 @@ class Dataset:
             if not self.root.is_dir():
                 made = "" if self._own else "run the workflow, which makes it, or "
                 raise InputError(f"{self.root}: no such folder; {made}set dataset.root")
+            if not path.parent.is_dir() and not split.endswith(".txt"):
+                raise InputError(
+                    f"{path}: no such list of images; dataset.root ({self.root}) must hold "
+                    "ImageSets/Segmentation, or set dataset.splits to lists by their paths (.txt), "
+                    f"or to {ALL}"
+                )
             there = sorted(file.stem for file in path.parent.glob("*.txt"))
             raise InputError(
                 f"{path}: no such list of images; set dataset.splits to lists that exist "
@@ -127,6 +134,11 @@ class Dataset:
     def image_path(self, name: str) -> Path:
         """Path of an image. Raises InputError if it is missing."""
         if name not in self._files:
+            if other := self._others.get(name):
+                raise InputError(
+                    f"{self.image_folder / name}: no such image, but {other} is there; save it as "
+                    f"one of {', '.join(IMAGE_SUFFIXES)}"
+                )
             raise InputError(
                 f"{self.image_folder / name}: no such image ({', '.join(IMAGE_SUFFIXES)}); add the "
                 "file or take its line out of the list"
@@ -161,7 +173,7 @@ class Dataset:
         path = self.image_path(name)
         height, width = image_size(path, self._stored)
         xml = self.root / "Annotations" / f"{name}.xml"
-        if self.settings["size"] == "xml" and xml.exists():
+        if self.settings["size"] == "xml" and (xml.exists() or other_case(xml)):
             stated = xml_size(read_xml(xml), xml)
             if stated != (height, width):
                 raise InputError(
@@ -235,10 +247,7 @@ class Dataset:
             if name not in drawn:
                 raise InputError(f"{path}: has no image {name}; add it, or leave the image out")
             return self._checked(rasterise(drawn[name]), f"{path}, image {name}", self.size(name))
-        if not path.exists():
-            raise InputError(
-                f"{path}: no such mask; add it, or set dataset.masks to the folder that has it"
-            )
+        check_file(path, "no such mask; add it, or set dataset.masks to the folder that has it")
         mask = read_label(path, self.vocabulary.colours)
         return self._checked(mask, str(path), self.size(name))
 
@@ -340,6 +349,15 @@ class Dataset:
         if not self.image_folder.is_dir():
             raise InputError(f"{self.image_folder}: no such folder of images; set dataset.root")
         return (_scan if self._copied else _scan.__wrapped__)(self.image_folder)
+
+    @cached_property
+    def _others(self) -> dict[str, str]:
+        """Name without its suffix -> file name, of what does not count as an image."""
+        names = (entry.name for entry in os.scandir(self.image_folder))
+        pairs = ((os.path.splitext(name), name) for name in sorted(names))
+        return {
+            stem: name for (stem, suffix), name in pairs if suffix.lower() not in IMAGE_SUFFIXES
+        }
 
     @cached_property
     def _labels(self) -> dict[str, list[str]]:

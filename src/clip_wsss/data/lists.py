@@ -9,7 +9,7 @@ from clip_wsss.core.files import read_text
 
 # Line breaks and other control characters, and what stands for bytes that are not UTF-8.
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jfif")
 
 
 def image_id(name: str) -> str:

@@ -112,6 +112,12 @@ def make_vocabulary(content: Any, path: str) -> Vocabulary:
     for name, words in (content["backgrounds"] or {}).items():
         if not _is_words(words):
             raise InputError(f"{path}: backgrounds.{name} must be a list of words")
+        if twice := duplicates(map(told, words)):
+            raise InputError(
+                f"{path}: backgrounds.{name} lists `{twice[0]}` more than once, which would count "
+                "as often; keep one"
+            )
+        _check_no_class(words, names, f"{path}: backgrounds.{name}")
         backgrounds[name] = tuple(words)
     colours = _colours(content.get("colours") or {}, classes, path)
     return Vocabulary(tuple(classes), names, backgrounds, path, colours)
@@ -121,13 +127,37 @@ def _check_told_apart(called: Mapping[str, str], where: str) -> None:
     """Refuse two classes of the same words: their maps would be equal, and the first would win."""
     found: dict[str, str] = {}
     for name, words in called.items():
-        key = " ".join(words.lower().split())  # tokenizers of CLIP do not tell these apart
+        key = told(words)
         if key in found:
             raise InputError(
                 f"{where}: {found[key]} and {name} have the same words in prompts, `{words}`, by "
                 "which CLIP cannot tell them apart; give each its own"
             )
         found[key] = name
+
+
+def _check_no_class(words: list[str], names: Mapping[str, Mapping[str, str]], where: str) -> None:
+    """Refuse background words that name a class: they would take its pixels from it."""
+    for name, called in names.items():
+        place, found = "classes" if name == "plain" else f"names.{name}", class_words(called)
+        for word in words:
+            if (label := found.get(told(word))) is not None:
+                raise InputError(
+                    f"{where}: `{word}` is what prompts call {label} in {place}, too, by which "
+                    "CLIP cannot tell the class from the background; take the word out"
+                )
+
+
+def class_words(called: Mapping[str, str]) -> dict[str, str]:
+    """What prompts call classes -> which; synonyms in one sentence have commas between them."""
+    return {
+        told(part): label for label, text in called.items() for part in (text, *text.split(","))
+    }
+
+
+def told(words: str) -> str:
+    """Words as tokenizers of CLIP tell them apart."""
+    return " ".join(words.lower().split())
 
 
 def _colours(given, classes: list[str], path: str) -> dict[Colour, int]:
@@ -154,7 +184,7 @@ def _colours(given, classes: list[str], path: str) -> dict[Colour, int]:
 
 
 def _is_words(value) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) and word for word in value)
+    return isinstance(value, list) and all(isinstance(one, str) and one.strip() for one in value)
 
 
 def duplicates(items) -> list[str]:

@@ -1,7 +1,7 @@
 """Loading of frozen CLIPs: open_clip's ViTs, and timm's in them, by a tag or from a file."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -124,26 +124,49 @@ def load_clip(
 
 
 @in_memory
-def check_clip(model: dict) -> int | None:
+def check_clip(model: dict, texts: Mapping[str, Sequence[str]] | None = None) -> int | None:
     """Look whether an entry of `models` can be loaded, downloading no weights.
+
+    Args:
+        model: see `load_clip`.
+        texts: where they are asked for -> texts that it will have to encode.
 
     Returns:
         The blocks of its vision tower; None where they are not known without its weights.
 
     Raises:
         InputError: as `load_clip`; of weights that a tag names, what is known before they are here.
+            Or a text that is too long, or has a word that the model does not know.
     """
+    read: Callable[[list[str]], Any]
     if model.get("library") == "jina":
-        return load_clip(model).layers  # of local files alone
+        clip = load_clip(model)  # of local files alone
+        _check_texts(clip.encode, texts or {})
+        return clip.layers
     config, _, name, weights = _resolve(model, download=False)
     sentences = _sentences(model, config)
     if sentences is None:
         _check_transformers(config["text_cfg"], name, "hf_tokenizer_name")
-    if weights is not None:
-        network, _ = _build(config, name, weights, torch.float32, sentences)
+    if weights is None:
+        by_hub = config["text_cfg"].get("hf_tokenizer_name")  # whose files may not be here
+        if texts and (sentences is not None or not by_hub):
+            read = sentences or _Tokenizer(_tokenizer(name, config["text_cfg"]), None)
+            _check_texts(read, texts)
+    else:
+        network, encode = _build(config, name, weights, torch.float32, sentences)
+        if texts:
+            _check_texts(encode.tokenize if isinstance(encode, _TextTower) else encode, texts)
         if hasattr(network.visual, "trunk"):
             return len(network.visual.trunk.blocks)
     return None if "timm_model_name" in config["vision_cfg"] else config["vision_cfg"]["layers"]
+
+
+def _check_texts(read: Callable[[list[str]], Any], texts: Mapping[str, Sequence[str]]) -> None:
+    for where, own in texts.items():
+        try:
+            read(list(own))
+        except InputError as error:
+            raise InputError(f"{where}: {str(error).removeprefix('models: ')}") from None
 
 
 def _sentences(model: dict, config: dict) -> Sentences | None:

@@ -56,7 +56,9 @@ def check_layers(layers: int, own: int) -> None:
 def check_block(block: int, own: int) -> None:
     """Refuse a block that a tower of so many does not have: 0 the first, -1 the last."""
     if not isinstance(block, int) or not -own <= block < own:
-        raise InputError(f"attention: block {block} must be in 0..{own - 1}, or -1 the last")
+        raise InputError(
+            f"attention: block {block} must be from {-own}, the first, to {own - 1}, the last"
+        )
 
 
 Grid = tuple[int, int]  # (gh, gw) patches

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from clip_wsss.models.check import Asked, check_models
+from clip_wsss.models.check import Asked, Prompts, check_models
 
 
 def check_builds(
@@ -12,17 +12,18 @@ def check_builds(
     attention: Sequence[Asked],
     entries: Mapping[str, dict[str, Any]],
     classes: int,
+    prompts: Sequence[Prompts] = (),
 ) -> list[str]:
     """Look whether towers can be loaded, and trainings built.
 
     Args:
-        models, attention: see `clip_wsss.models.check.check_models`.
+        models, attention, prompts: see `clip_wsss.models.check.check_models`.
         entries, classes: see `clip_wsss.segmentation.train.check_trainings`.
 
     Returns:
         A line for each that cannot; of the trainings once all towers can, which some are made of.
     """
-    problems = check_models(models, attention)
+    problems = check_models(models, attention, prompts)
     if entries and not problems:
         problems = import_module("clip_wsss.segmentation.train").check_trainings(entries, classes)
     return problems

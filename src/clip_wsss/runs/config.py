@@ -294,6 +294,11 @@ def _check_templates(entry: Texts, where: str) -> None:
         if not is_file(entry.templates):
             raise InputError(f"{where}.templates: there is no file {entry.templates}")
         return
+    if isinstance(entry.template, list) and (twice := duplicates(entry.template)):
+        raise InputError(
+            f"{where}.template: lists `{twice[0]}` more than once, which would count as "
+            "often in the mean; keep one"
+        )
     for template in [entry.template] if isinstance(entry.template, str) else entry.template:
         if template.count("{}") != 1:
             raise InputError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_wsss.core.errors import INTERRUPTED, InputError, failed, of_machine
+from clip_wsss.core.errors import INTERRUPTED, InputError, failed, leave_out_warnings, of_machine
 from clip_wsss.core.processes import end_with_parent
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.sidecar import Inputs
@@ -149,6 +149,7 @@ def job(
         force=True,
     )
     logging.captureWarnings(True)
+    leave_out_warnings()
     end_with_parent(os.getppid())  # so that nothing writes beside the next run after a kill -9
     try:
         started = time.time()

@@ -23,10 +23,11 @@ from clip_wsss.core.methods import method, methods_of, plugin_folders
 from clip_wsss.core.resources import find
 from clip_wsss.data.check import Use
 from clip_wsss.data.datasets import TAGCLIP, open_dataset
+from clip_wsss.prompts.texts import read_templates
 from clip_wsss.runs.config import GROUPS, load_config
 from clip_wsss.runs.contents import digest_of
 from clip_wsss.runs.fingerprint import code_fingerprint, function_fingerprint
-from clip_wsss.runs.graph import RANKING, Graph, old_results
+from clip_wsss.runs.graph import RANKING, Graph, old_results, templates_of
 from clip_wsss.runs.nodes import (
     TOWERS,
     Node,
@@ -38,13 +39,13 @@ from clip_wsss.runs.nodes import (
     texts_of,
     words_of,
 )
-from clip_wsss.runs.settings import Config, DatasetSettings
+from clip_wsss.runs.settings import Config, DatasetSettings, Texts
 from clip_wsss.runs.sidecar import COMPARED, combined, read_sidecar
 from clip_wsss.runs.stages import GROUP_OF, MAP_STAGES, TRAINED
 from clip_wsss.runs.table import read_runs
 
 if TYPE_CHECKING:
-    from clip_wsss.models.check import Asked
+    from clip_wsss.models.check import Asked, Prompts
 
 _IMAGES = ("numpy", "pillow", "opencv-python-headless")
 _CLIP = (*_IMAGES, "torch", "torchvision", "open_clip_torch")
@@ -683,6 +684,27 @@ class Plan:
                 if layers := getattr(own.segmentation.online, "dynamic_layers", None):
                     found[where, own.cam.model, layers, ""] = None
         return [(*key[:3], blocks) for key, blocks in found.items()]
+
+    @property
+    def prompts(self) -> list[Prompts]:
+        """What each CLIP has to encode, by the cell or entry that names it; for the check."""
+        config, found = self.config, {}
+        for run in self.graph.runs:
+            own = self.graph.settings[run.name]
+            head = own.segmentation.text_head if own.segmentation is not None else None
+            if own.texts is not None and (clip := own.cam or head) is not None:
+                found[f"texts `{run.texts}`", clip.model] = own.texts
+        if (tagged := config.dataset.tagclip) is not None:
+            found[f"texts `{tagged.texts}`", tagged.model] = config.texts[tagged.texts]
+        return [(*key, *self._sentences(texts)) for key, texts in found.items()]
+
+    def _sentences(self, texts: Texts) -> tuple[list[str], list[str]]:
+        """The templates of texts, and all words that are put into them."""
+        words, chosen = self.graph.vocabulary, texts.template == "sharpest"
+        lists = [texts.names, *([texts.ranked_names] if chosen and texts.ranked_names else [])]
+        named = [name for one in lists for name in words.texts(one).values()]
+        templates = read_templates(Path(texts.templates)) if chosen else templates_of(texts)
+        return templates, list(dict.fromkeys([*named, *words.background(texts.background)]))
 
     @property
     def entries(self) -> dict[str, dict[str, Any]]:

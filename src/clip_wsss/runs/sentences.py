@@ -29,7 +29,9 @@ def sentences(config: Config) -> list[str]:
             templates = [entry.template]
         else:
             templates = read_templates(Path(entry.templates))
-        words = [*vocabulary.texts(entry.names).values(), *vocabulary.background(entry.background)]
+        lists = dict.fromkeys((entry.names, entry.ranked_names or entry.names))
+        words = [name for one in lists for name in vocabulary.texts(one).values()]
+        words += vocabulary.background(entry.background)
         found |= {template.replace("{}", word) for template in templates for word in words}
     return sorted(found)
 

@@ -191,7 +191,12 @@ def _check_base(run: Run, runs: dict[str, Run], where: str) -> None:
 
 def _check_cell(config: Config, group: str, cell: str, where: str) -> None:
     if not _CELL.fullmatch(cell):
-        raise InputError(f"{where}: {group}: `{cell}` must be `-`, `entry` or `entry,key=value,…`")
+        more = (
+            f"; a list needs an entry of `{group}`, in the config" if set(cell) & set("[{") else ""
+        )
+        raise InputError(
+            f"{where}: {group}: `{cell}` must be `-`, `entry` or `entry,key=value,…`{more}"
+        )
     try:
         entry = resolve(config, group, cell)
     except InputError as error:

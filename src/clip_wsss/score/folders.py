@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from clip_wsss.core.arguments import at_least
+from clip_wsss.core.arguments import at_least, output
 from clip_wsss.core.csvs import guarded
 from clip_wsss.core.errors import InputError, failed, stopped
 from clip_wsss.core.files import write_rows
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--bootstrap", type=at_least(1), default=1000, help="resamples of the images (%(default)s)")
     add("--seed", type=at_least(0), default=0, help="of the resamples (%(default)s)")
     add("--workers", type=at_least(1), default=1, help="processes (%(default)s)")
-    add("--csv", type=Path, help="write the table there, too")
+    add("--csv", type=output, help="write the table there, too")
     options = parser.parse_args(arguments)
     try:
         score = score_folders(

@@ -14,6 +14,7 @@ from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from tqdm import tqdm
 
+from clip_wsss.core.confidence import FEW_PIXELS
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.memory import check_memory
 from clip_wsss.core.ranks import batch_number
@@ -71,10 +72,11 @@ class PlainCheckpointHook(Hook):
 
 @HOOKS.register_module()
 class LogHook(Hook):
-    """A CSV with a row an update (iteration, loss, lr, pixels), and a progress bar.
+    """A CSV with a row an update (iteration, loss, lr, pixels, of), and a progress bar.
 
     The rows lie in every checkpoint, so that a run that resumes writes the file of an unbroken one
-    whatever has become of it. `pixels` are those that counted in the losses of all heads.
+    whatever has become of it. `pixels` are those that counted in the losses of all heads, `of` how
+    many there were.
 
     Args:
         path: of the CSV.
@@ -85,7 +87,8 @@ class LogHook(Hook):
         self.path, self.accumulate = Path(path), accumulate
         self.rows: list[str] = []
         self.losses: list[float] = []
-        self.pixels, self.counted, self.empty = 0, 0, 0  # of an update; of all; updates without
+        self.pixels, self.all = 0, 0  # of an update
+        self.counted, self.seen, self.empty = 0, 0, 0  # of all updates; updates without a pixel
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """See Hook."""
@@ -94,14 +97,16 @@ class LogHook(Hook):
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """See Hook."""
         self.rows = list(checkpoint["meta"]["log"])
-        pixels = [int(row.rpartition(",")[2]) for row in self.rows]
+        cells = [row.split(",") for row in self.rows]
+        pixels = [int(row[3]) for row in cells]
         self.counted, self.empty = sum(pixels), pixels.count(0)
+        self.seen = sum(int(row[4]) for row in cells)
 
     def before_train(self, runner) -> None:
         """See Hook."""
         if runner.rank:
             return
-        lines = ["iteration,loss,lr,pixels", *self.rows]
+        lines = ["iteration,loss,lr,pixels,of", *self.rows]
         self.path.write_text("".join(f"{line}\n" for line in lines))
         self.file = self.path.open("a")
         total = runner.max_iters // self.accumulate
@@ -111,9 +116,10 @@ class LogHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """See Hook."""
         update = runner.iter // self.accumulate + 1
-        loss, pixels = self._of_all_ranks(runner, outputs["loss"])
+        loss, pixels, seen = self._of_all_ranks(runner, outputs["loss"])
         self.losses.append(loss)
         self.pixels += pixels
+        self.all += seen
         if not math.isfinite(loss):
             raise InputError(
                 f"segmentation: the loss is {loss} in update {update}; use loss: "
@@ -123,11 +129,12 @@ class LogHook(Hook):
             return
         loss = sum(self.losses) / self.accumulate
         rate = runner.optim_wrapper.param_groups[0]["lr"]
-        self.rows.append(f"{update},{loss:.6g},{rate:.6g},{self.pixels}")
+        self.rows.append(f"{update},{loss:.6g},{rate:.6g},{self.pixels},{self.all}")
         self.counted += self.pixels
+        self.seen += self.all
         self.empty += not self.pixels
         self.losses.clear()
-        self.pixels = 0
+        self.pixels = self.all = 0
         self._check_counted(runner, update)
         if runner.rank:
             return
@@ -144,17 +151,21 @@ class LogHook(Hook):
         self.bar.close()
         if self.empty:
             log_.warning("no pixel counted in %d of %d updates", self.empty, len(self.rows))
+        if self.counted < FEW_PIXELS * self.seen:
+            log_.warning("%d of %d pixels counted; lower mu to use more", self.counted, self.seen)
 
-    def _of_all_ranks(self, runner, loss: torch.Tensor) -> tuple[float, int]:
-        """The mean loss of this iteration, and the sum of the pixels that counted."""
+    def _of_all_ranks(self, runner, loss: torch.Tensor) -> tuple[float, int, int]:
+        """The mean loss of this iteration, and the sums of the pixels that counted and of all."""
         parts = [part for part in runner.model.modules() if isinstance(part, PixelLoss)]
-        pixels = sum(part.pixels for part in parts)
+        sums = sum(part.pixels for part in parts), sum(part.all for part in parts)
         for part in parts:
-            part.pixels = 0
-        pixels = torch.as_tensor(pixels, dtype=torch.float64, device=loss.device)
-        both = torch.stack([loss.detach().double(), pixels])
-        all_reduce(both)
-        return both[0].item() / runner.world_size, int(both[1])
+            part.pixels = part.all = 0
+        pixels, seen = (
+            torch.as_tensor(one, dtype=torch.float64, device=loss.device) for one in sums
+        )
+        all_ = torch.stack([loss.detach().double(), pixels, seen])
+        all_reduce(all_)
+        return all_[0].item() / runner.world_size, int(all_[1]), int(all_[2])
 
     def _check_counted(self, runner, update: int) -> None:
         """Stop where no pixel has counted although every image was seen, or at the end."""

@@ -90,14 +90,16 @@ class PixelLoss(nn.Module):
         self.mu, self.loss_weight, self.loss_name = mu, loss_weight, loss_name
         self._name, self._loss = method, methods.method("loss", method).bound(settings)
         self.pixels: Tensor | int = 0  # of this rank that counted, since `LogHook` looked
+        self.all = 0  # of this rank
 
     def of(self, pixels: Pixels) -> Tensor:
-        """The loss of a batch; the module's `pixels` go up by those that count.
+        """The loss of a batch; the module's `pixels` go up by those that count, `all` by all.
 
         Raises:
             InputError: what goes wrong in the loss, or that it gives no scalar with a gradient.
         """
         self.pixels = self.pixels + pixels.counts.sum()
+        self.all += pixels.counts.numel()
         with methods.in_one_line(f"{self._name}: loss"):
             loss = self._loss(pixels)
         # MMEngine would average any other shape over pixels that do not count, too.

@@ -87,7 +87,7 @@ def train(
             without those of a frozen backbone) and `meta` (JSON text: classes, entry, seed, how
             many updates had no pixel that counts, and with `ignored` classes how many images were
             dropped).
-        log: CSV with iteration, loss, lr and pixels that counted, a row an update.
+        log: CSV with iteration, loss, lr, pixels that counted and all (`of`), a row an update.
         threads: of torch; they decide the last bits.
         device: auto, cpu or cuda.
         gpus: processes that share each update's samples, by MMEngine's launcher; on the CPU too.

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from clip_wsss.core.confidence import FEW_PIXELS
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.check import FEW
 from clip_wsss.data.datasets import some
@@ -70,13 +71,19 @@ def remarks_of_training(log: Path) -> list[str]:
         InputError: it cannot be read.
     """
     try:
-        pixels = pd.read_csv(log)["pixels"].astype(int)  # a line that was cut off has none
+        rows = pd.read_csv(log)
+        pixels, seen = rows["pixels"].astype(int), rows["of"].astype(int)  # a cut line has none
         if pixels.empty:
             raise ValueError
     except (OSError, ValueError, KeyError):
         raise InputError(f"{log}: not the log of a training; train again") from None
-    empty = int((pixels == 0).sum())
-    return [f"no pixel counted in {empty} of {len(pixels)} updates"] if empty else []
+    found = []
+    if empty := int((pixels == 0).sum()):
+        found.append(f"no pixel counted in {empty} of {len(pixels)} updates")
+    if pixels.sum() < FEW_PIXELS * seen.sum():
+        share = pixels.sum() / seen.sum()
+        found.append(f"trained on {share:.2%} of the pixels: the others are ignored or below mu")
+    return found
 
 
 def notes(frame: pd.DataFrame, runs: Sequence[str]) -> list[str]:

@@ -873,6 +873,44 @@ def test_a_batch_that_runs_out_of_memory_is_divided(job, tmp_path, monkeypatch, 
             np.testing.assert_allclose(kept[image.id].maps, image.maps, atol=5e-5)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 9 bytes")])
+def test_a_batch_that_cannot_be_put_together_is_divided(job, tmp_path, monkeypatch, caplog, error):
+    whole, divided = (outputs(tmp_path / folder, "cam", "caa") for folder in "ab")
+    write_pass(*job, whole)
+    stack = torch.stack
+
+    def small(tensors, *rest, **more):
+        if len(tensors) > 2 and tensors[0].ndim == 3 and tensors[0].shape[0] == 3:
+            raise error
+        return stack(tensors, *rest, **more)
+
+    monkeypatch.setattr(torch, "stack", small)
+    write_pass(*job, divided)
+    assert "4 images together do not fit into memory; each half by itself" in caplog.text
+    images = [{one.id: one for one in read_maps(paths["caa"])} for paths in (whole, divided)]
+    assert list(images[0]) == list(images[1]) == job[1]
+    for name, image in images[0].items():
+        np.testing.assert_allclose(images[1][name].maps, image.maps, atol=5e-5)
+
+
+def test_an_image_whose_pixels_do_not_fit_costs_itself_only(job, tmp_path, monkeypatch):
+    dataset, ids, clip, *_ = job
+    prepare = clip.preprocess
+
+    def full(rgb):
+        if rgb.shape == dataset.images["b"].shape and (rgb == dataset.images["b"]).all():
+            raise MemoryError
+        return prepare(rgb)
+
+    monkeypatch.setattr(clip, "preprocess", full)
+    paths = outputs(tmp_path, "cam", "caa")
+    with pytest.raises(InputError, match="b: the image does not fit into memory; lower max_pa"):
+        write_pass(*job, paths)
+    dataset.settings["on_bad_image"] = "skip"
+    write_pass(*job, paths)
+    assert [one.id for one in read_maps(paths["caa"])] == [one for one in ids if one != "b"]
+
+
 def test_a_view_is_of_the_image_and_a_tower_sees_the_view(clip):
     rgb = photographs(torch.Generator().manual_seed(0), 1, (6, 4))[0]
     looked = context.look(clip, clip.preprocess(rgb)[None], context.HELD)[0]
@@ -894,7 +932,9 @@ def test_a_view_is_of_the_image_and_a_tower_sees_the_view(clip):
 def test_a_block_or_a_number_of_blocks_that_cannot_be_is_one_line(clip, block):
     pixels = clip.preprocess(photographs(torch.Generator(), 1, (2, 2))[0])
     seen = context.MapContext("a", None, [0], None, None, context.look(clip, pixels[None], 8)[0])
-    with pytest.raises(InputError, match=rf"attention: block {block} must be in 0\.\.\d"):
+    with pytest.raises(
+        InputError, match=rf"attention: block {block} must be from -3, the first, to 2, the last"
+    ):
         seen.attention(block if block != 3 else clip.layers)
     for layers in (0, -1, 1.5):
         with pytest.raises(InputError, match=f"layers must be an integer of .* 1; got {layers}"):

@@ -703,6 +703,36 @@ def test_the_process_of_a_job_finds_what_lies_beside_the_config(beside, content,
     assert (made.returncode, made.stdout) == (0, "own:blur\n"), made.stderr
 
 
+HOSTILE = "from pathlib import Path\nPath(__file__ + '.imported').touch()\n"
+
+
+def test_libraries_import_nothing_of_what_lies_beside_the_config(beside, tmp_path):
+    """Pandas looks for numexpr and bottleneck, the suite for transformers."""
+    assert not any(map(importlib.util.find_spec, ("numexpr", "bottleneck", "transformers")))
+    helped = "import near\n" + BLUR.replace("def blur", "import numexpr\n\ndef blur")
+    folder = beside(
+        own=BLUR, helped=helped, near="def far():\n    import farther\n", farther="X = 3",
+        numexpr=HOSTILE, bottleneck=HOSTILE, transformers=HOSTILE,
+    )  # fmt: skip
+    code = """
+import importlib.util
+from clip_wsss.core.methods import method
+method("affinity", "own:blur")
+import pandas as pd
+import clip_wsss.models.clip as clip
+pd.DataFrame({"a": range(9)}).eval("a + a").sum()
+assert clip.find_spec("transformers") is None and importlib.util.find_spec("numexpr") is None
+"""
+    made = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True, text=True, cwd=folder, env=environment(), check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert not list(folder.glob("*.imported"))
+    method("affinity", "helped:blur").function.__globals__["near"].far()
+    assert [one.name for one in folder.glob("*.imported")] == ["numexpr.py.imported"], "asked for"
+
+
 def test_the_resolved_config_finds_what_lay_beside_the_config(beside, content, monkeypatch):
     """Read again from another folder, by a process that knows nothing of the first one."""
     folder = beside(own=BLUR)

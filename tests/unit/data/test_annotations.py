@@ -187,6 +187,16 @@ def test_coco_json_as_labels(tmp_path, ids):
     assert found == {"a": ["person", "dog"], "b": []}
 
 
+def test_ids_of_a_coco_json_may_be_written_as_floats(tmp_path):
+    data = coco()
+    for item in (*data["annotations"], *data["images"], *data["categories"]):
+        item["id"] = float(item["id"])
+    assert labels(tmp_path / "l.json", json.dumps(data)) == {"a": ["person", "dog"], "b": []}
+    for mixed in (data, data | {"images": coco()["images"]}):
+        (picture,) = read_pictures(json.dumps(mixed).encode(), CLASSES, "l.json")
+        assert [(one.label, one.id) for one in picture.instances] == [(1, 1), (0, 2), (1, 3)]
+
+
 def test_coco_json_that_says_less(tmp_path):
     data = coco()
     for item in data["annotations"]:
@@ -236,6 +246,16 @@ BAD_JSONS = {
     "two categories of one id": (
         coco(categories=[{"id": 1, "name": "dog"}, {"id": "1", "name": "cat"}]),
         "two categories have the same id",
+    ),
+    "an id of halves": (
+        coco(annotations=changed(image_id=1.5)),
+        "an id must be a whole number; got 1",
+    ),
+    "an id that is true": (coco(annotations=changed(image_id=True)), "a number or text; got True"),
+    "an id of nothing": (coco(annotations=changed(category_id=None)), "or text; got None"),
+    "an endless id": (
+        json.loads(json.dumps(coco()).replace('"image_id": ', '"image_id": 1e400, "x": ')),
+        "not a COCO instances file",
     ),
     "a crowd in text": (coco(annotations=changed(iscrowd="0")), "iscrowd must be 0 or 1; got '0'"),
     "a crowd of 2": (coco(annotations=changed(iscrowd=2)), "annotation 1: iscrowd must be 0 or 1"),

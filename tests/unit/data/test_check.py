@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -76,6 +78,76 @@ def test_data_that_fit(own):
     assert labels.startswith("split train: no image has aeroplane")
 
 
+def test_imported_masks_from_which_nothing_can_be_learnt(own, tmp_path):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    uses = {"train": Use(labels=True, imports=[(str(folder), None)])}
+
+    def found(*values):
+        for name, value in zip("abc", values, strict=True):
+            mask = box(DOG) if value is None else np.full((HEIGHT, WIDTH), value, np.uint8)
+            (folder / f"{name}.png").write_bytes(encode_label(mask))
+        report = own.check(uses)
+        return report["errors"], [one for one in report["warnings"] if str(folder) in one]
+
+    assert found(None, None, 0) == ([], [])
+    (error,), said = found(255, 255, 255)
+    assert error.startswith(f"split train: every mask of {folder} is 255 (ignored) all over, which")
+    assert said == []
+    (error,), _ = found(255, 0, 0)
+    assert error.startswith(f"split train: no mask of {folder} holds a class, only 0 and 255; a")
+    errors, (line,) = found(255, None, 255)
+    assert errors == []
+    assert line.startswith(f"split train: 2 of 3 masks of {folder} are 255 (ignored) all over; no")
+
+
+def test_a_suffix_of_another_case_is_said(own, tmp_path):
+    """Of images any case counts."""
+    for old, new in (
+        ("JPEGImages/a.jpg", "JPEGImages/a.JFIF"),
+        ("SegmentationClass/a.png", "SegmentationClass/a.PNG"),
+        ("Annotations/b.xml", "Annotations/b.Xml"),
+        ("JPEGImages/c.jpg", "JPEGImages/c.heic"),
+    ):
+        (own.root / old).rename(own.root / new)
+    root = own.root
+    assert own.check()["errors"] == [
+        f"{root}/SegmentationClass/a.png: a.PNG is there, with a suffix of another case; rename it",
+        f"{root}/Annotations/b.xml: b.Xml is there, with a suffix of another case; rename it",
+        f"{root}/JPEGImages/c: no such image, but c.heic is there; save it as one of .jpg, .jpeg, "
+        ".png, .bmp, .webp, .tif, .tiff, .gif, .jfif",
+    ]
+    (tmp_path / "l.csv").write_text("image,labels\na,dog\nb,dog\n")
+    own.write("ImageSets/Segmentation/train.txt", b"a\nb\n")
+    (line,) = own.check({"train": Use(True)}, labels=str(tmp_path / "l.csv"))["errors"]
+    assert "b.Xml is there" in line, "its size would not be compared"
+
+
+def test_a_root_without_lists(own):
+    shutil.rmtree(own.root / "ImageSets")
+    (line,) = own.check()["errors"]
+    assert line == (
+        f"{own.root}/ImageSets/Segmentation/train.txt: no such list of images; dataset.root "
+        f"({own.root}) must hold ImageSets/Segmentation, or set dataset.splits to lists by their "
+        "paths (.txt), or to all"
+    )
+
+
+def test_what_pillow_says_of_damaged_metadata_is_not_shown(own):
+    """Which named no image, but a line of its source."""
+    data = jpeg(1)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"  # five entries, and none is there
+    marker = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    own.write("JPEGImages/a.jpg", data[:2] + marker + data[2:])
+    image = f"{own.root}/JPEGImages/a.jpg"
+    code = f"from clip_wsss.core.images import image_size; image_size({image!r})"
+    quiet = f"from clip_wsss.core.errors import leave_out_warnings as f; f(); {code}"
+    for line, said in ((code, True), (quiet, False)):
+        call = [sys.executable, "-c", line]
+        done = subprocess.run(call, capture_output=True, text=True, check=True)
+        assert ("UserWarning" in done.stderr) == said, done.stderr
+
+
 def test_all_errors_at_once_whatever_the_processes(own):
     own.write("Annotations/a.xml", xml("unicorn"))
     own.write("SegmentationClass/b.png", png(box(99)))
@@ -96,7 +168,7 @@ def test_all_errors_at_once_whatever_the_processes(own):
         "JPEGImages/c: no such image",
         "d.tif: floating point",
         "e.jpg: EXIF orientation 6",  # rather than that its XML has another size
-        "val.txt: no such list of images",
+        "val.txt: no such list of images; set dataset.splits to lists that exist (there: train)",
     ]
     assert len(found["errors"]) == len(wanted)
     for line, part in zip(found["errors"], wanted, strict=True):

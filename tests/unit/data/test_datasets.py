@@ -401,6 +401,23 @@ def test_vocabulary():
         ({"names": {"x": {"b": "bee"}}}, r"names\.x renames b, which is not among"),
         ({"names": {"x": ["b"]}}, r"names\.x must map"),
         ({"backgrounds": {"x": "sky"}}, r"backgrounds\.x must be a list"),
+        ({"backgrounds": {"x": ["sky", " "]}}, r"backgrounds\.x must be a list"),
+        (
+            {"backgrounds": {"x": ["sky", "Sky "]}},
+            r"backgrounds\.x lists `sky` more than once, which would count as often",
+        ),
+        (
+            {"classes": ["boat", "hot dog"], "backgrounds": {"x": ["sky", "Hot  dog"]}},
+            r"backgrounds\.x: `Hot  dog` is what prompts call hot dog in classes, too, by which",
+        ),
+        (
+            {
+                "classes": ["person"],
+                "names": {"long": {"person": "person with clothes,people,human"}},
+                "backgrounds": {"x": ["people"]},
+            },
+            r"backgrounds\.x: `people` is what prompts call person in names\.long, too, by which",
+        ),
         ({"extra": 1}, "needs exactly the keys"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import open_clip
 import pytest
 import timm
@@ -120,11 +121,50 @@ def test_more_blocks_than_a_tower_has_are_said_before_the_first_map(files):
     assert said == [
         "affinity `b`: attention of 99 blocks is asked for, and the tower has 3; set layers to 3 "
         "or fewer (models.own)",
-        "affinity `c`: attention: block -4 must be in 0..2, or -1 the last (models.own)",
+        "affinity `c`: attention: block -4 must be from -3, the first, to 2, the last (models.own)",
         "affinity `d`: attention of 13 blocks is asked for, and the tower has 12; set layers to "
         "12 or fewer (models.far)",
-        "affinity `f`: attention: block 12 must be in 0..11, or -1 the last (models.timm)",
+        "affinity `f`: attention: block 12 must be from -12, the first, to 11, the last "
+        "(models.timm)",
     ]
+
+
+def test_texts_that_a_tower_cannot_encode_are_said_before_the_first_map(files, tmp_path):
+    config = small_config()
+    config["text_cfg"] |= {"vocab_size": 49408}
+    own = write_model(tmp_path, config, make_openai_state_dict(config))  # of 12 tokens
+    np.savez(tmp_path / "t.npz", texts=np.array(["a dog"]), features=np.ones((1, 24)))
+    names = {
+        "own": {"library": "open_clip", **own},
+        "far": {"library": "open_clip", **FAR},
+        "file": {"library": "open_clip", **FAR, "text_features": str(tmp_path / "t.npz")},
+    }
+    names["file"]["architecture"] = own["architecture"]
+    names["file"]["weights"] = own["weights"]
+    long = "a photo of a {} in a room with very many tables and chairs"
+    said = check_models(
+        names,
+        prompts=[
+            ("texts `a`", "own", ["a {}", long], ["dog"]),
+            ("texts `b`", "own", ["a {}"], ["dog", "a b c d e f g h i j"]),
+            ("texts `a`", "far", [long], ["dog"]),
+            ("texts `c`", "far", ["a {}", "{} " + "and so on " * 26], ["dog"]),
+            ("texts `d`", "file", ["a {}"], ["dog", "cat"]),
+        ],
+    )
+    text, far = long.replace("{}", "dog"), ("dog " + "and so on " * 26)[:60]
+    assert said == [
+        f"models.own: texts `a`: text '{text[:60]}...' has 16 tokens, the model takes 12; shorten "
+        "the template or the names",
+        f"models.far: texts `c`: text '{far}...' has 81 tokens, the model takes 77; shorten the "
+        "template or the names",
+        f"models.file: texts `d`: {tmp_path / 't.npz'}: lacks the sentence 'a cat'; make the file "
+        "again with it (docs/towers.md)",
+    ]
+    (said,) = check_models(
+        {"own": names["own"]}, prompts=[("texts `b`", "own", ["{}"], ["a b c d e f g h i j k"])]
+    )
+    assert said.startswith("models.own: texts `b`: text 'a b c d e f g h i j k")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 9 bytes")])

@@ -109,6 +109,10 @@ def test_every_setting_is_described():
         (lambda c: c["texts"]["photo"].update(names="fancy"), "texts.photo.names: unknown list"),
         (lambda c: c["texts"]["photo"].update(template="a cat"), "must hold {} once"),
         (lambda c: c["texts"]["photo"].update(template=["a {}.", "x"]), "must hold {} once"),
+        (
+            lambda c: c["texts"]["photo"].update(template=["a {}.", "b {}.", "a {}."]),
+            "texts.photo.template: lists `a {}.` more than once, which would count as often",
+        ),
         (lambda c: c["texts"]["photo"].update(template=1.5), "texts.photo.template: "),
         (lambda c: c["texts"]["sharpest"].update(templates="no.txt"), "there is no file no.txt"),
         (lambda c: c["segmentation"]["cgl"].update(segmentor="no.yaml"), "there is no file no"),

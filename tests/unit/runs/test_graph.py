@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.prompts.texts import read_templates
 from clip_wsss.runs import plan as plan_module
 from clip_wsss.runs.config import load_config, read_yaml
 from clip_wsss.runs.contents import folder_digest
@@ -456,6 +457,25 @@ def test_what_is_asked_of_the_blocks_of_towers_is_said_to_the_check(graph):
         ("affinity `two-towers`", "exact", 3, None),
         ("segmentation `weclip,online.dynamic_layers=77`: online.dynamic_layers", "demo", 77, None),
     ]
+
+
+def test_what_a_clip_has_to_encode_is_said_to_the_check(graph):
+    def change(content):
+        content["texts"]["ranked"] = {
+            "template": "sharpest", "names": "plain", "ranked_names": "clip-es",
+            "background": "clip-es",
+        }  # fmt: skip
+
+    rows = FULL + "other\tranked\tplain\tcaa\t-\t-\t-\t0\n"
+    plan = Plan(graph(rows, change))
+    found = {where: rest for where, *rest in plan.prompts}
+    vocabulary = plan.graph.vocabulary
+    model, templates, words = found["texts `ranked`"]
+    assert model == "demo"
+    assert templates == read_templates(Path("config/templates/imagenet20.txt"))
+    lists = [vocabulary.texts("plain").values(), vocabulary.texts("clip-es").values()]
+    assert set(words) == {*lists[0], *lists[1], *vocabulary.background("clip-es")}
+    assert found["texts `photo`"][1] == ["a photo of a {}."]
 
 
 def test_an_online_training_takes_its_labellers_settings_from_all_cells(graph):

@@ -270,6 +270,7 @@ def test_a_segmentor_that_cannot_make_its_labels_is_refused(config, read, cell, 
         ("caa,threshold=nan", "threshold: must be a number; got 'nan'"),
         ("caa,layers=99999999999999999999", "layers: must be less than 2**63 from zero"),
         ("caa,foo=null", "foo: null removes what a parent sets here, and no parent sets it"),
+        ("caa,blocks=[-9]", "`...` must be `-`, `entry` or `entry,key=value,…`; a list n"),
         ("caa," + "layers=" + 200 * "9", "layers: must be an integer; got '999"),
     ],
 )  # fmt: skip

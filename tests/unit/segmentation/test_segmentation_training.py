@@ -129,6 +129,18 @@ def test_random_scale_uses_its_factors():
     assert sizes == {(20, 30), (60, 90)}
 
 
+@pytest.mark.parametrize("factor", [0.5, 0.75, 1.0, 1.25, 1.5])
+def test_labels_take_the_pixel_at_their_centre(factor):
+    place = np.arange(40 * 60, dtype=np.int32).reshape(40, 60)
+    image = np.zeros((40, 60, 3), np.uint8)
+    found = RandomScale([factor]).transform({"img": image, "gt_seg_map": place})["gt_seg_map"]
+    for origin, size in zip(np.divmod(found, 60), (40, 60), strict=True):
+        axis = 0 if size == 40 else 1
+        assert (origin == origin.take([0], 1 - axis)).all()
+        centre = (np.arange(size * factor) + 0.5) / factor
+        assert (np.abs(origin.take(0, 1 - axis) + 0.5 - centre) < 0.501).all()
+
+
 def test_sample_numbers_decide_the_samples(case):
     one, two = open_samples(case, PIPELINE), open_samples(case, PIPELINE)
     numbers = list(range(15))
@@ -274,6 +286,7 @@ def test_pixels_that_count_are_counted(case, trained, caplog):
         packed = [samples[number]["gt_seg_map"] for number in range(4 * update, 4 * update + 4)]
         wanted = sum(int(((x >> 8 >= code(0.9)) & (x & 255 != 255)).sum()) for x in packed)
         assert int(row["pixels"]) == wanted
+        assert int(row["of"]) == 4 * 32 * 32, "with the padding"
     meta = json.loads(torch.load(trained.root / "out/checkpoint.pth", weights_only=True)["meta"])
     assert meta["updates_without_pixels"] == 0
     for name in case.ids[:4]:
@@ -287,6 +300,19 @@ def test_pixels_that_count_are_counted(case, trained, caplog):
     assert f"no pixel counted in {empty} of 6 updates" in caplog.text
     meta = json.loads(torch.load(case.root / "out/checkpoint.pth", weights_only=True)["meta"])
     assert meta["updates_without_pixels"] == empty
+
+
+def test_a_training_on_few_pixels_says_so(case, caplog):
+    for name in case.ids:
+        case.codes[name] = np.zeros_like(case.codes[name])
+        case.codes[name][:2, :4] = code(1.0)
+    case.write_masks()
+    run(case)
+    with (case.root / "out/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    counted, seen = (sum(int(row[key]) for row in rows) for key in ("pixels", "of"))
+    assert 0 < counted < 0.01 * seen
+    assert f"{counted} of {seen} pixels counted; lower mu to use more" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["unsure", "ignored"])

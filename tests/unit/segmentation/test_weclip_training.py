@@ -57,6 +57,22 @@ def test_a_sample_has_an_image_its_classes_and_its_padding(case):
     assert case.samples(seed=1)[3]["inputs"].ne(sample["inputs"]).any()
 
 
+def test_colours_are_in_order(case):
+    """BGR from the data, as MMSegmentation has it; RGB in front of the network."""
+    images = open_dataset(case.dataset)
+    build = {"type": "ImageLabelDataset", "split": "val", "seed": 0, "settings": case.dataset}
+    sample = DATASETS.build(build | {"pipeline": [{"type": "PackSegInputs"}]}).prepare_data(1)
+    rgb = images.image(sample["data_samples"].metainfo["img_path"])
+    assert (rgb[..., 0] != rgb[..., 2]).any()
+    np.testing.assert_array_equal(sample["inputs"].numpy(), rgb[..., ::-1].transpose(2, 0, 1))
+    model = case.model().eval()
+    given = model.data_preprocessor
+    seen = model.whole(rgb, [0]).images * given.std + given.mean
+    torch.testing.assert_close(
+        seen[0], torch.tensor(rgb).permute(2, 0, 1).float(), atol=1e-3, rtol=0
+    )
+
+
 def test_images_without_a_class_stop_or_are_left_out(case, tmp_path):
     rows = (case.root / "labels.csv").read_text().splitlines()
     (tmp_path / "labels.csv").write_text("\n".join(rows[:3]) + "\n")
@@ -93,6 +109,22 @@ def test_scaling_is_pils_and_even():
         factors.append(factor)
     assert min(factors) < 0.55
     assert max(factors) > 1.95
+
+
+def test_scaled_labels_take_the_pixel_at_their_centre():
+    place = np.arange(41 * 30, dtype=np.int32).reshape(41, 30)
+    for seed in range(20):
+        np.random.seed(seed)  # noqa: NPY002
+        image = np.zeros((41, 30, 3), np.uint8)
+        found = TRANSFORMS.build({"type": "RandomScaleRange"})({"img": image, "gt_seg_map": place})[
+            "gt_seg_map"
+        ]
+        rows, columns = np.divmod(found, 30)
+        assert (rows == rows[:, :1]).all()
+        assert (columns == columns[:1]).all()
+        for origin, size in ((rows[:, 0], 41), (columns[0], 30)):
+            centre = (np.arange(len(origin)) + 0.5) * size / len(origin)
+            assert (np.abs(origin + 0.5 - centre) < 0.501).all()
 
 
 def test_small_images_are_placed_anywhere_on_black():

@@ -380,7 +380,7 @@ def test_what_makes_a_figure_say_less_is_said(tmp_path):
         "all", "initial", "mask", "segmentation",
     }  # fmt: skip
     (log,) = {product.files[-1] for product in made.trainings[:1]}
-    log.write_text(log.read_text().replace(",0\n", ",9\n"))
+    log.write_text(log.read_text().replace(",0,99\n", ",9,99\n"))
     with pytest.raises(InputError, match=r"log\.csv: changed since the job that made it"):
         write_tables(made)
 
@@ -753,8 +753,12 @@ def test_the_report_says_seen_and_unseen_in_the_cells(tmp_path):
 def test_a_training_log_that_was_cut_off_is_not_read_as_whole(tmp_path, lines):
     # FAULTS 18
     log = tmp_path / "log.csv"
-    log.write_text(f"iteration,loss,lr,pixels\n{lines}\n")
+    log.write_text(f"iteration,loss,lr,pixels,of\n{lines}\n")
     with pytest.raises(InputError, match=r"log\.csv: not the log of a training; train again"):
         remarks_of_training(log)
-    log.write_text("iteration,loss,lr,pixels\n1,0.5,0.1,0\n2,0.5,0.1,7\n")
+    log.write_text("iteration,loss,lr,pixels,of\n1,0.5,0.1,0,99\n2,0.5,0.1,7,99\n")
     assert remarks_of_training(log) == ["no pixel counted in 1 of 2 updates"]
+    for pixels, said in ((9, True), (10, False)):  # of 1000
+        log.write_text(f"iteration,loss,lr,pixels,of\n1,0.5,0.1,{pixels},600\n2,0.5,0.1,0,400\n")
+        line = "trained on 0.90% of the pixels: the others are ignored or below mu"
+        assert (line in remarks_of_training(log)) == said

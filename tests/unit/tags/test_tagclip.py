@@ -207,6 +207,15 @@ def test_rates_of_tags_by_hand():
     assert tag_rates(predicted & False, true & False, scores)["precision"] is None
 
 
+def test_average_precision_of_ties_and_of_three_classes():
+    """Of equal scores the image that comes first ranks first; the mean is no median."""
+    true = np.array([[1, 0, 1], [0, 0, 1], [0, 1, 0]], bool)
+    scores = np.array([[0.5, 0.9, 0.1], [0.5, 0.8, 0.2], [0.5, 0.7, 0.3]])
+    found = tag_rates(true, true, scores)
+    assert found["ap"] == [1.0, 1 / 3, (1 / 2 + 2 / 3) / 2]
+    assert found["map"] == pytest.approx((1 + 1 / 3 + 7 / 12) / 3)
+
+
 def test_what_is_written_is_read_as_labels(clip, tmp_path):
     vocabulary = tmp_path / "v.yaml"
     vocabulary.write_text("classes: [cat, dog, bus]\nnames: {}\nbackgrounds: {}\n")
