@@ -56,7 +56,7 @@ template <class V> inline void store(float* p, V v) { std::memcpy(p, &v, sizeof 
 #endif
 
 constexpr int BLOCK = 16;             // pixels at a time
-constexpr int CHUNK = 256;            // pixels between two turns of the filter of positions
+constexpr int CHUNK = 512;            // pixels between two turns of the filter of positions
 constexpr float ROUND = 12582912.f;   // 1.5 * 2^23: adding and subtracting it rounds half to even
 constexpr i32 START = INT32_MIN;      // marks the first point of a chain
 constexpr i32 POINT = INT32_MAX;      // takes the mark off
@@ -252,7 +252,7 @@ WIDER Lattice* build(int width, int height, const unsigned char* rgb, float sxy,
   int x = 0, y = 0;
   for (size_t first = 0; first < filled; first += BLOCK) {
     const int lanes = int(std::min<size_t>(BLOCK, filled - first));
-    if (first && first % CHUNK == 0 && first < n) lattice->met.push_back(i32(points.key.size()));
+    if (first && first % CHUNK == 0) lattice->met.push_back(i32(points.key.size()));
     float f[D][BLOCK] = {}, elevated[D + 1][BLOCK], nearest[D + 1][BLOCK], inside[D + 1][BLOCK];
     i32 rank[D + 1][BLOCK] = {}, sum[BLOCK] = {};
     for (int l = 0; l < lanes && first + l < n; ++l) {
@@ -511,7 +511,7 @@ WIDER void infer_few(const Lattice& gaussian, const Lattice& bilateral, const fl
 #define INLINE __attribute__((always_inline)) inline
 constexpr size_t PAGE = size_t(1) << 21;
 constexpr float HALF[2] = {0.5f, 0.f};  // of a neighbour; a chain's first point has none before it
-constexpr size_t AHEAD = 16;  // rows that the blur fetches in advance
+constexpr size_t AHEAD = 32;  // rows that the blur fetches in advance
 
 template <int L> struct Register {
   typedef float type __attribute__((vector_size(4 * L)));
@@ -579,18 +579,20 @@ template <int L, int W> INLINE void blur_rows(const Lattice& lattice, float* tab
 template <int L, int W>
 INLINE void blur_ring(const Lattice& lattice, int axis, i32 begin, i32 end, const float* from,
                       float* to) {
-  constexpr int R = L < W ? L : W, K = W / R;
+  constexpr int R = L < W ? L : W;
   using V = typename Register<R>::type;
-  const i32* const around = &lattice.around[2 * size_t(axis) * lattice.points];
-  for (i32 p = begin; p < end; ++p) {
-    const size_t at = size_t(p & (lattice.ring - 1)) * W;
-    for (int k = 0; k < K; ++k) {
-      V before, here, next;
-      std::memcpy(&before, from + size_t(around[2 * size_t(p)]) * W + k * R, sizeof before);
-      std::memcpy(&here, from + at + k * R, sizeof here);
-      std::memcpy(&next, from + size_t(around[2 * size_t(p) + 1]) * W + k * R, sizeof next);
-      here = here + 0.5f * before + 0.5f * next;
-      std::memcpy(to + at + k * R, &here, sizeof here);
+  const i32* around = &lattice.around[2 * (size_t(axis) * lattice.points + begin)];
+  const i32 mask = lattice.ring - 1;
+  for (i32 p = begin; p < end; ++p, around += 2) {
+    const size_t before = size_t(u32(around[0])) * W, here = size_t(u32(p & mask)) * W;
+    const size_t next = size_t(u32(around[1])) * W;
+    for (int k = 0; k < W; k += R) {
+      V a, b, c;
+      std::memcpy(&a, from + before + k, sizeof a);
+      std::memcpy(&b, from + here + k, sizeof b);
+      std::memcpy(&c, from + next + k, sizeof c);
+      b = b + 0.5f * a + 0.5f * c;
+      std::memcpy(to + here + k, &b, sizeof b);
     }
   }
 }
