@@ -56,10 +56,19 @@ template <class V> inline void store(float* p, V v) { std::memcpy(p, &v, sizeof 
 #endif
 
 constexpr int BLOCK = 16;             // pixels at a time
+constexpr int CHUNK = 512;            // pixels between two turns of the filter of positions
 constexpr float ROUND = 12582912.f;   // 1.5 * 2^23: adding and subtracting it rounds half to even
 constexpr i32 START = INT32_MIN;      // marks the first point of a chain
 constexpr i32 POINT = INT32_MAX;      // takes the mark off
 constexpr float NOWHERE = -1e30f;     // logit of a label that only fills up a pack
+
+// Neighbouring positions have near numbers. So the filter of many labels runs behind the splat of each
+// chunk of pixels: an axis follows the one before as far behind as its neighbours are apart, the slice
+// follows the last axis, and tables that are rings of a few thousand rows stay in the cache.
+struct Turn {
+  i32 blurred[3];  // points that every axis has done after the turn
+  i32 sliced;      // chunks of pixels whose points all axes have done
+};
 
 struct Lattice {
   int axes;  // d + 1
@@ -70,10 +79,12 @@ struct Lattice {
   // For each axis its runs of neighbouring points, the first of a run marked with START. A point
   // without a neighbour is in none: the blur leaves it as it is.
   std::vector<std::vector<i32>> chain;
-  // Of the lattice of positions alone also both neighbours in the chain of every point, (axes, points,
-  // 2), `points` where there is none, and how far apart the numbers of neighbours are at most.
+  std::vector<i32> met;  // after each chunk of pixels: its points and those before are below
+  // Of the lattice of positions alone also what filters it on the way, see `Turn`: both neighbours in
+  // the chain of every point, (axes, points, 2), by their rows, `ring` where there is none.
+  std::vector<Turn> turns;
   std::vector<i32> around;
-  i32 reach = 0;
+  i32 ring = 0;
 };
 
 // Open addressing; points are numbered in the order in which they are first seen.
@@ -155,17 +166,44 @@ WIDER void find_chains(Lattice& lattice, const Points& points, const u64* step) 
   }
 }
 
-void find_around(Lattice& lattice) {
+void find_turns(Lattice& lattice) {
   const i32 m = lattice.points;
-  lattice.around.assign(size_t(2) * lattice.axes * m, m);
+  const size_t chunk = size_t(CHUNK) * lattice.axes, all = lattice.pixels * lattice.axes;
+  const i32 chunks = i32(lattice.met.size());
+  std::vector<i32> settled(chunks, m);  // points below are in no later chunk
+  for (i32 i = chunks - 1; i > 0; --i)
+    settled[i - 1] = std::min(settled[i], *std::min_element(&lattice.vertex[i * chunk],
+                                                            &lattice.vertex[std::min(all, (i + 1) * chunk)]));
+
+  i32 reach = 0;
+  for (const std::vector<i32>& chain : lattice.chain)
+    for (size_t i = 1; i < chain.size(); ++i)
+      if (chain[i] >= 0) reach = std::max(reach, std::abs((chain[i - 1] & POINT) - chain[i]));
+  const auto behind = [&](i32 p) { return p == m ? m : std::max(0, p - reach); };
+
+  Turn turn{};
+  i32 span = 1;  // the most rows in use at a time
+  for (i32 i = 0; i < chunks; ++i) {
+    const i32 unsliced = turn.sliced ? settled[turn.sliced - 1] : 0;
+    const i32 sum_from = std::max(0, turn.blurred[2] - reach);
+    const i32 blurred_from = std::min(unsliced, std::max(0, turn.blurred[1] - reach));
+    for (i32 axis = 0, before = settled[i]; axis < 3; ++axis)
+      before = turn.blurred[axis] = behind(before);
+    while (turn.sliced <= i && lattice.met[turn.sliced] <= turn.blurred[2]) ++turn.sliced;
+    span = std::max({span, lattice.met[i] - sum_from, turn.blurred[0] - blurred_from});
+    lattice.turns.push_back(turn);
+  }
+  lattice.ring = 1;
+  while (lattice.ring < span) lattice.ring *= 2;
+
+  lattice.around.assign(size_t(2) * lattice.axes * m, lattice.ring);
   i32* around = lattice.around.data();
   for (const std::vector<i32>& chain : lattice.chain) {
     for (size_t i = 1; i < chain.size(); ++i) {
       if (chain[i] < 0) continue;
       const i32 p = chain[i - 1] & POINT, q = chain[i];
-      around[2 * size_t(p) + 1] = q;
-      around[2 * size_t(q)] = p;
-      lattice.reach = std::max(lattice.reach, std::abs(p - q));
+      around[2 * size_t(p) + 1] = q & (lattice.ring - 1);
+      around[2 * size_t(q)] = p & (lattice.ring - 1);
     }
     around += 2 * size_t(m);
   }
@@ -214,6 +252,7 @@ WIDER Lattice* build(int width, int height, const unsigned char* rgb, float sxy,
   int x = 0, y = 0;
   for (size_t first = 0; first < filled; first += BLOCK) {
     const int lanes = int(std::min<size_t>(BLOCK, filled - first));
+    if (first && first % CHUNK == 0) lattice->met.push_back(i32(points.key.size()));
     float f[D][BLOCK] = {}, elevated[D + 1][BLOCK], nearest[D + 1][BLOCK], inside[D + 1][BLOCK];
     i32 rank[D + 1][BLOCK] = {}, sum[BLOCK] = {};
     for (int l = 0; l < lanes && first + l < n; ++l) {
@@ -279,8 +318,9 @@ WIDER Lattice* build(int width, int height, const unsigned char* rgb, float sxy,
       }
   }
   lattice->points = i32(points.key.size());
+  lattice->met.push_back(lattice->points);
   find_chains(*lattice, points, step);
-  if (D == 2) find_around(*lattice);
+  if (D == 2) find_turns(*lattice);
   return lattice.release();
 }
 
@@ -464,14 +504,14 @@ WIDER void infer_few(const Lattice& gaussian, const Lattice& bilateral, const fl
   }
 }
 
-// Many labels lie in blocks of 4, 8 or 16, each with tables of its own: a row of 16 is a cache line, so
-// that slice and splat read the indices of a pixel once a block and blur touches every line once.
+// Many labels lie in blocks of 4, 8 or 16. Each is filtered by itself, so that the table of one block
+// may stay in the cache while it is splatted into, blurred and sliced, and a row of 16 is a cache line.
 // L: floats in a register; every version computes the same bytes.
 
 #define INLINE __attribute__((always_inline)) inline
 constexpr size_t PAGE = size_t(1) << 21;
-constexpr i64 STRIP = 512;   // points of an axis at a time
-constexpr size_t AHEAD = 16;  // rows that the blur fetches in advance
+constexpr float HALF[2] = {0.5f, 0.f};  // of a neighbour; a chain's first point has none before it
+constexpr size_t AHEAD = 32;  // rows that the blur fetches in advance
 
 template <int L> struct Register {
   typedef float type __attribute__((vector_size(4 * L)));
@@ -501,9 +541,8 @@ float* workspace(size_t floats) {
 }
 
 struct Block {
-  int width, offset;           // labels, and the first one
-  float *table[2], *next[2];   // Gaussian, bilateral
-  i32 known[2];                // rows of `next` from here on were not yet met
+  int width, offset;  // labels, and the first one
+  float *logits, *y;  // (pixels, width); y: logits after the filters, or q - q_last
 };
 
 template <int L, int W> INLINE void blur_rows(const Lattice& lattice, float* table) {
@@ -513,11 +552,12 @@ template <int L, int W> INLINE void blur_rows(const Lattice& lattice, float* tab
     float* at = table + size_t(lattice.points) * W;
     V before[K], here[K];
     for (int k = 0; k < K; ++k) before[k] = here[k] = V{};
-    for (size_t i = 0; i < chain.size(); ++i) {
-      const float half = chain[i] < 0 ? 0.f : 0.5f;
-      float* const row = table + size_t(chain[i] & POINT) * W;
-      if (i + AHEAD < chain.size())
-        __builtin_prefetch(table + size_t(chain[i + AHEAD] & POINT) * W, 1);
+    const i32* const point = chain.data();
+    const size_t length = chain.size();
+    for (size_t i = 0; i < length; ++i) {
+      const float half = HALF[point[i] < 0];
+      float* const row = table + size_t(point[i] & POINT) * W;
+      __builtin_prefetch(table + size_t(point[std::min(i + AHEAD, length - 1)] & POINT) * W, 1);
       for (int k = 0; k < K; ++k) {
         V next;
         std::memcpy(&next, row + k * R, sizeof next);
@@ -535,47 +575,44 @@ template <int L, int W> INLINE void blur_rows(const Lattice& lattice, float* tab
   }
 }
 
-// The same by the neighbours of each point, from `table` to `other` (3 axes; the row behind the last
-// stays 0). Neighbouring positions have near numbers, so that an axis can follow the one before `reach`
-// points behind it, in the cache: each reads only what that one has done, and overwrites only what that
-// one no longer reads.
-template <int L, int W> INLINE void blur_strips(const Lattice& lattice, float* table, float* other) {
-  constexpr int R = L < W ? L : W, K = W / R;
+// The points [begin, end) of one axis from the ring `from` to the ring `to`, by their neighbours.
+template <int L, int W>
+INLINE void blur_ring(const Lattice& lattice, int axis, i32 begin, i32 end, const float* from,
+                      float* to) {
+  constexpr int R = L < W ? L : W;
   using V = typename Register<R>::type;
-  const i64 m = lattice.points, reach = lattice.reach;
-  for (i64 first = 0; first < m + 2 * reach; first += STRIP)
-    for (int axis = 0; axis < 3; ++axis) {
-      const i64 begin = std::max<i64>(0, first - axis * reach);
-      const i64 end = std::min(m, first + STRIP - axis * reach);
-      const i32* const around = &lattice.around[2 * axis * m];
-      const float* const from = axis == 1 ? other : table;
-      float* const to = axis == 1 ? table : other;
-      for (i64 p = begin; p < end; ++p)
-        for (int k = 0; k < K; ++k) {
-          V before, here, next;
-          std::memcpy(&before, from + size_t(around[2 * p]) * W + k * R, sizeof before);
-          std::memcpy(&here, from + p * W + k * R, sizeof here);
-          std::memcpy(&next, from + size_t(around[2 * p + 1]) * W + k * R, sizeof next);
-          here = here + 0.5f * before + 0.5f * next;
-          std::memcpy(to + p * W + k * R, &here, sizeof here);
-        }
+  const i32* around = &lattice.around[2 * (size_t(axis) * lattice.points + begin)];
+  const i32 mask = lattice.ring - 1;
+  for (i32 p = begin; p < end; ++p, around += 2) {
+    const size_t before = size_t(u32(around[0])) * W, here = size_t(u32(p & mask)) * W;
+    const size_t next = size_t(u32(around[1])) * W;
+    for (int k = 0; k < W; k += R) {
+      V a, b, c;
+      std::memcpy(&a, from + before + k, sizeof a);
+      std::memcpy(&b, from + here + k, sizeof b);
+      std::memcpy(&c, from + next + k, sizeof c);
+      b = b + 0.5f * a + 0.5f * c;
+      std::memcpy(to + here + k, &b, sizeof b);
     }
+  }
 }
 
+// Of `count` pixels. `mask` makes rows of points; a ring is in the cache anyway.
 template <int L, int W, int AXES>
-INLINE void slice_rows(const Lattice& lattice, size_t first, int lanes, const float* table,
-                       float compat, float* y, int stride) {
+INLINE void slice_rows(const Lattice& lattice, size_t first, size_t count, const float* table,
+                       i32 mask, float compat, const float* from, float* y) {
   constexpr int R = L < W ? L : W, K = W / R;
   using V = typename Register<R>::type;
   const i32* vertex = &lattice.vertex[first * AXES];
   const float* weight = &lattice.weight[first * AXES];
-  const int ahead = first + BLOCK + 8 < lattice.pixels ? 8 * AXES : 0;  // rows fetched early
-  for (int l = 0; l < lanes; ++l, y += stride, vertex += AXES, weight += AXES) {
+  from += first * W, y += first * W;
+  for (size_t l = 0; l < count; ++l, from += W, y += W, vertex += AXES, weight += AXES) {
+    const int ahead = first + l + 8 < lattice.pixels ? 8 * AXES : 0;  // rows fetched early
     V sum[K];
-    for (int k = 0; k < K; ++k) std::memcpy(&sum[k], y + k * R, sizeof sum[k]);
+    for (int k = 0; k < K; ++k) std::memcpy(&sum[k], from + k * R, sizeof sum[k]);
     for (int r = 0; r < AXES; ++r) {
-      const float w = compat * weight[r], *row = table + size_t(vertex[r]) * W;
-      __builtin_prefetch(table + size_t(vertex[r + ahead]) * W);
+      const float w = compat * weight[r], *row = table + size_t(vertex[r] & mask) * W;
+      if (AXES == 6) __builtin_prefetch(table + size_t(vertex[r + ahead]) * W);
       for (int k = 0; k < K; ++k) {
         V v;
         std::memcpy(&v, row + k * R, sizeof v);
@@ -586,28 +623,25 @@ INLINE void slice_rows(const Lattice& lattice, size_t first, int lanes, const fl
   }
 }
 
-// Rows get their zeros where they are first met, still in the cache: points have that order.
+// Of a chunk. Rows get their zeros where they are first met, still in the cache: points have that order.
 template <int L, int W, int AXES>
-INLINE void splat_rows(const Lattice& lattice, size_t first, int lanes, float* table, i32& known,
-                       const float* q, const float* last, int stride) {
+INLINE void splat_rows(const Lattice& lattice, size_t first, size_t count, float* table, i32 mask,
+                       const float* q) {
   constexpr int R = L < W ? L : W, K = W / R;
   using V = typename Register<R>::type;
   const i32* vertex = &lattice.vertex[first * AXES];
   const float* weight = &lattice.weight[first * AXES];
-  i32 met = known;
-  for (int i = 0; i < lanes * AXES; ++i) met = vertex[i] < met ? met : vertex[i] + 1;
-  std::memset(table + size_t(known) * W, 0, size_t(met - known) * W * sizeof(float));
-  known = met;
-  const int ahead = first + BLOCK + 8 < lattice.pixels ? 8 * AXES : 0;  // rows fetched early
-  for (int l = 0; l < lanes; ++l, q += stride, last += stride, vertex += AXES, weight += AXES) {
+  const i32 met = lattice.met[first / CHUNK];
+  for (i32 p = first ? lattice.met[first / CHUNK - 1] : 0; p < met; ++p)
+    std::memset(table + size_t(p & mask) * W, 0, W * sizeof(float));
+  q += first * W;
+  for (size_t l = 0; l < count; ++l, q += W, vertex += AXES, weight += AXES) {
+    const int ahead = first + l + 8 < lattice.pixels ? 8 * AXES : 0;  // rows fetched early
     V x[K];
-    for (int k = 0; k < K; ++k) {
-      std::memcpy(&x[k], q + k * R, sizeof x[k]);
-      x[k] -= *last;
-    }
+    for (int k = 0; k < K; ++k) std::memcpy(&x[k], q + k * R, sizeof x[k]);
     for (int r = 0; r < AXES; ++r) {
-      __builtin_prefetch(table + size_t(vertex[r + ahead]) * W, 1);
-      float* const row = table + size_t(vertex[r]) * W;
+      if (AXES == 6) __builtin_prefetch(table + size_t(vertex[r + ahead]) * W, 1);
+      float* const row = table + size_t(vertex[r] & mask) * W;
       for (int k = 0; k < K; ++k) {
         V v;
         std::memcpy(&v, row + k * R, sizeof v);
@@ -616,6 +650,39 @@ INLINE void splat_rows(const Lattice& lattice, size_t first, int lanes, float* t
       }
     }
   }
+}
+
+struct Tables {
+  float *sum, *blurred;  // rings of the lattice of positions
+  float *bilateral;
+};
+
+// Both kernels of one block: q - q_last becomes logits.
+template <int L, int W>
+INLINE void filter(const Lattice& gaussian, const Lattice& bilateral, float gaussian_compat,
+                   float bilateral_compat, const Tables& tables, const Block& block) {
+  const size_t n = gaussian.pixels;
+  const i32 mask = gaussian.ring - 1;
+  std::fill_n(tables.sum + size_t(gaussian.ring) * W, W, 0.f);  // the neighbour where there is none
+  std::fill_n(tables.blurred + size_t(gaussian.ring) * W, W, 0.f);
+  Turn done{};
+  size_t first = 0;
+  for (const Turn& turn : gaussian.turns) {
+    const size_t count = std::min<size_t>(CHUNK, n - first);
+    splat_rows<L, W, 6>(bilateral, first, count, tables.bilateral, -1, block.y);
+    splat_rows<L, W, 3>(gaussian, first, count, tables.sum, mask, block.y);
+    first += count;
+    for (int axis = 0; axis < 3; ++axis)
+      blur_ring<L, W>(gaussian, axis, done.blurred[axis], turn.blurred[axis],
+                      axis == 1 ? tables.blurred : tables.sum,
+                      axis == 1 ? tables.sum : tables.blurred);
+    const size_t from = size_t(done.sliced) * CHUNK, to = std::min(n, size_t(turn.sliced) * CHUNK);
+    slice_rows<L, W, 3>(gaussian, from, to - from, tables.blurred, mask, gaussian_compat,
+                        block.logits, block.y);
+    done = turn;
+  }
+  blur_rows<L, W>(bilateral, tables.bilateral);
+  slice_rows<L, W, 6>(bilateral, 0, n, tables.bilateral, -1, bilateral_compat, block.y, block.y);
 }
 
 // As the one above for four.
@@ -637,129 +704,155 @@ template <int L> INLINE typename Register<L>::type exponentials(typename Registe
   return p * scale;
 }
 
-// A row of logits, a multiple of 16, becomes probabilities. Sixteen partial sums for every L.
-template <int L> INLINE void softmax_row(float* y, int size) {
-  using V = typename Register<L>::type;
-  constexpr int K = 16 / L;
-  V v, part[K];
-  float lane[16];
-  for (int k = 0; k < K; ++k) std::memcpy(&part[k], y + k * L, sizeof v);
-  for (int i = 16; i < size; i += 16)
-    for (int k = 0; k < K; ++k) {
-      std::memcpy(&v, y + i + k * L, sizeof v);
-      part[k] = v > part[k] ? v : part[k];
+// The softmax of BLOCK pixels goes through their blocks three times. The labels of a pixel make sixteen
+// maxima and sixteen sums, whatever L is.
+template <int L, int W>
+INLINE void maxima(const float* from, int lanes, float (*part)[16]) {
+  constexpr int R = L < W ? L : W;
+  using V = typename Register<R>::type;
+  for (int l = 0; l < lanes; ++l)
+    for (int k = 0; k < W; k += R) {
+      V v, m;
+      std::memcpy(&v, from + l * W + k, sizeof v);
+      std::memcpy(&m, part[l] + k, sizeof m);
+      m = v > m ? v : m;
+      std::memcpy(part[l] + k, &m, sizeof m);
     }
-  for (int k = 0; k < K; ++k) std::memcpy(lane + k * L, &part[k], sizeof v);
-  for (int half = 8; half; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] = std::max(lane[i], lane[i + half]);
-  const float top = lane[0];
-  for (int k = 0; k < K; ++k) part[k] = V{};
-  for (int i = 0; i < size; i += 16)
-    for (int k = 0; k < K; ++k) {
-      std::memcpy(&v, y + i + k * L, sizeof v);
-      v = exponentials<L>(v - top);
-      part[k] += v;
-      std::memcpy(y + i + k * L, &v, sizeof v);
-    }
-  for (int k = 0; k < K; ++k) std::memcpy(lane + k * L, &part[k], sizeof v);
-  for (int half = 8; half; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  const float inverse = 1 / lane[0];
-  for (int i = 0; i < size; i += L) {
-    std::memcpy(&v, y + i, sizeof v);
-    v *= inverse;
-    std::memcpy(y + i, &v, sizeof v);
+}
+
+struct Larger {
+  template <class V> INLINE V operator()(V a, V b) const { return a > b ? a : b; }
+};
+struct Sum {
+  template <class V> INLINE V operator()(V a, V b) const { return a + b; }
+};
+
+// Of 2 * HALF numbers, which are overwritten: each of the first half with that of the second, and so on.
+template <int HALF, class Op> INLINE float folded(float* p, Op op) {
+  if constexpr (HALF == 1) {
+    return op(p[0], p[1]);
+  } else {
+    typename Register<HALF>::type a, b;
+    std::memcpy(&a, p, sizeof a);
+    std::memcpy(&b, p + HALF, sizeof b);
+    a = op(a, b);
+    std::memcpy(p, &a, sizeof a);
+    return folded<HALF / 2>(p, op);
   }
 }
 
-#define BY_WIDTH(CALL)        \
-  switch (block.width) {      \
-    case 4: CALL(4); break;   \
-    case 8: CALL(8); break;   \
-    default: CALL(16); break; \
+template <int L, int W>
+INLINE void powers(const float* from, float* to, int lanes, const float* top, float (*part)[16]) {
+  constexpr int R = L < W ? L : W;
+  using V = typename Register<R>::type;
+  for (int l = 0; l < lanes; ++l)
+    for (int k = 0; k < W; k += R) {
+      V v, sum;
+      std::memcpy(&v, from + l * W + k, sizeof v);
+      std::memcpy(&sum, part[l] + k, sizeof sum);
+      v = exponentials<R>(v - top[l]);
+      sum += v;
+      std::memcpy(part[l] + k, &sum, sizeof sum);
+      std::memcpy(to + l * W + k, &v, sizeof v);
+    }
+}
+
+template <int L, int W>
+INLINE void differences(float* y, int lanes, const float* inverse, const float* last) {
+  constexpr int R = L < W ? L : W;
+  using V = typename Register<R>::type;
+  for (int l = 0; l < lanes; ++l)
+    for (int k = 0; k < W; k += R) {
+      V v;
+      std::memcpy(&v, y + l * W + k, sizeof v);
+      v = v * inverse[l] - last[l];
+      std::memcpy(y + l * W + k, &v, sizeof v);
+    }
+}
+
+#define BY_WIDTH(CALL, ...)                     \
+  switch (block.width) {                        \
+    case 4: CALL<L, 4>(__VA_ARGS__); break;     \
+    case 8: CALL<L, 8>(__VA_ARGS__); break;     \
+    default: CALL<L, 16>(__VA_ARGS__); break;   \
   }
-#define SLICE(W)                                                                                   \
-  slice_rows<L, W, 3>(gaussian, first, lanes, block.table[0], gaussian_compat, to, stride);        \
-  slice_rows<L, W, 6>(bilateral, first, lanes, block.table[1], bilateral_compat, to, stride)
-#define SPLAT(W)                                                                                   \
-  splat_rows<L, W, 3>(gaussian, first, lanes, block.next[0], block.known[0], q, y + size, stride); \
-  splat_rows<L, W, 6>(bilateral, first, lanes, block.next[1], block.known[1], q, y + size, stride)
-#define BLUR(W)                                               \
-  blur_strips<L, W>(gaussian, block.table[0], block.next[0]); \
-  std::swap(block.table[0], block.next[0]);                   \
-  blur_rows<L, W>(bilateral, block.table[1])
 
 template <int L>
 INLINE void infer_blocks(const Lattice& gaussian, const Lattice& bilateral, const float* unary,
                          int labels, int iterations, float gaussian_compat, float bilateral_compat,
                          float* out) {
   const size_t n = gaussian.pixels;
-  const Lattice* const lattice[2] = {&gaussian, &bilateral};
   std::vector<Block> blocks;
-  int size = 0;  // columns of the labels but the last, with those that fill up blocks
+  int size = 0;  // labels but the last, with those that fill up blocks
   while (size < labels - 1) {
     const int left = labels - 1 - size, width = left > 8 ? 16 : left > 4 ? 8 : 4;
-    blocks.push_back({width, size, {}, {}, {}});
+    blocks.push_back({width, size, nullptr, nullptr});
     size += width;
   }
-  const int columns = size + 1, stride = (columns + 15) / 16 * 16;  // the last label: column `size`
-
-  const size_t rows = 2 * (size_t(gaussian.points) + bilateral.points + 2);
-  float* place = workspace(rows * size + n * columns);
-  for (Block& block : blocks)
-    for (int i = 0; i < 2; ++i)
-      for (float** table : {&block.table[i], &block.next[i]}) {
-        *table = place;
-        place += size_t(lattice[i]->points + 1) * block.width;
-        std::fill(place - block.width, place, 0.f);
+  const size_t width = blocks[0].width, ring = (size_t(gaussian.ring) + 1) * width;
+  float* place = workspace(2 * n * size + 2 * ring + size_t(bilateral.points + 1) * width);
+  const auto take = [&](size_t floats) { return (place += floats) - floats; };
+  for (Block& block : blocks) {
+    block.logits = take(n * block.width);
+    block.y = take(n * block.width);
+    for (size_t first = 0; first < n; first += 4 * BLOCK)
+      for (int c = 0; c < block.width; ++c) {
+        const float* from = block.offset + c < labels - 1 ? unary + (block.offset + c) * n : nullptr;
+        for (size_t p = first; p < std::min(n, first + 4 * BLOCK); ++p)
+          block.logits[p * block.width + c] = from ? -from[p] : NOWHERE;
       }
-  float* const logits = place;
-  for (size_t first = 0; first < n; first += 4 * BLOCK)
-    for (int c = 0; c < columns; ++c) {
-      const float* from = c < labels - 1 ? unary + c * n
-                          : c == size    ? unary + (labels - 1) * n
-                                         : nullptr;
-      for (size_t p = first; p < std::min(n, first + 4 * BLOCK); ++p)
-        logits[p * columns + c] = from ? -from[p] : NOWHERE;
-    }
+  }
+  Tables tables;
+  tables.bilateral = take(size_t(bilateral.points + 1) * width);
+  tables.sum = take(ring);
+  tables.blurred = take(ring);
 
-  const auto tile = make<float>(BLOCK * stride);
-  float* const y = tile.get();
-  std::fill(y, y + BLOCK * stride, NOWHERE);
   for (int iteration = 0;; ++iteration) {
     for (size_t first = 0; first < n; first += BLOCK) {
       const int lanes = int(std::min<size_t>(BLOCK, n - first));
-      for (int l = 0; l < lanes; ++l) {
-        std::memcpy(y + l * stride, &logits[(first + l) * columns], columns * sizeof(float));
-        std::fill(y + l * stride + columns, y + (l + 1) * stride, NOWHERE);
+      float part[BLOCK][16], top[BLOCK], last[BLOCK] = {}, inverse[BLOCK];
+      for (int l = 0; l < lanes; ++l) last[l] = -unary[(labels - 1) * n + first + l];
+      std::fill(part[0], part[BLOCK], NOWHERE);
+      for (const Block& block : blocks) {
+        const float* const from = (iteration ? block.y : block.logits) + first * block.width;
+        BY_WIDTH(maxima, from, lanes, part)
       }
-      if (iteration)
-        for (const Block& block : blocks) {
-          float* const to = y + block.offset;
-          BY_WIDTH(SLICE)
-        }
-      for (int l = 0; l < lanes; ++l) softmax_row<L>(y + l * stride, stride);
-      if (iteration == iterations) {
-        for (int c = 0; c < labels; ++c)
-          for (int l = 0; l < lanes; ++l)
-            out[c * n + first + l] = y[l * stride + (c < labels - 1 ? c : size)];
+      for (int l = 0; l < BLOCK; ++l) {
+        top[l] = std::max(folded<8>(part[l], Larger()), last[l]);
+        last[l] -= top[l];
+      }
+      using V = typename Register<L>::type;
+      for (int l = 0; l < BLOCK; l += L) {
+        V v;
+        std::memcpy(&v, last + l, sizeof v);
+        v = exponentials<L>(v);
+        std::memcpy(last + l, &v, sizeof v);
+      }
+      std::fill(part[0], part[BLOCK], 0.f);
+      for (const Block& block : blocks) {
+        const float* const from = (iteration ? block.y : block.logits) + first * block.width;
+        BY_WIDTH(powers, from, block.y + first * block.width, lanes, top, part)
+      }
+      for (int l = 0; l < BLOCK; ++l) {
+        part[l][size % 16] += last[l];
+        inverse[l] = 1 / folded<8>(part[l], Sum());
+        last[l] *= inverse[l];
+      }
+      if (iteration < iterations) {
+        for (const Block& block : blocks)
+          BY_WIDTH(differences, block.y + first * block.width, lanes, inverse, last)
         continue;
       }
-      for (Block& block : blocks) {
-        const float* const q = y + block.offset;
-        BY_WIDTH(SPLAT)
-      }
+      for (const Block& block : blocks)
+        for (int c = 0; c < std::min(block.width, labels - 1 - block.offset); ++c)
+          for (int l = 0; l < lanes; ++l)
+            out[(block.offset + c) * n + first + l] =
+                block.y[(first + l) * block.width + c] * inverse[l];
+      std::copy(last, last + lanes, out + (labels - 1) * n + first);
     }
     if (iteration == iterations) return;
-    for (Block& block : blocks) {
-      for (int i = 0; i < 2; ++i) {  // the features that fill up may have points of their own
-        const size_t met = size_t(block.known[i]) * block.width;
-        std::fill(block.next[i] + met, block.next[i] + size_t(lattice[i]->points) * block.width, 0.f);
-        block.known[i] = 0;
-        std::swap(block.table[i], block.next[i]);
-      }
-      BY_WIDTH(BLUR)
-    }
+    for (const Block& block : blocks)
+      BY_WIDTH(filter, gaussian, bilateral, gaussian_compat, bilateral_compat, tables, block)
   }
 }
 

@@ -98,7 +98,11 @@ def test_wrapped_bgr():
     assert_equal(fast(unary, rgb), exact(unary, rgb))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 9), (7, 1), (2, 3), (5, 4), (63, 131)])
+# The last three have chunks of 512 pixels: one, one and a pixel, several narrow ones.
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1), (1, 2), (1, 9), (7, 1), (2, 3), (5, 4), (63, 131), (16, 32), (27, 19), (900, 3)],
+)
 @pytest.mark.parametrize("labels", [2, 3, 7, 21, 81])
 def test_any_size_of_noise(shape, labels):
     rng = np.random.default_rng(sum(shape))
@@ -133,13 +137,15 @@ def test_saturated_unaries():
         {"bilateral_srgb": 1000, "bilateral_sxy": 5},
         {"gaussian_sxy": 3, "bilateral_sxy": 80, "bilateral_srgb": 13, "bilateral_compat": 10},
         {"gaussian_sxy": 0.4},
+        {"gaussian_sxy": 200},
         {"gaussian_compat": 0},
     ],
     ids=str,
 )
-def test_other_settings(settings):
+@pytest.mark.parametrize("labels", [3, 21])
+def test_other_settings(settings, labels):
     rgb = read_rgb(PHOTOGRAPHS[3])[:100, :141]
-    unary = blocky_unary(3, rgb.shape[:2], 1)
+    unary = blocky_unary(labels, rgb.shape[:2], 1)
     assert_equal(fast(unary, rgb, **settings), exact(unary, rgb, **settings))
 
 
