@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from plans import plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,19 +104,21 @@ class Project:
     ) -> Result:
         """Run Snakemake with the config as it is now, or with another file's."""
         self.write_config()
-        command = [sys.executable, "-m", "snakemake", "--configfile", config]
-        command += ["--cores", str(cores), *options]
+        words = ["--configfile", config, "--cores", str(cores), *options]
+        environment = {**os.environ, "PYTHONPATH": str(self.folder / "src")}  # the copy, not this
+        if "-n" in options:
+            return Result(*plan(words, self.folder, environment))
         done = subprocess.run(
-            command,
+            [sys.executable, "-m", "snakemake", *words],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.folder / "src")},  # the copy, not this one
+            env=environment,
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
         logs = sorted((self.folder / ".snakemake/log").glob("*.log"))
-        log = logs[-1].read_text("utf-8") if logs and "-n" not in options else ""
+        log = logs[-1].read_text("utf-8") if logs else ""
         return Result(done.returncode, done.stdout + done.stderr, log)
 
 

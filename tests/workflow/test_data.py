@@ -2,14 +2,12 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import stand_ins
 import yaml
 
+from clip_wsss import cli
 from clip_wsss.runs.config import read_config
 
 pytestmark = pytest.mark.workflow
@@ -61,6 +59,7 @@ def measured(project, table):
         return [row for row in csv.DictReader(file) if row["kind"] == "measured"]
 
 
+@pytest.mark.long
 def test_voc_from_its_archives_to_the_tables(stand_in, server):
     project = stand_in("voc12", voc_archives())
     server.cut_after = 9_000  # every connection breaks
@@ -171,7 +170,7 @@ def test_plans_of_ones_own_data(project, tmp_path, name, scored):
     assert not {"download", "demo_data"} & set(result.jobs)
 
 
-def test_bad_data_stop_before_anything_is_computed(project, tmp_path):
+def test_bad_data_stop_before_anything_is_computed(project, tmp_path, monkeypatch, capsys):
     own_data(project, "folder", tmp_path / "own")
     root = tmp_path / "own/VOCdevkit/VOC2012"
     (val,) = stand_ins.VOC_VAL
@@ -182,14 +181,11 @@ def test_bad_data_stop_before_anything_is_computed(project, tmp_path):
     result = project.snakemake()
     assert result.code != 0
     assert result.executed == {}
-    command = [sys.executable, "-m", "clip_wsss", "check", "--configfile", "test.yaml"]
-    environment = {**os.environ, "PYTHONPATH": str(project.folder / "src")}
-    done = subprocess.run(
-        command, cwd=project.folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "2 train and 1 val images, 2 errors" in done.stdout
-    for text in (result.text, done.stderr):
+    monkeypatch.chdir(project.folder)
+    assert cli.main(["check", "--configfile", "test.yaml"]) == 1
+    done = capsys.readouterr()
+    assert "2 train and 1 val images, 2 errors" in done.out
+    for text in (result.text, done.err):
         assert all(line in text for line in lines)
         assert "Traceback" not in text
     own_data(project, "folder", tmp_path / "good")

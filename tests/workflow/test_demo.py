@@ -42,6 +42,13 @@ def test_everything_is_there(small):
     assert all(archive.confidence(name).max() <= 1 for name, archive in masks.items())
 
 
+def test_who_shares_the_run_shares_a_worker(request):
+    """With pytest 9.2, pytest-xdist 3.8.0 makes the small demo on each worker, and says nothing."""
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("needs -n and --dist loadgroup, as in make test")
+    assert request.node.nodeid.endswith("@small")
+
+
 def test_a_second_run_has_nothing_to_do(small):
     assert small.snakemake("-n").nothing_to_do
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, RUNS, Result, hashes
+from plans import plan
 
 pytestmark = pytest.mark.workflow
 
@@ -33,8 +34,11 @@ def call(folder, *command, path=ROOT / "src", timeout=1800):
     return Result(done.returncode, done.stdout + done.stderr)
 
 
-def snakemake(folder, *options, python=sys.executable):
-    return call(folder, python, "-m", "snakemake", "--cores", "2", *options)
+def snakemake(folder, *options):
+    words = ["--cores", "2", *options]
+    if "-n" in options:
+        return Result(*plan(words, folder, {**os.environ, "PYTHONPATH": str(ROOT / "src")}))
+    return call(folder, sys.executable, "-m", "snakemake", *words)
 
 
 def write_module(folder, *lines, config=None):
@@ -99,7 +103,8 @@ def test_what_a_module_cannot_do_is_said(folder, lines, problem):
 def test_a_python_that_snakemake_cannot_run_is_refused(folder):
     environment = folder / "my environment"
     environment.symlink_to(sys.prefix)
-    result = snakemake(folder, "-n", "-s", ROOT / "Snakefile", python=environment / "bin/python")
+    command = [environment / "bin/python", "-m", "snakemake", "-n", "-s", ROOT / "Snakefile"]
+    result = call(folder, *command, "--cores", "2")
     assert result.code != 0
     assert "Snakemake cannot run a Python whose path holds a space" in result.text
     assert not result.jobs

@@ -28,10 +28,10 @@ def _git(folder, *command):
     return _run(folder, "git", *who, *command)
 
 
-@pytest.fixture
-def tracked(small, tmp_path):
+@pytest.fixture(scope="module")
+def tracked(small, tmp_path_factory):
     """The small project as a Git repository with its data and results in DVC."""
-    folder = tmp_path / "origin"
+    folder = tmp_path_factory.mktemp("tracked") / "origin"
     shutil.copytree(small.folder, folder)
     for name in (".gitignore", ".dvcignore", "dvc.yaml"):
         shutil.copy(ROOT / name, folder / name)
@@ -40,7 +40,7 @@ def tracked(small, tmp_path):
     for pin, path in (("data.dvc", "data/demo"), ("results.dvc", "results/demo")):
         (folder / pin).write_text(f"outs:\n- path: {path}\n", encoding="utf-8")
     _dvc(folder, "commit", "-q", "--force", "data.dvc", "results.dvc")
-    _dvc(folder, "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
+    _dvc(folder, "remote", "add", "-q", "-d", "store", str(folder.parent / "store"))
     _git(folder, "add", "-A")
     _git(folder, "commit", "-q", "-m", "first")
     return folder

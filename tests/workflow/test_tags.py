@@ -11,12 +11,26 @@ pytestmark = pytest.mark.workflow
 RUNS = "name\ttexts\tcam\taffinity\tmasks\nvoted\tphoto\tsoftmax\tcaa\tsepl\n"
 
 
-def test_labels_are_predicted_before_they_are_read(project):
+@pytest.fixture
+def own(project):
+    """The settings of TagCLIP in the config of the cut-down demo, which it gives its labels."""
     project.cut_down()
     project.config["compute"].update(shards=2)
     project.write_runs(RUNS)
     own = {"model": "demo", "texts": "clip-es", "votes": 2}
     project.config["dataset"].update(labels="tagclip", tagclip=own)
+    return own
+
+
+def test_the_plan_predicts_labels_and_scores_them(project, own):
+    jobs = project.snakemake("-n").jobs
+    assert jobs["tags"] == 2  # one a shard
+    assert jobs["join_tags"] == jobs["score_tags"] == 1
+    assert {"maps", "masks", "score", "tables", "report"} <= set(jobs)
+
+
+@pytest.mark.long
+def test_labels_are_predicted_before_they_are_read(project, own):
     result = project.snakemake()
     assert result.code == 0, result.text
     assert result.executed["tags"] == 2  # one a shard
