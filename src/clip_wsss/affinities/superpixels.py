@@ -129,6 +129,8 @@ def joined(image: np.ndarray, regions: np.ndarray, clusters: int) -> np.ndarray:
     sums = [np.bincount(flat, channel) for channel in image.reshape(-1, 3).T]
     colours = (np.array(sums) / sizes.clip(1)).T.astype(np.float32)
     count = min(clusters, len(colours))
+    if count == 1:  # OpenCV refuses one point
+        return np.zeros_like(regions)
     first = colours[:, 0].argsort(kind="stable").argsort() * count // len(colours)  # by lightness
     labels = first.astype(np.int32)[:, None]
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-3)

@@ -44,7 +44,7 @@ class CmpaSettings(Settings):
         "class", description="a sample's prototype: that of its class, or of the cluster it fell in"
     )
     pooled_from: float = Field(
-        0.0, ge=0, le=1, description="patches whose CAM is below this are not pooled"
+        0.0, ge=0, lt=1, description="patches whose CAM is below this are not pooled"
     )
     tau: float = Field(0.05, gt=0, description="temperature of the loss and of GradCAM's score")
     learn_tau: bool = Field(False, description="tau is where training starts")

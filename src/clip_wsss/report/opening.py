@@ -22,12 +22,12 @@ def opening(results: Results, tables: dict[str, pd.DataFrame], demo: bool) -> di
     )
     masks = [results.graph.settings[run.name].masks for run in results.runs]
     made = {one.source for one in masks if one is not None}
-    words = {"ground-truth": "full supervision", "import": "masks made elsewhere"}
+    words = {"ground-truth": "ground truth", "import": "masks made elsewhere"}
     left_out = " and ".join(said for source, said in words.items() if source in made)
     several = len(results.runs) > 1
     each = "each " if several else ""
     if several:
-        but = f" but {left_out}" if left_out else ""
+        but = f" but those on {left_out}" if left_out else ""
         taught = f"All{but} learn from image-level labels alone"
     else:
         taught = f"It {f'has {left_out}' if left_out else 'learns from image-level labels alone'}"

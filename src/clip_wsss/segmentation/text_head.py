@@ -192,8 +192,21 @@ def read_texts(path: str | Path) -> tuple[Tensor, Tensor]:
     arrays = load_npz(Path(path))
     if not {"foreground", "background"} <= arrays.keys():
         raise InputError(f"{path}: must hold foreground and background; make the texts again")
-    parts = [torch.from_numpy(arrays[name]).float() for name in ("foreground", "background")]
-    return _fitting(parts[0], parts[1], path)
+    names = ("foreground", "background")
+    for name in names:
+        if arrays[name].dtype.kind != "f":
+            got = arrays[name].dtype.name
+            raise InputError(f"{path}: {name}: must be floats; got {got}; make the texts again")
+    parts = [torch.from_numpy(arrays[name]).float() for name in names]
+    texts = _fitting(parts[0], parts[1], path)
+    for name, part in zip(names, texts, strict=True):
+        lengths = part.double().norm(dim=1)
+        if not torch.allclose(lengths, torch.ones_like(lengths), atol=0.01, rtol=0):
+            raise InputError(
+                f"{path}: {name}: every text must have the length 1; got lengths from "
+                f"{lengths.min():.3g} to {lengths.max():.3g}; make the texts again"
+            )
+    return texts
 
 
 def texts_of_training(path: str | Path, settings: dict, seed: int) -> tuple[Tensor, Tensor]:

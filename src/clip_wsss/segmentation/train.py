@@ -25,7 +25,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from mmseg.registry import TRANSFORMS
-from torch import nn
+from torch import Tensor, nn
 
 from clip_wsss.core.devices import take_free_gpus
 from clip_wsss.core.errors import MEMORY, InputError, one_line
@@ -37,6 +37,7 @@ from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.unseen import unseen_keys
+from clip_wsss.models.clip import load_for
 from clip_wsss.segmentation.data import read_masks
 from clip_wsss.segmentation.dropout import share_dropout
 from clip_wsss.segmentation.hooks import SMALLER_BATCH, LogHook, latest_checkpoint
@@ -387,17 +388,29 @@ def check_trainings(entries: Mapping[str, dict], classes: int) -> list[str]:
 
 def _try_training(entry: dict, classes: int) -> None:
     use_device("cpu")
-    # The texts of a text head are not there yet; any that fit show whether it can be built.
-    texts = None if entry.get("text_head") is None else (torch.eye(classes)[1:], torch.eye(classes))
     path, segmentor = entry["segmentor"], read_segmentor(entry["segmentor"], entry)
     online = entry["online"] if entry.get("labels") == "online" else {}
     clip = (online or entry).get("clip")
     model: nn.Module = nn.Linear(1, 1)
     if clip is None or is_file(clip["weights"]):
         with fitting(f"{path}: its model", SMALLER_BATCH):
-            model = build_model(segmentor, entry, classes, path, texts)
+            texts, taught = _any_texts(entry, classes)
+            model = build_model(segmentor, entry, classes, path, texts, taught=taught)
     schedulers = _schedulers(segmentor, entry["iterations"], 1, False, path)
     _try_parts(model, segmentor.train_pipeline, segmentor.optim_wrapper, schedulers, path)
+
+
+def _any_texts(entry: dict, classes: int) -> tuple[tuple[Tensor, Tensor] | None, bool]:
+    """Texts that a text head can be built with, whose own are not there yet; and with a teacher?
+
+    A teacher is left out where its weights would have to be downloaded.
+    """
+    head = entry.get("text_head")
+    if head is None:
+        return None, False
+    taught = entry.get("teacher") is not None and is_file(head["clip"]["weights"])
+    width = load_for(head["clip"], head["clip"]).embedding if taught else classes
+    return (torch.eye(classes, width)[1:], torch.eye(classes, width)), taught
 
 
 def _last_line(error: InputError) -> str:

@@ -199,7 +199,8 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
         lines = [_line(row, rows, own, published) for row in own.values()]
         frame = pd.DataFrame(lines + _quoted_lines(published), columns=_columns(plan))
         weights = [plan.graph.models(row.run) for row in own.values()]
-        notes = remarks.notes(remarked, list(own))
+        notes = [f"{row.run.name}: {row.run.note}." for row in own.values() if row.run.note]
+        notes += remarks.notes(remarked, list(own))
         notes += [f"Weights of {n}: {m.origin}." for one in weights for n, m in one.items()]
         write_layouts(frame, out_dir / table, plan.config.dataset.name, notes)
     write_csv(_figures(rows), out_dir / "figures.csv")

@@ -121,7 +121,7 @@ def test_a_tower_with_other_patches_is_resized():
 
 
 def test_a_block_that_a_tower_lacks_is_one_line():
-    with pytest.raises(InputError, match=r"attention: block 3 must be in 0\.\.2"):
+    with pytest.raises(InputError, match=r"attention: block 3 must be from -3, the first, to 2, the last"):
         attention_of(context(random(1, *GRID)), AttentionSettings(blocks=[3]))
 
 
@@ -271,6 +271,9 @@ def test_regions_of_one_colour_are_joined():
     colours = np.array([100, 50, 0, 100, 50, 0.0])[regions]
     image = np.stack([colours, -colours, 0 * colours], axis=2)
     assert (joined(image, regions, 3) == colours / 50).all(), "numbered by their lightness"
+    one = np.zeros_like(regions)
+    assert (joined(image, one, 4) == 0).all(), "an image that SLIC did not divide"
+    assert (joined(image, regions, 1) == 0).all()
     assert joined(image, regions, 99).max() <= 5, "no more clusters than regions"
     places = np.arange(8)[None]  # far apart by their parity, but halves by lightness are at rest
     image = np.stack([places, places % 2 * 100, 0 * places], axis=2).astype(float)

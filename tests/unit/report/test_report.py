@@ -553,7 +553,7 @@ def test_rows_that_lack_any_stage(tmp_path):
         assert item["cells"]["initial"].startswith("!")
         assert item["cells"]["mask"] in data["pictures"]
     assert data["extremes"]["true"] == []
-    assert "All but full supervision learn from image-level labels alone." in html
+    assert "All but those on ground truth learn from image-level labels alone." in html
     assert "The demo shows that methods run; it does not rank them. " in html
     line = pd.read_csv(made.root / "tables/ladder.csv").set_index("run").loc["seg-cgl"]
     assert f"{line['segmentation_of_full']:.1f} % of full supervision" in html

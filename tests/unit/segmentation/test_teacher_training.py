@@ -20,7 +20,7 @@ from clip_wsss.segmentation.losses import pack
 from clip_wsss.segmentation.predict import Predictor
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor
 from clip_wsss.segmentation.teacher.frozen import Teacher, inside_of
-from clip_wsss.segmentation.train import train
+from clip_wsss.segmentation.train import check_trainings, train
 
 PLM = {"heads": 2, "clustered": "ignored", "fusion": 0.5}
 BOTH = {"glm": {"bank": 6}, "plm": PLM}
@@ -171,7 +171,7 @@ def test_glm_alone_leaves_the_labels_loss_as_it_is(case):
 
 
 def test_the_loss_of_filled_labels_by_hand(case, monkeypatch):
-    """Every pixel but padding counts; pseudo classes are further logits of the softmax."""
+    """Every pixel but padding is in the loss; pseudo classes are further logits of the softmax."""
     model = case.model({"plm": PLM})
     made = []
     own = model.plm.forward
@@ -191,11 +191,11 @@ def test_the_loss_of_filled_labels_by_hand(case, monkeypatch):
         known = one != 255
         losses.append(F.cross_entropy(image[there][:, known].T, one[known], reduction="none"))
     torch.testing.assert_close(found, torch.cat(losses).mean())
-    assert int(model.decode_head.loss_decode.pixels) == 32 * 32 + 32 * 24
+    assert int(model.decode_head.loss_decode.pixels) == 2 * 32 * 16  # those of the masks
 
 
 def test_pixels_below_mu_are_filled_too(case, monkeypatch):
-    """The weak reading: what CGL drops gets pseudo classes, and counts."""
+    """The weak reading: what CGL drops gets pseudo classes."""
     model = case.model({"plm": PLM}, loss="confidence-guided", mu=0.9, seen_only=False)
     label = np.zeros((2, 32, 32), np.uint8)
     codes = np.broadcast_to(encode(np.array([0.95, 0.85]))[:, None], (2, 16))
@@ -210,7 +210,7 @@ def test_pixels_below_mu_are_filled_too(case, monkeypatch):
     assert empty[0, :, 16:].all()
     assert not empty[1, :, 24:].any()  # padding
     assert (filled.label[0, :, 16:] >= 3).all()
-    assert int(model.decode_head.loss_decode.pixels) == 32 * 32 + 32 * 24
+    assert int(model.decode_head.loss_decode.pixels) == 2 * 32 * 16  # those of the masks
 
 
 def test_clip_sees_the_crop_with_its_own_statistics(case):
@@ -280,3 +280,18 @@ def test_processes_that_have_whole_batches_are_refused(case, tmp_path):
     arguments = (case.taught(BOTH), case.dataset, [str(case.masks)], 0, *places)
     with pytest.raises(InputError, match=r"4 processes cannot share .* divisor of batch_size, 2$"):
         train(*arguments, device="cpu", texts=case.texts, gpus=4)
+
+
+def test_pseudo_classes_alone_teach_no_class(case, tmp_path):
+    """What PLM fills is no pixel of the masks that has counted."""
+    with pytest.raises(InputError, match="no pixel of the masks has counted"):
+        case.fit(tmp_path, BOTH, loss="confidence-guided", mu=1.0, seen_only=False)
+
+
+def test_the_check_builds_the_teacher_too(case):
+    assert check_trainings({"t": case.taught(BOTH)}, 3) == []
+    (said,) = check_trainings({"t": case.taught({"plm": {"heads": 7}})}, 3)
+    assert said.startswith("t: segmentation.teacher.plm")
+    away = case.taught({"plm": {"heads": 7}})
+    away["text_head"]["clip"] |= {"weights": "nowhere.pt"}
+    assert check_trainings({"t": away}, 3) == []  # the training says it, once they are there

@@ -145,6 +145,18 @@ def test_texts_of_another_clip_are_one_line():
             {"foreground": np.full((2, 3), np.nan), "background": np.ones((1, 3))},
             "hold NaN or infinity; make",
         ),
+        (
+            {"foreground": np.eye(2, 3), "background": 50 * np.eye(1, 3)},
+            "background: every text must have the length 1; got lengths from 50 to 50; make",
+        ),
+        (
+            {"foreground": np.zeros((2, 3)), "background": np.eye(1, 3)},
+            "foreground: every text must have the length 1; got lengths from 0 to 0; make",
+        ),
+        (
+            {"foreground": np.array([["a", "b"]]), "background": np.eye(1, 2)},
+            "foreground: must be floats; got str",
+        ),
     ],
 )
 def test_a_damaged_file_of_texts_is_one_line(tmp_path, arrays, message):

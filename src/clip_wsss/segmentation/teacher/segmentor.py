@@ -101,8 +101,12 @@ class TeacherSegmentor(EncoderDecoder):
         confidence = confidence.where(~empty, 1)
         exclusive = full.masked_fill(~found.there[..., None, None], -torch.inf)
         nel = non_exclusive_loss(full, found.label, found.there, self.plm.settings.nel)
+        before = loss.pixels
+        own = loss(exclusive, found.label, confidence, head.ignore_index)
+        # What counts is what the masks say: pseudo classes alone teach no class.
+        loss.pixels = before + (~empty & (label != head.ignore_index)).sum()
         return {
-            "decode.loss_seg": loss(exclusive, found.label, confidence, head.ignore_index),
+            "decode.loss_seg": own,
             "teacher.loss_nel": nel,
             "teacher.loss_bce": found.loss,
         }
