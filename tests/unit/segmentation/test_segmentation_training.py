@@ -2,11 +2,15 @@
 
 import csv
 import json
+import os
 import pickle
+import socket
 import subprocess
 import tarfile
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,12 +26,13 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
 from clip_wsss.core.images import voc_palette
 from clip_wsss.segmentation import data, hooks
+from clip_wsss.segmentation import train as training
 from clip_wsss.segmentation.data import CountingSampler, RandomScale, read_masks
 from clip_wsss.segmentation.losses import PixelLoss, pack
 from clip_wsss.segmentation.predict import Predictor, predict
 from clip_wsss.segmentation.segmentor import build_model, read_segmentor
 from clip_wsss.segmentation.submission import FOLDER, write_submission
-from clip_wsss.segmentation.train import _last_line, check_trainings, train
+from clip_wsss.segmentation.train import _last_line, _main, check_trainings, train
 
 PIPELINE = [
     {"type": "RandomScale", "factors": [0.5, 0.75, 1.0, 1.25, 1.5]},
@@ -562,12 +567,33 @@ def test_a_killed_process_of_several_is_one_line(case, monkeypatch):
         run(case, gpus=2)
 
 
-@pytest.mark.parametrize(("batch", "accumulate"), [(2, 1), (3, 2)])
-def test_two_processes_train_as_one(case, batch, accumulate):
-    """Samples of a batch, or whole batches, by MMEngine's launcher (torchrun; gloo on the CPU).
+def _forked(command: list[str], **settings) -> subprocess.CompletedProcess:
+    """What torchrun does with a command of two processes, without importing all of it thrice."""
+    assert "--nproc-per-node=2" in command
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+
+    def rank(number: str):
+        os.environ.update(where, WORLD_SIZE="2", RANK=number, LOCAL_RANK=number)
+        _main(Path(command[-2]), None)
+
+    ranks = [get_context("fork").Process(target=rank, args=number) for number in "01"]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    return subprocess.CompletedProcess(command, int(any(one.exitcode for one in ranks)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "launch"), [(2, 1, subprocess.run), (3, 2, _forked)]
+)
+def test_two_processes_train_as_one(case, batch, accumulate, launch, monkeypatch):
+    """Samples of a batch, by MMEngine's launcher (torchrun; gloo on the CPU), or whole batches.
 
     Confidences make the ranks' pixels differ in number; half of the features are dropped.
     """
+    monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=launch))
     model = yaml.safe_load(case.segmentor().read_text())["model"]
     model["backbone"]["norm_cfg"] = {"type": "GN", "num_groups": 2}
     case.segmentor(
