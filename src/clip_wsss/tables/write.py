@@ -5,7 +5,7 @@ how to do the same by hand. Times and memory are in a table of their own (costs.
 never the same twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -212,10 +212,7 @@ def write_tables(plan: Plan, out_dir: Path | None = None) -> None:
     headline = [(name, end.stage, end.scoring, percent(end.value)) for name, end in ends.items()]
     columns = ["run", "stage", "scoring", "miou"]
     write_csv(pd.DataFrame(headline, columns=columns), out_dir / "headline.csv")
-    numbers = {
-        name: {_named(figure): percent(figure.value) for figure in map(row.figure, row.stages)}
-        for name, row in rows.items()
-    }
+    numbers = {name: _numbers(map(row.figure, row.stages)) for name, row in rows.items()}
     write_json(out_dir / "metrics.json", numbers, sort_keys=False)
     write_json(out_dir / "runs.json", _runs(rows, plan), sort_keys=False)
     folders = pd.DataFrame(described(plan.graph), columns=["run", "stage", "folder"])
@@ -257,6 +254,16 @@ def _relative(product: Product, plan: Plan) -> str:
 def _named(figure: Figure) -> str:
     """The stage of a figure, and that an oracle chose its power."""
     return f"{figure.stage} oracle" if figure.scoring == "oracle" else figure.stage
+
+
+def _numbers(figures: Iterable[Figure]) -> dict[str, float]:
+    """What DVC shows of a run: the mIoU of each stage, and of its parts where there are any."""
+    found = {}
+    for figure in figures:
+        found[_named(figure)] = percent(figure.value)
+        for part, (value, _) in figure.parts.items():
+            found[f"{_named(figure)} {part}"] = percent(value)
+    return found
 
 
 def percent(share: float) -> float:

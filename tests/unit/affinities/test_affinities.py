@@ -121,7 +121,9 @@ def test_a_tower_with_other_patches_is_resized():
 
 
 def test_a_block_that_a_tower_lacks_is_one_line():
-    with pytest.raises(InputError, match=r"attention: block 3 must be from -3, the first, to 2, the last"):
+    with pytest.raises(
+        InputError, match=r"attention: block 3 must be from -3, the first, to 2, the last"
+    ):
         attention_of(context(random(1, *GRID)), AttentionSettings(blocks=[3]))
 
 

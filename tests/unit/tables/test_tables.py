@@ -720,6 +720,10 @@ def test_seen_and_unseen_classes_stand_beside_the_other_figures(tmp_path, made):
         gap["segmentation_unseen"] - line["segmentation_unseen"], abs=2e-4
     )
     assert gap["difference_unseen_low"] < gap["difference_unseen"] < gap["difference_unseen_high"]
+    numbers = json.loads((root / "tables/metrics.json").read_text())["all"]
+    assert {part: numbers[f"segmentation {part}"] for part in wanted} == {
+        part: line[f"segmentation_{part}"] for part in wanted
+    }
     text = (root / "tables/ladder.md").read_text("utf-8")
     assert "segmentation, unseen classes" in text
     assert "difference, harmonic mean" in text
