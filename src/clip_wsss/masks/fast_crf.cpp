@@ -56,7 +56,7 @@ template <class V> inline void store(float* p, V v) { std::memcpy(p, &v, sizeof 
 #endif
 
 constexpr int BLOCK = 16;             // pixels at a time
-constexpr int CHUNK = 512;            // pixels between two turns of the filter of positions
+constexpr int CHUNK = 1024;            // pixels between two turns of the filter of positions
 constexpr float ROUND = 12582912.f;   // 1.5 * 2^23: adding and subtracting it rounds half to even
 constexpr i32 START = INT32_MIN;      // marks the first point of a chain
 constexpr i32 POINT = INT32_MAX;      // takes the mark off
@@ -729,8 +729,8 @@ struct Sum {
 
 // Of 2 * HALF numbers, which are overwritten: each of the first half with that of the second, and so on.
 template <int HALF, class Op> INLINE float folded(float* p, Op op) {
-  if constexpr (HALF == 1) {
-    return op(p[0], p[1]);
+  if constexpr (HALF == 2) {
+    return op(op(p[0], p[2]), op(p[1], p[3]));
   } else {
     typename Register<HALF>::type a, b;
     std::memcpy(&a, p, sizeof a);
@@ -745,12 +745,26 @@ template <int L, int W>
 INLINE void powers(const float* from, float* to, int lanes, const float* top, float (*part)[16]) {
   constexpr int R = L < W ? L : W;
   using V = typename Register<R>::type;
+  float rows[BLOCK * W], tops[BLOCK * W];
+  if constexpr (W < L) {  // a register spans pixels
+    std::fill(rows, rows + BLOCK * W, 0.f);
+    std::memcpy(rows, from, lanes * W * sizeof(float));
+    for (int k = 0; k < BLOCK * W; ++k) tops[k] = top[k / W];
+    for (int k = 0; k < BLOCK * W; k += L) {
+      typename Register<L>::type v, t;
+      std::memcpy(&v, rows + k, sizeof v);
+      std::memcpy(&t, tops + k, sizeof t);
+      v = exponentials<L>(v - t);
+      std::memcpy(rows + k, &v, sizeof v);
+    }
+    from = rows;
+  }
   for (int l = 0; l < lanes; ++l)
     for (int k = 0; k < W; k += R) {
       V v, sum;
       std::memcpy(&v, from + l * W + k, sizeof v);
       std::memcpy(&sum, part[l] + k, sizeof sum);
-      v = exponentials<R>(v - top[l]);
+      if constexpr (W >= L) v = exponentials<R>(v - top[l]);
       sum += v;
       std::memcpy(part[l] + k, &sum, sizeof sum);
       std::memcpy(to + l * W + k, &v, sizeof v);

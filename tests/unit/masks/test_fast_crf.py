@@ -98,10 +98,10 @@ def test_wrapped_bgr():
     assert_equal(fast(unary, rgb), exact(unary, rgb))
 
 
-# The last three have chunks of 512 pixels: one, one and a pixel, several narrow ones.
+# The last three have chunks of 1024 pixels: one, one and 15 pixels, several narrow ones.
 @pytest.mark.parametrize(
     "shape",
-    [(1, 1), (1, 2), (1, 9), (7, 1), (2, 3), (5, 4), (63, 131), (16, 32), (27, 19), (900, 3)],
+    [(1, 1), (1, 2), (1, 9), (7, 1), (2, 3), (5, 4), (63, 131), (16, 64), (1039, 1), (900, 3)],
 )
 @pytest.mark.parametrize("labels", [2, 3, 7, 21, 81])
 def test_any_size_of_noise(shape, labels):
