@@ -345,6 +345,7 @@ def test_names_and_notes_stay_text(tmp_path):
     assert table.loc["NA", "base"] == "=1+1"
     text = (tmp_path / "tables/ladder.md").read_text()
     assert "<" not in text
+    assert "- NA: a" in text, "the tables to read say the notes too"
     body = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace(r"\|", "").count("|") for line in body}) == 1
 
