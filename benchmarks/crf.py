@@ -95,7 +95,9 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    paths = sorted(args.images.glob("*.jpg"))[:: args.step]
+    paths = sorted(args.images.rglob("*.jpg"))[:: args.step]
+    if not paths:
+        parser.error(f"--images {args.images}: no JPEG in it")
     print(
         "labels  threads  pydensecrf s  fast s  ratio  same label %  same side %  largest diff"
         "  fell back %"
