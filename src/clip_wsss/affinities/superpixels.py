@@ -39,6 +39,12 @@ class SuperpixelSettings(Settings):
     share_of: Literal["region", "map"] = Field(
         "region", description="the activation that is counted: the region's or that of the map"
     )
+    colours: Literal["lab", "rgb"] = Field(
+        "lab", description="in which SLIC and the clusters see the image"
+    )
+    covered: float = Field(
+        0.5, gt=0, le=1, description="share of a patch's pixels, from which on kept regions have it"
+    )
 
 
 def superpixel_masks(context: MapContext, settings: SuperpixelSettings) -> np.ndarray:
@@ -49,16 +55,21 @@ def superpixel_masks(context: MapContext, settings: SuperpixelSettings) -> np.nd
         settings: see `SuperpixelSettings`.
 
     Returns:
-        (K, gh, gw) uint8, 1 where at least half the pixels of a patch are in a kept region; a mask
-        may be empty.
+        (K, gh, gw) uint8, 1 where at least `covered` of a patch's pixels are in kept regions; a
+        mask may be empty.
     """
     assert context.maps is not None  # what an affinity refines
-    key = ("superpixels", settings.segments, settings.compactness, settings.clusters)
+    own = (settings.segments, settings.compactness, settings.clusters, settings.colours)
+    key = ("superpixels", *own)
     areas = context.once(key, lambda: _areas(context, settings))
     maps = context.maps.flatten(1).cpu().numpy().astype(np.float64)
     kept = kept_regions(maps, areas, settings)
     inside = kept.astype(np.float64) @ areas  # (K, N) pixels
-    return (2 * inside >= areas.sum(axis=0)).astype(np.uint8).reshape(context.maps.shape)
+    return (
+        (inside >= settings.covered * areas.sum(axis=0))
+        .astype(np.uint8)
+        .reshape(context.maps.shape)
+    )
 
 
 def kept_regions(maps: np.ndarray, areas: np.ndarray, settings: SuperpixelSettings) -> np.ndarray:
@@ -87,9 +98,10 @@ def _areas(context: MapContext, settings: SuperpixelSettings) -> np.ndarray:
     tower, (gh, gw) = context.tower, context.grid
     pixels = context.pixels.permute(1, 2, 0).cpu().numpy()
     image = np.clip(pixels * tower.std + tower.mean, 0, 1).astype(np.float64)  # (H', W', 3)
-    regions = slic_regions(image, settings.segments, settings.compactness)
+    lab = settings.colours == "lab"
+    regions = slic_regions(image, settings.segments, settings.compactness, lab)
     if settings.clusters:
-        regions = joined(rgb2lab(image), regions, settings.clusters)
+        regions = joined(rgb2lab(image) if lab else image, regions, settings.clusters)
     rows = np.arange(image.shape[0]) // tower.patch[0]
     columns = np.arange(image.shape[1]) // tower.patch[1]
     places = regions * (gh * gw) + rows[:, None] * gw + columns
@@ -98,20 +110,23 @@ def _areas(context: MapContext, settings: SuperpixelSettings) -> np.ndarray:
     return found.reshape(count, -1).astype(np.float64)
 
 
-def slic_regions(image: np.ndarray, segments: int, compactness: float) -> np.ndarray:
+def slic_regions(
+    image: np.ndarray, segments: int, compactness: float, lab: bool = True
+) -> np.ndarray:
     """Regions of like colour by SLIC.
 
     Args:
         image: (H, W, 3) uint8, or float64 in [0, 1].
         segments: how many are asked for; about as many are made.
         compactness: what distance counts beside colour.
+        lab: whether colours are compared in CIELAB, or else in RGB.
 
     Returns:
         (H, W) int, 0 to R - 1.
     """
     from skimage.segmentation import slic
 
-    return slic(image, n_segments=segments, compactness=compactness, start_label=0)
+    return slic(image, n_segments=segments, compactness=compactness, start_label=0, convert2lab=lab)
 
 
 def joined(image: np.ndarray, regions: np.ndarray, clusters: int) -> np.ndarray:

@@ -7,9 +7,9 @@ a setting, whose default is our reading.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clip_wsss.core.settings import Settings
 from clip_wsss.labels.weclip import ScoreSettings
@@ -62,6 +62,14 @@ class CmpaSettings(Settings):
     projected_start: int = Field(
         5000, ge=0, description="updates before aligned features are scored; until then CLIP's"
     )
+
+    @model_validator(mode="after")
+    def _last_is_heard(self) -> Self:
+        if self.residual and self.last == "relu":
+            raise ValueError(
+                "last: relu: with residual: true the last layer is linear; leave it out"
+            )
+        return self
 
 
 class SsrSettings(CmpaSettings, ScoreSettings):

@@ -67,9 +67,11 @@ class Results:
         return splits.score or splits.pseudo
 
     def fully_supervised(self, run: Run) -> bool:
-        """Whether a run learns from the ground truth."""
-        masks = self.graph.settings[run.name].masks
-        return masks is not None and masks.source == "ground-truth"
+        """Whether a run learns from the ground truth of all classes."""
+        own = self.graph.settings[run.name]
+        if own.masks is None or own.masks.source != "ground-truth":
+            return False
+        return own.segmentation is None or not own.segmentation.seen_only
 
     def path(self, file: str) -> Path:
         """A file of a measurement. Raises InputError where it is missing."""

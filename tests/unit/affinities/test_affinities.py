@@ -212,6 +212,8 @@ def test_a_patch_counts_from_half_of_its_pixels_on():
     areas[1] = PATCH**2 - areas[0]
     mask = superpixel_masks(context(maps, areas=areas), SuperpixelSettings())
     assert mask.ravel().tolist() == [1, 1] + [0] * (N - 2)
+    whole = superpixel_masks(context(maps, areas=areas), SuperpixelSettings(covered=1))
+    assert whole.ravel().tolist() == [1] + [0] * (N - 1)
 
 
 def test_an_empty_mask_falls_back_to_the_boxes_and_says_so(caplog):
@@ -241,14 +243,16 @@ def halves():
     return image + np.random.default_rng(0).integers(0, 20, image.shape).astype(np.uint8)
 
 
+@pytest.mark.parametrize("colours", ["lab", "rgb"])
 @pytest.mark.parametrize("clusters", [0, 2])
-def test_an_image_of_two_colours_gives_the_half_that_is_hot(clusters):
+def test_an_image_of_two_colours_gives_the_half_that_is_hot(clusters, colours):
     pytest.importorskip("skimage")
     maps = torch.zeros(1, *GRID)
     maps[0, :, :2], maps[0, :, 2] = 0.8, 0.2  # a leak beyond the edge
     maps[0, 1, 1] = 1
     masks = superpixel_masks(
-        context(maps, image=halves()), SuperpixelSettings(segments=8, clusters=clusters)
+        context(maps, image=halves()),
+        SuperpixelSettings(segments=8, clusters=clusters, colours=colours),
     )
     assert masks.dtype == np.uint8
     assert masks[0].tolist() == [[1, 1, 0, 0]] * 3

@@ -140,3 +140,11 @@ def test_the_temperature_is_a_parameter_where_it_is_learnt():
         own = cmpa(learn_tau=learnt)
         assert own.log_tau.requires_grad == learnt
         assert float(own.tau.detach()) == pytest.approx(0.05)
+
+
+def test_a_last_layer_that_residual_overrules_is_refused():
+    assert SsrSettings(residual=True).last == "linear"
+    with pytest.raises(
+        ValueError, match="last: relu: with residual: true the last layer is linear"
+    ):
+        SsrSettings(residual=True, last="relu")

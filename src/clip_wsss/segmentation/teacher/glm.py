@@ -94,7 +94,7 @@ def info_nce(pooled: Tensor, cls: Tensor, own: Tensor, bank: Tensor, tau: float)
         pooled: s^, (b, E).
         cls: s, (B, E) of the batch.
         own: (b,) int64, the row of `cls` that belongs to each of `pooled`.
-        bank: (n, E), more of s, none of which belongs to one of the batch.
+        bank: (n, E), more of s; all are negatives, an earlier crop of the same image too.
         tau: temperature.
 
     Returns:
