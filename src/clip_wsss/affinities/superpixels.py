@@ -40,7 +40,7 @@ class SuperpixelSettings(Settings):
         "region", description="the activation that is counted: the region's or that of the map"
     )
     colours: Literal["lab", "rgb"] = Field(
-        "lab", description="in which SLIC and the clusters see the image"
+        "lab", description="that SLIC and the clusters see; rgb wants a compactness of about 0.1"
     )
     covered: float = Field(
         0.5, gt=0, le=1, description="share of a patch's pixels, from which on kept regions have it"

@@ -67,7 +67,7 @@ def context(maps, tower=None, image=None, areas=None, texts=None, grid=GRID, **o
     for name, other in others.items():
         look._made["tower", name, 1.0, False] = other
     if areas is not None:
-        look._made["of a method", "", ("superpixels", 100, 10.0, 0)] = areas
+        look._made["of a method", "", ("superpixels", 100, 10.0, 0, "lab")] = areas
     foreground, background = (None, None) if texts is None else texts
     rgb = np.zeros((grid[0] * PATCH, grid[1] * PATCH, 3), np.uint8) if image is None else image
     keys = list(range(len(maps)))
@@ -252,7 +252,12 @@ def test_an_image_of_two_colours_gives_the_half_that_is_hot(clusters, colours):
     maps[0, 1, 1] = 1
     masks = superpixel_masks(
         context(maps, image=halves()),
-        SuperpixelSettings(segments=8, clusters=clusters, colours=colours),
+        SuperpixelSettings(
+            segments=8,
+            clusters=clusters,
+            colours=colours,
+            compactness=10.0 if colours == "lab" else 0.1,
+        ),
     )
     assert masks.dtype == np.uint8
     assert masks[0].tolist() == [[1, 1, 0, 0]] * 3
@@ -300,11 +305,11 @@ def test_slic_sees_the_image_and_the_pixels_of_its_regions_are_counted(monkeypat
     areas = np.zeros((5, N))
     for (y, x), region in np.ndenumerate(regions):
         areas[region, y // PATCH * GRID[1] + x // PATCH] += 1
-    made = ours.looked._made["of a method", "", ("superpixels", 7, 3.0, 0)]
+    made = ours.looked._made["of a method", "", ("superpixels", 7, 3.0, 0, "lab")]
     np.testing.assert_array_equal(made, areas)
     ((image, said),) = seen
     np.testing.assert_allclose(image, halves() / 255, atol=1e-6)
-    assert said == {"n_segments": 7, "compactness": 3.0, "start_label": 0}
+    assert said == {"n_segments": 7, "compactness": 3.0, "start_label": 0, "convert2lab": True}
 
 
 # ---- affinities ------------------------------------------------------------------------------

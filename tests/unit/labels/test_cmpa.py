@@ -115,7 +115,7 @@ def test_the_aligned_scores_gradient_is_that_of_differences(tmp_path, target):
 
 
 def test_residual_networks_start_as_clip():
-    own = cmpa(residual=True, last="relu", depth=3)
+    own = cmpa(residual=True, depth=3)
     x = torch.nn.functional.normalize(torch.randn(5, 24), dim=1)
     torch.testing.assert_close(own.aligned(own.isa(x)), x)
     assert own.prototypes.shape == (2, 3, 24)
