@@ -205,9 +205,15 @@ def test_jobs_import_nothing_of_the_working_directory(project, tmp_path):
     for name in names:
         hostile = f"open({name!r} + '.imported', 'w').close()\n"
         (project.folder / f"{name}.py").write_text(hostile, encoding="utf-8")
+    (project.folder / "mine.smk").write_text(
+        'include: "Snakefile"\nrule probe:\n    output: "probe.txt"\n    shell:\n'
+        f"        \"{sys.executable} -c 'import sys; print(sys.flags.safe_path)' > {{output}}\"\n",
+        encoding="utf-8",
+    )
     command = [sys.executable, "-P", "-m", "snakemake", "--configfile", "test.yaml"]  # as `run`
+    command += ["--snakefile", "mine.smk", "--cores", "2"]
     done = subprocess.run(
-        [*command, "--cores", "2", "--", "results/folder/data/check.json"],
+        [*command, "--", "results/folder/data/check.json", "probe.txt"],
         cwd=project.folder,
         env={**os.environ, "PYTHONPATH": str(project.folder / "src")},
         capture_output=True,
@@ -215,6 +221,7 @@ def test_jobs_import_nothing_of_the_working_directory(project, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert (project.folder / "probe.txt").read_text() == "True\n", "as a training's processes"
     assert not list(project.folder.glob("*.imported"))
 
 
