@@ -17,8 +17,12 @@ class InputError(ValueError):
 
 
 def one_line(error: object) -> str:
-    """What an exception or a text says, in one line; an exception's kind if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an exception or a text says, in one line; an exception's kind if it says nothing.
+
+    What a terminal would obey or not show is written as an escape.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def kind_and_words(error: BaseException) -> str:

@@ -85,7 +85,10 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
                 if odd in classes
                 else "has a column that is not a class,"
             )
-            raise InputError(f"{path}: {what} {odd}; give each class of the vocabulary one column")
+            raise InputError(
+                f"{path}: {what} {odd}; give each class of the vocabulary one column, after that "
+                "of the images"
+            )
         name_column = header[0]
     elif "image" in header and {"labels", "label"} & set(header):
         name_column = "image"

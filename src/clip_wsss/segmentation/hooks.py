@@ -96,11 +96,17 @@ class LogHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """See Hook."""
-        self.rows = list(checkpoint["meta"]["log"])
-        cells = [row.split(",") for row in self.rows]
-        pixels = [int(row[3]) for row in cells]
+        try:
+            self.rows = list(checkpoint["meta"]["log"])
+            cells = [row.split(",") for row in self.rows]
+            pixels = [int(row[3]) for row in cells]
+            self.seen = sum(int(row[4]) for row in cells)
+        except (KeyError, IndexError, ValueError):
+            raise InputError(
+                f"{self.path.parent}: an unfinished training of another version of the suite; "
+                "remove the folder, and run again"
+            ) from None
         self.counted, self.empty = sum(pixels), pixels.count(0)
-        self.seen = sum(int(row[4]) for row in cells)
 
     def before_train(self, runner) -> None:
         """See Hook."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from clip_wsss.core.csvs import markdown_table, write_csv
+from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
 from clip_wsss.core.progress import ended, in_loops
 from clip_wsss.core.shards import shard_pattern
@@ -147,6 +148,17 @@ def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Read a benchmark file; short jobs end before their memory is looked at, which is NaN."""
-    table = pd.read_csv(path, sep="\t")
-    return table[["s", "max_rss"]].apply(pd.to_numeric, errors="coerce")
+    """Read a benchmark file; short jobs end before their memory is looked at, which is NaN.
+
+    Raises:
+        InputError: it is none, as after a power cut.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t")[["s", "max_rss"]]
+        if table.empty:
+            raise ValueError
+    except (ValueError, KeyError):
+        raise InputError(
+            f"{path}: no benchmark of Snakemake; remove it, and the cost of its job is unknown"
+        ) from None
+    return table.apply(pd.to_numeric, errors="coerce")

@@ -835,3 +835,10 @@ def test_the_submission_has_the_servers_layout_and_stable_bytes(case):
     with pytest.raises(InputError, match=r"p\.zip: has no image9"):
         write_submission(["image9"], predictions, case.root / "c.tgz")
     assert not (case.root / "c.tgz").exists()
+
+
+@pytest.mark.parametrize("meta", [{}, {"log": ["1,0.5,0.01,7"]}, {"log": ["1,0.5,0.01,seven,9"]}])
+def test_a_checkpoint_of_another_version_is_one_line(tmp_path, meta):
+    hook = hooks.LogHook(str(tmp_path / "log.csv"))
+    with pytest.raises(InputError, match=f"^{tmp_path}: an unfinished .*; remove the folder"):
+        hook.after_load_checkpoint(None, {"meta": meta})

@@ -625,6 +625,10 @@ def test_costs(tmp_path):
     assert table["device"].nunique() == 1
     text = (tmp_path / "out/cost.md").read_text()
     assert f"| maps | maps/{one}-7 | plain | 2 | 10 | 5.0 |  | 3.0 | 0.2 |" in text
+    for cut in ("", head, "s\n1\n"):
+        (made.root / "benchmarks/score.tsv").write_text(cut)
+        with pytest.raises(InputError, match=r"benchmarks/score\.tsv: no benchmark .*; remove it"):
+            write_costs(made, tmp_path / "out")
 
 
 def test_elapsed_time_counts_jobs_side_by_side_once_and_no_pause():
