@@ -56,6 +56,12 @@ if TYPE_CHECKING:
 MASK_GROUPS = ("texts", "cam", "affinity", "masks")  # the stages that end in pseudo masks
 ORIENTATIONS = ("refuse", "turned", "stored")
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors")
+
+
+class ZeroMapWarning(UserWarning):
+    """A class of a picture has a map that is 0 all over: nothing of it is in the mask."""
+
+
 DEMO_WARNING = (
     "weights: demo: this CLIP has only seen rendered scenes of emoji; its masks of photographs "
     "mean nothing"
@@ -313,6 +319,14 @@ class Segmenter:
             return decided
         keys, (label, confidence) = maps.keys.tolist(), decided
         names = tuple(self.vocabulary.classes[key] for key in keys)
+        zero = [name for name, one in zip(names, maps.maps, strict=True) if not one.any()]
+        if zero:
+            warnings.warn(
+                f"{maps.id}: the map of {', '.join(zero)} is 0 all over, so that the mask lacks "
+                "it; look at the weights and at the words",
+                ZeroMapWarning,
+                stacklevel=2,
+            )
         values = tuple(key + 1 for key in keys)
         return PseudoMask(maps.id, label, confidence, maps.maps, names, values)
 

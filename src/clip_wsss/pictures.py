@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from clip_wsss.api import ORIENTATIONS, Segmenter
+from clip_wsss.api import ORIENTATIONS, Segmenter, ZeroMapWarning
 from clip_wsss.core.arguments import at_least, output
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.csvs import guarded, unguarded
@@ -99,13 +99,15 @@ def segment_pictures(
     write_rows(out / "images.csv", [HEAD, *(tuple(map(guarded, line)) for line in others)])
     write_json(out / "settings.json", settings)
     write_rows(out / "classes.csv", [("value", "class"), *classes])
-    bad = {}
+    bad, zero = {}, []
     outcomes = segmenter.outcomes((one.path, one.labels) for one in left)
     progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
     for one, found in zip(left, progress, strict=True):
         if isinstance(found, InputError):
             bad[str(one.path)] = str(found)
             continue
+        if not found.cams.any(axis=(1, 2)).all():
+            zero.append(one.name)
         codes = GREY[encode(found.confidence)]
         for folder, data in zip(
             FOLDERS, (encode_label(found.label), encode_grey(codes)), strict=True
@@ -113,6 +115,12 @@ def segment_pictures(
             write_bytes(out / folder / f"{one.name}.png", data)
         with (out / "images.csv").open("a", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow(map(guarded, lines[one.name]))
+    if zero:
+        print(
+            f"warning: {out}: in {len(zero)} of {len(left) - len(bad)} pictures ({zero[0]}) a map "
+            "is 0 all over, so that the mask lacks its class; look at the weights and at the words",
+            file=sys.stderr,
+        )
     return len(left) - len(bad), len(kept), bad
 
 
@@ -233,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--overwrite", action="store_true", help="make masks again that exist already")
     options = parser.parse_args(arguments)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.simplefilter("ignore", ZeroMapWarning)  # said once for all pictures
     try:
         pictures = find_pictures(options.pictures, options.by_folder)
         segmenter = Segmenter(

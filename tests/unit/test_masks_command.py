@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import synthetic
 from PIL import Image
 
 from clip_wsss import cli, pictures
-from clip_wsss.api import Segmenter
+from clip_wsss.api import Segmenter, ZeroMapWarning
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.images import read_label
@@ -53,8 +54,9 @@ def test_masks_are_written_and_kept(folder, capsys):
     code, out, error = call(capsys, folder, "--labels", "dog, person")
     assert code == 1
     assert out == "masks: 3 made, 0 kept, 1 bad\n"
-    assert error.startswith("error: my pictures/bad.jpg: not an image of a known format")
-    assert error.count("\n") == 1
+    # Of noise a map may be 0 all over, which is a warning.
+    (said,) = [line for line in error.splitlines() if not line.startswith("warning: masks: in ")]
+    assert said.startswith("error: my pictures/bad.jpg: not an image of a known format")
     mask = Segmenter(PRESET, device="cpu")(folder / "a b.jpg", ["dog", "person"])
     np.testing.assert_array_equal(read_label("masks/labels/a b.png"), mask.label)
     grey = np.asarray(Image.open("masks/confidence/a b.png"))
@@ -211,3 +213,21 @@ def test_find_pictures_takes_files_whatever_their_suffix(folder):
     assert [one.name for one in pictures.find_pictures([folder / "frame.ppm"])] == ["frame.ppm"]
     with pytest.raises(InputError, match="must hold pictures"):
         pictures.find_pictures([Path(__file__).parent])
+
+
+def test_maps_of_zero_are_said(folder, capsys, monkeypatch):
+    own = Segmenter._maps
+
+    def zero(self, data):
+        for id_, found in own(self, data):
+            first = found.id.startswith("a")
+            yield id_, replace(found, maps=found.maps * (0 if first else 1))
+
+    monkeypatch.setattr(Segmenter, "_maps", zero)
+    code, out, error = call(capsys, folder, "--labels", "dog,person")
+    assert (code, out) == (0, "masks: 3 made, 0 kept, 0 bad\n")
+    assert error.startswith("warning: masks: in 2 of 3 pictures (a b) a map is 0 all over")
+    assert error.count("\n") == 1
+    with pytest.warns(ZeroMapWarning, match="the map of dog, person is 0 all over"):
+        mask = Segmenter(PRESET, device="cpu")(folder / "a b.jpg", ["dog", "person"])
+    assert not mask.label.any()

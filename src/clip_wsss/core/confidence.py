@@ -27,11 +27,11 @@ def encode(confidence: np.ndarray | np.floating) -> np.ndarray:
         uint8 of the same shape, 0..69.
 
     Raises:
-        ValueError: a confidence is NaN or below 0.
+        ValueError: a confidence is NaN, infinite or below 0.
     """
     confidence = np.asarray(confidence, dtype=np.float32)
-    if not (confidence >= 0).all():
-        raise ValueError("a confidence is NaN or below 0")
+    if not ((confidence >= 0) & (confidence < np.inf)).all():
+        raise ValueError("a confidence is NaN, infinite or below 0")
     return (np.searchsorted(EDGES, confidence, side="right") - 1).astype(np.uint8)
 
 

@@ -94,9 +94,15 @@ def decode_text(data: bytes, where: str) -> str:
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a hidden path in the same folder; what the body wrote there replaces `path`.
 
-    The folder is made where it is missing. If the body raises, `path` stays what it was.
+    The folder is made where it is missing. If the body raises, `path` stays what it was. A link is
+    replaced, and not what it leads to, which may be a store of versions.
+
+    Raises:
+        InputError: a folder, a device or a pipe is there.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file that could be replaced; name another")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:

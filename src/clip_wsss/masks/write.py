@@ -448,7 +448,7 @@ def _encoded(entry: dict, context: MaskContext, refined: np.ndarray) -> EncodedI
 
 def _not_a_number(entry: dict, context: MaskContext) -> InputError:
     return InputError(
-        f"{context.id}: a confidence is NaN or below 0 after the refinement "
+        f"{context.id}: a confidence is NaN, infinite or below 0 after the refinement "
         f"{entry['refinement']}; change its settings"
     )
 

@@ -185,7 +185,7 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
     ]
-    if any(name.startswith("text_model.encoder.") for name in state):
+    if any(name.startswith(("text_model.encoder.", "vision_model.encoder.")) for name in state):
         raise InputError(
             f"{weights.source}: in the names of Hugging Face's transformers; get the weights in "
             "open_clip's, such as the repository's open_clip_model.safetensors"

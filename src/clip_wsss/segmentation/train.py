@@ -18,19 +18,21 @@ import warnings
 from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
+from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.registry import TRANSFORMS
 from torch import Tensor, nn
 
 from clip_wsss.core.devices import take_free_gpus
 from clip_wsss.core.errors import MEMORY, InputError, one_line
 from clip_wsss.core.files import sha256, write_bytes
-from clip_wsss.core.memory import fitting
+from clip_wsss.core.memory import fitting, out_of_memory
 from clip_wsss.core.processes import end_with_parent
 from clip_wsss.core.ranks import have_whole_batches
 from clip_wsss.core.resources import find, is_file
@@ -396,8 +398,28 @@ def _try_training(entry: dict, classes: int) -> None:
         with fitting(f"{path}: its model", SMALLER_BATCH):
             texts, taught = _any_texts(entry, classes)
             model = build_model(segmentor, entry, classes, path, texts, taught=taught)
+            _try_forward(model, path)
     schedulers = _schedulers(segmentor, entry["iterations"], 1, False, path)
     _try_parts(model, segmentor.train_pipeline, segmentor.optim_wrapper, schedulers, path)
+
+
+def _try_forward(model: nn.Module, path: str) -> None:
+    """Put an image through a segmentor: do the channels of its parts fit one another?"""
+    if type(model) not in (EncoderDecoder, CascadeEncoderDecoder):
+        return  # what makes its labels itself, or is taught, wants more than an image
+    given: Any = model.data_preprocessor
+    size = tuple(getattr(given, "size", None) or (128, 128))
+    try:
+        with torch.no_grad():
+            image = torch.zeros(3, *size, dtype=torch.uint8)
+            model.eval()(given({"inputs": [image]})["inputs"], mode="tensor")
+    except Exception as error:
+        if out_of_memory(error):
+            raise  # which `fitting` says
+        raise InputError(
+            f"{path}: no image of {size[0]} x {size[1]} goes through its model "
+            f"({one_line(error)}); correct data_preprocessor, or the channels of its parts"
+        ) from None
 
 
 def _any_texts(entry: dict, classes: int) -> tuple[tuple[Tensor, Tensor] | None, bool]:

@@ -121,6 +121,11 @@ def load_initial(model: nn.Module, path: Path) -> None:
                     f"{tuple(state[name].shape)}, {tuple(value.shape)} is needed"
                 )
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    if not fitting:
+        raise InputError(
+            f"init: {path} does not fit the segmentor: none of its tensors has a place there; "
+            "leave init out, or name another file"
+        )
     for name, value in fitting.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(f"init: {path}: {name} holds NaN or infinity; get the file again")

@@ -10,6 +10,7 @@ No two runs take the same time, so this is a table of its own beside those of fi
 """
 
 import glob
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def elapsed(spans: Sequence[Span | None]) -> float | None:
 def _span(log: Path, seconds: float) -> Span | None:
     """When a job began and ended: its log's last line is one of its last acts."""
     end = ended(log)
-    return None if end is None else (end - seconds, end)
+    return None if end is None or math.isnan(seconds) else (end - seconds, end)
 
 
 def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:

@@ -55,9 +55,9 @@ def test_decoding_inverts_encoding():
         decode(np.uint8(70))
 
 
-@pytest.mark.parametrize("value", [np.nan, -1e-9])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e-9])
 def test_what_is_no_confidence_has_no_code(value):
-    with pytest.raises(ValueError, match="NaN or below 0"):
+    with pytest.raises(ValueError, match="NaN, infinite or below 0"):
         encode(np.float32([0.5, value]))
 
 

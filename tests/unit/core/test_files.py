@@ -1,7 +1,9 @@
 import hashlib
+import os
 
 import pytest
 
+from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import atomic_path, sha256, write_json, write_rows, write_text
 
 
@@ -60,3 +62,18 @@ def test_the_hash_of_a_file_and_of_a_folder(tmp_path):
     assert sha256(second) == hashlib.sha256(lines.encode()).hexdigest()
     (second / "a").rename(second / "c")
     assert sha256(second) != hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "folder", "link"):
+        with pytest.raises(InputError, match=f"{name}: is no file that could be replaced"):
+            write_text(tmp_path / name, "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
+    # A store of versions may have its own file behind a link: that stays as it is.
+    (tmp_path / "stored").write_text("old")
+    (tmp_path / "a.txt").symlink_to("stored")
+    write_text(tmp_path / "a.txt", "new")
+    assert ((tmp_path / "a.txt").read_text(), (tmp_path / "stored").read_text()) == ("new", "old")

@@ -207,3 +207,11 @@ def test_settings_of_other_methods_are_refused():
         InputError, match="crf: null removes what a parent sets here, and no parent"
     ):
         validated_entry("masks", entry | {"crf": None}, "masks")
+
+
+@pytest.mark.parametrize("key", ["gaussian_sxy", "bilateral_sxy", "bilateral_srgb"])
+def test_deviations_whose_coordinates_leave_an_integer_are_refused(key):
+    """pydensecrf ends the process with them, or writes where it should not."""
+    assert getattr(CrfSettings(**{key: 1e-3}), key) == 1e-3
+    with pytest.raises(ValueError, match="greater than or equal to 0.001"):
+        CrfSettings(**{key: 1e-6})

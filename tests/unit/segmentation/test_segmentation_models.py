@@ -335,6 +335,9 @@ def test_initial_weights_that_do_not_fit_are_one_line(tmp_path):
         torch.save(content, tmp_path / "bad.pth")
         with pytest.raises(InputError, match=message):
             load_initial(model, tmp_path / "bad.pth")
+    torch.save({"state_dict": {"foo.bar": torch.zeros(3)}}, tmp_path / "bad.pth")
+    with pytest.raises(InputError, match="none of its tensors has a place there"):
+        load_initial(torch.nn.Linear(2, 2), tmp_path / "bad.pth")  # as a frozen backbone has none
     (tmp_path / "bad.pth").write_bytes(b"no archive")
     with pytest.raises(InputError, match="not a checkpoint that can be read"):
         load_initial(model, tmp_path / "bad.pth")

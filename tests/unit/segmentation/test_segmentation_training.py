@@ -509,6 +509,20 @@ def test_a_model_that_cannot_be_built_is_said_before_the_first_map(case):
     assert check_trainings({"cgl": case.entry | {"clip": clip}}, 3) == []
 
 
+@pytest.mark.parametrize("part", ["in_channels", "mean"])
+def test_channels_that_do_not_fit_are_said_before_the_first_map(case, part):
+    path = case.segmentor()
+    model = read_segmentor(path).model.to_dict()
+    if part == "mean":
+        model["data_preprocessor"] |= {"mean": [1, 2, 3, 4], "std": [1, 1, 1, 1]}
+    else:
+        model["decode_head"] |= {"in_channels": model["decode_head"]["in_channels"] + 1}
+    case.segmentor(model=model)
+    (said,) = check_trainings({"cgl": case.entry}, 3)
+    assert said.startswith(f"cgl: {case.entry['segmentor']}: ")
+    assert "goes through its model (" in said or part == "mean"
+
+
 def test_a_config_of_the_zoo_trains_as_it_is(case):
     """Its schedule ends with the run, its crops look at the labels, its batch norm is plain."""
     path = case.root / "mine.py"

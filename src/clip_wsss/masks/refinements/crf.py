@@ -19,6 +19,9 @@ from clip_wsss.masks.fast_crf import MeanField, exact, fast
 BGR_MEAN = (104.008, 116.669, 122.675)  # Caffe's, of the images of ImageNet
 _log = logging.getLogger(__name__)
 
+# The lattice counts in deviations; below this its coordinates leave pydensecrf's integers.
+Deviation = Annotated[float, Field(ge=1e-3)]
+
 
 class CrfSettings(Settings):
     """Dense CRF; the numbers are CLIP-ES's."""
@@ -31,10 +34,10 @@ class CrfSettings(Settings):
         "rgb", description="what it sees; wrapped-bgr as in the public code"
     )
     iterations: Annotated[int, Field(ge=1)] = Field(10, description="of the mean field")
-    gaussian_sxy: Positive = Field(1.0, description="deviation in pixels of the smoothness kernel")
+    gaussian_sxy: Deviation = Field(1.0, description="deviation in pixels of the smoothness kernel")
     gaussian_compat: Positive = Field(3.0, description="weight of the smoothness kernel")
-    bilateral_sxy: Positive = Field(67.0, description="deviation in pixels of the colour kernel")
-    bilateral_srgb: Positive = Field(3.0, description="its deviation in grey levels")
+    bilateral_sxy: Deviation = Field(67.0, description="deviation in pixels of the colour kernel")
+    bilateral_srgb: Deviation = Field(3.0, description="its deviation in grey levels")
     bilateral_compat: Positive = Field(4.0, description="weight of the colour kernel")
 
 
