@@ -56,6 +56,7 @@ template <class V> inline void store(float* p, V v) { std::memcpy(p, &v, sizeof 
 #endif
 
 constexpr int BLOCK = 16;             // pixels at a time
+constexpr float HALF[2] = {0.5f, 0.f};  // of a neighbour; a chain's first point has none before it
 constexpr int CHUNK = 1024;            // pixels between two turns of the filter of positions
 constexpr float ROUND = 12582912.f;   // 1.5 * 2^23: adding and subtracting it rounds half to even
 constexpr i32 START = INT32_MIN;      // marks the first point of a chain
@@ -338,7 +339,7 @@ template <int K, bool WIDE> WIDER void blur(const Lattice& lattice, float* v, in
     std::fill(rows.begin(), rows.end(), V{});
     for (const i32 point : chain) {
       float* const q = v + size_t(point & POINT) * row;
-      const float half = point < 0 ? 0.f : 0.5f;
+      const float half = HALF[point < 0];
       if constexpr (WIDE) {
         for (int k = 0; k < packs; ++k) {
           const V next = load<V>(q + k * K), old = here[k];
@@ -510,7 +511,6 @@ WIDER void infer_few(const Lattice& gaussian, const Lattice& bilateral, const fl
 
 #define INLINE __attribute__((always_inline)) inline
 constexpr size_t PAGE = size_t(1) << 21;
-constexpr float HALF[2] = {0.5f, 0.f};  // of a neighbour; a chain's first point has none before it
 constexpr size_t AHEAD = 32;  // rows that the blur fetches in advance
 
 template <int L> struct Register {
