@@ -56,17 +56,18 @@ template <class V> inline void store(float* p, V v) { std::memcpy(p, &v, sizeof 
 #endif
 
 constexpr int BLOCK = 16;             // pixels at a time
-constexpr int CHUNK = 1024;            // pixels between two turns of the filter of positions
+constexpr int CHUNK = 1024;           // pixels between two turns of the filter of positions
 constexpr float ROUND = 12582912.f;   // 1.5 * 2^23: adding and subtracting it rounds half to even
 constexpr i32 START = INT32_MIN;      // marks the first point of a chain
 constexpr i32 POINT = INT32_MAX;      // takes the mark off
+constexpr float HALF[2] = {0.5f, 0.f};  // of a neighbour's value; nothing comes before a marked point
 constexpr float NOWHERE = -1e30f;     // logit of a label that only fills up a pack
 
 // Neighbouring positions have near numbers. So the filter of many labels runs behind the splat of each
 // chunk of pixels: an axis follows the one before as far behind as its neighbours are apart, the slice
 // follows the last axis, and tables that are rings of a few thousand rows stay in the cache.
 struct Turn {
-  i32 blurred[3];  // points that every axis has done after the turn
+  i32 blurred[3];  // points that each axis has done after the turn
   i32 sliced;      // chunks of pixels whose points all axes have done
 };
 
@@ -170,10 +171,11 @@ void find_turns(Lattice& lattice) {
   const i32 m = lattice.points;
   const size_t chunk = size_t(CHUNK) * lattice.axes, all = lattice.pixels * lattice.axes;
   const i32 chunks = i32(lattice.met.size());
+  const i32* const vertex = lattice.vertex.get();
   std::vector<i32> settled(chunks, m);  // points below are in no later chunk
   for (i32 i = chunks - 1; i > 0; --i)
-    settled[i - 1] = std::min(settled[i], *std::min_element(&lattice.vertex[i * chunk],
-                                                            &lattice.vertex[std::min(all, (i + 1) * chunk)]));
+    settled[i - 1] = std::min(settled[i], *std::min_element(vertex + i * chunk,
+                                                            vertex + std::min(all, (i + 1) * chunk)));
 
   i32 reach = 0;
   for (const std::vector<i32>& chain : lattice.chain)
@@ -338,7 +340,7 @@ template <int K, bool WIDE> WIDER void blur(const Lattice& lattice, float* v, in
     std::fill(rows.begin(), rows.end(), V{});
     for (const i32 point : chain) {
       float* const q = v + size_t(point & POINT) * row;
-      const float half = point < 0 ? 0.f : 0.5f;
+      const float half = HALF[point < 0];
       if constexpr (WIDE) {
         for (int k = 0; k < packs; ++k) {
           const V next = load<V>(q + k * K), old = here[k];
@@ -510,7 +512,6 @@ WIDER void infer_few(const Lattice& gaussian, const Lattice& bilateral, const fl
 
 #define INLINE __attribute__((always_inline)) inline
 constexpr size_t PAGE = size_t(1) << 21;
-constexpr float HALF[2] = {0.5f, 0.f};  // of a neighbour; a chain's first point has none before it
 constexpr size_t AHEAD = 32;  // rows that the blur fetches in advance
 
 template <int L> struct Register {
@@ -727,17 +728,18 @@ struct Sum {
   template <class V> INLINE V operator()(V a, V b) const { return a + b; }
 };
 
-// Of 2 * HALF numbers, which are overwritten: each of the first half with that of the second, and so on.
-template <int HALF, class Op> INLINE float folded(float* p, Op op) {
-  if constexpr (HALF == 2) {
+// Of 2 * COUNT numbers, which are overwritten: every one of the first half with its own of the second,
+// and so on.
+template <int COUNT, class Op> INLINE float folded(float* p, Op op) {
+  if constexpr (COUNT == 2) {
     return op(op(p[0], p[2]), op(p[1], p[3]));
   } else {
-    typename Register<HALF>::type a, b;
+    typename Register<COUNT>::type a, b;
     std::memcpy(&a, p, sizeof a);
-    std::memcpy(&b, p + HALF, sizeof b);
+    std::memcpy(&b, p + COUNT, sizeof b);
     a = op(a, b);
     std::memcpy(p, &a, sizeof a);
-    return folded<HALF / 2>(p, op);
+    return folded<COUNT / 2>(p, op);
   }
 }
 
@@ -806,6 +808,10 @@ INLINE void infer_blocks(const Lattice& gaussian, const Lattice& bilateral, cons
   const size_t width = blocks[0].width, ring = (size_t(gaussian.ring) + 1) * width;
   float* place = workspace(2 * n * size + 2 * ring + size_t(bilateral.points + 1) * width);
   const auto take = [&](size_t floats) { return (place += floats) - floats; };
+  Tables tables;  // before the blocks, of which the last may be narrow: rows start where lines do
+  tables.bilateral = take(size_t(bilateral.points + 1) * width);
+  tables.sum = take(ring);
+  tables.blurred = take(ring);
   for (Block& block : blocks) {
     block.logits = take(n * block.width);
     block.y = take(n * block.width);
@@ -816,10 +822,6 @@ INLINE void infer_blocks(const Lattice& gaussian, const Lattice& bilateral, cons
           block.logits[p * block.width + c] = from ? -from[p] : NOWHERE;
       }
   }
-  Tables tables;
-  tables.bilateral = take(size_t(bilateral.points + 1) * width);
-  tables.sum = take(ring);
-  tables.blurred = take(ring);
 
   for (int iteration = 0;; ++iteration) {
     for (size_t first = 0; first < n; first += BLOCK) {
