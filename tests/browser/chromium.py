@@ -119,7 +119,7 @@ class Page:
             raise AssertionError(answer["exceptionDetails"]["exception"].get("description"))
         return answer["result"].get("value")
 
-    def until(self, script: str, seconds: float = 20) -> bool:
+    def until(self, script: str, seconds: float = 600) -> bool:
         """Say whether a condition comes true in time; events of a page may come late."""
         end = time.monotonic() + seconds
         while not (true := self.run(script)) and time.monotonic() < end:
@@ -156,7 +156,7 @@ class Page:
             options = {"clip": clip, "captureBeyondViewport": True}
         out.write_bytes(b64decode(self.send("Page.captureScreenshot", **options)["data"]))
 
-    def _wait(self, wanted, what: str, seconds: float = 60) -> dict:
+    def _wait(self, wanted, what: str, seconds: float = 600) -> dict:
         end = time.monotonic() + seconds
         while True:
             while b"\0" in self._buffer:

@@ -101,7 +101,7 @@ def cluster(tmp_path):
         subprocess.run(["scancel", "--user", "root"], check=False)
         for daemon in reversed(daemons):
             daemon.terminate()
-            daemon.wait(60)
+            daemon.wait(600)
         link.unlink()
 
 

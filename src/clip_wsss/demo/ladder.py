@@ -64,7 +64,7 @@ def settings(weights: Path, seed: int, scenes: int, world: int, layers: int) -> 
     }
 
 
-def table(segment: bool) -> str:
+def table_of_rungs(segment: bool) -> str:
     """Return the table of runs: the rungs, then every template beside the sharpest one."""
     rows = [COLUMNS, *RUNGS, *(TRAININGS if segment else ())]
     for number in range(1, TEMPLATES + 1):
@@ -73,7 +73,7 @@ def table(segment: bool) -> str:
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
-def summary(lines: list[dict[str, str]]) -> str:
+def summary_of_rungs(lines: list[dict[str, str]]) -> str:
     """Return what is printed of the measured table.
 
     Args:
@@ -106,7 +106,7 @@ def _against(line: Mapping[str, str]) -> str:
     return f"{_figure(line, 'difference')} of {line['difference_of']} against {line['base']}"
 
 
-def measure(
+def measure_rungs(
     out: Path, config: Mapping, segment: bool = False, cores: int = 2
 ) -> list[dict[str, str]]:
     """Run the workflow in a folder and return the lines of its table.
@@ -115,7 +115,7 @@ def measure(
         subprocess.CalledProcessError: the workflow failed; it has said why.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "ladder.tsv").write_text(table(segment), encoding="utf-8")
+    (out / "ladder.tsv").write_text(table_of_rungs(segment), encoding="utf-8")
     (out / "ladder.yaml").write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
     made = "results/ladder/tables/ladder.csv"
     command = [sys.executable, "-P", "-m", "clip_wsss", "run", "--configfile", "ladder.yaml"]
@@ -139,7 +139,7 @@ def main() -> None:
     args = parser.parse_args()
     weights = find(args.weights).resolve()
     config = settings(weights, args.seed, args.scenes, args.world, args.layers)
-    print(summary(measure(args.out, config, args.segment, args.cores)))
+    print(summary_of_rungs(measure_rungs(args.out, config, args.segment, args.cores)))
 
 
 if __name__ == "__main__":

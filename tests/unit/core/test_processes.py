@@ -66,7 +66,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path, script, processes):
     children = {int(line[0]) for line in lines}
     owner.send_signal(signal.SIGKILL)
     owner.wait()
-    end = time.monotonic() + 120  # against a hang only
+    end = time.monotonic() + 600  # against a hang only
     while children:
         children = {pid for pid in children if _runs(pid)}
         assert time.monotonic() < end

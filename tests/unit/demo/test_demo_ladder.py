@@ -7,7 +7,7 @@ import yaml
 from clip_wsss.core.resources import find
 from clip_wsss.data.datasets import read_vocabulary
 from clip_wsss.demo.captions import TokenTable, read_lexicon
-from clip_wsss.demo.ladder import COLUMNS, TEMPLATES, settings, summary, table
+from clip_wsss.demo.ladder import COLUMNS, TEMPLATES, settings, summary_of_rungs, table_of_rungs
 from clip_wsss.runs.config import read_config
 from clip_wsss.runs.table import read_runs, resolve
 
@@ -19,7 +19,7 @@ def test_its_config_and_table_are_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = settings(WEIGHTS, 7, 40, 2, 3)
     Path("ladder.yaml").write_text(yaml.safe_dump(content))
-    Path("ladder.tsv").write_text(table(segment=True))
+    Path("ladder.tsv").write_text(table_of_rungs(segment=True))
     config = read_config(Path("ladder.yaml"))
     assert (config.demo.seed, config.demo.train, config.demo.world) == (7, 40, 2)
     assert resolve(config, "affinity", "caa").layers == 3
@@ -29,8 +29,8 @@ def test_its_config_and_table_are_read(tmp_path, monkeypatch):
     assert sum(run.base == "prompt" for run in runs.values()) == 2 + TEMPLATES
     lines = find(LIST).read_text().splitlines()
     assert sum(bool(line.strip()) and line[0] != "#" for line in lines) == TEMPLATES
-    assert "seg-all" not in table(segment=False)
-    assert {line.count("\t") for line in table(True).splitlines()} == {len(COLUMNS) - 1}
+    assert "seg-all" not in table_of_rungs(segment=False)
+    assert {line.count("\t") for line in table_of_rungs(True).splitlines()} == {len(COLUMNS) - 1}
 
 
 def test_the_demos_vocabulary_is_vocs_with_a_list_of_synonyms():
@@ -61,7 +61,7 @@ def line(run, miou, difference="", base=""):
 def test_the_median_template_is_shown_beside_the_sharpest():
     lines = [line("plain", 40.0), line("softmax", 43.0, 3.0, "plain")]
     lines += [line(f"template-{k}", 30.0 + k, k - 2.25, "prompt") for k in (3, 1, 2)]
-    text = summary(lines).splitlines()
+    text = summary_of_rungs(lines).splitlines()
     assert text[0] == "plain         40.0 [39.0, 41.0]"
     assert text[1] == "softmax       43.0 [42.0, 44.0]  3.0 [2.5, 3.5] of cam against plain"
     assert text[2] == "median template (template-2) 32.0 [31.0, 33.0]"

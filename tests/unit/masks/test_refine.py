@@ -213,5 +213,5 @@ def test_settings_of_other_methods_are_refused():
 def test_deviations_whose_coordinates_leave_an_integer_are_refused(key):
     """pydensecrf ends the process with them, or writes where it should not."""
     assert getattr(CrfSettings(**{key: 1e-3}), key) == 1e-3
-    with pytest.raises(ValueError, match="greater than or equal to 0.001"):
+    with pytest.raises(ValueError, match=r"greater than or equal to 0\.001"):
         CrfSettings(**{key: 1e-6})
