@@ -238,7 +238,7 @@ def test_a_new_refinement_is_one_function(shard, tmp_path, monkeypatch):
     write_shard(dataset, maps, entry, tmp_path / "m.zip")
     assert len(Archive(tmp_path / "m.zip").ids) == 3
     for name, line in (
-        ("empty", r"c: a confidence is NaN .* refinement sharp:empty; change"),
+        ("empty", r"c: a confidence is NaN, .* refinement sharp:empty; change"),
         ("raises", "refinement sharp:raises: c: ZeroDivisionError: division by zero"),
         ("broken", r"refinement sharp:broken: must return \(3, .* scores; got \("),
     ):
