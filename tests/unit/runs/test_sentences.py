@@ -9,6 +9,7 @@ from clip_wsss.models.sentences import Sentences
 from clip_wsss.prompts.texts import text_features
 from clip_wsss.runs.config import read_config
 from clip_wsss.runs.sentences import sentences
+from clip_wsss.runs.settings import Texts
 
 ROOT = Path(__file__).parents[3]
 
@@ -32,3 +33,10 @@ def test_every_template_with_every_word(tmp_path):
     assert set(asked) <= set(found)
     np.savez(tmp_path / "a.npz", texts=np.array(found), features=np.ones((len(found), 4)))
     assert Sentences(tmp_path / "a.npz", 4)(asked).shape == (len(asked), 4)
+
+
+def test_names_that_rank_templates_are_asked_for_too(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    entry = Texts(template="sharpest", names="clip-es", ranked_names="plain")
+    config = read_config("config/voc12.yaml").model_copy(update={"texts": {"a": entry}})
+    assert {"a photo of a bird.", "a photo of a bird avian."} <= set(sentences(config))
