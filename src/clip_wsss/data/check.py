@@ -35,6 +35,7 @@ class Use:
         imports: folders of masks that other code made, each with that of its confidences or None.
         regions: folders of regions that vote (`clip_wsss.core.regions`).
         bare: texts without background words, with which maps compare the classes of an image.
+        mu: the largest of the trainings on imported confidences.
     """
 
     labels: bool = False
@@ -42,6 +43,7 @@ class Use:
     imports: Sequence[Sequence[str | None]] = ()
     regions: Sequence[str] = ()
     bare: Sequence[str] = ()
+    mu: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,11 @@ def _compared(
             "same all over; name a list as background, or target: logit"
         )
     surest = [look.surest for look in looks.values() if look.surest is not None]
+    if surest and max(surest) < use.mu:
+        errors.append(
+            f"split {split}: no imported confidence is above {max(surest):.3f}, so that no pixel "
+            f"counts in a training with mu: {use.mu:g}; lower mu, or correct the confidences"
+        )
     if surest and max(surest) < 0.5:
         warnings.append(
             f"split {split}: no imported confidence is above {max(surest):.3f}; a confidence of 1 "

@@ -639,6 +639,12 @@ class Plan:
             if own.cam and ":" not in own.cam.method
             if getattr(own.cam, "target", None) in (None, "softmax")  # each method's, but gradcam's
         }
+        trained = [
+            own.segmentation.threshold
+            for _, own in rows
+            if own.segmentation and own.masks
+            if own.masks.source == "import" and own.masks.confidences is not None
+        ]
         given, labelled = dataset.masks is not None, self.tags is None
         found: dict[str, Use] = {}
         for split, labels, needed, others, regions in (
@@ -656,6 +662,7 @@ class Plan:
                     (*old.imports, *others),
                     (*old.regions, *regions),
                     sorted(bare) if split == splits.pseudo else (),
+                    max(trained, default=0.0) if split == splits.pseudo else 0.0,
                 )
         return found
 

@@ -275,6 +275,11 @@ def test_confidences_that_all_are_low_are_a_warning(own, tmp_path, white, said):
     assert found["errors"] == []
     line = "split train: no imported confidence is above 0.392; a confidence of 1 must be stored"
     assert any(one.startswith(line) for one in found["warnings"]) is said
+    errors = own.check({"train": Use(labels=True, imports=imports, mu=0.95)})["errors"]
+    line = (
+        "split train: no imported confidence is above 0.392, so that no pixel counts in a training"
+    )
+    assert [one.startswith(f"{line} with mu: 0.95; lower mu") for one in errors] == [True] * said
 
 
 def test_one_class_without_background_words_is_a_warning(own):

@@ -194,6 +194,20 @@ def test_masks_of_other_sources(graph, tmp_path):
     assert moved(folders(one, "other"), folders(two, "other")) == set(GROUPS[3:]), "an edit is seen"
 
 
+def test_the_check_knows_the_largest_mu_of_trainings_on_imported_confidences(graph, tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    entry = {"source": "import", "folder": str(tmp_path), "confidences": str(tmp_path)}
+    rows = "".join(
+        f"{name}\t-\t-\t-\t{masks}\tcgl,mu={mu}\tdefault\t0\n"
+        for name, masks, mu in (("a", "mine", 0.9), ("b", "mine", 0.8), ("c", "ground-truth", 0.99))
+    )
+    made = Plan(graph(rows, lambda c: c["masks"].update(mine=entry)))
+    assert {split: use.mu for split, use in made.uses.items()} == {"train": 0.9, "val": 0}
+    entry = {"source": "import", "folder": str(tmp_path)}
+    made = Plan(graph(rows, lambda c: c["masks"].update(mine=entry)))
+    assert not any(use.mu for use in made.uses.values()), "without confidences each is 1"
+
+
 def test_a_folder_that_a_mask_refinement_reads_counts_by_its_contents(graph, tmp_path):
     def folder(name, value):
         (tmp_path / name).mkdir()
