@@ -23,7 +23,7 @@ from clip_wsss.runs.stages import MAP_STAGES
 
 # Jobs import nothing of the working directory in the place of a library (`core.methods` does, of the
 # files that a config names).
-os.environ["PYTHONSAFEPATH"] = "1"
+os.environ.update(PYTHONSAFEPATH="1")
 
 SOURCE = ", ".join(Path(file).name for file in workflow.configfiles) or "config"
 
