@@ -185,6 +185,12 @@ class PseudoMask:
         named = ", ".join(f"{n} {name}" for name, n in zip(self.classes, self.values, strict=True))
         return f"PseudoMask({self.id!r}, {width} x {height}, labels 0 background, {named})"
 
+    @property
+    def without_map(self) -> tuple[str, ...]:
+        """Classes whose map is 0 all over, so that the label lacks them."""
+        pairs = zip(self.classes, self.cams, strict=True)
+        return tuple(name for name, cam in pairs if not cam.any())
+
     def kept(self, mu: float = MU) -> np.ndarray:
         """The label with 255 where the confidence is below mu, (H, W) uint8.
 
@@ -319,16 +325,16 @@ class Segmenter:
             return decided
         keys, (label, confidence) = maps.keys.tolist(), decided
         names = tuple(self.vocabulary.classes[key] for key in keys)
-        zero = [name for name, one in zip(names, maps.maps, strict=True) if not one.any()]
-        if zero:
+        values = tuple(key + 1 for key in keys)
+        made = PseudoMask(maps.id, label, confidence, maps.maps, names, values)
+        if made.without_map:
             warnings.warn(
-                f"{maps.id}: the map of {', '.join(zero)} is 0 all over, so that the mask lacks "
-                "it; look at the weights and at the words",
+                f"{maps.id}: the map of {', '.join(made.without_map)} is 0 all over, so that the "
+                "mask lacks it; look at the weights and at the words",
                 ZeroMapWarning,
                 stacklevel=2,
             )
-        values = tuple(key + 1 for key in keys)
-        return PseudoMask(maps.id, label, confidence, maps.maps, names, values)
+        return made
 
     def _maps(self, data: _Pictures) -> Iterator[tuple[str, ImageMaps | str]]:
         """The maps that the masks are made from, or why there are none, by id."""

@@ -106,7 +106,7 @@ def segment_pictures(
         if isinstance(found, InputError):
             bad[str(one.path)] = str(found)
             continue
-        if not found.cams.any(axis=(1, 2)).all():
+        if found.without_map:
             zero.append(one.name)
         codes = GREY[encode(found.confidence)]
         for folder, data in zip(

@@ -5,7 +5,7 @@ batches as an uninterrupted one.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,23 +56,17 @@ class Batch:
 
     def to(self, device: str) -> "Batch":
         """The same on a device."""
-
-        def moved(part: Batch | Words) -> dict[str, Tensor]:
-            return {
-                name: value.to(device, non_blocking=True)
-                for name, value in vars(part).items()
-                if isinstance(value, Tensor)
-            }
-
-        return Batch(**moved(self), words=Words(**moved(self.words)))
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """The same in page-locked memory, as the loader of a GPU asks for it."""
+        return self._mapped(Tensor.pin_memory)
 
-        def pinned(part: Batch | Words) -> dict[str, Tensor]:
-            return {n: v.pin_memory() for n, v in vars(part).items() if isinstance(v, Tensor)}
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        def mapped(part: Batch | Words) -> dict[str, Tensor]:
+            return {k: function(v) for k, v in vars(part).items() if isinstance(v, Tensor)}
 
-        return Batch(**pinned(self), words=Words(**pinned(self.words)))
+        return Batch(**mapped(self), words=Words(**mapped(self.words)))
 
 
 @dataclass(frozen=True)
