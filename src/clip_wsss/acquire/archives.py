@@ -1,5 +1,6 @@
 """One view of tar, tgz, zip and plain folders: members by name, read or saved one at a time."""
 
+import errno
 import lzma
 import os
 import shutil
@@ -113,8 +114,10 @@ def _of_zip(archive: zipfile.ZipFile, path: Path) -> Iterator[Member]:
 def _of_tar(archive: tarfile.TarFile, path: Path) -> Iterator[Member]:
     try:
         infos = list(tqdm(archive, desc=f"index of {path.name}", unit="file", disable=None))
-    except OSError as error:  # such as of a size beyond any file's
-        raise tarfile.ReadError(one_line(error)) from None
+    except OSError as error:
+        beyond = error.errno == errno.EINVAL  # the next place is beyond what a file can be
+        reason = "a size in it is larger than any file" if beyond else one_line(error)
+        raise tarfile.ReadError(reason) from None
     for info in infos:
         if info.isfile():
             read = partial(_read, partial(_extracted, archive, info), f"{path}: {info.name}")

@@ -208,7 +208,7 @@ def _transfer(url: str, part: Path, source: Source) -> bool:
         ):
             while chunk := response.read1(CHUNK):
                 _write(file, chunk)
-                if most is not None and file.tell() > most:  # one without a length may not end
+                if file.tell() > most:  # one without a length may not end
                     part.unlink()
                     raise _FailedError(f"sends more than the {most} bytes that it should have")
                 bar.update(len(chunk))

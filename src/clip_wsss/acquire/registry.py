@@ -12,6 +12,7 @@ from clip_wsss.core.plain import read_yaml
 from clip_wsss.core.resources import is_file
 from clip_wsss.core.spelling import unknown
 
+UNSIZED = 64 * 10**9  # bytes that are taken at most where nobody says how many there are
 LARGER = 2  # than the registry's file another may be, of a server that states no length
 KEYS = ("title", "url", "mirrors", "size", "md5", "licence", "citation")
 
@@ -28,7 +29,7 @@ class Source:
         size: bytes, or None if not known.
         md5: checksum in hexadecimal; None leaves it unchecked.
         most: bytes that are taken at most of a server that states no length, where the size is not
-            known; None: as many as there are.
+            known.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Source:
     file: str
     size: int | None
     md5: str | None
-    most: int | None = None
+    most: int = UNSIZED
 
 
 def find_source(name: str, settings: Mapping) -> Source:
@@ -75,7 +76,7 @@ def find_source(name: str, settings: Mapping) -> Source:
         file=file,
         size=None if "md5" in replacement else entry["size"],
         md5=replacement.get("md5", entry["md5"]),
-        most=entry["size"] and LARGER * entry["size"],
+        most=LARGER * entry["size"] if entry["size"] else UNSIZED,
     )
 
 

@@ -5,13 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Return a type for argparse: whole numbers from `least` on."""
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a type for argparse: whole numbers from `least` on, to `most`."""
+    range_ = f"of at least {least}" if most is None else f"from {least} to {most}"
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise ArgumentTypeError(f"must be a whole number of at least {least}; got {text}")
-        return int(text)
+        # More digits than Python takes are no number of anything.
+        number = int(text) if text.isdecimal() and len(text) < 20 else -1
+        if number < least or (most is not None and number > most):
+            raise ArgumentTypeError(f"must be a whole number {range_}; got {text}")
+        return number
 
     return read
 

@@ -13,7 +13,26 @@ class InputError(ValueError):
 
     The message is a single line: it names the file or the config key, says what is wrong
     with it and what to do about it. Jobs print that line and no traceback.
+
+    Args:
+        message: of one or more lines. What of it a terminal would obey or not show is written as
+            an escape, and of a long line the middle is left out: names and values are the user's.
     """
+
+    def __init__(self, message: str):
+        super().__init__("\n".join(map(_shown, message.split("\n"))))
+
+
+LONGEST = 2000  # characters of a line
+
+
+def _shown(line: str) -> str:
+    if not line.isprintable():
+        line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+    if len(line) <= LONGEST:
+        return line
+    half = LONGEST // 2
+    return f"{line[:half]} [{len(line) - 2 * half} more characters] {line[-half:]}"
 
 
 def one_line(error: object) -> str:
@@ -21,8 +40,7 @@ def one_line(error: object) -> str:
 
     What a terminal would obey or not show is written as an escape.
     """
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return _shown(" ".join(str(error).split()) or type(error).__name__)
 
 
 def kind_and_words(error: BaseException) -> str:

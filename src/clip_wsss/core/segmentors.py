@@ -239,6 +239,15 @@ def _check_training(content: dict[str, Any], path: str | Path) -> None:
                 raise InputError(
                     f"{path}: {where}.{place}: {value['type']} is added by itself; remove it"
                 )
+    for where, step in _mappings({"train_pipeline": content["train_pipeline"]}):
+        filled = {key: step[key] for key in ("seg_pad_val", "seg_fill_in") if key in step}
+        if isinstance(step.get("pad_val"), dict) and "seg" in step["pad_val"]:
+            filled["pad_val.seg"] = step["pad_val"]["seg"]
+        for key, value in filled.items():  # beyond a byte it would be read as a confidence
+            if value is not None and not (type(value) is int and 0 <= value <= 255):
+                raise InputError(
+                    f"{path}: {where}.{key}: must be 255 (no label) or a class; got {value!r}"
+                )
     optimizer = optim.get("optimizer")
     if not isinstance(optimizer, dict) or not isinstance(optimizer.get("type"), str):
         raise InputError(

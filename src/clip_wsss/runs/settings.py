@@ -49,6 +49,7 @@ def _place(path: str) -> str:
 
 Place = Annotated[Text, AfterValidator(_place)]  # of a file or folder; ~ is the home
 Count = Annotated[int, Field(ge=1)]
+MOST_RESAMPLES = 100_000  # whose values, for each class and run, are in memory
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -370,7 +371,9 @@ class Evaluation(Settings):
     powers: list[Positive] = Field(
         [float(p) for p in range(1, 11)], min_length=1, description="of the oracle sweep"
     )
-    bootstrap: Count = Field(1000, description="resamples of the images for every interval")
+    bootstrap: Annotated[int, Field(ge=1, le=MOST_RESAMPLES)] = Field(
+        1000, description="resamples of the images for every interval"
+    )
     seed: Seed = Field(0, description="of the resampling")
     published: Text | None = Field(None, description="published figures that the tables quote")
     unseen_background: Literal["seen", "ignored"] = Field(
@@ -422,7 +425,9 @@ class Compute(Settings):
         description="processes of a CRF or a scoring job, and threads that read images for a GPU; "
         "same results",
     )
-    batch: Count = Field(16, description="images of equal grid in one forward pass")
+    batch: Count = Field(
+        16, description="images of equal grid in one forward pass; it changes the last bits"
+    )
     shards: Annotated[int, Field(ge=1, le=9999)] = Field(1, description="jobs of a stage")
     gpus: Count = Field(1, description="processes of one training")
     predictors: Count = Field(1, description="jobs of inference, among which trainings are divided")

@@ -110,7 +110,8 @@ def _used(graph: Graph, settings: Settings, node: Node) -> dict[str, Any]:
         used["model"] = graph.config.models[settings.model].model_dump()
     if isinstance(settings, Masks):
         used = {key: used[key] for key in ("source", *used)}
-        makes = {"maps": {"refinement", settings.refinement.rpartition(":")[2], "background_power"},
+        makes = {"maps": {"refinement", settings.refinement.rpartition(":")[2], "background_power",
+                         "scores"},
                  "import": {"folder", "confidences"}}.get(settings.source, set())  # fmt: skip
         makes = {"source", *makes}
         used = {key: value for key, value in used.items() if key in makes}

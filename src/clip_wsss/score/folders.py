@@ -25,6 +25,7 @@ from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.datasets import some
 from clip_wsss.data.lists import read_ids
 from clip_wsss.data.vocabulary import IGNORE, Vocabulary, open_vocabulary
+from clip_wsss.runs.settings import MOST_RESAMPLES
 from clip_wsss.score.bootstrap import (
     Interval,
     interval,
@@ -207,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--common", action="store_true", help="score the images that both folders have")
     add("--ignore", default=str(IGNORE), help="value of the truth left out, or none (%(default)s)")
     add("--allow-255", action="store_true", help="labels may be 255: missed pixels of no class")
-    add("--bootstrap", type=at_least(1), default=1000, help="resamples of the images (%(default)s)")
+    count = at_least(1, MOST_RESAMPLES)
+    add("--bootstrap", type=count, default=1000, help="resamples of the images (%(default)s)")
     add("--seed", type=at_least(0), default=0, help="of the resamples (%(default)s)")
     add("--workers", type=at_least(1), default=1, help="processes (%(default)s)")
     add("--csv", type=output, help="write the table there, too")

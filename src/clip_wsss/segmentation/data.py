@@ -6,7 +6,7 @@ interrupted: its image and its random crop follow from the seed and k alone.
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -20,7 +20,8 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from torch.utils.data import Sampler
 
 from clip_wsss.core.archives import Archives
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
+from clip_wsss.core.memory import out_of_memory
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.segmentation.losses import pack
@@ -111,9 +112,7 @@ class PseudoMaskDataset(BaseSegDataset):
     def __getitem__(self, number: int) -> dict:
         """Sample `number` of the run, which may go over the images any number of times."""
         epoch, place = divmod(number, len(self))
-        state = np.random.SeedSequence((self.seed, number)).generate_state(2)
-        np.random.seed(state[0])  # noqa: NPY002 - MMCV's transforms draw from the global generators
-        random.seed(int(state[1]))
+        seed_transforms(self.seed, number)
         return self.prepare_data(int(self._order(epoch)[place]))
 
     def prepare_data(self, idx: int) -> dict:
@@ -132,16 +131,50 @@ class PseudoMaskDataset(BaseSegDataset):
                 f"{archive.path}: {name} holds the value {values[0]}, but there are {classes} "
                 "classes; make the masks again"
             )
-        return self.pipeline(
+        return transformed(self.pipeline, name, image, pack(mask, archive.codes(name)), classes)
+
+
+def transformed(
+    pipeline: Callable, name: str, image: np.ndarray, label: np.ndarray, classes: int
+) -> dict:
+    """Put an image and its labels through the transforms of a training.
+
+    Args:
+        pipeline: of MMEngine; its last transform is PackSegInputs.
+        name: of the image, for messages.
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) integer from `pack`, or labels alone.
+        classes: foreground classes and background.
+
+    Raises:
+        InputError: a transform fails, or makes labels that are no classes.
+    """
+    try:
+        sample = pipeline(
             {
                 "img": np.ascontiguousarray(image[..., ::-1]),
                 "img_path": name,
-                "img_shape": mask.shape,
-                "ori_shape": mask.shape,
-                "gt_seg_map": pack(mask, archive.codes(name)),
+                "img_shape": image.shape[:2],
+                "ori_shape": image.shape[:2],
+                "gt_seg_map": label,
                 "seg_fields": ["gt_seg_map"],
             }
         )
+        made = sample["data_samples"].gt_sem_seg.data
+    except Exception as error:  # transforms assert, and raise what cv2 and numpy raise
+        if out_of_memory(error):
+            raise
+        raise InputError(
+            f"{name}: does not go through the segmentor's train_pipeline ({one_line(error)}); "
+            "correct its transforms"
+        ) from None
+    values = made & 0xFF
+    if (wrong := values[(values >= classes) & (values != IGNORE)]).numel():
+        raise InputError(
+            f"{name}: the segmentor's train_pipeline makes the label {wrong[0]} of the {classes} "
+            "classes'; let its transforms fill with 255"
+        )
+    return sample
 
 
 @DATA_SAMPLERS.register_module()
@@ -203,6 +236,13 @@ class RandomScale(BaseTransform):
         )
         results["img_shape"] = results["img"].shape[:2]
         return results
+
+
+def seed_transforms(seed: int, number: int) -> None:
+    """Seed what MMCV's transforms draw from, the global generators, for one sample."""
+    state = np.random.SeedSequence((seed, number)).generate_state(2)
+    np.random.seed(state[0])  # noqa: NPY002
+    random.seed(int(state[1]))
 
 
 def seed_batch(seed: int, number: int) -> None:

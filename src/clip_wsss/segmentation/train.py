@@ -20,7 +20,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.dist import is_main_process
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
@@ -29,6 +32,7 @@ from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.registry import TRANSFORMS
 from torch import Tensor, nn
 
+from clip_wsss.core.confidence import EDGES
 from clip_wsss.core.devices import take_free_gpus
 from clip_wsss.core.errors import MEMORY, InputError, one_line
 from clip_wsss.core.files import sha256, write_bytes
@@ -40,10 +44,10 @@ from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.unseen import unseen_keys
 from clip_wsss.models.clip import load_for
-from clip_wsss.segmentation.data import read_masks
+from clip_wsss.segmentation.data import read_masks, seed_transforms, transformed
 from clip_wsss.segmentation.dropout import share_dropout
 from clip_wsss.segmentation.hooks import SMALLER_BATCH, LogHook, latest_checkpoint
-from clip_wsss.segmentation.losses import loss_config
+from clip_wsss.segmentation.losses import loss_config, pack
 from clip_wsss.segmentation.segmentor import (
     build_model,
     config_digest,
@@ -393,32 +397,47 @@ def _try_training(entry: dict, classes: int) -> None:
     path, segmentor = entry["segmentor"], read_segmentor(entry["segmentor"], entry)
     online = entry["online"] if entry.get("labels") == "online" else {}
     clip = (online or entry).get("clip")
+    there = clip is None or is_file(clip["weights"])
     model: nn.Module = nn.Linear(1, 1)
-    if clip is None or is_file(clip["weights"]):
-        with fitting(f"{path}: its model", SMALLER_BATCH):
+    with fitting(f"{path}: its model", SMALLER_BATCH):
+        if there:
             texts, taught = _any_texts(entry, classes)
             model = build_model(segmentor, entry, classes, path, texts, taught=taught)
-            _try_forward(model, path)
-    schedulers = _schedulers(segmentor, entry["iterations"], 1, False, path)
-    _try_parts(model, segmentor.train_pipeline, segmentor.optim_wrapper, schedulers, path)
+        schedulers = _schedulers(segmentor, entry["iterations"], 1, False, path)
+        _try_parts(model, segmentor.train_pipeline, segmentor.optim_wrapper, schedulers, path)
+        if there:
+            _try_batch(model, segmentor, classes, path)
 
 
-def _try_forward(model: nn.Module, path: str) -> None:
-    """Put an image through a segmentor: do the channels of its parts fit one another?"""
-    if type(model) not in (EncoderDecoder, CascadeEncoderDecoder):
-        return  # what makes its labels itself, or is taught, wants more than an image
-    given: Any = model.data_preprocessor
-    size = tuple(getattr(given, "size", None) or (128, 128))
+def _try_batch(model: Any, segmentor: Config, classes: int, path: str) -> None:
+    """Put a batch of noise through the transforms, which draw, and through the model."""
+    pipeline = Compose([*segmentor.train_pipeline, {"type": "PackSegInputs"}])
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (120, 160, 3), np.uint8)
+    label, codes = (
+        rng.integers(0, ends, image.shape[:2], np.uint8) for ends in (classes, len(EDGES))
+    )
+    label = pack(label, codes)
+    samples = []
+    for draw in range(8):
+        seed_transforms(0, draw)
+        name = f"{path}: an image of {label.shape[1]} x {label.shape[0]}"
+        samples.append(transformed(pipeline, name, image, label.copy(), classes))
+    if segmentor.train_dataloader["batch_size"] == 1:
+        samples = samples[:1]  # for which some normalisations have no statistics
+    batch = {key: [sample[key] for sample in samples[:2]] for key in samples[0]}
     try:
-        with torch.no_grad():
-            image = torch.zeros(3, *size, dtype=torch.uint8)
-            model.eval()(given({"inputs": [image]})["inputs"], mode="tensor")
-    except Exception as error:
+        batch = model.data_preprocessor(batch, training=True)
+        # What makes its labels itself, or is taught, wants more than images and masks.
+        if type(model) in (EncoderDecoder, CascadeEncoderDecoder):
+            with torch.no_grad():
+                model.train()(**batch, mode="loss")
+    except Exception as error:  # of any of MMSegmentation's parts
         if out_of_memory(error):
             raise  # which `fitting` says
         raise InputError(
-            f"{path}: no image of {size[0]} x {size[1]} goes through its model "
-            f"({one_line(error)}); correct data_preprocessor, or the channels of its parts"
+            f"{path}: no batch goes through its model ({one_line(error)}); correct "
+            "train_pipeline, data_preprocessor, or the channels of its parts"
         ) from None
 
 

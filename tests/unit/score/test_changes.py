@@ -36,6 +36,13 @@ def test_one_setting():
     assert words(run("a", None, cam="plain"), BASE) == ["target: logit -> softmax"]
 
 
+def test_the_precision_of_the_scores_is_named_with_its_default():
+    new = run("b", None, affinity="caa", masks="argmax,scores=float32")
+    assert words(run("a", None, affinity="caa", masks="argmax"), new) == [
+        "scores: float16 -> float32"
+    ]
+
+
 def test_a_ranked_template_against_a_named_one_leaves_out_how_it_is_ranked():
     old = run("a", None, texts="photo,spread=deviation")
     new = run("b", None, texts="sharpest")

@@ -523,6 +523,52 @@ def test_channels_that_do_not_fit_are_said_before_the_first_map(case, part):
     assert "goes through its model (" in said or part == "mean"
 
 
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"type": "Resize", "scale": [0, 0]}], "an image of 160 x 120: does not go through"),
+        ([{"type": "RandomMosaic", "prob": 1.0}], "an image of 160 x 120: does not go through"),
+        ([{"type": "RandomRotate", "prob": 1.0, "degree": 40, "seg_pad_val": 9}], "the label 9 of"),
+        ([{"type": "RandomCutOut", "prob": 1.0, "n_holes": 9, "cutout_shape": [9, 9],
+           "seg_fill_in": 4}], "the label 4 of the 3 classes'"),
+    ],
+)  # fmt: skip
+def test_transforms_that_fail_are_one_line_before_the_first_map_and_in_the_training(
+    case, steps, message
+):
+    path = case.segmentor(train_pipeline=steps)
+    (said,) = check_trainings({"cgl": case.entry}, 3)
+    assert said.startswith(f"cgl: {path}: ")
+    assert message in said
+    with pytest.raises(InputError, match="segmentor's train_pipeline") as caught:
+        run(case)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [
+        ({"type": "RandomRotate", "prob": 1.0, "degree": 9, "seg_pad_val": 300}, "seg_pad_val"),
+        ({"type": "Pad", "size": [64, 64], "pad_val": {"img": 0, "seg": -1}}, "pad_val.seg"),
+        ({"type": "RandomCutOut", "seg_fill_in": 2.5}, "seg_fill_in"),
+        ({"type": "RandomApply", "transforms": [{"type": "RandomRotate", "seg_pad_val": 256}]},
+         "seg_pad_val"),
+    ],
+)  # fmt: skip
+def test_fillings_of_labels_that_would_reach_the_confidences_are_refused(case, step, key):
+    case.segmentor(train_pipeline=[step])
+    (said,) = check_trainings({"cgl": case.entry}, 3)
+    assert f"{key}: must be 255 (no label) or a class; got " in said
+
+
+def test_a_model_that_makes_no_batch_is_said_before_the_first_map(case):
+    model = read_segmentor(case.segmentor()).model.to_dict()
+    del model["data_preprocessor"]["size"]
+    path = case.segmentor(model=model)
+    (said,) = check_trainings({"cgl": case.entry}, 3)
+    assert said.startswith(f"cgl: {path}: no batch goes through its model (only one of size and")
+
+
 def test_a_config_of_the_zoo_trains_as_it_is(case):
     """Its schedule ends with the run, its crops look at the labels, its batch norm is plain."""
     path = case.root / "mine.py"

@@ -12,7 +12,7 @@ from clip_wsss.data.bad_images import left_out
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.models.clip import load_for
 from clip_wsss.prompts.texts import text_features
-from clip_wsss.segmentation.data import PseudoMaskDataset
+from clip_wsss.segmentation.data import PseudoMaskDataset, transformed
 
 
 @DATASETS.register_module()
@@ -59,16 +59,9 @@ class ImageLabelDataset(PseudoMaskDataset):
         """Image number `idx` of the list, through the pipeline."""
         info = self.get_data_info(idx)
         image = self.images.image(info["id"])
-        sample = self.pipeline(
-            {
-                "img": np.ascontiguousarray(image[..., ::-1]),
-                "img_path": info["id"],
-                "img_shape": image.shape[:2],
-                "ori_shape": image.shape[:2],
-                "gt_seg_map": np.zeros(image.shape[:2], np.uint8),
-                "seg_fields": ["gt_seg_map"],
-            }
-        )
+        label = np.zeros(image.shape[:2], np.uint8)
+        classes = len(self.metainfo["classes"])
+        sample = transformed(self.pipeline, info["id"], image, label, classes)
         sample["data_samples"].set_metainfo({"class_keys": info["keys"], "number": idx})
         return sample
 
