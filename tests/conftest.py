@@ -2,7 +2,14 @@
 
 import pytest
 import stand_ins
+from hypothesis import HealthCheck, settings
 from small_dataset import dataset  # noqa: F401 - a fixture
+
+# A slow machine is no failure.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture

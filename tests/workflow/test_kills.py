@@ -79,8 +79,8 @@ class Run:
         return None
 
     def ended(self) -> Result:
-        """The result, once no process of it is left (two minutes are for a busy machine)."""
-        code, end = self.process.wait(HANG), time.monotonic() + 120
+        """The result, once no process of it is left (ten minutes are for a busy machine)."""
+        code, end = self.process.wait(HANG), time.monotonic() + 600
         while left := processes(self.folder):
             assert time.monotonic() < end, f"left behind: {left}"
             time.sleep(0.1)

@@ -90,7 +90,7 @@ def slow_counts(mask):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_both_kinds_of_rle(seed, height, width):
     mask = np.random.default_rng(seed).integers(0, 2, (height, width), dtype=np.uint8)
     plain = {"counts": [int(n) for n in slow_counts(mask)], "size": [height, width]}

@@ -161,7 +161,7 @@ def test_a_mask_of_ones_is_plain_propagation():
     torch.testing.assert_close(found, wanted.reshape(maps.shape))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.floats(0, 0.9))
 def test_masking_the_columns_is_masking_the_map(seed, share):
     """SSR's SGC: A* = A (.) Mask with Mask_ij = 1 for j in a target region, A* x = A (m x)."""
@@ -176,7 +176,7 @@ def test_masking_the_columns_is_masking_the_map(seed, share):
         torch.testing.assert_close(found.flatten(), masked @ one.flatten())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from(["region", "map"]))
 def test_kept_regions_equal_their_slow_twin(seed, share_of):
     """Pixel by pixel, region by region."""

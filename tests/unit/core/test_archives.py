@@ -81,7 +81,7 @@ def test_round_trip(tmp_path, kind):
         archive.label("cow")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.dictionaries(st.text("abcé_.-0", min_size=1, max_size=8), st.integers(1, 40), max_size=5))
 def test_round_trip_of_any_images(tmp_path_factory, sizes):
     path = tmp_path_factory.mktemp("archive") / "a.zip"
@@ -311,7 +311,7 @@ def same_or_refused(path, data, content):
     check(archive, content)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_changed_byte_changes_nothing_or_is_refused(whole, tmp_path_factory, data):
     content, clean = whole
@@ -323,7 +323,7 @@ def test_a_changed_byte_changes_nothing_or_is_refused(whole, tmp_path_factory, d
     same_or_refused(tmp_path_factory.mktemp("damaged") / "a.zip", damaged, content)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_a_cut_archive_is_refused(whole, tmp_path_factory, data):
     _, clean = whole

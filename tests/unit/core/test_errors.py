@@ -14,7 +14,7 @@ def test_nothing_that_a_terminal_obeys_or_hides_is_in_a_line():
 def test_a_message_shows_what_a_terminal_would_obey_or_hide_and_keeps_its_lines():
     said = InputError("a\u200b\x1b[0m\nb\xa0\n")
     assert str(said) == "a\\u200b\\x1b[0m\nb\\xa0\n"
-    assert str(pickle.loads(pickle.dumps(said))) == str(said)  # noqa: S301 - our own
+    assert str(pickle.loads(pickle.dumps(said))) == str(said)
 
 
 def test_of_a_line_that_no_terminal_shows_the_ends_are_told():

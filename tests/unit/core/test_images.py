@@ -37,7 +37,7 @@ def test_palette_is_that_of_voc():
         assert tuple(palette[label]) == colour
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 30))
 def test_labels_round_trip(tmp_path_factory, seed, height, width):
     path = tmp_path_factory.mktemp("label") / "deep" / "a.png"

@@ -15,7 +15,7 @@ from clip_wsss.core.maps import ImageMaps, load_npz, read_maps, read_skipped, wr
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(0, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_file_of_maps_round_trips(seed, count):
     rng = np.random.default_rng(seed)
     images = []

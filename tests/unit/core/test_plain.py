@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_wsss.core.errors import InputError
@@ -149,7 +149,6 @@ _PLAIN = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(_PLAIN)
 def test_what_is_written_is_read_back_by_us_and_by_others(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "written.yaml"

@@ -93,7 +93,7 @@ def test_clutter_is_background_and_hides_little():
     assert changed > 10
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10**9),
     st.integers(32, 120),

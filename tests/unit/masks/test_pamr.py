@@ -38,7 +38,7 @@ def slow(scores, rgb, own):
     return scores
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(0, 1000))
 def test_pamr_equals_its_slow_twin(height, width, seed):
     chance = np.random.default_rng(seed)

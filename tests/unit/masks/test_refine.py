@@ -76,7 +76,7 @@ def test_zero_cam_has_one_empty_box(shape):
         assert not box_mask(zero, 0.4, edge).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),

@@ -19,7 +19,7 @@ def test_par_equals_the_public_code(kind):
     torch.testing.assert_close(refined, tensor("par", f"{kind}refined"), atol=1e-5, rtol=0)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 3), st.integers(0, 1000))
 def test_par_equals_its_slow_twin(height, width, count, seed):
     random = torch.Generator().manual_seed(seed)

@@ -53,7 +53,7 @@ def test_sharpness_of_nothing():
         sharpness(SCORES, PRESENT, "range")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.integers(1, 8), st.integers(1, 6))
 def test_sharpness_equals_its_twin(seed, images, classes):
     rng = np.random.default_rng(seed)

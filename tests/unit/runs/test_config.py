@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_wsss.core.errors import InputError
@@ -309,7 +309,6 @@ _VALUES = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.sampled_from(sorted(ENTRIES)), st.data())
 def test_any_value_is_taken_or_refused_in_one_line(group, data):
     kind = with_methods(ENTRIES[group], {})

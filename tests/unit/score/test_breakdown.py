@@ -20,7 +20,7 @@ def counts_of(images: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", "truth", "prediction", "pixels"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_region_iou_equals_that_of_the_masks(seed):
     rng = np.random.default_rng(seed)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -14,7 +14,6 @@ NEAR = VALUES.flatmap(
 )
 
 
-@settings(deadline=None)
 @given(
     arrays.arrays(np.float32, (4, 5), elements=NEAR | st.floats(0, 1, width=32)),
     arrays.arrays(bool, (4, 5)),

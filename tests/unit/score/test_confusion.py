@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -30,7 +30,6 @@ def naive_sweep(truth, maps, keys, powers, classes):
 VALUES = st.sampled_from([0, 0.25, 0.382, 0.5, 0.5005, 0.75, 1]) | st.floats(0, 1, width=16)
 
 
-@settings(deadline=None)
 @given(st.data(), st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
 def test_the_sweep_equals_the_argmax_of_every_power(data, slots, height, width):
     maps = data.draw(arrays.arrays(np.float16, (slots, height, width), elements=VALUES)) + 0
@@ -93,7 +92,6 @@ def test_miou_of_nothing_is_nan():
     )
 
 
-@settings(deadline=None)
 @given(
     arrays.arrays(np.uint8, (3, 8), elements=st.sampled_from([0, 1, 2, 3, 255])),
     arrays.arrays(np.uint8, (3, 8), elements=st.sampled_from([0, 1, 2, 3, 255])),
