@@ -140,7 +140,7 @@ def transformed(
     """Put an image and its labels through the transforms of a training.
 
     Args:
-        pipeline: of MMEngine; its last transform is PackSegInputs.
+        pipeline: of MMEngine; what its last transform, PackSegInputs, packs is checked.
         name: of the image, for messages.
         image: (H, W, 3) uint8 RGB.
         label: (H, W) integer from `pack`, or labels alone.
@@ -160,7 +160,7 @@ def transformed(
                 "seg_fields": ["gt_seg_map"],
             }
         )
-        made = sample["data_samples"].gt_sem_seg.data
+        packed = sample.get("data_samples")
     except Exception as error:  # transforms assert, and raise what cv2 and numpy raise
         if out_of_memory(error):
             raise
@@ -168,7 +168,9 @@ def transformed(
             f"{name}: does not go through the segmentor's train_pipeline ({one_line(error)}); "
             "correct its transforms"
         ) from None
-    values = made & 0xFF
+    if packed is None:
+        return sample
+    values = packed.gt_sem_seg.data & 0xFF
     if (wrong := values[(values >= classes) & (values != IGNORE)]).numel():
         raise InputError(
             f"{name}: the segmentor's train_pipeline makes the label {wrong[0]} of the {classes} "

@@ -529,7 +529,7 @@ def test_channels_that_do_not_fit_are_said_before_the_first_map(case, part):
         ([{"type": "Resize", "scale": [0, 0]}], "an image of 160 x 120: does not go through"),
         ([{"type": "RandomMosaic", "prob": 1.0}], "an image of 160 x 120: does not go through"),
         ([{"type": "RandomRotate", "prob": 1.0, "degree": 40, "seg_pad_val": 9}], "the label 9 of"),
-        ([{"type": "RandomCutOut", "prob": 1.0, "n_holes": 9, "cutout_shape": [9, 9],
+        ([{"type": "RandomCutOut", "prob": 1.0, "n_holes": 9, "cutout_shape": [[9, 9]],
            "seg_fill_in": 4}], "the label 4 of the 3 classes'"),
     ],
 )  # fmt: skip
