@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -99,6 +99,8 @@ def read_preset(preset: str | Mapping[str, Any]) -> Preset:
     """
     if isinstance(preset, Mapping):
         config, path, stages = _of_mapping(preset)
+    elif not isinstance(preset, str):
+        raise InputError(f"preset: must be a row of a runs table or a mapping; got {preset!r}")
     else:
         config, path, stages = _of_row(preset)
     texts, cam, masks = stages.texts, stages.cam, stages.masks or Masks()
@@ -255,6 +257,9 @@ class Segmenter:
             raise InputError(
                 f"orientation: must be one of {', '.join(ORIENTATIONS)}; got {orientation}"
             )
+        for what, number in (("batch", batch), ("workers", workers)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise InputError(f"{what}: must be an integer of at least 1; got {number!r}")
         self.preset, self.orientation = read_preset(preset), orientation
         self._stages: dict[str, Any] = {
             group: None if entry is None else entry.model_dump()
@@ -391,6 +396,13 @@ class Segmenter:
     def _vocabulary(self, classes: Any, background: Sequence[str] | None) -> Vocabulary:
         """The classes, under the names of lists that the texts of the preset use."""
         texts = self._stages["texts"]
+        for what, said in (("classes", classes), ("background", background)):
+            if isinstance(said, Mapping):
+                said = [*said, *said.values()]
+            is_text = isinstance(said, str | Path)
+            bad = is_text and what == "background"
+            if bad or not (said is None or is_text or _are_words(said)):
+                raise InputError(f"{what}: must be a list of words; got {said!r}")
         named = classes if isinstance(classes, str | Path) else None
         own = open_vocabulary(named or self.preset.config.dataset.vocabulary)
         words = list(own.background(texts["background"]) if background is None else background)
@@ -575,12 +587,26 @@ class _Pictures(Dataset):
         return [self._index[label] for label in dict.fromkeys(one.labels)]
 
 
+def _are_words(said: Any) -> bool:
+    return isinstance(said, Collection) and all(isinstance(one, str) for one in said)
+
+
 def _windows(
     pairs: Iterable[tuple[Any, str | Sequence[str]]], size: int, orientation: str
 ) -> Iterator[dict[str, _Picture]]:
     """Pictures by id, `size` at a time, fewer where an id comes again."""
     window: dict[str, _Picture] = {}
-    for number, (image, labels) in enumerate(pairs, start=1):
+    for number, pair in enumerate(pairs, start=1):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(
+                f"pairs: each must be an image and its labels; number {number} is a "
+                f"{type(pair).__name__}"
+            )
+        image, labels = pair
+        if not isinstance(labels, str) and not _are_words(labels):
+            raise InputError(
+                f"labels: must be the name of a class or a list of names; got {labels!r}"
+            )
         file = isinstance(image, str | Path)
         name = image_id(Path(image).name) if file else f"image-{number}"
         if name in window or len(window) == size:

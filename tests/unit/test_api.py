@@ -242,6 +242,45 @@ def test_wrong_classes_are_one_line(classes, line):
         Segmenter(QUICK, classes=classes)
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"background": "sky"}, "background: must be a list of words; got 'sky'"),
+        ({"background": [1]}, r"background: must be a list of words; got \[1\]"),
+        ({"classes": [1, 2]}, r"classes: must be a list of words; got \[1, 2\]"),
+        ({"classes": {"dog": None}}, "classes: must be a list of words"),
+        ({"workers": "2"}, "workers: must be an integer of at least 1; got '2'"),
+        ({"batch": 0}, "batch: must be an integer of at least 1; got 0"),
+        ({"batch": True}, "batch: must be an integer of at least 1; got True"),
+    ],
+)
+def test_settings_of_another_kind_are_one_line(settings, line):
+    with pytest.raises(InputError, match=line):
+        Segmenter(QUICK, **settings)
+
+
+def test_a_preset_of_another_kind_is_one_line():
+    with pytest.raises(InputError, match="preset: must be a row of a runs table or a mapping; got"):
+        Segmenter(None)
+
+
+def test_a_device_that_cannot_be_is_one_line():
+    with pytest.raises(InputError, match="must be auto, cpu, cuda or cuda:<number>; got 'gpu'"):
+        Segmenter(QUICK, device="gpu")(PICTURE, "dog")
+
+
+@pytest.mark.parametrize("labels", [None, 3, [1], [None]])
+def test_labels_of_another_kind_are_one_line(segmenter, labels):
+    with pytest.raises(InputError, match="labels: must be the name of a class or a list of names"):
+        segmenter(PICTURE, labels)
+
+
+@pytest.mark.parametrize("pair", [PICTURE, "ab", (PICTURE, "dog", "cat")])
+def test_what_is_no_pair_is_one_line(segmenter, pair):
+    with pytest.raises(InputError, match="pairs: each must be an image and its labels; number 2"):
+        list(segmenter.all([(PICTURE, "dog"), pair]))
+
+
 def test_weights():
     with pytest.warns(UserWarning, match="only seen rendered scenes of emoji"):
         demo = Segmenter("clip-es", weights="demo")

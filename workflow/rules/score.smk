@@ -36,7 +36,7 @@ for name, split, stages, words in [
             resources:
                 **needs("score"),
             params:
-                stamp={"code": PLAN.code("score"), "split": split, "truth": DATASET.masks},
+                stamp={"code": PLAN.code("score"), "split": split, "truth": GRAPH.truth(split)},
                 measured=unseen([PLAN.measurement(*one) for one in measured]),
                 dataset=unseen(DATASET.model_dump()),
                 split=unseen(split),

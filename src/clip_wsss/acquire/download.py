@@ -119,6 +119,8 @@ def _local_copy(source: Source) -> Path:
     assert source.path is not None  # who calls has looked
     if not source.path.exists():
         raise InputError(f"{key}.path: there is no {source.path}; correct it")
+    if not source.path.is_dir():
+        check_file(source.path, "is gone; correct it")
     if source.path.is_file() and not _checksum_fits(source.path, source.md5):
         raise InputError(
             f"{source.path}: its md5 is not {source.md5}; replace the file, or set {key}.md5 (null:"

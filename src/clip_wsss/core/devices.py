@@ -28,7 +28,12 @@ def torch_device(device: str | torch.device) -> torch.device:
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(
+            f"compute.device: must be auto, cpu, cuda or cuda:<number>; got {device!r}"
+        ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("compute.device: cuda is asked for, but there is no GPU; set cpu or auto")
     if device.type == "cuda" and device.index is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import read_bytes
 
 _OPERATORS = {
     ast.Add: operator.add,
@@ -46,9 +47,7 @@ def read_literals(path: str | Path, _inside: tuple[Path, ...] = ()) -> dict[str,
     if path.resolve() in _inside:
         raise InputError(f"{path}: _base_: the files are bases of each other; remove one")
     try:
-        tree = ast.parse(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file") from None
+        tree = ast.parse(read_bytes(path, "there is no such file; name another"))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{path}: not Python that can be read ({error})") from None
     own: dict[str, Any] = {}

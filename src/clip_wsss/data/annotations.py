@@ -17,7 +17,20 @@ from clip_wsss.data.lists import image_id
 from clip_wsss.data.pickles import read_dictionary
 
 NAMES = ("image", "filename", "file", "id", "name")  # of the first column of a one-hot table
-DOUBT = {"score", "scores", "confidence", "probability", "prob"}  # columns that no label has
+DOUBT = {
+    "score",
+    "scores",
+    "confidence",
+    "probability",
+    "prob",
+    "conf",
+    "percent",
+    "count",
+    "present",
+    "valid",
+    "keep",
+    "use",
+}  # columns that no label has
 
 
 def read_labels(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, list[str]]:
@@ -39,6 +52,9 @@ def read_labels(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, li
             name: [classes[label] for label in sorted({one.label for one in picture.instances})]
             for name, picture in coco_images(path, classes).items()
         }
+    if suffix in (".pkl", ".pickle", ".parquet", ".feather", ".xls", ".xlsx", ".ods", ".pt"):
+        check_file(path, "no such labels; correct dataset.labels")
+        raise InputError(f"{path}: must be a CSV, an .npy or a .json; write the table as CSV")
     return read_labels_csv(path, classes)
 
 
@@ -95,6 +111,11 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
         if {"labels", "label"} <= set(header):
             raise InputError(f"{path}: has the columns labels and label; keep one of them")
         for name in header:
+            if not name:
+                raise InputError(
+                    f"{path}: has a column without a name, such as the index that pandas writes; "
+                    "remove it (index=False)"
+                )
             others = name not in ("image", "labels", "label")
             if others and (name.lower() in DOUBT or _are_shares([row[name] for _, row in rows])):
                 raise InputError(
@@ -163,6 +184,9 @@ def _table(path: Path, text: str) -> tuple[list[str], list[tuple[int, dict[str, 
 
 def _are_shares(values: Sequence[str]) -> bool:
     """Whether a column says how sure each row is, or which rows do not count: 0 to 1, not all 1."""
+    words = {value.strip().lower() for value in values} - {""}
+    if words <= {"true", "false", "yes", "no", "t", "f", "y", "n"}:
+        return bool(words & {"false", "no", "f", "n"})
     try:
         numbers = [float(value) for value in values if value.strip()]
     except ValueError:

@@ -260,7 +260,21 @@ def _compared(
                 f"split {split}: no mask of {folder} holds a class, only 0 and {IGNORE}; a mask "
                 f"must hold 1 to {len(classes)} where its image shows a class"
             )
-        elif empty:
+        pairs = [
+            (name, look.imported[folder] - {0, IGNORE}, look.labels)
+            for name, look in looks.items()
+            if look.labels and look.imported.get(folder, frozenset()) - {0, IGNORE}
+        ]
+        strange = [one for one in pairs if not {value - 1 for value in one[1]} & one[2]]
+        if 2 * len(strange) > len(pairs):
+            name, values, labels = strange[0]
+            errors.append(
+                f"split {split}: in {len(strange)} of {len(pairs)} images the mask of {folder} "
+                f"holds no class of the labels ({name}: {words(v - 1 for v in values)} in the "
+                f"mask, {words(labels)} in the labels); class number n of "
+                f"{dataset.settings['vocabulary']} must have the value n"
+            )
+        elif masks and 0 < empty < len(masks):
             warnings.append(
                 f"split {split}: {empty} of {len(masks)} masks of {folder} are {IGNORE} (ignored) "
                 "all over; no training learns from them"

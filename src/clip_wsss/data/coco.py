@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, kind_and_words
 from clip_wsss.core.memory import check_memory
 from clip_wsss.data.vocabulary import IGNORE
 
@@ -121,7 +121,8 @@ def rasterise(picture: AnnotatedImage) -> np.ndarray:
         except Exception as error:  # pycocotools raises whatever it stumbles over
             raise InputError(
                 f"{picture.file}: the segmentation of object {instance.id} cannot be drawn "
-                f"({error}); correct the JSON, or set dataset.masks to a folder of PNGs"
+                f"({kind_and_words(error)}); correct the JSON, or set dataset.masks to a folder of "
+                "PNGs"
             ) from None
         if instance.crowd:
             mask[region] = IGNORE

@@ -3,6 +3,7 @@
 A data set is only ever read from here: the user's folder is never written to.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +153,20 @@ class Dataset:
         stat = os.stat(self.image_folder / self._files[name])
         return f"{stat.st_size} {stat.st_mtime_ns}"
 
+    def state(self, split: str, truth: bool = False) -> str:
+        """Digest of the ids of a split and the bytes of each one's image, or of its ground truth.
+
+        Not of what the files hold, since it is asked for by every plan: one that is put in the
+        place of another has mostly another length, and `touch` changes none.
+        """
+        labels = self.root / "Annotations" if self._xml_labels else None
+        lines = []
+        for name in self.ids(split):
+            image = self.image_folder / self._files[name] if name in self._files else None
+            files = [self.mask_path(name)] if truth else [image, labels and labels / f"{name}.xml"]
+            lines.append(" ".join([name, *(str(_length(file)) for file in files)]))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
     def image(self, name: str) -> np.ndarray:
         """The image, (H, W, 3) uint8 RGB.
 
@@ -246,7 +261,11 @@ class Dataset:
             drawn = coco_images(path, self.vocabulary.classes)
             if name not in drawn:
                 raise InputError(f"{path}: has no image {name}; add it, or leave the image out")
-            return self._checked(rasterise(drawn[name]), f"{path}, image {name}", self.size(name))
+            try:
+                mask = rasterise(drawn[name])
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
+            return self._checked(mask, f"{path}, image {name}", self.size(name))
         check_file(path, "no such mask; add it, or set dataset.masks to the folder that has it")
         mask = read_label(path, self.vocabulary.colours)
         return self._checked(mask, str(path), self.size(name))
@@ -363,6 +382,14 @@ class Dataset:
     def _labels(self) -> dict[str, list[str]]:
         read = _read_labels if self._copied else read_labels
         return read(self.settings["labels"], self.vocabulary.classes)
+
+
+def _length(file: Path | None) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        return None if file is None else os.stat(file).st_size
+    except OSError:
+        return None
 
 
 @cache

@@ -21,6 +21,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.memory import check_memory, out_of_memory
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.models.cached import BY_ADDRESS, downloaded
+from clip_wsss.models.code import open_clip_problem
 from clip_wsss.models.frozen_clip import FrozenClip
 from clip_wsss.models.hub import reach_hub
 from clip_wsss.models.sentences import Sentences
@@ -261,6 +262,8 @@ def _unknown(architecture: str) -> InputError:
 
 
 def _known_tag(architecture: str, tag: str) -> dict:
+    if problem := open_clip_problem(architecture):
+        raise InputError(f"models: architecture {problem}")
     known = open_clip.get_pretrained_cfg(architecture, tag)
     if known:
         return known

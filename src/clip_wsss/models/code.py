@@ -70,7 +70,8 @@ def _timm_problem(shape: str) -> str:
     return "" if shape else "is missing; give a name of timm"
 
 
-def _open_clip_problem(shape: str) -> str:
+def open_clip_problem(shape: str) -> str:
+    """What is wrong with an architecture's name for open_clip, or nothing."""
     if shape.partition(":")[0] not in ("hf-hub", "local-dir"):
         return ""
     return (
@@ -111,7 +112,7 @@ _LIBRARIES = {
         texts=True,
         code=lambda model: ("clip_wsss.models.timm_clip:TimmClip",) if _is_timm_clip(model) else (),
         is_file=lambda model: model["architecture"] is None,
-        problem=_open_clip_problem,
+        problem=open_clip_problem,
     ),
     "timm": _Library(
         texts=False,

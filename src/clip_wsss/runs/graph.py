@@ -80,6 +80,7 @@ class Graph:
 
     def __init__(self, config: Config, runs: Sequence[Run]):
         self.config, self.runs = config, list(runs)
+        self._states: dict[tuple[str, bool], str] = {}
         self.vocabulary = read_vocabulary(config.dataset.vocabulary)
         self.settings = {run.name: run_settings(config, run) for run in self.runs}
         self.tags = self._tags()
@@ -282,9 +283,25 @@ class Graph:
         return self.config.dataset.source in ("folder", "images")
 
     def _ids(self, split: str) -> str:
-        """A digest of the ids of a split of the user's own data."""
-        ids = "\n".join(open_dataset(self.config.dataset.model_dump()).ids(split))
-        return hashlib.sha256(ids.encode()).hexdigest()
+        """What the images of a split of the user's own data are."""
+        return self._state(split, False)
+
+    def truth(self, split: str | None) -> dict[str, str]:
+        """What the ground truth of a split is; of the user's own data also by its files."""
+        masks = self.config.dataset.masks
+        if masks is None or split is None or not self._own:
+            return {} if masks is None else {"truth": masks}
+        return {"truth": masks, "truth_files": self._state(split, True)}
+
+    def state(self, split: str) -> str | None:
+        """What the images and the ground truth of a split of the user's own data are."""
+        return f"{self._ids(split)} {self.truth(split)}" if self._own else None
+
+    def _state(self, split: str, truth: bool) -> str:
+        if (split, truth) not in self._states:
+            dataset = open_dataset(self.config.dataset.model_dump())
+            self._states[split, truth] = dataset.state(split, truth)
+        return self._states[split, truth]
 
     def _path(self, settings: RunSettings) -> dict[str, Node]:
         """The nodes of a run by group."""
@@ -408,6 +425,8 @@ class Graph:
         identity, label = masks.used(), masks.source
         if masks.source == "ground-truth":
             identity["masks"] = self.config.dataset.masks
+            if files := self.truth(self.config.dataset.splits.pseudo).get("truth_files"):
+                identity["files"] = files
         elif masks.source == "import":
             identity = {"source": "import", "folder": folder_digest(str(masks.folder))}
             if masks.confidences is not None:

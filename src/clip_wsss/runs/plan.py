@@ -181,10 +181,8 @@ class Plan:
     def score_stamp(self, stage: str, node: Node, seed: int | None = None) -> dict[str, Any]:
         """The stamp of a measurement."""
         splits, job = self.config.dataset.splits, "score"
-        numerics: dict[str, Any] = {
-            "split": splits.val if stage == "segmentation" else splits.score,  # labels too
-            "truth": self.config.dataset.masks,
-        }
+        split = splits.val if stage == "segmentation" else splits.score  # labels too
+        numerics: dict[str, Any] = {"split": split, "truth": None, **self.graph.truth(split)}
         if stage in MAP_STAGES:
             numerics["powers"] = self.powers(node)
             numerics["sweep"] = sorted(self.config.evaluation.powers)
@@ -729,7 +727,8 @@ class Plan:
         dataset = self.config.dataset.model_dump(exclude=left_out)
         uses = {split: asdict(use) for split, use in self.uses.items()}
         # No towers and trainings: one more would read all images again, and its own job says it.
-        return {"code": self.code("check"), "dataset": dataset, "uses": uses}
+        state = {split: self.graph.state(split) for split in uses}
+        return {"code": self.code("check"), "dataset": dataset, "uses": uses, "state": state}
 
     @property
     def shown(self) -> dict[str, Any]:

@@ -49,6 +49,15 @@ def _place(path: str) -> str:
 
 Place = Annotated[Text, AfterValidator(_place)]  # of a file or folder; ~ is the home
 Count = Annotated[int, Field(ge=1)]
+
+
+def _once(values: list[float]) -> list[float]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"must hold each number once; got {', '.join(map(str, values))}")
+    return values
+
+
+Several = Annotated[list[Positive], Field(min_length=1), AfterValidator(_once)]
 MOST_RESAMPLES = 100_000  # whose values, for each class and run, are in memory
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -210,8 +219,8 @@ class Cam(Settings):
     method: Annotated[str, Names("cam", "here")] = Field(
         "gradcam", description="how maps are made; its settings go beside it"
     )
-    scales: list[Positive] = Field(
-        [1.0], min_length=1, description="of the image; each scale's maps in [0, 1] are averaged"
+    scales: Several = Field(
+        [1.0], description="of the image; each scale's maps in [0, 1] are averaged"
     )
     flip: bool = Field(False, description="averaged with the mirror images of all scales")
 
@@ -354,7 +363,7 @@ UNSAID: dict[str, Any] = {"text_head": None, "seen_only": False, "teacher": None
 class Inference(Refined):
     """Prediction of a trained segmentor."""
 
-    scales: list[Positive] = Field([1.0], min_length=1, description="averaged")
+    scales: Several = Field([1.0], description="averaged")
     flip: bool = Field(False, description="averaged with the mirrored image")
     long_side: Count | None = Field(
         None, description="of what the network sees at scale 1; null: the image's own size"
@@ -368,9 +377,7 @@ class Evaluation(Settings):
     """Scoring; nothing here is in the key of a stage."""
 
     background_power: Positive = Field(1.0, description="of runs without masks")
-    powers: list[Positive] = Field(
-        [float(p) for p in range(1, 11)], min_length=1, description="of the oracle sweep"
-    )
+    powers: Several = Field([float(p) for p in range(1, 11)], description="of the oracle sweep")
     bootstrap: Annotated[int, Field(ge=1, le=MOST_RESAMPLES)] = Field(
         1000, description="resamples of the images for every interval"
     )

@@ -104,6 +104,11 @@ def score_folders(
         )
     if counts.empty:
         raise InputError(f"{truth}: holds no pixel that counts; look at --ignore")
+    if not counts["truth"].any():
+        raise InputError(
+            f"{truth}: holds no pixel of a class, only the background and what --ignore leaves "
+            "out; a mask must hold 1 where the first class is, and so on"
+        )
     # Images without a counted pixel are drawn by no resample, as in the tables.
     sums = tally(counts, sorted(counts["id"].unique()), len(classes))
     values, samples = tally_iou(sums.sum(axis=0)), resampled_iou(sums, resamples, seed)

@@ -211,6 +211,9 @@ def test_local_copies(tmp_path):
     assert fetch(source(path=file, md5=None), tmp_path) == file
     with pytest.raises(InputError, match=r"sources\.replace\.thing\.path: there is no"):
         fetch(source(path=tmp_path / "nowhere"), tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is a named pipe, not a file"):
+        fetch(source(path=tmp_path / "pipe"), tmp_path)
 
 
 def settings(**replace):

@@ -260,7 +260,7 @@ def test_bases_merge_as_in_mmengine(tmp_path):
     }
     for text, message in {
         "_base_ = ['a.py', 'a.py']\n": "_base_: two files have the key",
-        "_base_ = 'none.py'\n": r"none\.py: cannot be read \(No such file",
+        "_base_ = 'none.py'\n": r"none\.py: there is no such file",
         "_base_ = 'a.py'\nmodel = dict(steps=dict(a=1))\n": "steps: .*add _delete_=True",
         "model = dict(type=missing)\nx = dict(model)": None,
     }.items():

@@ -263,6 +263,19 @@ def test_imported_masks_are_read(own, tmp_path):
     assert "theirs/c.png: no such mask" in line
 
 
+def test_imported_masks_with_other_classes_than_the_labels(own, tmp_path):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    uses = {"train": Use(labels=True, imports=[(str(folder), None)])}
+    for name, mask in (("a", box(CAT)), ("b", box(CAT)), ("c", box(DOG))):
+        (folder / f"{name}.png").write_bytes(encode_label(mask))
+    (line,) = own.check(uses)["errors"]
+    assert line.startswith(f"split train: in 2 of 3 images the mask of {folder} holds no class of")
+    assert "(a: cat in the mask, dog in the labels)" in line
+    (folder / "b.png").write_bytes(encode_label(np.maximum(box(DOG), box(CAT)[::-1])))
+    assert own.check(uses)["errors"] == []
+
+
 @pytest.mark.parametrize(("white", "said"), [(100, True), (255, False)])
 def test_confidences_that_all_are_low_are_a_warning(own, tmp_path, white, said):
     for folder, values in (("masks", box(DOG)), ("sure", np.full((HEIGHT, WIDTH), white))):

@@ -113,6 +113,12 @@ def test_every_setting_is_described():
             lambda c: c["texts"]["photo"].update(template=["a {}.", "b {}.", "a {}."]),
             "texts.photo.template: lists `a {}.` more than once, which would count as often",
         ),
+        (
+            lambda c: c["cam"]["softmax"].update(scales=[1.0, 0.5, 1]),
+            "cam.softmax.scales: must hold each number once; got 1.0, 0.5, 1.0",
+        ),
+        (lambda c: c["evaluation"].update(powers=[2, 2]), "evaluation.powers: must hold each"),
+        (lambda c: c["evaluation"].update(bootstrap=10**12), "evaluation.bootstrap: must be"),
         (lambda c: c["texts"]["photo"].update(template=1.5), "texts.photo.template: "),
         (lambda c: c["texts"]["sharpest"].update(templates="no.txt"), "there is no file no.txt"),
         (lambda c: c["segmentation"]["cgl"].update(segmentor="no.yaml"), "there is no file no"),

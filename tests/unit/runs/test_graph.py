@@ -194,6 +194,43 @@ def test_masks_of_other_sources(graph, tmp_path):
     assert moved(folders(one, "other"), folders(two, "other")) == set(GROUPS[3:]), "an edit is seen"
 
 
+def test_files_of_ones_own_data_count_by_their_bytes(graph, tmp_path):
+    root = tmp_path / "own"
+    for split, name in (("train", "a"), ("val", "b")):
+        for folder in ("JPEGImages", "Annotations", "SegmentationClass"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            suffix = {"JPEGImages": "jpg", "Annotations": "xml"}.get(folder, "png")
+            (root / folder / f"{name}.{suffix}").write_bytes(b"1")
+        (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text(f"{name}\n")
+
+    def plan():
+        return Plan(graph(FULL, lambda c: c["dataset"].update(source="folder", root=str(root))))
+
+    def stamps(one):
+        node = one.graph.paths["full"]
+        parts = (("mask", node["masks"]), ("segmentation", node["inference"]))
+        return [one.score_stamp(*part) for part in parts], one.check_stamp
+
+    first = plan()
+    for file in root.rglob("*.*"):
+        file.touch()
+    assert (folders(plan().graph), stamps(plan())) == (folders(first.graph), stamps(first))
+    (root / "SegmentationClass/a.png").write_bytes(b"22")
+    second = plan()
+    assert folders(second.graph) == folders(first.graph), "no stage but the score reads it"
+    (mask, val), check = stamps(second)
+    (first_mask, first_val), first_check = stamps(first)
+    assert (mask != first_mask, val == first_val, check != first_check) == (True, True, True)
+    for file in ("JPEGImages/a.jpg", "Annotations/a.xml"):
+        (root / file).write_bytes(b"333")
+        third = plan()
+        assert moved(folders(third.graph), folders(second.graph)) == set(GROUPS[1:])
+        second = third
+    (root / "SegmentationClass/b.png").write_bytes(b"22")
+    assert stamps(plan())[0][1] != val
+
+
 def test_the_check_knows_the_largest_mu_of_trainings_on_imported_confidences(graph, tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
     entry = {"source": "import", "folder": str(tmp_path), "confidences": str(tmp_path)}

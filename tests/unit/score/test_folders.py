@@ -72,6 +72,13 @@ def test_a_truth_of_255_may_count_and_labels_of_255_are_missed(folders):
     assert score.unlabelled == 1 / 4
 
 
+def test_truth_of_no_class_is_refused(folders):
+    """As binary masks of 0 and 255 have it, where 255 is the object."""
+    write("my truth", {"a": [[0, 0, 255, 255], [0, 0, 255, 255]], "b": [[255, 255, 0, 0]]})
+    with pytest.raises(InputError, match="my truth: holds no pixel of a class, only the backgroun"):
+        score_folders(*folders, WORDS)
+
+
 def test_palettes_colours_and_processes_change_nothing(folders):
     wanted = score_folders(*folders, WORDS)
     for name, mask in LABELS.items():
