@@ -3,13 +3,14 @@
 A scene is a function of its generator alone. All arithmetic is on integers or inside Pillow, so
 that the same scene has the same bytes on every machine.
 
-There are two worlds. The first is the one that the shipped CLIP was trained on and that the demo
-renders. The second is closer to photographs: classes keep company with some classes rather than
-others, things of no class lie about and hide parts of objects, objects cast shadows, and some
-pictures are grey, coarse, bright or drawn. Its seeds were fixed before the first training:
+There are two worlds. The first is the one that the shipped CLIP was trained on. The second, which
+the demo renders, is closer to photographs and new to that CLIP: classes keep company with some
+classes rather than others, things of no class lie about and hide parts of objects, objects cast
+shadows, and some pictures are grey, coarse, bright or drawn. Its seeds were fixed before the first
+training of a CLIP on it:
 
 - seed 7, 400 scenes of `train`: development, for every choice (`demo/ladder.py`);
-- seed 1: what the demo would show; seed 11, 400 scenes of `train`: the figures of a model card,
+- seed 1: what the demo shows; seed 11, 400 scenes of `train`: the figures of the model card,
   measured once. `train` ranks the templates and is scored, as in the demo; no training of a CLIP
   sees either, since its generator has another key (`batches.py`).
 """

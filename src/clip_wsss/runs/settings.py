@@ -124,7 +124,11 @@ class Demo(Settings):
     seed: Seed = Field(description="of the scenes")
     train: Count = Field(description="images")
     val: Count = Field(description="images")
-    world: Literal[1, 2] = Field(1, description="what they are like; the shipped CLIP knows 1")
+    world: Literal[1, 2] = Field(
+        1,
+        description="1: plain, as those that the shipped CLIP was trained on; 2: with clutter, "
+        "company, shadows and other looks",
+    )
 
 
 class Replacement(Settings):

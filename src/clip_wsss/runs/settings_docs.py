@@ -193,7 +193,7 @@ def _kind(annotation: Any) -> str:
         return "null"
     if getattr(annotation, "__metadata__", None):
         return _kind(choices[0])
-    if choices and all(isinstance(choice, str) for choice in choices):
+    if choices and all(isinstance(choice, str | int) for choice in choices):
         return ", ".join(f"`{choice}`" for choice in choices)
     origin = getattr(annotation, "__origin__", None)
     if isinstance(annotation, type) and issubclass(annotation, Enum):
