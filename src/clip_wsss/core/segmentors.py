@@ -279,10 +279,15 @@ def _check_training(content: dict[str, Any], path: str | Path) -> None:
                 raise InputError(
                     f"{path}: {where}.{place}: {value['type']} is added by itself; remove it"
                 )
-            if where == "param_scheduler" and value.get("by_epoch", False) is not False:
-                raise InputError(
-                    f"{path}: {where}.{place}.by_epoch: updates are counted; remove it"
-                )
+    for place, value in enumerate(content["param_scheduler"]):
+        where = f"param_scheduler.{place}"
+        if value.get("by_epoch", False) is not False:
+            raise InputError(f"{path}: {where}.by_epoch: updates are counted; remove it")
+        if "step_size" in value:
+            number(f"{where}.step_size", value["step_size"], 1, whole=False)
+        milestones = value.get("milestones")
+        for one in milestones if isinstance(milestones, list | tuple) else ():
+            number(f"{where}.milestones", one, 0, whole=False)
     for where, step in _mappings({"train_pipeline": content["train_pipeline"]}):
         filled = {key: step[key] for key in ("seg_pad_val", "seg_fill_in") if key in step}
         if isinstance(step.get("pad_val"), dict) and "seg" in step["pad_val"]:

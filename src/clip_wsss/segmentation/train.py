@@ -450,14 +450,16 @@ def _try_training(entry: dict, classes: int) -> None:
             _initialise(model, path)
             if isinstance(init, Path):
                 load_initial(model, init)
-        schedulers = _schedulers(segmentor, entry["iterations"], 1, False, path)
+        accumulate = segmentor.optim_wrapper.get("accumulative_counts", 1)
+        iterations = entry["iterations"] * accumulate
+        schedulers = _schedulers(segmentor, iterations, accumulate, False, path)
         optimizer, steps = _try_parts(
             model, segmentor.train_pipeline, segmentor.optim_wrapper, schedulers, path
         )
         if there:
             alone = entry.get("labels") != "online" and entry.get("teacher") is None
             _try_batch(model, segmentor, classes, path, optimizer if alone else None)
-        _try_rates(optimizer, steps, entry["iterations"], path)
+        _try_rates(optimizer, steps, iterations, accumulate, path)
 
 
 def _try_batch(
@@ -481,6 +483,12 @@ def _try_batch(
 
     # Of one sample some normalisations have no statistics, and sizes need not agree.
     single = segmentor.train_dataloader["batch_size"] == 1
+    channels = sorted({len(sample["inputs"]) for sample in samples})
+    if len(channels) > 1 and not single:
+        raise InputError(
+            f"{path}: train_pipeline makes images of {channels[0]} and of {channels[-1]} channels; "
+            "let its transforms keep them (as RandomGrayscale does with keep_channels: true)"
+        )
     try:
         for part in [[one] for one in samples] if single else [samples]:
             model.data_preprocessor(batch(part), training=True)
@@ -500,18 +508,21 @@ def _try_batch(
         ) from None
 
 
-def _try_rates(optimizer: OptimWrapper, schedulers: list, iterations: int, path: str) -> None:
-    """Take the schedulers through the first updates of a training."""
+def _try_rates(
+    optimizer: OptimWrapper, schedulers: list, iterations: int, accumulate: int, path: str
+) -> None:
+    """Take the schedulers through the first iterations of a training."""
     with warnings.catch_warnings():  # where no update was made
         warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
-        for update in range(1, min(iterations, 500) + 1):
+        for iteration in range(min(iterations, 500)):
+            update = iteration // accumulate + 1
             check_rates(optimizer, path, update)
             for place, one in enumerate(schedulers):
                 try:
                     one.step()
                 except Exception as error:  # of arithmetic with what the file says
                     raise InputError(
-                        f"{path}: param_scheduler.{place}: fails after update {update} "
+                        f"{path}: param_scheduler.{place}: fails in update {update} "
                         f"({kind_and_words(error)}); correct it"
                     ) from None
 
