@@ -148,6 +148,8 @@ def test_the_shipped_files_are_read(path):
         ("optim_wrapper.clip_grad", {"max_norm": -1.0}, "above 0; got {'max_norm': -1.0}"),
         ("optim_wrapper.clip_grad", {"type": "value", "clip_value": 0}, "clip_value. above 0; got"),
         ("optim_wrapper.clip_grad", [1], r"clip_grad: must be a mapping .*; got \[1\]"),
+        ("param_scheduler.0.step_size", 0, "param_scheduler.0.step_size: must be a number of at"),
+        ("param_scheduler.0.milestones", ["a"], "0.milestones: must be a number .*; got 'a'"),
         (
             "param_scheduler.0.by_epoch",
             True,

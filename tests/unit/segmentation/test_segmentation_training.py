@@ -602,12 +602,6 @@ def test_what_fails_in_an_update_is_one_line_before_the_first_map_and_in_the_tra
     assert "in _fit" in caplog.text
 
 
-def test_a_step_of_no_updates_cannot_be_built_or_taken(case):
-    path = case.segmentor(param_scheduler=[{"type": "StepLR", "step_size": 0}])
-    (line,) = check_trainings({"cgl": case.entry}, 3)
-    assert line.startswith(f"cgl: {path}: param_scheduler.0: ")
-
-
 @pytest.mark.parametrize("scheduler", [
     {"type": "ExponentialLR", "gamma": -1},
     {"type": "PolyLR", "eta_min": -1},
