@@ -87,7 +87,7 @@ def of_machine(error: Exception, where: str | os.PathLike) -> InputError | None:
     lacks = {"MemoryError", "OutOfMemoryError"} & names or number == errno.ENOMEM
     if lacks or "can't allocate memory" in text or "bad_alloc" in text:
         return InputError(f"{where}: memory ran out ({text[:200]}); {MEMORY}")
-    if "DataLoader worker" in text:
+    if "DataLoader worker (pid" in text:  # its own errors are told otherwise
         return InputError(f"{where}: a worker process was killed, mostly for memory; {MEMORY}")
     return None
 
