@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import warnings
+from traceback import extract_tb
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
@@ -36,11 +37,14 @@ def _shown(line: str) -> str:
 
 
 def one_line(error: object) -> str:
-    """What an exception or a text says, in one line; an exception's kind if it says nothing.
+    """What an exception or a text says, in one line; its kind or its assertion if it says nothing.
 
     What a terminal would obey or not show is written as an escape.
     """
-    return _shown(" ".join(str(error).split()) or type(error).__name__)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, AssertionError) and not str(error) and error.__traceback__ is not None:
+        text = extract_tb(error.__traceback__)[-1].line or text
+    return _shown(text)
 
 
 def kind_and_words(error: BaseException) -> str:

@@ -744,6 +744,20 @@ def test_a_model_that_makes_no_batch_is_said_before_the_first_map(case):
     assert said.startswith(f"cgl: {path}: no batch goes through its model (only one of size and")
 
 
+def test_pairs_of_numbers_may_be_lists_as_in_yaml(case):
+    case.segmentor(
+        train_pipeline=[
+            {"type": "RandomResize", "scale": [96, 48], "ratio_range": [0.5, 2.0],
+             "keep_ratio": True},
+            {"type": "RandomChoiceResize", "scales": [[64, 64], [80, 80]]},
+            {"type": "RandomCrop", "crop_size": [32, 32], "cat_max_ratio": 0.75},
+            {"type": "RandomFlip", "prob": [0.3, 0.3], "direction": ["horizontal", "vertical"]},
+            {"type": "Resize", "scale": [32, 32]},
+        ]
+    )  # fmt: skip
+    assert check_trainings({"cgl": case.entry}, 3) == []
+
+
 def test_a_config_of_the_zoo_trains_as_it_is(case):
     """Its schedule ends with the run, its crops look at the labels, its batch norm is plain."""
     path = case.root / "mine.py"
