@@ -12,7 +12,7 @@ def test_nothing_that_a_terminal_obeys_or_hides_is_in_a_line():
     assert one_line("é 図 x") == "é 図 x"
     assert one_line(KeyError()) == "KeyError"
     with pytest.raises(AssertionError) as caught:
-        assert min(3, 4) == 4  # noqa: PT017
+        assert min(3, 4) == 4
     said = AssertionError().with_traceback(caught.value.__traceback__)
     assert one_line(said).startswith("assert min(3, 4) == 4")
     assert one_line(AssertionError()) == "AssertionError"
