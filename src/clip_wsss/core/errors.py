@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import warnings
+from traceback import extract_tb
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
@@ -36,11 +37,14 @@ def _shown(line: str) -> str:
 
 
 def one_line(error: object) -> str:
-    """What an exception or a text says, in one line; an exception's kind if it says nothing.
+    """What an exception or a text says, in one line; its kind or its assertion if it says nothing.
 
     What a terminal would obey or not show is written as an escape.
     """
-    return _shown(" ".join(str(error).split()) or type(error).__name__)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, AssertionError) and not str(error) and error.__traceback__ is not None:
+        text = extract_tb(error.__traceback__)[-1].line or text
+    return _shown(text)
 
 
 def kind_and_words(error: BaseException) -> str:
@@ -87,7 +91,7 @@ def of_machine(error: Exception, where: str | os.PathLike) -> InputError | None:
     lacks = {"MemoryError", "OutOfMemoryError"} & names or number == errno.ENOMEM
     if lacks or "can't allocate memory" in text or "bad_alloc" in text:
         return InputError(f"{where}: memory ran out ({text[:200]}); {MEMORY}")
-    if "DataLoader worker" in text:
+    if "DataLoader worker (pid" in text:  # its own errors are told otherwise
         return InputError(f"{where}: a worker process was killed, mostly for memory; {MEMORY}")
     return None
 

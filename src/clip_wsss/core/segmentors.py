@@ -187,7 +187,12 @@ def _check_model(model: dict[str, Any], path: str | Path) -> None:
     for where, value in parts:
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
             raise InputError(f"{path}: {where}: must be a mapping with a type; got {value!r}")
-    stds = (model.get("data_preprocessor") or {}).get("std") or ()
+        _check_loss(value.get("loss_decode"), f"{path}: {where}.loss_decode")
+    prepare = model.get("data_preprocessor") or {}
+    if not isinstance(prepare, dict):
+        raise InputError(f"{path}: model.data_preprocessor: must be a mapping; got {prepare!r}")
+    _check_padding(prepare.get("test_cfg"), f"{path}: model.data_preprocessor.test_cfg")
+    stds = prepare.get("std") or ()
     for std in stds if isinstance(stds, list | tuple) else (stds,):
         if isinstance(std, bool) or not isinstance(std, int | float) or std <= 0:
             raise InputError(f"{path}: model.data_preprocessor.std: must be above 0; got {std!r}")
@@ -199,6 +204,34 @@ def _check_model(model: dict[str, Any], path: str | Path) -> None:
         raise InputError(
             f"{path}: model.backbone.model: must be the name of an entry of models; got {name!r}"
         )
+
+
+def _check_loss(losses: Any, where: str) -> None:
+    """Refuse what is no loss; of one only its weight counts here."""
+    for loss in losses if isinstance(losses, list | tuple) else [losses or {}]:
+        if not isinstance(loss, dict):
+            raise InputError(f"{where}: must be a mapping, or a list of them; got {loss!r}")
+        if not _positive(weight := loss.get("loss_weight", 1)):
+            raise InputError(f"{where}.loss_weight: must be a number above 0; got {weight!r}")
+
+
+def _check_padding(test: Any, where: str) -> None:
+    """Refuse a padding of predictions that is none."""
+    if not test and test in (None, {}):
+        return
+    if not isinstance(test, dict) or len(test) != 1 or not test.keys() < {"size", "size_divisor"}:
+        raise InputError(f"{where}: must be a mapping with size or size_divisor; got {test!r}")
+    ((key, value),) = test.items()
+    sides = value if key == "size" and isinstance(value, list | tuple) else [value]
+    if len(sides) != (2 if key == "size" else 1) or not all(
+        type(side) is int and side > 0 for side in sides
+    ):
+        kind = "height and width, integers" if key == "size" else "an integer"
+        raise InputError(f"{where}.{key}: must be {kind} of at least 1; got {value!r}")
+
+
+def _positive(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and value > 0
 
 
 def _check_training(content: dict[str, Any], path: str | Path) -> None:
@@ -221,6 +254,13 @@ def _check_training(content: dict[str, Any], path: str | Path) -> None:
     number("train_dataloader.num_workers", loader.get("num_workers", 0), 0)
     number("optim_wrapper.accumulative_counts", optim.get("accumulative_counts", 1), 1)
     number("checkpoint_interval", content["checkpoint_interval"], 1)
+    if (clip := optim.get("clip_grad")) is not None and not (
+        isinstance(clip, dict) and _positive(clip.get("max_norm", clip.get("clip_value")))
+    ):
+        raise InputError(
+            f"{path}: optim_wrapper.clip_grad: must be a mapping with a max_norm (or of type value "
+            f"a clip_value) above 0; got {clip!r}"
+        )
     if optim.get("type", "OptimWrapper") != "OptimWrapper":
         raise InputError(
             f"{path}: optim_wrapper.type: must be OptimWrapper; got {optim['type']} (precision: "
@@ -239,6 +279,15 @@ def _check_training(content: dict[str, Any], path: str | Path) -> None:
                 raise InputError(
                     f"{path}: {where}.{place}: {value['type']} is added by itself; remove it"
                 )
+    for place, value in enumerate(content["param_scheduler"]):
+        where = f"param_scheduler.{place}"
+        if value.get("by_epoch", False) is not False:
+            raise InputError(f"{path}: {where}.by_epoch: updates are counted; remove it")
+        if "step_size" in value:
+            number(f"{where}.step_size", value["step_size"], 1, whole=False)
+        milestones = value.get("milestones")
+        for one in milestones if isinstance(milestones, list | tuple) else ():
+            number(f"{where}.milestones", one, 0, whole=False)
     for where, step in _mappings({"train_pipeline": content["train_pipeline"]}):
         filled = {key: step[key] for key in ("seg_pad_val", "seg_fill_in") if key in step}
         if isinstance(step.get("pad_val"), dict) and "seg" in step["pad_val"]:

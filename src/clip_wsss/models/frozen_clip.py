@@ -8,6 +8,7 @@ differentiable rest, which GradCAM goes back through (docs/parity.md, facts 6, 7
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,14 @@ from torch import Tensor, nn
 
 from clip_wsss.models.frozen import Images, TextEncoder
 from clip_wsss.models.last_block import through_last_block
-from clip_wsss.models.layers import attend_head_by_head, mean_map, packed_heads, run_mlp
+from clip_wsss.models.layers import (
+    PackedBlock,
+    attend_head_by_head,
+    can_pack,
+    mean_map,
+    packed_heads,
+    run_mlp,
+)
 from clip_wsss.models.tower import MAX_PATCHES
 
 if TYPE_CHECKING:
@@ -163,6 +171,12 @@ class FrozenClip(Images, TextEncoder):
         streams, attention = self._before_last(batch, maps, maps, last_only=False)
         return streams[1:], attention
 
+    @cached_property
+    def _packed(self) -> list[PackedBlock | None]:
+        """The blocks before the last one, where they can be packed."""
+        blocks = self.visual.transformer.resblocks[:-1]
+        return [PackedBlock(block) if can_pack(block) else None for block in blocks]
+
     def _before_last(
         self, batch: Tensor, maps: int, by_head: int, last_only: bool
     ) -> tuple[list[Tensor], Tensor]:
@@ -174,11 +188,16 @@ class FrozenClip(Images, TextEncoder):
         streams = [x]
         for index, block in enumerate(self.visual.transformer.resblocks[:-1]):
             slot = index - (self.layers - count)
-            own = index >= self.layers - by_head
-            y, weights = self._attend(block, block.ln_1(x), slot >= 0, own)
+            own, packed = index >= self.layers - by_head, self._packed[index]
+            a = block.ln_1(x)
+            heads = packed_heads(block.attn, a) if packed is None else packed.qkv(a)
+            y, weights = self._mixed(*heads, slot >= 0, own)
             if weights is not None:
                 attention[:, slot] = weights[:, 1:, 1:]
-            x = self._rest(block, x, y)
+            if packed is None:
+                x = self._rest(block, x, self._joined(block, y))
+            else:
+                x = packed.rest(x, y)
             streams = [x] if last_only else [*streams, x]
         return streams, attention
 
@@ -279,14 +298,26 @@ class FrozenClip(Images, TextEncoder):
         Without maps a `mask` (B, 1, L, L) bool may say which tokens see which.
         Only `by_head` (without gradients) decides the last bits of the branch, not `need_map`.
         """
+        y, maps = FrozenClip._mixed(*packed_heads(block.attn, a), need_map, by_head, mask)
+        return FrozenClip._joined(block, y), maps
+
+    @staticmethod
+    def _mixed(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        need_map: bool,
+        by_head: bool,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the heads make of queries, keys and values; see `_attend`."""
         maps = None
-        q, k, v = packed_heads(block.attn, a)
         if need_map or by_head:
             with torch.no_grad():
                 y, maps = attend_head_by_head(q, k, v, need_map)
         if not by_head:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return FrozenClip._joined(block, y), maps
+        return y, maps
 
     @staticmethod
     def _joined(block: Any, y: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clip_wsss.models.layers import activate, attend_head_by_head, packed_heads
+from clip_wsss.models.layers import activate, attend_head_by_head, is_ordinary, packed_heads
 from clip_wsss.models.tower import Clip, Grid
 
 
@@ -161,13 +161,7 @@ def through_last_block(clip: Any, x: Tensor, need_map: bool) -> Derived | Record
 
 def _is_ordinary(visual: Any) -> bool:
     block = visual.transformer.resblocks[-1]
-    return (
-        isinstance(block.attn, nn.MultiheadAttention)
-        and isinstance(block.ls_1, nn.Identity)
-        and isinstance(block.ls_2, nn.Identity)
-        and len(block.mlp) == 3  # no norm between its matrices
-        and visual.ln_post.weight is not None
-    )
+    return is_ordinary(block) and visual.ln_post.weight is not None
 
 
 def record(clip: Clip, x: Tensor, need_map: bool, grid: Grid | None = None) -> Recorded:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOPE = 1.702  # of QuickGELU's sigmoid
+# What PyTorch's compiler uses for frozen weights; it has no public name.
+_OPS = torch.ops.mkldnn
 
 # A network, block or attention is `Any` here: torch types what a module holds as Tensor | Module.
 
@@ -98,3 +100,63 @@ def run_mlp(mlp: Any, x: Tensor) -> Tensor:
     hidden = torch.addmm(first.bias, rows, first.weight.T, beta=SLOPE, alpha=SLOPE)
     F.silu(hidden, inplace=True)
     return torch.addmm(second.bias, hidden, second.weight.T, alpha=1 / SLOPE).view_as(x)
+
+
+def is_ordinary(block: Any) -> bool:
+    """Whether a block is as CLIP has it: no scales of branches, no norm between its matrices."""
+    return (
+        isinstance(block.attn, nn.MultiheadAttention)
+        and isinstance(block.ls_1, nn.Identity)
+        and isinstance(block.ls_2, nn.Identity)
+        and len(block.mlp) == 3
+    )
+
+
+def can_pack(block: Any) -> bool:
+    """Whether `PackedBlock` knows a block, and this build of PyTorch has what it needs."""
+    return (
+        is_ordinary(block)
+        and is_quick_gelu(block.mlp[1])
+        and block.attn.in_proj_weight.device.type == "cpu"
+        and block.attn.in_proj_weight.dtype in (torch.float32, torch.bfloat16)
+        and torch.backends.mkldnn.is_available()
+        and hasattr(_OPS, "_linear_pointwise")
+        and hasattr(_OPS, "_reorder_linear_weight")
+    )
+
+
+class PackedBlock:
+    """A frozen block whose matrices lie as oneDNN wants them on this processor.
+
+    No product lays them out again, and bias, activation and residual are added inside of it: in
+    float32 a tenth faster, for twice the memory of the matrices, and with other last bits. In
+    bfloat16 the MLP stays as it is, since its scaled matrices would be rounded once more.
+
+    Args:
+        block: which `can_pack`.
+    """
+
+    def __init__(self, block: Any):
+        self.ln_2, self.mlp, attn = block.ln_2, block.mlp, block.attn
+        self.heads, pack = attn.num_heads, _OPS._reorder_linear_weight
+        self.packed = (pack(attn.in_proj_weight), attn.in_proj_bias)
+        self.joined = (pack(attn.out_proj.weight), attn.out_proj.bias)
+        self.first = self.second = None
+        if attn.in_proj_weight.dtype == torch.float32:  # see `run_mlp`
+            first, _, second = block.mlp
+            self.first = (pack(SLOPE * first.weight), SLOPE * first.bias)
+            self.second = (pack(second.weight / SLOPE), second.bias)
+
+    def qkv(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `packed_heads`."""
+        packed = _OPS._linear_pointwise(a, *self.packed, "none", [], "")
+        q, k, v = packed.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def rest(self, x: Tensor, y: Tensor) -> Tensor:
+        """The stream after the block: of (B, L, D) and what its heads give (B, heads, L, d)."""
+        x = _OPS._linear_pointwise.binary(y.transpose(1, 2).flatten(2), x, *self.joined, "add")
+        if self.first is None or self.second is None:
+            return x + run_mlp(self.mlp, self.ln_2(x)).to(x.dtype)
+        hidden = _OPS._linear_pointwise(self.ln_2(x), *self.first, "swish", [], "")
+        return _OPS._linear_pointwise.binary(hidden, x, *self.second, "add")

@@ -147,7 +147,8 @@ def transformed(
         classes: foreground classes and background.
 
     Raises:
-        InputError: a transform fails, or makes labels that are no classes.
+        InputError: a transform fails, makes labels that are no classes, or leaves them in another
+            size than the image's.
     """
     try:
         sample = pipeline(
@@ -161,6 +162,7 @@ def transformed(
             }
         )
         packed = sample.get("data_samples")
+        labels = None if packed is None else packed.gt_sem_seg.data
     except Exception as error:  # transforms assert, and raise what cv2 and numpy raise
         if out_of_memory(error):
             raise
@@ -168,9 +170,16 @@ def transformed(
             f"{name}: does not go through the segmentor's train_pipeline ({one_line(error)}); "
             "correct its transforms"
         ) from None
-    if packed is None:
+    if labels is None:
         return sample
-    values = packed.gt_sem_seg.data & 0xFF
+    sizes = [tuple(one.shape[:-3:-1]) for one in (sample["inputs"], labels)]
+    if sizes[0] != sizes[1]:
+        image_, label_ = (f"{width} x {height}" for width, height in sizes)
+        raise InputError(
+            f"{name}: the segmentor's train_pipeline makes an image of {image_} with labels of "
+            f"{label_}; let its transforms change both"
+        )
+    values = labels & 0xFF
     if (wrong := values[(values >= classes) & (values != IGNORE)]).numel():
         raise InputError(
             f"{name}: the segmentor's train_pipeline makes the label {wrong[0]} of the {classes} "
@@ -221,10 +230,12 @@ class RandomScale(BaseTransform):
     """Resizes image (bilinear) and labels (nearest) by one of a list of factors.
 
     Args:
-        factors: to choose from.
+        factors: to choose from, above 0.
     """
 
     def __init__(self, factors: list[float]):
+        if not factors or not min(factors) > 0:
+            raise ValueError(f"factors must be numbers above 0; got {factors}")
         self.factors = factors
 
     def transform(self, results: dict) -> dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
@@ -108,6 +109,10 @@ class LogHook(Hook):
             ) from None
         self.counted, self.empty = sum(pixels), pixels.count(0)
 
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """See Hook."""
+        check_rates(runner.optim_wrapper, "segmentation", runner.iter // self.accumulate + 1)
+
     def before_train(self, runner) -> None:
         """See Hook."""
         if runner.rank:
@@ -182,6 +187,26 @@ class LogHook(Hook):
             raise InputError(
                 f"segmentation: no pixel of the masks has counted in {update} updates, so that "
                 "nothing was learnt; lower mu, or look at the masks' confidences and labels"
+            )
+
+
+def check_rates(optimizer: OptimWrapper, where: str, update: int) -> None:
+    """Refuse learning rates with which a loss would be climbed, or weights be lost.
+
+    Args:
+        optimizer: whose groups have them.
+        where: the file or the key, for the message.
+        update: that comes, from 1.
+
+    Raises:
+        InputError: a rate below 0, or that is no number.
+    """
+    for group in optimizer.param_groups:
+        rate = group["lr"]
+        if not (isinstance(rate, int | float | torch.Tensor) and 0 <= rate < math.inf):
+            raise InputError(
+                f"{where}: the learning rate of update {update} is {rate}; correct "
+                "param_scheduler in the segmentor's file, so that it stays at 0 or above"
             )
 
 

@@ -74,6 +74,9 @@ class Predictor:
             if texts is not None:
                 model.decode_head.classify_by(*heads.read_texts(texts), len(classes))
         self.model = model.eval().to(self.device)
+        prepare = self.model.data_preprocessor
+        # MMSegmentation's own would want samples; a view is padded where it enters the network.
+        self.padding, prepare.test_cfg = getattr(prepare, "test_cfg", None), None
 
     @torch.no_grad()
     def probabilities(self, rgb: np.ndarray) -> np.ndarray:
@@ -92,7 +95,7 @@ class Predictor:
         if self.long_side is not None:
             image = fit_long_side(image, self.long_side)
         if self.logits:
-            logits = mean_logits(self._logits, image, self.scales, self.flip)
+            logits = mean_logits(self._padded_logits, image, self.scales, self.flip)
             logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
             return logits.softmax(dim=1)[0].cpu().numpy()
         flips = (False, True) if self.flip else (False,)
@@ -101,7 +104,7 @@ class Predictor:
         for scale, flip in views:
             size = [max(1, round(side * scale)) for side in image.shape[2:]]
             view = F.interpolate(image, size, mode="bilinear", align_corners=False)
-            logits = self._logits(view.flip(3) if flip else view)
+            logits = self._padded_logits(view.flip(3) if flip else view)
             logits = logits.flip(3) if flip else logits
             logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
             total = total + logits.float().softmax(dim=1)
@@ -133,6 +136,25 @@ class Predictor:
                 f"online.method: final must return {wanted} scores; got {scores.shape}"
             )
         return scores
+
+    def _padded_logits(self, view: torch.Tensor) -> torch.Tensor:
+        """Logits of a view that is padded as `data_preprocessor.test_cfg` says, without its edge.
+
+        Where there is none they are on the network's grid, else on the view's.
+        """
+        if not self.padding:
+            return self._logits(view)
+        sides = view.shape[2:]
+        if (step := self.padding.get("size_divisor")) is not None:
+            down, right = (-side % step for side in sides)
+        else:
+            wanted = self.padding["size"]
+            down, right = (max(0, n - side) for n, side in zip(wanted, sides, strict=True))
+        value = self.model.data_preprocessor.pad_val
+        large = F.pad(view, (0, right, 0, down), value=value)
+        logits = self._logits(large)
+        logits = F.interpolate(logits, large.shape[2:], mode="bilinear", align_corners=False)
+        return logits[..., : sides[0], : sides[1]]
 
     def _logits(self, view: torch.Tensor) -> torch.Tensor:
         if isinstance(self.model.decode_head, torch.nn.ModuleList):  # each head sees the last one's

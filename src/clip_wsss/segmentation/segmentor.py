@@ -38,10 +38,23 @@ def read_segmentor(name: str | Path, entry: dict | None = None) -> Config:
     Raises:
         InputError: as `clip_wsss.core.plain.read_segmentor_file`.
     """
-    if not is_method("segmentor", str(name)):
-        return Config(read_segmentor_file(name))
-    built = method("segmentor", str(name))
-    return Config(checked(built.bound((entry or {}).get(built.short))(), name, False))
+    if is_method("segmentor", str(name)):
+        built = method("segmentor", str(name))
+        found = checked(built.bound((entry or {}).get(built.short))(), name, False)
+    else:
+        found = read_segmentor_file(name)
+    return Config({**found, "train_pipeline": _paired(found["train_pipeline"])})
+
+
+def _paired(value: Any, key: str = "") -> Any:
+    """Settings of transforms in which two numbers, a list in YAML, are the tuple that they want."""
+    if isinstance(value, dict):
+        return {name: _paired(one, name) for name, one in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
+    numbers = len(value) == 2 and all(type(one) in (int, float) for one in value)
+    kept = isinstance(value, tuple) or (numbers and key != "prob")  # whose list has one a flip
+    return (tuple if kept else list)(_paired(one, key) for one in value)
 
 
 def build_model(

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,15 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.dist import is_main_process
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
-from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.registry import TRANSFORMS
 from torch import Tensor, nn
 
 from clip_wsss.core.confidence import EDGES
 from clip_wsss.core.devices import take_free_gpus
-from clip_wsss.core.errors import MEMORY, InputError, one_line
+from clip_wsss.core.errors import MEMORY, InputError, kind_and_words, of_machine, one_line
 from clip_wsss.core.files import sha256, write_bytes
 from clip_wsss.core.memory import fitting, out_of_memory
 from clip_wsss.core.processes import end_with_parent
@@ -46,7 +46,7 @@ from clip_wsss.data.unseen import unseen_keys
 from clip_wsss.models.clip import load_for
 from clip_wsss.segmentation.data import read_masks, seed_transforms, transformed
 from clip_wsss.segmentation.dropout import share_dropout
-from clip_wsss.segmentation.hooks import SMALLER_BATCH, LogHook, latest_checkpoint
+from clip_wsss.segmentation.hooks import SMALLER_BATCH, LogHook, check_rates, latest_checkpoint
 from clip_wsss.segmentation.losses import loss_config, pack
 from clip_wsss.segmentation.segmentor import (
     build_model,
@@ -56,12 +56,13 @@ from clip_wsss.segmentation.segmentor import (
     text_head_module,
     use_device,
 )
-from clip_wsss.segmentation.weights import fetch_initial, load_initial
+from clip_wsss.segmentation.weights import fetch_initial, load_initial, locate_initial
 
 log_ = logging.getLogger(__name__)
 
 CHECKPOINT, LOG, SETTINGS, ERROR = "checkpoint.pth", "log.csv", "settings.json", "error.txt"
 TEXTS = "texts.npz"
+_TRACEBACK = "\nTraceback (most recent call last):\n"  # after the line in the file ERROR
 
 
 def train(
@@ -143,7 +144,12 @@ def train(
 
     resume = latest_checkpoint(work_dir)
     if gpus == 1:
-        _fit(settings, work_dir, resume)
+        try:
+            _fit(settings, work_dir, resume)
+        except InputError as error:
+            if error.__cause__ is not None:  # for the log; the line says too little to a developer
+                log_.error("the training failed", exc_info=error.__cause__)
+            raise
     else:
         _spawn(work_dir, resume, gpus, device)
     # Copied, so that a call that is killed here can do the same again.
@@ -212,7 +218,10 @@ def _prepare(work_dir: Path, settings: dict) -> Path:
     text = json.dumps(settings, indent=1, sort_keys=True)
     if work_dir.exists():
         kept = work_dir / SETTINGS
-        if kept.is_file() and kept.read_text(encoding="utf-8") == text:
+        if kept.is_file() and kept.read_bytes() == text.encode():
+            for place in work_dir.iterdir():  # none is needed; one may be where a file must be
+                if place.is_dir():
+                    shutil.rmtree(place)
             return work_dir
         aside = work_dir.with_name(f"{work_dir.name}.old")
         shutil.rmtree(aside, ignore_errors=True)
@@ -232,7 +241,10 @@ def _spawn(work_dir: Path, resume: Path | None, gpus: int, device: str) -> None:
     cuda = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": take_free_gpus(gpus)}
     done = subprocess.run(command, check=False, env=os.environ | cuda)
     if (work_dir / ERROR).exists():
-        raise InputError((work_dir / ERROR).read_text(encoding="utf-8"))
+        said, traceback, rest = (work_dir / ERROR).read_text(encoding="utf-8").partition(_TRACEBACK)
+        if traceback:
+            log_.error("the training failed%s%s", traceback, rest)
+        raise InputError(said)
     if done.returncode:
         raise InputError(
             f"{work_dir}: one of the {gpus} processes of this training ended early, as said above; "
@@ -256,7 +268,7 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
     model = build_model(
         segmentor, entry, len(classes), entry["segmentor"], texts, unseen, taught=True
     )
-    model.init_weights()
+    _initialise(model, entry["segmentor"])
     if settings["init"] is not None:
         load_initial(model, Path(settings["init"]))
     whole = settings["whole_batches"]
@@ -325,6 +337,13 @@ def _fit(settings: dict, work_dir: Path, resume: Path | None) -> None:
             runner.train()
         except InputError as error:
             raise InputError(_last_line(error)) from None
+        except Exception as error:  # of any part that the segmentor's file names
+            if out_of_memory(error) or of_machine(error, work_dir) or _of_other_process(error):
+                raise
+            said = _last_line(error) if _of_worker(error) else kind_and_words(error)
+            raise InputError(
+                f"{entry['segmentor']}: its training failed ({one_line(said)}); correct the file"
+            ) from error
     if is_main_process():
         _save(runner, classes, settings, work_dir / CHECKPOINT)
 
@@ -350,8 +369,29 @@ def _schedulers(segmentor, iterations: int, accumulate: int, whole: bool, path: 
     return found
 
 
-def _try_parts(model, pipeline: list, optim_wrapper: dict, schedulers: list, path: str) -> None:
-    """Build what the runner builds later, so that a wrong part is one line that names it."""
+def _initialise(model: Any, path: str) -> None:
+    """Draw the initial weights, as the `init_cfg` of the parts say."""
+    try:
+        model.init_weights()
+    except InputError:
+        raise
+    except Exception as error:  # of MMEngine's initialisers
+        if out_of_memory(error):
+            raise
+        raise InputError(
+            f"{path}: its weights cannot be initialised ({kind_and_words(error)}); correct the "
+            "init_cfg of its parts"
+        ) from None
+
+
+def _try_parts(
+    model, pipeline: list, optim_wrapper: dict, schedulers: list, path: str
+) -> tuple[OptimWrapper, list]:
+    """Build what the runner builds later, so that a wrong part is one line that names it.
+
+    Returns:
+        The optimizer, and its schedulers.
+    """
 
     def made(where: str, build: Callable, *args, **kwargs):
         try:
@@ -367,21 +407,24 @@ def _try_parts(model, pipeline: list, optim_wrapper: dict, schedulers: list, pat
         raise InputError(f"{path}: optim_wrapper.optimizer: {message}")
     optimizer = made("optim_wrapper", build_optim_wrapper, model, copy.deepcopy(optim_wrapper))
     given = {"optimizer": optimizer}
-    for place, one in enumerate(schedulers):
+    return optimizer, [
         made(f"param_scheduler.{place}", PARAM_SCHEDULERS.build, one, default_args=given)
+        for place, one in enumerate(schedulers)
+    ]
 
 
 def check_trainings(entries: Mapping[str, dict], classes: int) -> list[str]:
-    """Build what trainings build, before the first map is made.
+    """Build what trainings build, and make an update on noise, before the first map is made.
 
-    Weights that would be downloaded are not; what is made of them is not built.
+    Weights that would be downloaded are not; what is made of them is not built. What makes its
+    labels itself, or is taught, wants more than images and masks, and is not updated.
 
     Args:
         entries: of the config's group `segmentation`, as `train` takes them, by where they are.
         classes: foreground classes and background.
 
     Returns:
-        A line for each that cannot be built.
+        A line for each that cannot be built or updated.
     """
     problems = []
     for where, entry in entries.items():
@@ -398,47 +441,90 @@ def _try_training(entry: dict, classes: int) -> None:
     online = entry["online"] if entry.get("labels") == "online" else {}
     clip = (online or entry).get("clip")
     there = clip is None or is_file(clip["weights"])
+    init = locate_initial(entry["init"] or segmentor.get("init"))
     model: nn.Module = nn.Linear(1, 1)
     with fitting(f"{path}: its model", SMALLER_BATCH):
         if there:
             texts, taught = _any_texts(entry, classes)
             model = build_model(segmentor, entry, classes, path, texts, taught=taught)
-        schedulers = _schedulers(segmentor, entry["iterations"], 1, False, path)
-        _try_parts(model, segmentor.train_pipeline, segmentor.optim_wrapper, schedulers, path)
+            _initialise(model, path)
+            if isinstance(init, Path):
+                load_initial(model, init)
+        accumulate = segmentor.optim_wrapper.get("accumulative_counts", 1)
+        iterations = entry["iterations"] * accumulate
+        schedulers = _schedulers(segmentor, iterations, accumulate, False, path)
+        optimizer, steps = _try_parts(
+            model, segmentor.train_pipeline, segmentor.optim_wrapper, schedulers, path
+        )
         if there:
-            _try_batch(model, segmentor, classes, path)
+            alone = entry.get("labels") != "online" and entry.get("teacher") is None
+            _try_batch(model, segmentor, classes, path, optimizer if alone else None)
+        _try_rates(optimizer, steps, iterations, accumulate, path)
 
 
-def _try_batch(model: Any, segmentor: Config, classes: int, path: str) -> None:
-    """Put a batch of noise through the transforms, which draw, and through the model."""
+def _try_batch(
+    model: Any, segmentor: Config, classes: int, path: str, optimizer: OptimWrapper | None
+) -> None:
+    """Put noise through the transforms, which draw, and make an update with it if wanted."""
     pipeline = Compose([*segmentor.train_pipeline, {"type": "PackSegInputs"}])
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (120, 160, 3), np.uint8)
-    label, codes = (
-        rng.integers(0, ends, image.shape[:2], np.uint8) for ends in (classes, len(EDGES))
-    )
-    label = pack(label, codes)
     samples = []
     for draw in range(8):
+        height, width = size = [(120, 160), (160, 120)][draw % 2]
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        label, codes = (rng.integers(0, ends, size, np.uint8) for ends in (classes, len(EDGES)))
         seed_transforms(0, draw)
-        name = f"{path}: an image of {label.shape[1]} x {label.shape[0]}"
-        samples.append(transformed(pipeline, name, image, label.copy(), classes))
-    if segmentor.train_dataloader["batch_size"] == 1:
-        samples = samples[:1]  # for which some normalisations have no statistics
-    batch = {key: [sample[key] for sample in samples[:2]] for key in samples[0]}
+        name = f"{path}: an image of {width} x {height}"
+        samples.append(transformed(pipeline, name, image, pack(label, codes), classes))
+
+    def batch(part: list) -> dict:
+        # Copied, since a padding of labels is written into the sample.
+        return {key: [copy.deepcopy(sample[key]) for sample in part] for key in samples[0]}
+
+    # Of one sample some normalisations have no statistics, and sizes need not agree.
+    single = segmentor.train_dataloader["batch_size"] == 1
+    channels = sorted({len(sample["inputs"]) for sample in samples})
+    if len(channels) > 1 and not single:
+        raise InputError(
+            f"{path}: train_pipeline makes images of {channels[0]} and of {channels[-1]} channels; "
+            "let its transforms keep them (as RandomGrayscale does with keep_channels: true)"
+        )
     try:
-        batch = model.data_preprocessor(batch, training=True)
-        # What makes its labels itself, or is taught, wants more than images and masks.
-        if type(model) in (EncoderDecoder, CascadeEncoderDecoder):
+        for part in [[one] for one in samples] if single else [samples]:
+            model.data_preprocessor(batch(part), training=True)
+        if optimizer is not None:
+            given = model.data_preprocessor(batch(samples[: 1 if single else 2]), training=True)
             with torch.no_grad():
-                model.train()(**batch, mode="loss")
+                model.parse_losses(model.train()(**given, mode="loss"))
+            for one in model.parameters():  # a backward pass would take the memory of a training
+                one.grad = torch.zeros_like(one) if one.requires_grad else None
+            optimizer.step()
     except Exception as error:  # of any of MMSegmentation's parts
         if out_of_memory(error):
             raise  # which `fitting` says
         raise InputError(
-            f"{path}: no batch goes through its model ({one_line(error)}); correct "
-            "train_pipeline, data_preprocessor, or the channels of its parts"
+            f"{path}: no batch goes through its model ({one_line(error)}); correct train_pipeline, "
+            "data_preprocessor, optim_wrapper, or the channels of its parts"
         ) from None
+
+
+def _try_rates(
+    optimizer: OptimWrapper, schedulers: list, iterations: int, accumulate: int, path: str
+) -> None:
+    """Take the schedulers through the first iterations of a training."""
+    with warnings.catch_warnings():  # where no update was made
+        warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
+        for iteration in range(min(iterations, 500)):
+            update = iteration // accumulate + 1
+            check_rates(optimizer, path, update)
+            for place, one in enumerate(schedulers):
+                try:
+                    one.step()
+                except Exception as error:  # of arithmetic with what the file says
+                    raise InputError(
+                        f"{path}: param_scheduler.{place}: fails in update {update} "
+                        f"({kind_and_words(error)}); correct it"
+                    ) from None
 
 
 def _any_texts(entry: dict, classes: int) -> tuple[tuple[Tensor, Tensor] | None, bool]:
@@ -454,7 +540,17 @@ def _any_texts(entry: dict, classes: int) -> tuple[tuple[Tensor, Tensor] | None,
     return (torch.eye(classes, width)[1:], torch.eye(classes, width)), taught
 
 
-def _last_line(error: InputError) -> str:
+def _of_worker(error: Exception) -> bool:
+    """Whether a worker of torch's loader met it, whose traceback then is in the message."""
+    return str(error).startswith("Caught ") and "\nOriginal Traceback" in str(error)
+
+
+def _of_other_process(error: Exception) -> bool:
+    """Whether it only says that another process of the training has ended."""
+    return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+
+
+def _last_line(error: Exception) -> str:
     """The message; a worker of torch's loader puts its traceback before it."""
     name = f"{InputError.__module__}.{InputError.__name__}: "
     return str(error).rstrip().rpartition("\n")[2].removeprefix(name)
@@ -490,7 +586,9 @@ def _main(work_dir: Path, resume: Path | None) -> None:
     try:
         _fit(settings, work_dir, resume)
     except InputError as error:
-        (work_dir / ERROR).write_text(str(error), encoding="utf-8")
+        cause = error.__cause__
+        traceback = "" if cause is None else "\n" + "".join(format_exception(cause))
+        (work_dir / ERROR).write_text(f"{error}{traceback}", encoding="utf-8")
         raise SystemExit(1) from None
 
 

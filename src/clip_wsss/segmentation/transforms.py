@@ -20,11 +20,13 @@ class RandomScaleRange(BaseTransform):
     nearest pixel.
 
     Args:
-        low: smallest factor.
+        low: smallest factor, above 0.
         high: largest factor.
     """
 
     def __init__(self, low: float = 0.5, high: float = 2.0):
+        if not 0 < low <= high:
+            raise ValueError(f"low must be above 0, and high at least low; got {low} and {high}")
         self.low, self.high = low, high
 
     def transform(self, results: dict) -> dict:
@@ -50,6 +52,8 @@ class RandomPlace(BaseTransform):
     """
 
     def __init__(self, size: int):
+        if type(size) is not int or size < 1:
+            raise ValueError(f"size must be an integer of at least 1; got {size!r}")
         self.size = size
 
     def transform(self, results: dict) -> dict:

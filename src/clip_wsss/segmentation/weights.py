@@ -35,6 +35,23 @@ def fetch_initial(init: str | None) -> Path | None:
     Raises:
         InputError: a missing file, an unknown name, no checksum or a wrong one, no network.
     """
+    found = locate_initial(init)
+    return _download(*found) if isinstance(found, tuple) else found
+
+
+def locate_initial(init: str | None) -> Path | tuple[str, str] | None:
+    """Where initial weights are, before anything is downloaded.
+
+    Args:
+        init: as of `fetch_initial`.
+
+    Returns:
+        The local file, or the address of another and at least the first 8 digits of its checksum;
+        None if there are no weights.
+
+    Raises:
+        InputError: a missing file, an unknown name, no checksum.
+    """
     if init is None or init == RANDOM:
         return None
     if init == REQUIRED:
@@ -55,7 +72,7 @@ def fetch_initial(init: str | None) -> Path | None:
                 address = torchvision.models.get_weight(name).url
             else:  # MMEngine's way to say it
                 address = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
-        except (ValueError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise InputError(
                 f"init: {init}: torchvision has no such weights; an example is "
                 "torchvision://ResNet101_Weights.IMAGENET1K_V1"
@@ -70,7 +87,7 @@ def fetch_initial(init: str | None) -> Path | None:
         raise InputError(
             f"init: {init}: an address needs its checksum; append #sha256= and the digits"
         )
-    return _download(address, checksum)
+    return address, checksum
 
 
 def _download(address: str, checksum: str) -> Path:

@@ -2,6 +2,8 @@
 
 import pickle
 
+import pytest
+
 from clip_wsss.core.errors import InputError, one_line
 
 
@@ -9,6 +11,11 @@ def test_nothing_that_a_terminal_obeys_or_hides_is_in_a_line():
     assert one_line("HTTP 999 \x1b[31mred\n here\u200b") == r"HTTP 999 \x1b[31mred here\u200b"
     assert one_line("é 図 x") == "é 図 x"
     assert one_line(KeyError()) == "KeyError"
+    with pytest.raises(AssertionError) as caught:
+        assert min(3, 4) == 4
+    said = AssertionError().with_traceback(caught.value.__traceback__)
+    assert one_line(said).startswith("assert min(3, 4) == 4")
+    assert one_line(AssertionError()) == "AssertionError"
 
 
 def test_a_message_shows_what_a_terminal_would_obey_or_hide_and_keeps_its_lines():

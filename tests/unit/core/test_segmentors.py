@@ -139,6 +139,44 @@ def test_the_shipped_files_are_read(path):
         ),
         ("optim_wrapper.optimizer.lr", "high", "lr: must be a number of at least 0; got 'high'"),
         ("optim_wrapper.accumulative_counts", 0, "accumulative_counts: must be an integer of at"),
+        (
+            "optim_wrapper.clip_grad",
+            {"max_nrom": 1},
+            "clip_grad: must be a mapping with a max_norm",
+        ),
+        ("optim_wrapper.clip_grad", {"max_norm": "big"}, "above 0; got {'max_norm': 'big'}"),
+        ("optim_wrapper.clip_grad", {"max_norm": -1.0}, "above 0; got {'max_norm': -1.0}"),
+        ("optim_wrapper.clip_grad", {"type": "value", "clip_value": 0}, "clip_value. above 0; got"),
+        ("optim_wrapper.clip_grad", [1], r"clip_grad: must be a mapping .*; got \[1\]"),
+        ("param_scheduler.0.step_size", 0, "param_scheduler.0.step_size: must be a number of at"),
+        ("param_scheduler.0.milestones", ["a"], "0.milestones: must be a number .*; got 'a'"),
+        (
+            "param_scheduler.0.by_epoch",
+            True,
+            "param_scheduler.0.by_epoch: updates are counted; rem",
+        ),
+        (
+            "model.decode_head.loss_decode",
+            "CrossEntropyLoss",
+            "model.decode_head.loss_decode: must be a mapping, or a list of them; got 'Cross",
+        ),
+        ("model.decode_head.loss_decode", ["x"], "or a list of them; got 'x'"),
+        ("model.decode_head.loss_decode", {"loss_weight": 0}, "loss_weight: must be a .* got 0"),
+        (
+            "model.auxiliary_head",
+            [{"type": "A"}, {"type": "A", "loss_decode": [{"loss_weight": -1}]}],
+            "model.auxiliary_head.loss_decode.loss_weight: must be a number above 0; got -1",
+        ),
+        ("model.data_preprocessor", "x", "model.data_preprocessor: must be a mapping; got 'x'"),
+        (
+            "model.data_preprocessor.test_cfg",
+            {"sizes": [1, 1]},
+            "test_cfg: must be a mapping with size or size_divisor; got {'sizes'",
+        ),
+        ("model.data_preprocessor.test_cfg", {"size": [1, 1], "size_divisor": 3}, "size or size_"),
+        ("model.data_preprocessor.test_cfg", {"size_divisor": 0}, "size_divisor: must be an int"),
+        ("model.data_preprocessor.test_cfg", {"size": [8]}, "size: must be height and width"),
+        ("model.data_preprocessor.test_cfg", {"size": [8, -1]}, "size: must be height and width"),
         ("optim_wrapper.type", "AmpOptimWrapper", "optim_wrapper.type: must be OptimWrapper"),
         ("param_scheduler", {"type": "PolyLR"}, "param_scheduler: must be a list"),
         ("param_scheduler.0", None, "param_scheduler.0: must be a mapping with a type"),
@@ -176,6 +214,26 @@ def test_what_no_training_can_use_is_one_line_before_the_first_job(
         read_segmentor_file(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optim_wrapper.clip_grad", None),
+        ("optim_wrapper.clip_grad", {"max_norm": 0.01, "norm_type": 2}),
+        ("optim_wrapper.clip_grad", {"type": "value", "clip_value": 1}),
+        ("model.decode_head.loss_decode", None),
+        ("model.decode_head.loss_decode", [{"loss_weight": 0.4}, {}]),
+        ("param_scheduler.0.by_epoch", False),
+        ("model.data_preprocessor.test_cfg", {"size_divisor": 32}),
+        ("model.data_preprocessor.test_cfg", {"size": [8, 9]}),
+        ("model.data_preprocessor.test_cfg", {}),
+    ],
+)
+def test_what_trainings_can_use_is_kept(tmp_path, content, key, value):
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(wanted := put(content, key, value)))
+    assert read_segmentor_file(path) == wanted
 
 
 @pytest.mark.parametrize("key", ["pretrained", "backbone.pretrained", "backbone.init_cfg"])

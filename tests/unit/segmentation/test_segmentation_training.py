@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mmengine import ConfigDict
 from mmseg.registry import DATASETS, TRANSFORMS
+from mmseg.structures import SegDataSample
 from PIL import Image
 from segmentation_case import CLASSES, Case
 
@@ -386,6 +388,25 @@ def test_work_of_other_settings_is_set_aside(trained, monkeypatch):
     assert (trained.root / "work.old").is_dir()
 
 
+@pytest.mark.parametrize("damage", ["settings", "iter_8.pth", "log.csv", "last_checkpoint"])
+def test_a_damaged_work_folder_is_made_again(trained, monkeypatch, damage):
+    def kill(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooks.PlainCheckpointHook, "before_train_iter", kill, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(trained, "killed")
+    monkeypatch.undo()
+    if damage == "settings":
+        (trained.root / "work/settings.json").write_bytes(b"\xff\xfe")
+    else:
+        place = trained.root / "work" / damage
+        place.unlink()
+        (place / "folder").mkdir(parents=True)
+    assert run(trained, "killed") == sha256(trained.root / "out/checkpoint.pth")
+
+
 def test_a_loss_that_is_not_finite_says_what_to_do(case):
     optim = {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 1e30}}
     case.segmentor(optim_wrapper=optim)
@@ -487,6 +508,26 @@ def test_bad_entries_are_one_line(case, changes, message):
             {"param_scheduler": [{"type": "SteppedPolyLR", "every": 0}]},
             "param_scheduler.0: cannot be built .*every at least 1",
         ),
+        (
+            {"train_pipeline": [{"type": "RandomScale", "factors": [1, 0]}]},
+            r"train_pipeline.0: cannot be built .*factors must be numbers above 0; got \[1, 0\]",
+        ),
+        (
+            {"train_pipeline": [{"type": "RandomScale", "factors": []}]},
+            "factors must be numbers above 0",
+        ),
+        (
+            {"train_pipeline": [{"type": "RandomScaleRange", "low": 0}]},
+            "low must be above 0, and high at least low; got 0 and 2.0",
+        ),
+        (
+            {"train_pipeline": [{"type": "RandomScaleRange", "low": 3, "high": 1}]},
+            "low must be above 0, and high at least low; got 3 and 1",
+        ),
+        (
+            {"train_pipeline": [{"type": "RandomPlace", "size": 0}]},
+            "size must be an integer of at least 1; got 0",
+        ),
     ],
 )
 def test_parts_that_cannot_be_built_are_one_line_before_the_first_update(case, changes, message):
@@ -523,9 +564,143 @@ def test_channels_that_do_not_fit_are_said_before_the_first_map(case, part):
     assert "goes through its model (" in said or part == "mean"
 
 
+SGD = {"type": "SGD", "lr": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "late"),
+    [
+        ({"optim_wrapper": {"optimizer": SGD, "clip_grad": {"max_norm": 1, "norm": 2}}},
+         "no batch goes through its model (", "TypeError: .*unexpected keyword argument 'norm'"),
+        ({"optim_wrapper": {"optimizer": {"type": "LBFGS"}, "accumulative_counts": 3}},
+         "no batch goes through its model (LBFGS.step()", "TypeError: LBFGS.step"),
+        ({"optim_wrapper": {"optimizer": {"type": "SparseAdam"}}},
+         "no batch goes through its model (SparseAdam does", "RuntimeError: SparseAdam does not"),
+        ({"param_scheduler": [{"type": "OneCycleLR", "eta_max": 0.1, "total_steps": 3}]},
+         "param_scheduler.0: fails in update 2 (ValueError: ", "ValueError: Tried to step"),
+        ({"param_scheduler": [{"type": "PolyLR"}, {"type": "CosineAnnealingLR", "T_max": 3,
+                                                  "eta_min": "x"}]},
+         "param_scheduler.1: fails in update 1 (TypeError: ", "TypeError: unsupported operand"),
+        ({"train_pipeline": [{"type": "RandomCrop", "crop_size": 32},
+                             {"type": "RandomGrayscale", "prob": 0.5}]},
+         "train_pipeline makes images of 1 and of 3 channels; ", "IndexError: index 2 is out of"),
+    ],
+)  # fmt: skip
+def test_what_fails_in_an_update_is_one_line_before_the_first_map_and_in_the_training(
+    case, changes, said, late, caplog
+):
+    path = case.segmentor(**changes)
+    (line,) = check_trainings({"cgl": case.entry}, 3)
+    assert line.startswith(f"cgl: {path}: {said}")
+    assert not caplog.text
+    with pytest.raises(InputError, match=rf"its training failed \({late}") as caught:
+        run(case)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).endswith("; correct the file")
+    assert "\n" not in str(caught.value)
+    assert "Traceback (most recent call last):" in caplog.text
+    assert "in _fit" in caplog.text
+
+
+@pytest.mark.parametrize("scheduler", [
+    {"type": "ExponentialLR", "gamma": -1},
+    {"type": "PolyLR", "eta_min": -1},
+])  # fmt: skip
+def test_rates_below_zero_are_said_before_the_first_map_and_stop_the_training(case, scheduler):
+    path = case.segmentor(param_scheduler=[scheduler])
+    (line,) = check_trainings({"cgl": case.entry}, 3)
+    assert line.startswith(f"cgl: {path}: the learning rate of update 1 is -")
+    with pytest.raises(
+        InputError, match=r"segmentation: the learning rate of update . is -"
+    ) as why:
+        run(case)
+    assert "\n" not in str(why.value)
+    with (case.root / "work/log.csv").open() as file:
+        assert all(float(row["lr"]) >= 0 for row in csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ({"type": "Foo"}, "its weights cannot be initialised (KeyError: "),
+        ({"type": "Constant", "layer": "Conv2d", "val": "x"},
+         "its weights cannot be initialised (TypeError: "),
+        ({"type": "Normal", "std": 1, "override": {"name": "nothere"}},
+         "its weights cannot be initialised (RuntimeError: module did not have"),
+    ],
+)  # fmt: skip
+def test_an_initialisation_that_fails_is_said_before_the_first_map(case, init, message):
+    model = read_segmentor(case.segmentor()).model.to_dict()
+    model["decode_head"]["init_cfg"] = init
+    path = case.segmentor(model=model)
+    (said,) = check_trainings({"cgl": case.entry}, 3)
+    assert said.startswith(f"cgl: {path}: {message}")
+    assert said.endswith("; correct the init_cfg of its parts")
+    with pytest.raises(InputError) as caught:
+        run(case)
+    assert f"cgl: {caught.value}" == said
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("torchvision://ResNet18_Weights.NOPE", "torchvision has no such weights"),
+        ("torchvision://resnet18.NOPE", "torchvision has no such weights"),
+        ("open-mmlab://nope", "unknown name of OpenMMLab `nope`"),
+        ("https://example.org/x.pth", "an address needs its checksum"),
+        ("no.pth", "there is no file no.pth"),
+    ],
+)
+def test_initial_weights_that_are_nowhere_are_said_before_the_first_map(case, init, message):
+    (said,) = check_trainings({"cgl": case.entry | {"init": init}}, 3)
+    assert said.startswith("cgl: init: ")
+    assert message in said
+
+
+def test_initial_weights_that_do_not_fit_are_said_before_the_first_map(case):
+    """As far as they are here: what would be downloaded is not."""
+    path = case.root / "init.pth"
+    torch.save({"backbone.conv1.weight": torch.zeros(1)}, path)
+    (said,) = check_trainings({"cgl": case.entry | {"init": str(path)}}, 3)
+    assert said.startswith(f"cgl: init: {path} does not fit the segmentor")
+    init = "http://127.0.0.1:1/x.pth#sha256=" + "0" * 8
+    assert check_trainings({"cgl": case.entry | {"init": init}}, 3) == []
+
+
+@pytest.mark.parametrize(
+    "part", [{"in_channels": 3}, {"rates": []}, {"rates": [0]}, {"in_index": 4}, {"scales": [0]},
+             {"scales": ["a"]}, {}],
+)  # fmt: skip
+def test_a_batch_of_the_multi_scale_segmentor_is_tried(case, part):
+    model = read_segmentor(case.segmentor()).model.to_dict()
+    head = {"type": "DeepLabV2Head", "in_channels": 64, "in_index": 0, "rates": [1, 2]}
+    scales = part.pop("scales", [0.75, 0.5])
+    model |= {"type": "MultiScaleSegmentor", "scales": scales, "decode_head": head | part}
+    path = case.segmentor(model=model)
+    said = check_trainings({"cgl": case.entry}, 3)
+    if not part and len(scales) == 2:
+        assert said == []
+    else:
+        assert said[0].startswith(f"cgl: {path}: no batch goes through its model (")
+
+
+def test_samples_that_cannot_be_stacked_are_said_before_the_first_map(case):
+    """Those of one image a batch need not be."""
+    model = read_segmentor(case.segmentor()).model.to_dict()
+    model["data_preprocessor"]["size"] = [0, 0]
+    path = case.segmentor(model=model, train_pipeline=[{"type": "RandomFlip", "prob": 0.5}])
+    (said,) = check_trainings({"cgl": case.entry}, 3)
+    assert said.startswith(f"cgl: {path}: no batch goes through its model (stack expects each")
+    case.segmentor(model=model, train_pipeline=[], train_dataloader={"batch_size": 1})
+    assert check_trainings({"cgl": case.entry}, 3) == []
+
+
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
+        ([{"type": "TransformBroadcaster", "mapping": {"img": ["img"]},
+           "transforms": [{"type": "RandomCrop", "crop_size": 32}]}],
+         "makes an image of 32 x 32 with labels of 160 x 120"),
         ([{"type": "Resize", "scale": [0, 0]}], "an image of 160 x 120: does not go through"),
         ([{"type": "RandomMosaic", "prob": 1.0}], "an image of 160 x 120: does not go through"),
         ([{"type": "RandomRotate", "prob": 1.0, "degree": 40, "seg_pad_val": 9}], "the label 9 of"),
@@ -567,6 +742,20 @@ def test_a_model_that_makes_no_batch_is_said_before_the_first_map(case):
     path = case.segmentor(model=model)
     (said,) = check_trainings({"cgl": case.entry}, 3)
     assert said.startswith(f"cgl: {path}: no batch goes through its model (only one of size and")
+
+
+def test_pairs_of_numbers_may_be_lists_as_in_yaml(case):
+    case.segmentor(
+        train_pipeline=[
+            {"type": "RandomResize", "scale": [96, 48], "ratio_range": [0.5, 2.0],
+             "keep_ratio": True},
+            {"type": "RandomChoiceResize", "scales": [[64, 64], [80, 80]]},
+            {"type": "RandomCrop", "crop_size": [32, 32], "cat_max_ratio": 0.75},
+            {"type": "RandomFlip", "prob": [0.3, 0.3], "direction": ["horizontal", "vertical"]},
+            {"type": "Resize", "scale": [32, 32]},
+        ]
+    )  # fmt: skip
+    assert check_trainings({"cgl": case.entry}, 3) == []
 
 
 def test_a_config_of_the_zoo_trains_as_it_is(case):
@@ -671,6 +860,42 @@ def test_two_processes_train_as_one(case, batch, accumulate, launch, monkeypatch
     for name, value in states[0]["state_dict"].items():
         torch.testing.assert_close(states[1]["state_dict"][name], value, rtol=1e-4, atol=1e-6)
     assert states[0]["meta"] == states[1]["meta"]
+
+
+def test_a_failure_in_one_process_of_several_is_its_line_and_its_traceback(
+    case, monkeypatch, caplog
+):
+    monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=_forked))
+    path = case.segmentor(optim_wrapper={"optimizer": {"type": "SparseAdam"}})
+    with pytest.raises(InputError, match=r"failed \(RuntimeError: SparseAdam does not") as caught:
+        run(case, gpus=2)
+    assert str(caught.value).startswith(f"{path}: its training ")
+    assert "\n" not in str(caught.value)
+    assert "Traceback (most recent call last):" in caplog.text
+    assert "sparse_adam.py" in caplog.text
+
+
+def test_a_process_that_only_lost_another_says_nothing_of_its_own(case, monkeypatch):
+    def lost(*_, **__):
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:5] Connection")
+
+    monkeypatch.setattr(PixelLoss, "forward", lost)
+    with pytest.raises(RuntimeError, match=r"pair\.cc"):
+        run(case)
+
+
+def test_an_error_of_a_worker_is_its_last_line(case, monkeypatch):
+    caught = RuntimeError(
+        "Caught IndexError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        'last):\n  File "x.py", line 1\nIndexError: no such channel\n'
+    )
+
+    def raising(*_, **__):
+        raise caught
+
+    monkeypatch.setattr(PixelLoss, "forward", raising)
+    with pytest.raises(InputError, match=r"failed \(IndexError: no such channel\); correct"):
+        run(case)
 
 
 def test_initial_weights_are_where_training_starts(trained, tmp_path):
@@ -835,6 +1060,37 @@ def test_logits_of_views_may_be_averaged_at_a_fixed_long_side(trained):
     wanted = resized(mean, (40, 48)).softmax(dim=1)[0].numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.abs(predictor(long_side=72).probabilities(rgb) - default).max() > 1e-3
+
+
+@pytest.mark.parametrize("padding", [{"size_divisor": 32}, {"size": [70, 60]}, {"size": [9, 9]}])
+def test_predictions_are_padded_as_mmsegmentation_pads_them(trained, tmp_path, padding):
+    content = yaml.safe_load(Path(trained.entry["segmentor"]).read_text())
+    content["model"]["data_preprocessor"] |= {"test_cfg": padding, "pad_val": 3}
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(content))
+    entry, checkpoint = (
+        trained.entry | {"segmentor": str(path)},
+        trained.root / "out/checkpoint.pth",
+    )
+    assert check_trainings({"cgl": entry}, 3) == []
+    rgb = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
+
+    def predictor(**changes):
+        return Predictor(entry, trained.inference | changes, checkpoint, CLASSES, "cpu")
+
+    found = predictor().probabilities(rgb)
+    whole = build_model(read_segmentor(path), entry, 3, str(path)).eval()
+    whole.load_state_dict(predictor().model.state_dict())
+    bgr = torch.from_numpy(np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1)))
+    whole.test_cfg = ConfigDict(mode="whole")
+    sample = SegDataSample(metainfo={"ori_shape": (40, 48), "img_shape": (40, 48)})
+    (wanted,) = whole.test_step({"inputs": [bgr], "data_samples": [sample]})
+    wanted = wanted.seg_logits.data.softmax(dim=0).detach().numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.allclose(predictor(average="logits").probabilities(rgb), found, atol=1e-5)
+    unpadded = Predictor(trained.entry, trained.inference, checkpoint, CLASSES, "cpu")
+    differ = np.abs(unpadded.probabilities(rgb) - found).max()
+    assert differ > 1e-4 if padding != {"size": [9, 9]} else differ < 1e-5
 
 
 def test_checkpoints_that_do_not_fit_are_one_line(trained, tmp_path):
