@@ -496,15 +496,25 @@ def _try_batch(
             given = model.data_preprocessor(batch(samples[: 1 if single else 2]), training=True)
             with torch.no_grad():
                 model.parse_losses(model.train()(**given, mode="loss"))
-            for one in model.parameters():  # a backward pass would take the memory of a training
-                one.grad = torch.zeros_like(one) if one.requires_grad else None
-            optimizer.step()
     except Exception as error:  # of any of MMSegmentation's parts
         if out_of_memory(error):
             raise  # which `fitting` says
         raise InputError(
-            f"{path}: no batch goes through its model ({one_line(error)}); correct train_pipeline, "
-            "data_preprocessor, optim_wrapper, or the channels of its parts"
+            f"{path}: no batch goes through its model ({one_line(error)}); correct train_pipeline "
+            "(which must make one size of any), data_preprocessor, or the channels of its parts"
+        ) from None
+    if optimizer is None:
+        return
+    for one in model.parameters():  # a backward pass would take the memory of a training
+        one.grad = torch.zeros_like(one) if one.requires_grad else None
+    try:
+        optimizer.step()
+    except Exception as error:  # of any optimizer, or of the clipping before it
+        if out_of_memory(error):
+            raise
+        raise InputError(
+            f"{path}: optim_wrapper: no update can be made ({kind_and_words(error)}); correct it, "
+            "or choose another optimizer"
         ) from None
 
 
