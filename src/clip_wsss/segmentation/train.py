@@ -481,7 +481,8 @@ def _try_batch(
         # Copied, since a padding of labels is written into the sample.
         return {key: [copy.deepcopy(sample[key]) for sample in part] for key in samples[0]}
 
-    # Of one sample some normalisations have no statistics, and sizes need not agree.
+    # A data set may have one size, so those of each are a batch. Of one sample some normalisations
+    # have no statistics, and sizes need not agree.
     single = segmentor.train_dataloader["batch_size"] == 1
     channels = sorted({len(sample["inputs"]) for sample in samples})
     if len(channels) > 1 and not single:
@@ -490,10 +491,10 @@ def _try_batch(
             "let its transforms keep them (as RandomGrayscale does with keep_channels: true)"
         )
     try:
-        for part in [[one] for one in samples] if single else [samples]:
+        for part in [[one] for one in samples] if single else [samples[::2], samples[1::2]]:
             model.data_preprocessor(batch(part), training=True)
         if optimizer is not None:
-            given = model.data_preprocessor(batch(samples[: 1 if single else 2]), training=True)
+            given = model.data_preprocessor(batch(samples[: 1 if single else 3 : 2]), training=True)
             with torch.no_grad():
                 model.parse_losses(model.train()(**given, mode="loss"))
     except Exception as error:  # of any of MMSegmentation's parts
@@ -501,7 +502,7 @@ def _try_batch(
             raise  # which `fitting` says
         raise InputError(
             f"{path}: no batch goes through its model ({one_line(error)}); correct train_pipeline "
-            "(which must make one size of any), data_preprocessor, or the channels of its parts"
+            "(which must make one size of all), data_preprocessor, or the channels of its parts"
         ) from None
     if optimizer is None:
         return

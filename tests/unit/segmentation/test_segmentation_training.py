@@ -688,11 +688,14 @@ def test_samples_that_cannot_be_stacked_are_said_before_the_first_map(case):
     """Those of one image a batch need not be."""
     model = read_segmentor(case.segmentor()).model.to_dict()
     model["data_preprocessor"]["size"] = [0, 0]
-    path = case.segmentor(model=model, train_pipeline=[{"type": "RandomFlip", "prob": 0.5}])
+    scaled = [{"type": "RandomScale", "factors": [0.5, 1.0, 2.0]}]
+    path = case.segmentor(model=model, train_pipeline=scaled)
     (said,) = check_trainings({"cgl": case.entry}, 3)
     assert said.startswith(f"cgl: {path}: no batch goes through its model (stack expects each")
-    case.segmentor(model=model, train_pipeline=[], train_dataloader={"batch_size": 1})
+    case.segmentor(model=model, train_pipeline=scaled, train_dataloader={"batch_size": 1})
     assert check_trainings({"cgl": case.entry}, 3) == []
+    case.segmentor(model=model, train_pipeline=[{"type": "RandomFlip", "prob": 0.5}])
+    assert check_trainings({"cgl": case.entry}, 3) == [], "all images may be of one size"
 
 
 @pytest.mark.parametrize(
