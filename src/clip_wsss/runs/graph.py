@@ -283,8 +283,12 @@ class Graph:
         return self.config.dataset.source in ("folder", "images")
 
     def _ids(self, split: str) -> str:
-        """What the images of a split of the user's own data are."""
-        return self._state(split, False)
+        """A digest of the ids of a split of the user's own data.
+
+        Without the images, so that one that is replaced costs itself alone.
+        """
+        ids = "\n".join(open_dataset(self.config.dataset.model_dump()).ids(split))
+        return hashlib.sha256(ids.encode()).hexdigest()
 
     def truth(self, split: str | None) -> dict[str, str]:
         """What the ground truth of a split is; of the user's own data also by its files."""
@@ -295,7 +299,7 @@ class Graph:
 
     def state(self, split: str) -> str | None:
         """What the images and the ground truth of a split of the user's own data are."""
-        return f"{self._ids(split)} {self.truth(split)}" if self._own else None
+        return f"{self._state(split, False)} {self.truth(split)}" if self._own else None
 
     def _state(self, split: str, truth: bool) -> str:
         if (split, truth) not in self._states:

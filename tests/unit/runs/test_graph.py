@@ -194,7 +194,7 @@ def test_masks_of_other_sources(graph, tmp_path):
     assert moved(folders(one, "other"), folders(two, "other")) == set(GROUPS[3:]), "an edit is seen"
 
 
-def test_files_of_ones_own_data_count_by_their_bytes(graph, tmp_path):
+def test_ground_truth_of_ones_own_counts_by_its_bytes(graph, tmp_path):
     root = tmp_path / "own"
     for split, name in (("train", "a"), ("val", "b")):
         for folder in ("JPEGImages", "Annotations", "SegmentationClass"):
@@ -224,9 +224,10 @@ def test_files_of_ones_own_data_count_by_their_bytes(graph, tmp_path):
     assert (mask != first_mask, val == first_val, check != first_check) == (True, True, True)
     for file in ("JPEGImages/a.jpg", "Annotations/a.xml"):
         (root / file).write_bytes(b"333")
-        third = plan()
-        assert moved(folders(third.graph), folders(second.graph)) == set(GROUPS[1:])
-        second = third
+        third, before = plan(), check
+        (mask_, val_), check = stamps(third)
+        assert (folders(third.graph), mask_, val_) == (folders(second.graph), mask, val)
+        assert check != before, "it costs itself alone, and is looked at again"
     (root / "SegmentationClass/b.png").write_bytes(b"22")
     assert stamps(plan())[0][1] != val
 
