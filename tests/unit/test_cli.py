@@ -256,7 +256,8 @@ def test_an_out_that_is_no_folder_to_write_into(project, capsys, command):
         ("a\0b", "cannot be made a folder (embedded null byte)"),
     ):
         assert cli.main([*arguments, "--out", place]) == 1
-        assert capsys.readouterr().err == f"error: {place}: {reason}; name another with --out\n"
+        said = f"error: {place}: {reason}; name another with --out\n".replace("\0", r"\x00")
+        assert capsys.readouterr().err == said
     assert Path("mine").read_text() == "x"
     with pytest.raises(SystemExit, match=r"^2$"):
         cli.main([*arguments, "--out", ""])

@@ -510,7 +510,7 @@ def test_bad_entries_are_one_line(case, changes, message):
         ),
         (
             {"train_pipeline": [{"type": "RandomScale", "factors": [1, 0]}]},
-            r"train_pipeline.0: cannot be built .*factors must be numbers above 0; got \[1, 0\]",
+            r"train_pipeline.0: cannot be built .*factors must be numbers above 0; got \(1, 0\)",
         ),
         (
             {"train_pipeline": [{"type": "RandomScale", "factors": []}]},
