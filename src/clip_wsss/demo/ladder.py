@@ -5,7 +5,7 @@
 
 FOLDER gets a config, a table of runs, data and results; a second call goes on there. Printed: mIoU
 with 95 % intervals, and of every rung what it adds to the one before, images paired. The shipped
-CLIP is measured with `--world 1 --layers 3`. Seed 7 is for choices (`scenes.py`).
+CLIP is measured with `--layers 3`. Seed 7 is for choices (`scenes.py`).
 """
 
 import argparse
