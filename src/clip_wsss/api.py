@@ -397,12 +397,11 @@ class Segmenter:
         """The classes, under the names of lists that the texts of the preset use."""
         texts = self._stages["texts"]
         for what, said in (("classes", classes), ("background", background)):
-            if isinstance(said, Mapping):
-                said = [*said, *said.values()]
-            is_text = isinstance(said, str | Path)
-            bad = is_text and what == "background"
-            if bad or not (said is None or is_text or _are_words(said)):
-                raise InputError(f"{what}: must be a list of words; got {said!r}")
+            if said is None or (what == "classes" and isinstance(said, str | Path)):
+                continue
+            given = [*said, *said.values()] if isinstance(said, Mapping) else said
+            if isinstance(given, str) or not _are_words(given):
+                raise InputError(f"{what}: must be a list of words; got {given!r}")
         named = classes if isinstance(classes, str | Path) else None
         own = open_vocabulary(named or self.preset.config.dataset.vocabulary)
         words = list(own.background(texts["background"]) if background is None else background)

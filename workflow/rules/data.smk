@@ -144,7 +144,8 @@ rule check:
     resources:
         **needs("check"),
     params:
-        stamp=PLAN.check_stamp,
+        # Only where this job is planned: it looks at every file of the user's own data.
+        stamp=lambda wildcards: PLAN.check_stamp,
         uses=unseen(PLAN.uses),
         dataset=unseen(PLAN.config.dataset.model_dump()),
         models=unseen(PLAN.models),

@@ -83,12 +83,14 @@ def decode_text(data: bytes, where: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:4].count(0) == 2
-        utf32 = data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
-        binary = b"\0" in data and not utf16 and not utf32
-        known = "no text" if binary else "UTF-16, not UTF-8" if utf16 else "not UTF-8"
-        known = "UTF-32, not UTF-8" if utf32 else known
-        known = "a zip (as spreadsheets are), no text" if data[:4] == b"PK\3\4" else known
+        if data[:4] == b"PK\3\4":
+            known = "a zip (as spreadsheets are), no text"
+        elif data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+            known = "UTF-32, not UTF-8"
+        elif data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:4].count(0) == 2:
+            known = "UTF-16, not UTF-8"
+        else:
+            known = "no text" if b"\0" in data else "not UTF-8"
         raise InputError(f"{where}: is {known}; save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 

@@ -210,8 +210,6 @@ def _compared(
     }
     unlabelled = {name: truth - labels for name, (labels, truth) in both.items()}
     undrawn = {name: labels - truth for name, (labels, truth) in both.items()}
-    full = {name: (labels, truth) for name, (labels, truth) in both.items() if labels and truth}
-    apart = [name for name, (labels, truth) in full.items() if not labels & truth]
     numbers: dict[str, Any] = {
         "without_class": sum(look.labels == frozenset() for look in looks.values()),
         "labels": {classes[label]: labelled[label] for label in sorted(labelled)},
@@ -235,13 +233,21 @@ def _compared(
             f"split {split}: the labels of dataset.labels give no image a class, not even with "
             "dataset.negatives; correct the labels or how they are written"
         )
-    if 2 * len(apart) > len(full):
-        name = apart[0]
-        errors.append(
-            f"split {split}: in {len(apart)} of {len(full)} images the mask holds no class of the "
-            f"labels ({name}: {words(full[name][1])} in the mask, {words(full[name][0])} in "
-            f"the labels); class number n of {dataset.settings['vocabulary']} must have the value n"
-        )
+
+    def strangers(of: str, pairs: Mapping[str, tuple[frozenset, frozenset]]) -> list[str]:
+        """The error of masks (labels and classes of each) of which most share no class."""
+        full = {name: pair for name, pair in pairs.items() if all(pair)}
+        apart = [name for name, (labels, mask) in full.items() if not labels & mask]
+        if 2 * len(apart) <= len(full):
+            return []
+        labels, mask = full[apart[0]]
+        return [
+            f"split {split}: in {len(apart)} of {len(full)} images the mask {of}holds no class of "
+            f"the labels ({apart[0]}: {words(mask)} in the mask, {words(labels)} in the labels); "
+            f"class number n of {dataset.settings['vocabulary']} must have the value n"
+        ]
+
+    errors += strangers("", both)
     if any(labels for labels, _ in both.values()) and not drawn:
         errors.append(
             f"split {split}: no mask holds a class, only 0 and {IGNORE}; a mask must hold 1 to "
@@ -249,6 +255,11 @@ def _compared(
         )
     for folder in dict.fromkeys(str(folder) for folder, _ in use.imports):
         masks = [look.imported[folder] for look in looks.values() if folder in look.imported]
+        imported = {
+            name: (look.labels, frozenset(value - 1 for value in mask - {0, IGNORE}))
+            for name, look in looks.items()
+            if look.labels is not None and (mask := look.imported.get(folder)) is not None
+        }
         empty = sum(one == {IGNORE} for one in masks)
         if masks and empty == len(masks):
             errors.append(
@@ -260,21 +271,9 @@ def _compared(
                 f"split {split}: no mask of {folder} holds a class, only 0 and {IGNORE}; a mask "
                 f"must hold 1 to {len(classes)} where its image shows a class"
             )
-        pairs = [
-            (name, look.imported[folder] - {0, IGNORE}, look.labels)
-            for name, look in looks.items()
-            if look.labels and look.imported.get(folder, frozenset()) - {0, IGNORE}
-        ]
-        strange = [one for one in pairs if not {value - 1 for value in one[1]} & one[2]]
-        if 2 * len(strange) > len(pairs):
-            name, values, labels = strange[0]
-            errors.append(
-                f"split {split}: in {len(strange)} of {len(pairs)} images the mask of {folder} "
-                f"holds no class of the labels ({name}: {words(v - 1 for v in values)} in the "
-                f"mask, {words(labels)} in the labels); class number n of "
-                f"{dataset.settings['vocabulary']} must have the value n"
-            )
-        elif masks and 0 < empty < len(masks):
+        elif lines := strangers(f"of {folder} ", imported):
+            errors += lines
+        elif empty:
             warnings.append(
                 f"split {split}: {empty} of {len(masks)} masks of {folder} are {IGNORE} (ignored) "
                 "all over; no training learns from them"
