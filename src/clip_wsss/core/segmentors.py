@@ -192,6 +192,7 @@ def _check_model(model: dict[str, Any], path: str | Path) -> None:
     if not isinstance(prepare, dict):
         raise InputError(f"{path}: model.data_preprocessor: must be a mapping; got {prepare!r}")
     _check_padding(prepare.get("test_cfg"), f"{path}: model.data_preprocessor.test_cfg")
+    _check_windows(model.get("test_cfg"), f"{path}: model.test_cfg")
     stds = prepare.get("std") or ()
     for std in stds if isinstance(stds, list | tuple) else (stds,):
         if isinstance(std, bool) or not isinstance(std, int | float) or std <= 0:
@@ -228,6 +229,34 @@ def _check_padding(test: Any, where: str) -> None:
     ):
         kind = "height and width, integers" if key == "size" else "an integer"
         raise InputError(f"{where}.{key}: must be {kind} of at least 1; got {value!r}")
+
+
+def _check_windows(test: Any, where: str) -> None:
+    """Refuse a mode of predictions that is none, and windows that leave pixels out."""
+    if not test and test in (None, {}):
+        return
+    if not isinstance(test, dict):
+        raise InputError(f"{where}: must be a mapping; got {test!r}")
+    if (mode := test.get("mode", "whole")) not in ("whole", "slide"):
+        raise InputError(f"{where}.mode: must be one of whole, slide; got {mode!r}")
+    if mode == "whole":
+        return
+    for key in ("crop_size", "stride"):
+        value = test.get(key)
+        if not (
+            isinstance(value, list | tuple)
+            and len(value) == 2
+            and all(type(side) is int and side > 0 for side in value)
+        ):
+            raise InputError(
+                f"{where}.{key}: must be height and width, integers of at least 1, with mode: "
+                f"slide; got {value!r}"
+            )
+    if any(step > side for step, side in zip(test["stride"], test["crop_size"], strict=True)):
+        raise InputError(
+            f"{where}.stride: must be at most crop_size, or pixels are left out; got "
+            f"{test['stride']!r} and {test['crop_size']!r}"
+        )
 
 
 def _positive(value: Any) -> bool:

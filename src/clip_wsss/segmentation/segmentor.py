@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mmengine import Config
+from mmengine import Config, ConfigDict
 from mmengine.device import utils as device_utils
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
@@ -108,7 +108,8 @@ def build_model(
     try:
         with warnings.catch_warnings():  # MMSegmentation's heads use its own deprecated builders
             warnings.filterwarnings("ignore", message="``build_")
-            built = MODELS.build({"train_cfg": {}, "test_cfg": {"mode": "whole"}, **model})
+            test = ConfigDict({"mode": "whole", **(model.get("test_cfg") or {})})
+            built = MODELS.build({"train_cfg": {}, **model, "test_cfg": test})
     except InputError:
         raise
     except Exception as error:  # MMSegmentation asserts, and raises what it likes

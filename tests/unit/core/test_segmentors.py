@@ -177,6 +177,24 @@ def test_the_shipped_files_are_read(path):
         ("model.data_preprocessor.test_cfg", {"size_divisor": 0}, "size_divisor: must be an int"),
         ("model.data_preprocessor.test_cfg", {"size": [8]}, "size: must be height and width"),
         ("model.data_preprocessor.test_cfg", {"size": [8, -1]}, "size: must be height and width"),
+        ("model.test_cfg", "slide", "model.test_cfg: must be a mapping; got 'slide'"),
+        ("model.test_cfg", {"mode": "wholle"}, "mode: must be one of whole, slide; got 'wholle'"),
+        ("model.test_cfg", {"mode": "slide"}, "test_cfg.crop_size: must be height and width"),
+        (
+            "model.test_cfg",
+            {"mode": "slide", "crop_size": [8, 8], "stride": [4, 0]},
+            "test_cfg.stride: must be height and width",
+        ),
+        (
+            "model.test_cfg",
+            {"mode": "slide", "crop_size": [8, 8], "stride": 4},
+            "test_cfg.stride: must be height and width",
+        ),
+        (
+            "model.test_cfg",
+            {"mode": "slide", "crop_size": [8, 8], "stride": [4, 9]},
+            "test_cfg.stride: must be at most crop_size",
+        ),
         ("optim_wrapper.type", "AmpOptimWrapper", "optim_wrapper.type: must be OptimWrapper"),
         ("param_scheduler", {"type": "PolyLR"}, "param_scheduler: must be a list"),
         ("param_scheduler.0", None, "param_scheduler.0: must be a mapping with a type"),
@@ -228,6 +246,9 @@ def test_what_no_training_can_use_is_one_line_before_the_first_job(
         ("model.data_preprocessor.test_cfg", {"size_divisor": 32}),
         ("model.data_preprocessor.test_cfg", {"size": [8, 9]}),
         ("model.data_preprocessor.test_cfg", {}),
+        ("model.test_cfg", {}),
+        ("model.test_cfg", {"mode": "whole"}),
+        ("model.test_cfg", {"mode": "slide", "crop_size": [8, 9], "stride": [8, 3]}),
     ],
 )
 def test_what_trainings_can_use_is_kept(tmp_path, content, key, value):

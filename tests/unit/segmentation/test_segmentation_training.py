@@ -1096,6 +1096,32 @@ def test_predictions_are_padded_as_mmsegmentation_pads_them(trained, tmp_path, p
     assert differ > 1e-4 if padding != {"size": [9, 9]} else differ < 1e-5
 
 
+@pytest.mark.parametrize("crop", [[16, 24], [64, 64]])
+def test_predictions_in_windows_are_those_of_mmsegmentation(trained, tmp_path, crop):
+    """Windows larger than the image are the image."""
+    content = yaml.safe_load(Path(trained.entry["segmentor"]).read_text())
+    content["model"]["test_cfg"] = {"mode": "slide", "crop_size": crop, "stride": [12, 10]}
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(content))
+    entry = trained.entry | {"segmentor": str(path)}
+    checkpoint = trained.root / "out/checkpoint.pth"
+    rgb = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
+    predictor = Predictor(entry, trained.inference, checkpoint, CLASSES, "cpu")
+    found = predictor.probabilities(rgb)
+
+    own = build_model(read_segmentor(path), entry, 3, str(path)).eval()
+    own.load_state_dict(predictor.model.state_dict())
+    bgr = torch.from_numpy(np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1)))
+    own.data_preprocessor.test_cfg = None
+    sample = SegDataSample(metainfo={"ori_shape": (40, 48), "img_shape": (40, 48)})
+    (wanted,) = own.test_step({"inputs": [bgr], "data_samples": [sample]})
+    wanted = wanted.seg_logits.data.softmax(dim=0).detach().numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    whole = Predictor(trained.entry, trained.inference, checkpoint, CLASSES, "cpu")
+    differ = np.abs(whole.probabilities(rgb) - found).max()
+    assert differ > 1e-4 if crop == [16, 24] else differ < 1e-5
+
+
 def test_checkpoints_that_do_not_fit_are_one_line(trained, tmp_path):
     checkpoint = trained.root / "out/checkpoint.pth"
     content = torch.load(checkpoint, weights_only=True)
