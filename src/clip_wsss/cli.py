@@ -20,7 +20,7 @@ from clip_wsss.core.files import check_own, make_output, read_text, write_text
 from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.check import check as check_data
-from clip_wsss.data.check import shortened
+from clip_wsss.data.check import shortened, trained_sizes
 from clip_wsss.data.datasets import ALL
 from clip_wsss.runs.builds import check_builds
 from clip_wsss.runs.config import GROUPS, read_yaml
@@ -145,7 +145,8 @@ def _node(graph: Graph, run: Run, stage: str) -> Node:
 def _check(plan: Plan, options: argparse.Namespace) -> int:
     report = check_data(plan.unlabelled, plan.uses, plan.config.compute.workers)
     classes = 1 + len(plan.unlabelled.vocabulary.classes)
-    built = check_builds(plan.models, plan.attention, plan.entries, classes, plan.prompts)
+    sizes = trained_sizes(plan.unlabelled, report)
+    built = check_builds(plan.models, plan.attention, plan.entries, classes, plan.prompts, sizes)
     report["errors"] = [*built, *report["errors"]]
     for line in shortened(report["warnings"]):
         print(f"warning: {line}")

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,9 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
         workers: processes; they change nothing but the time.
 
     Returns:
-        splits: split -> images, smallest and largest (width x height), how many images have each
-            class in the labels and in the masks, and how many disagree;
+        splits: split -> images, smallest and largest (width x height), sizes (height and width of
+            the lowest, highest, narrowest and widest), how many images have each class in the
+            labels and in the masks, and how many disagree;
         errors and warnings: lines, in the order of splits and images. With `on_bad_image: skip` an
             image that cannot be used is a warning.
     """
@@ -134,7 +136,7 @@ def write_check(
     uses: Mapping[str, Use],
     path: str | Path,
     workers: int = 1,
-    others: Callable[[], Sequence[str]] = list,
+    others: Callable[[list[list[int]]], Sequence[str]] = lambda sizes: [],
 ) -> None:
     """Write what `check` returns as JSON, and log its warnings.
 
@@ -143,18 +145,25 @@ def write_check(
         uses: split -> what is needed of it.
         path: of the JSON.
         workers: processes.
-        others: called after them; finds errors of what is not data, a line each.
+        others: called after them with the sizes that trainings get (`trained_sizes`); finds
+            errors of what is not data, a line each.
 
     Raises:
         InputError: there are errors, a line each, at most 50 and a count of the others.
     """
     report = check(dataset, uses, workers)
-    report["errors"] = [*others(), *report["errors"]]
+    report["errors"] = [*others(trained_sizes(dataset, report)), *report["errors"]]
     write_json(path, report)
     for line in report["warnings"]:
         log.warning("%s", line)
     if report["errors"]:
         raise InputError("\n".join(shortened(report["errors"])))
+
+
+def trained_sizes(dataset: Dataset, report: Mapping[str, Any]) -> list[list[int]]:
+    """Height and width of the most unlike images of a report that trainings see."""
+    split = (dataset.settings.get("splits") or {}).get("pseudo")
+    return report["splits"].get(split, {}).get("sizes", [])
 
 
 def shortened(lines: Sequence[str]) -> list[str]:
@@ -224,6 +233,8 @@ def _compared(
             ("largest", max(sizes, key=np.prod)),
         ):
             numbers[key] = f"{width} x {height}"
+        ends = [end(sizes, key=key) for key in (itemgetter(0), itemgetter(1)) for end in (min, max)]
+        numbers["sizes"] = [list(size) for size in dict.fromkeys(ends)]
 
     def words(labels) -> str:
         return some([classes[label] for label in sorted(labels)])

@@ -13,17 +13,19 @@ def check_builds(
     entries: Mapping[str, dict[str, Any]],
     classes: int,
     prompts: Sequence[Prompts] = (),
+    sizes: Sequence[Sequence[int]] = (),
 ) -> list[str]:
     """Look whether towers can be loaded, and trainings built.
 
     Args:
         models, attention, prompts: see `clip_wsss.models.check.check_models`.
-        entries, classes: see `clip_wsss.segmentation.train.check_trainings`.
+        entries, classes, sizes: see `clip_wsss.segmentation.train.check_trainings`.
 
     Returns:
         A line for each that cannot; of the trainings once all towers can, which some are made of.
     """
     problems = check_models(models, attention, prompts)
     if entries and not problems:
-        problems = import_module("clip_wsss.segmentation.train").check_trainings(entries, classes)
+        trainings = import_module("clip_wsss.segmentation.train")
+        problems = trainings.check_trainings(entries, classes, sizes)
     return problems

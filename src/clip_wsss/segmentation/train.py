@@ -15,7 +15,7 @@ import subprocess
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from traceback import format_exception
@@ -413,7 +413,9 @@ def _try_parts(
     ]
 
 
-def check_trainings(entries: Mapping[str, dict], classes: int) -> list[str]:
+def check_trainings(
+    entries: Mapping[str, dict], classes: int, sizes: Sequence[Sequence[int]] = ()
+) -> list[str]:
     """Build what trainings build, and make an update on noise, before the first map is made.
 
     Weights that would be downloaded are not; what is made of them is not built. What makes its
@@ -422,6 +424,7 @@ def check_trainings(entries: Mapping[str, dict], classes: int) -> list[str]:
     Args:
         entries: of the config's group `segmentation`, as `train` takes them, by where they are.
         classes: foreground classes and background.
+        sizes: height and width of images of the data set, of which any may be in one batch.
 
     Returns:
         A line for each that cannot be built or updated.
@@ -429,13 +432,13 @@ def check_trainings(entries: Mapping[str, dict], classes: int) -> list[str]:
     problems = []
     for where, entry in entries.items():
         try:
-            _try_training(entry, classes)
+            _try_training(entry, classes, sizes)
         except InputError as error:
             problems.append(f"{where}: {error}")
     return problems
 
 
-def _try_training(entry: dict, classes: int) -> None:
+def _try_training(entry: dict, classes: int, sizes: Sequence[Sequence[int]]) -> None:
     use_device("cpu")
     path, segmentor = entry["segmentor"], read_segmentor(entry["segmentor"], entry)
     online = entry["online"] if entry.get("labels") == "online" else {}
@@ -458,33 +461,40 @@ def _try_training(entry: dict, classes: int) -> None:
         )
         if there:
             alone = entry.get("labels") != "online" and entry.get("teacher") is None
-            _try_batch(model, segmentor, classes, path, optimizer if alone else None)
+            _try_batch(model, segmentor, classes, sizes, path, optimizer if alone else None)
         _try_rates(optimizer, steps, iterations, accumulate, path)
 
 
 def _try_batch(
-    model: Any, segmentor: Config, classes: int, path: str, optimizer: OptimWrapper | None
+    model: Any,
+    segmentor: Config,
+    classes: int,
+    sizes: Sequence[Sequence[int]],
+    path: str,
+    optimizer: OptimWrapper | None,
 ) -> None:
     """Put noise through the transforms, which draw, and make an update with it if wanted."""
     pipeline = Compose([*segmentor.train_pipeline, {"type": "PackSegInputs"}])
     rng = np.random.default_rng(0)
-    samples = []
-    for draw in range(8):
-        height, width = size = [(120, 160), (160, 120)][draw % 2]
+
+    def sample(draw: int, size: Sequence[int]) -> dict:
+        height, width = size
         image = rng.integers(0, 256, (*size, 3), np.uint8)
         label, codes = (rng.integers(0, ends, size, np.uint8) for ends in (classes, len(EDGES)))
         seed_transforms(0, draw)
         name = f"{path}: an image of {width} x {height}"
-        samples.append(transformed(pipeline, name, image, pack(label, codes), classes))
+        return transformed(pipeline, name, image, pack(label, codes), classes)
+
+    samples = [sample(draw, [(120, 160), (160, 120)][draw % 2]) for draw in range(8)]
 
     def batch(part: list) -> dict:
         # Copied, since a padding of labels is written into the sample.
-        return {key: [copy.deepcopy(sample[key]) for sample in part] for key in samples[0]}
+        return {key: [copy.deepcopy(one[key]) for one in part] for key in samples[0]}
 
     # A data set may have one size, so those of each are a batch. Of one sample some normalisations
     # have no statistics, and sizes need not agree.
     single = segmentor.train_dataloader["batch_size"] == 1
-    channels = sorted({len(sample["inputs"]) for sample in samples})
+    channels = sorted({len(one["inputs"]) for one in samples})
     if len(channels) > 1 and not single:
         raise InputError(
             f"{path}: train_pipeline makes images of {channels[0]} and of {channels[-1]} channels; "
@@ -493,6 +503,9 @@ def _try_batch(
     try:
         for part in [[one] for one in samples] if single else [samples[::2], samples[1::2]]:
             model.data_preprocessor(batch(part), training=True)
+        if not single and sizes:
+            own = [sample(draw, size) for draw, size in enumerate(sizes)]
+            model.data_preprocessor(batch(own), training=True)
         if optimizer is not None:
             given = model.data_preprocessor(batch(samples[: 1 if single else 3 : 2]), training=True)
             with torch.no_grad():
@@ -502,7 +515,8 @@ def _try_batch(
             raise  # which `fitting` says
         raise InputError(
             f"{path}: no batch goes through its model ({one_line(error)}); correct train_pipeline "
-            "(which must make one size of all), data_preprocessor, or the channels of its parts"
+            "(which must make one size of all), data_preprocessor (whose size pads what is "
+            "smaller), or the channels of its parts"
         ) from None
     if optimizer is None:
         return

@@ -70,12 +70,27 @@ def test_data_that_fit(own):
         "class_in_labels_only": 0,
         "smallest": f"{WIDTH} x {HEIGHT}",
         "largest": f"{WIDTH} x {HEIGHT}",
+        "sizes": [[HEIGHT, WIDTH]],
     }
     truth, labels = found["warnings"][:2]
     few = "split train: 3 images; intervals over so few images mean little"
     assert few in found["warnings"]
     assert truth.startswith("split train: no ground truth of aeroplane, bicycle")
     assert labels.startswith("split train: no image has aeroplane")
+
+
+def test_trainings_are_tried_with_the_most_unlike_sizes(own, tmp_path):
+    sizes = {"a": (40, 50), "b": (30, 70), "c": (60, 20)}
+    for name, (height, width) in sizes.items():
+        image = np.zeros((height, width, 3), np.uint8)
+        Image.fromarray(image).save(own.root / f"JPEGImages/{name}.jpg")
+    given = []
+    for split in ("train", None):
+        dataset = open_dataset(own.settings | {"size": "image", "splits": {"pseudo": split}})
+        path = tmp_path / "check.json"
+        write_check(dataset, {"train": Use()}, path, others=lambda found: given.append(found) or [])
+        assert json.loads(path.read_text())["splits"]["train"]["sizes"] == [[30, 70], [60, 20]]
+    assert given == [[[30, 70], [60, 20]], []]
 
 
 def test_imported_masks_from_which_nothing_can_be_learnt(own, tmp_path):

@@ -193,7 +193,10 @@ def test_they_are_said_with_what_is_wrong_with_the_data(dataset, tmp_path):
     model = {"library": "open_clip", "architecture": "ViT-B-61", "weights": "openai"}
     with pytest.raises(InputError) as error:
         write_check(
-            dataset, {"gone": Use()}, tmp_path / "x.json", others=lambda: check_models({"x": model})
+            dataset,
+            {"gone": Use()},
+            tmp_path / "x.json",
+            others=lambda _: check_models({"x": model}),
         )
     first, second = str(error.value).split("\n")
     assert first.startswith("models.x: architecture ViT-B-61")

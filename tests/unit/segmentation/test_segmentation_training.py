@@ -698,6 +698,22 @@ def test_samples_that_cannot_be_stacked_are_said_before_the_first_map(case):
     assert check_trainings({"cgl": case.entry}, 3) == [], "all images may be of one size"
 
 
+def test_sizes_of_the_data_set_that_cannot_be_stacked_are_said_before_the_first_map(case):
+    """The crop is larger than they are, and nothing pads them to one size."""
+    model = read_segmentor(case.segmentor()).model.to_dict()
+    model["data_preprocessor"]["size"] = [64, 64]
+    crop = [{"type": "RandomCrop", "crop_size": [640, 640]}]
+    path = case.segmentor(model=model, train_pipeline=crop)
+    sizes = [[96, 128], [104, 136]]
+    assert check_trainings({"cgl": case.entry}, 3, sizes[:1]) == []
+    (said,) = check_trainings({"cgl": case.entry}, 3, sizes)
+    assert said.startswith(f"cgl: {path}: no batch goes through its model (stack expects each")
+    assert "data_preprocessor (whose size pads what is smaller)" in said
+    model["data_preprocessor"]["size"] = [640, 640]
+    case.segmentor(model=model, train_pipeline=crop)
+    assert check_trainings({"cgl": case.entry}, 3, sizes) == []
+
+
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
