@@ -231,6 +231,11 @@ def _check_padding(test: Any, where: str) -> None:
         raise InputError(f"{where}.{key}: must be {kind} of at least 1; got {value!r}")
 
 
+def windows(value: Any) -> list:
+    """Height and width of what `test_cfg` says of windows: one number is both."""
+    return list(value) if isinstance(value, list | tuple) else [value, value]
+
+
 def _check_windows(test: Any, where: str) -> None:
     """Refuse a mode of predictions that is none, and windows that leave pixels out."""
     if not test and test in (None, {}):
@@ -241,18 +246,15 @@ def _check_windows(test: Any, where: str) -> None:
         raise InputError(f"{where}.mode: must be one of whole, slide; got {mode!r}")
     if mode == "whole":
         return
+    sides = {}
     for key in ("crop_size", "stride"):
-        value = test.get(key)
-        if not (
-            isinstance(value, list | tuple)
-            and len(value) == 2
-            and all(type(side) is int and side > 0 for side in value)
-        ):
+        sides[key] = value = windows(test.get(key))
+        if len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
             raise InputError(
-                f"{where}.{key}: must be height and width, integers of at least 1, with mode: "
-                f"slide; got {value!r}"
+                f"{where}.{key}: must be height and width, integers of at least 1 (or one for "
+                f"both), with mode: slide; got {test.get(key)!r}"
             )
-    if any(step > side for step, side in zip(test["stride"], test["crop_size"], strict=True)):
+    if any(step > side for step, side in zip(sides["stride"], sides["crop_size"], strict=True)):
         raise InputError(
             f"{where}.stride: must be at most crop_size, or pixels are left out; got "
             f"{test['stride']!r} and {test['crop_size']!r}"

@@ -23,7 +23,7 @@ from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.memory import out_of_memory
 from clip_wsss.core.methods import is_method, method
-from clip_wsss.core.segmentors import checked, read_segmentor_file
+from clip_wsss.core.segmentors import checked, read_segmentor_file, windows
 from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.segmentation.losses import loss_config
 
@@ -109,6 +109,8 @@ def build_model(
         with warnings.catch_warnings():  # MMSegmentation's heads use its own deprecated builders
             warnings.filterwarnings("ignore", message="``build_")
             test = ConfigDict({"mode": "whole", **(model.get("test_cfg") or {})})
+            if test.mode == "slide":
+                test |= {key: windows(test[key]) for key in ("crop_size", "stride")}
             built = MODELS.build({"train_cfg": {}, **model, "test_cfg": test})
     except InputError:
         raise

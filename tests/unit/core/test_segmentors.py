@@ -187,7 +187,7 @@ def test_the_shipped_files_are_read(path):
         ),
         (
             "model.test_cfg",
-            {"mode": "slide", "crop_size": [8, 8], "stride": 4},
+            {"mode": "slide", "crop_size": [8, 8], "stride": "4"},
             "test_cfg.stride: must be height and width",
         ),
         (
@@ -248,6 +248,7 @@ def test_what_no_training_can_use_is_one_line_before_the_first_job(
         ("model.data_preprocessor.test_cfg", {}),
         ("model.test_cfg", {}),
         ("model.test_cfg", {"mode": "whole"}),
+        ("model.test_cfg", {"mode": "slide", "crop_size": 8, "stride": [8, 3]}),
         ("model.test_cfg", {"mode": "slide", "crop_size": [8, 9], "stride": [8, 3]}),
     ],
 )
