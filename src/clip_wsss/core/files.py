@@ -100,7 +100,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a hidden path in the same folder; what the body wrote there replaces `path`.
 
     The folder is made where it is missing. If the body raises, `path` stays what it was. A link is
-    replaced, and not what it leads to, which may be a store of versions.
+    replaced, and not what it leads to, which may be a store of versions. After a power cut the file
+    is the earlier one or whole.
 
     Raises:
         InputError: a folder, a device or a pipe is there.
@@ -112,6 +113,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # else its name may be on the disk before its content
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -22,6 +22,8 @@ Colour = tuple[int, int, int]
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 COLOURS = ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+DARK = 32  # of 255: below it lies what 12-bit data in 16 bits become
+TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # their first bytes
 MODES = ("1", "L", "LA", "P", "PA", *COLOURS, *GREY16)  # what becomes 8-bit RGB
 ORIENTATION, BITS, PHOTOMETRIC = ExifTags.Base.Orientation, 258, 262  # tags of EXIF and TIFF
 BIT_DEPTH = "bits of a stored value"  # key of Image.info
@@ -71,6 +73,12 @@ def open_image(path: str | os.PathLike, stored: bool = False) -> Iterator[Image.
     except MemoryError:
         raise TooLargeError(f"{path}: does not fit into memory; {SMALLER}") from None
     except UnidentifiedImageError:
+        with open(path, "rb") as file:
+            if file.read(4) in TIFFS:
+                raise InputError(
+                    f"{path}: a TIFF of a kind that has no conversion to RGB here (floating point, "
+                    "other bands than red, green, blue, ...); save it as 8-bit RGB or grey"
+                ) from None
         known = "JPEG, PNG, BMP, WebP, TIFF, GIF"
         raise InputError(
             f"{path}: not an image of a known format ({known}); replace it or take it out of the "
@@ -91,10 +99,11 @@ def read_rgb(path: str | os.PathLike, stored: bool = False) -> np.ndarray:
     with open_image(path, stored) as image:
         pixels = image.width * image.height
         check_memory(16 * pixels, f"{path}: an image of {image.width} x {image.height}", SMALLER)
+        deep = _deep(image)
         image.load()
         if image.format == "PNG":  # whose EXIF may lie behind the pixels
             _check_orientation(image, str(path), stored)
-        return _rgb(image)
+        return _bright_rgb(image, str(path), deep)
 
 
 def as_rgb(image: Image.Image, where: str, stored: bool = False) -> np.ndarray:
@@ -107,13 +116,17 @@ def as_rgb(image: Image.Image, where: str, stored: bool = False) -> np.ndarray:
     _check_orientation(image, where, stored)
     if reason := _unusable(image):
         raise InputError(f"{where}: {reason}; convert it to 8-bit RGB or grey")
-    return _rgb(image)
+    return _bright_rgb(image, where, image.mode in GREY16)
 
 
 def image_size(path: str | os.PathLike, stored: bool = False) -> tuple[int, int]:
-    """Height and width of an image. Raises InputError as `open_image`."""
+    """Height and width of an image. Raises InputError as `open_image`.
+
+    One of 16 bits is read whole, since no header says whether it uses their range.
+    """
     with open_image(path, stored) as image:
-        return image.height, image.width
+        size, deep = (image.height, image.width), _deep(image)
+    return read_rgb(path, stored).shape[:2] if deep else size
 
 
 def _check_picture(image: Image.Image, path: str, stored: bool) -> None:
@@ -155,6 +168,23 @@ def _unusable(image: Image.Image) -> str | None:
     if mode in GREY16 and image.has_transparency_data:
         return "16-bit grey with a transparent value"
     return None if mode in MODES else f"mode {mode} has no conversion to RGB here"
+
+
+def _deep(image: Image.Image) -> bool:
+    """Whether a file that is open, but not read, has 16 bits a value."""
+    tiles: Any = getattr(image, "tile", ())
+    arguments = tiles[0].args if tiles else ""
+    return ";16" in str(arguments if isinstance(arguments, str) else arguments[0])
+
+
+def _bright_rgb(image: Image.Image, where: str, deep: bool) -> np.ndarray:
+    rgb = _rgb(image)
+    if deep and rgb.max() < DARK:
+        raise InputError(
+            f"{where}: has 16 bits a value, but none above 1/8 of white, as data of 12 bits have "
+            "that were not scaled; scale them to 65535, or save 8 bits"
+        )
+    return rgb
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

@@ -5,7 +5,7 @@ A data set is only ever read from here: the user's folder is never written to.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -193,7 +193,8 @@ class Dataset:
             if stated != (height, width):
                 raise InputError(
                     f"{xml}: says {stated[1]} x {stated[0]}, but {path.name} is {width} x {height} "
-                    "(width x height); correct the XML, or set dataset.size to image"
+                    f"(width x height){_turned(stated, (height, width))}; correct the XML, or set "
+                    "dataset.size to image"
                 )
         return height, width
 
@@ -410,11 +411,19 @@ def _scan(folder: Path) -> dict[str, str]:
 _read_labels = cache(read_labels)
 
 
+def _turned(found: Sequence[int], size: tuple[int, int]) -> str:
+    """What may be the reason where height and width are exchanged."""
+    if (found[1], found[0]) != size:
+        return ""
+    return ", as if EXIF had turned it, while the pixels are taken as they are stored"
+
+
 def _check_size(values: np.ndarray, where: str, size: tuple[int, int]) -> None:
     if values.shape != size:
         raise InputError(
             f"{where}: is {values.shape[1]} x {values.shape[0]}, but its image is "
-            f"{size[1]} x {size[0]} (width x height); make it at the image's size"
+            f"{size[1]} x {size[0]} (width x height){_turned(values.shape, size)}; make it at the "
+            "image's size"
         )
 
 

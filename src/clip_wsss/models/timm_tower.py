@@ -28,7 +28,7 @@ from clip_wsss.models.frozen import Images
 from clip_wsss.models.hub import in_hub_cache, reach_hub
 from clip_wsss.models.layers import attend_head_by_head, mean_map
 from clip_wsss.models.tower import MAX_PATCHES, Grid
-from clip_wsss.models.weights import in_memory, read_weights
+from clip_wsss.models.weights import in_memory, no_floats, read_weights
 
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 FAMILIES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # modules of timm
@@ -290,6 +290,8 @@ def _load(network: nn.Module, weights: str) -> None:
                 f"{weights}: {key} is {tuple(state[key].shape)}, the architecture's is "
                 f"{tuple(own[key].shape)}"
             )
+    if (other := no_floats(state, own)) is not None:
+        raise InputError(f"{weights}: {other}")
     if not all(torch.isfinite(state[key]).all() for key in own):
         raise InputError(f"{weights}: holds a weight that is not finite")
     network.load_state_dict({key: state[key] for key in own})

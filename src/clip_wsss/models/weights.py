@@ -12,7 +12,7 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -31,6 +31,7 @@ NOTES = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no 
 
 
 SMALLER_TOWER = "close other programs, or name a smaller model"
+PREFIXES = ("module.", "model.", "clip.")  # of whole checkpoints: of several GPUs, of Lightning
 _Load = TypeVar("_Load", bound=Callable[..., Any])
 
 
@@ -85,6 +86,8 @@ def read_weights(path: Path) -> Weights:
             pointer = file.read(30).startswith(b"version https://git-lfs")
         if pointer:
             reason = "a pointer of Git LFS; get the file itself with `git lfs pull`"
+        elif (other := _other_kind(path)) is not None:
+            reason = other
         elif isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
             reason = "not a file of tensors alone; save a state dict or safetensors"
         raise InputError(f"{path}: the weights cannot be read ({reason})") from None
@@ -92,7 +95,15 @@ def read_weights(path: Path) -> Weights:
         state, kind = state["state_dict"], "checkpoint"
     if not isinstance(state, dict) or not state:
         raise InputError(f"{path}: holds no state dict of a CLIP model")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = {str(name): value for name, value in state.items()}
+    if inner := [name for name, value in state.items() if isinstance(value, dict)]:
+        raise InputError(
+            f"{path}: holds mappings ({', '.join(inner[:3])}) and no state dict of a CLIP model; "
+            "save the state dict alone, or under the key state_dict"
+        )
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
     for name in NOTES:
         state.pop(name, None)
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -167,6 +178,18 @@ def infer_architecture(weights: Weights) -> dict:
         ) from None
 
 
+def no_floats(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str | None:
+    """What is wrong with tensors whose numbers are of another kind than a model's own.
+
+    A cast would take quantised weights for the weights, and the real part of complex ones.
+    """
+    for name, value in own.items():
+        if name in state and state[name].is_floating_point() != value.is_floating_point():
+            kinds = [str(one.dtype).removeprefix("torch.") for one in (state[name], value)]
+            return f"{name} is {kinds[0]} where {kinds[1]} is wanted; save it as floating point"
+    return None
+
+
 def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> None:
     """Copy a state dict into a model, every tensor of it and nothing else.
 
@@ -192,6 +215,8 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
         )
     problems += [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} has no place" for name in state if name not in wanted]
+    if not problems and (other := no_floats(state, wanted)) is not None:
+        raise InputError(f"{weights.source}: {other}")
     # As the model holds them: float64 may be too large for it.
     kept = {name: one.to(wanted[name].dtype) for name, one in state.items() if name in wanted}
     broken = [name for name, value in kept.items() if not value.isfinite().all()]
@@ -210,6 +235,23 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
         more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
         raise InputError(f"{weights.source}: {empty[0]} is all zero{more}; get the file again")
     model.load_state_dict(state)
+
+
+def _other_kind(path: Path) -> str | None:
+    """What a file is that is called otherwise."""
+    with path.open("rb") as file:
+        first = file.read(9)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith(".npy") for name in names):
+            return "arrays of NumPy; save a state dict or safetensors"
+        torchs = any(name.endswith("/data.pkl") or name == "data.pkl" for name in names)
+        if torchs and path.suffix == ".safetensors":
+            return "a file of PyTorch; call it .pt"
+    if first[8:] == b"{" and path.suffix != ".safetensors":
+        return "a file of safetensors; call it .safetensors"
+    return None
 
 
 def _is_jit_archive(path: Path) -> bool:

@@ -814,9 +814,12 @@ class Plan:
         return not there or self.stale(product)
 
     def stale(self, product: Product) -> bool:
-        """Whether other settings, other code or other inputs have made what is there."""
+        """Whether other settings, other code or other inputs have made what is there.
+
+        Of files without their sidecar nobody knows.
+        """
         if not (self.store / product.sidecar).is_file():
-            return False
+            return any((self.store / path).is_file() for path in product.files)
         if not self.fits(product):
             return True
         made = self._record(self.store / product.sidecar)["inputs"]

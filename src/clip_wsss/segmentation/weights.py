@@ -144,6 +144,11 @@ def load_initial(model: nn.Module, path: Path) -> None:
             "leave init out, or name another file"
         )
     for name, value in fitting.items():
+        if value.is_floating_point() != own[name].is_floating_point():
+            raise InputError(
+                f"init: {path}: {name} is {value.dtype} where {own[name].dtype} is wanted; save it "
+                "as floating point"
+            )
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(f"init: {path}: {name} holds NaN or infinity; get the file again")
     model.load_state_dict(fitting, strict=False)

@@ -9,6 +9,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -200,6 +201,15 @@ def pictures(path, **options):
     return saved(path, frames[0], save_all=True, append_images=frames[1:], **options)
 
 
+def dark(path):
+    """Twelve bits in sixteen, as cameras and scanners have them."""
+    return saved(path, np.full((2, 3), 4095, np.uint16))
+
+
+def dark_colours(path):
+    cv2.imwrite(str(path), np.full((2, 3, 3), 4095, np.uint16))
+
+
 REFUSED = {
     "F.bmp": (lambda p: saved(p, np.zeros((2, 3), np.float32), format="TIFF"), "floating point"),
     "I.tif": (lambda p: saved(p, np.zeros((2, 3), np.int32)), "32-bit or signed grey"),
@@ -209,6 +219,14 @@ REFUSED = {
     "grey.png": (
         lambda p: saved(p, np.full((2, 3), 5, np.uint16), transparency=5),
         "16-bit grey with a transparent value",
+    ),
+    "3000.png": (dark, "16 bits a value, but none above 1/8 of white"),
+    "3000.tif": (dark, "16 bits a value, but none above 1/8 of white"),
+    "rgb48.png": (dark_colours, "16 bits a value, but none above 1/8 of white"),
+    "rgb48.tif": (dark_colours, "16 bits a value, but none above 1/8 of white"),
+    "float.tif": (
+        lambda p: cv2.imwrite(str(p), np.ones((2, 3, 3), np.float32)),
+        "a TIFF of a kind that has no conversion to RGB here",
     ),
     "gif.jpg": (lambda p: pictures(p, format="GIF"), r"holds 2 pictures \(GIF\)"),
     "pages.tif": (pictures, r"holds 2 pictures \(TIFF\)"),

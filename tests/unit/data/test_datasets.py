@@ -8,6 +8,7 @@ from PIL import Image
 from stand_ins import CAT, DOG, HEIGHT, WIDTH, box, jpeg, png, xml
 
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.images import encode_label
 from clip_wsss.data.annotations import read_labels_csv
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.data.vocabulary import read_vocabulary
@@ -361,6 +362,22 @@ def test_an_exif_orientation_is_said_before_the_size(folder):
     for settings in ({"orientation": "stored"}, {"source": "voc12"}):  # VOC's masks fit its pixels
         dataset = folder.open(**settings)
         assert dataset.image("a").shape[:2] == dataset.mask("a").shape == (HEIGHT, WIDTH)
+
+
+def test_masks_and_xml_of_the_turned_image_are_said_to_be(folder):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder.root / "JPEGImages/a.jpg", exif=exif)
+    dataset = folder.open(orientation="stored")
+    folder.write("SegmentationClass/a.png", encode_label(np.zeros((WIDTH, HEIGHT), np.uint8)))
+    with pytest.raises(InputError, match=r"x \d+ \(width x height\), as if EXIF had turned it,"):
+        dataset.mask("a")
+    path = folder.root / "Annotations/a.xml"
+    width, height = (f"<{side}>{n}</{side}>" for side, n in (("width", WIDTH), ("height", HEIGHT)))
+    turned = path.read_text().replace(width, f"<width>{HEIGHT}</width>")
+    path.write_text(turned.replace(height, f"<height>{WIDTH}</height>"))
+    with pytest.raises(InputError, match=r"as if EXIF had turned it, .*; correct the XML"):
+        dataset.size("a")
 
 
 def test_images_without_a_class(folder, images, tmp_path):

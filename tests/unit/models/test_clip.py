@@ -181,6 +181,8 @@ class TestRefusals:
         [
             (lambda one: one * 0, r"visual\.proj is all zero; get the file again"),
             (lambda one: one.double() * 1e300, r"visual\.proj holds NaN or infinity; get"),
+            (lambda one: (one * 9).to(torch.int8), r"proj is int8 where float32 is wanted; save"),
+            (lambda one: one.to(torch.complex64), r"proj is complex64 where float32 is wanted"),
         ],
     )
     def test_a_matrix_of_which_every_map_would_be_zero(self, tmp_path, state, change, line):
@@ -287,6 +289,26 @@ class TestRefusals:
         refused(files | {"weights": str(tmp_path / "lfs.safetensors")}, "a pointer of Git LFS; get")
         for name in ("text.pt", "cut.safetensors", "code.pt", "list.pt", "none.pt"):
             refused(files | {"weights": str(tmp_path / name)}, name)
+
+    def test_other_files_are_called_what_they_are(self, files, tmp_path, state):
+        save_file(state, tmp_path / "tensors.pt")
+        torch.save(state, tmp_path / "pt.safetensors")
+        np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
+        torch.save({"epoch": 3, "model": state, "ema": {}}, tmp_path / "whole.pt")
+        for name, said in {
+            "tensors.pt": "a file of safetensors; call it .safetensors",
+            "pt.safetensors": "a file of PyTorch; call it .pt",
+            "arrays.npz": "arrays of NumPy; save a state dict or safetensors",
+            "whole.pt": r"holds mappings \(model, ema\) and no state dict of a CLIP model; save",
+        }.items():
+            refused(files | {"weights": str(tmp_path / name)}, said)
+
+    @pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
+    def test_a_prefix_that_all_names_have_is_none_of_theirs(self, files, tmp_path, state, prefix):
+        named = {prefix + name: value for name, value in state.items()}
+        torch.save({"state_dict": named}, tmp_path / "lightning.ckpt")
+        found = load_clip(files | {"weights": str(tmp_path / "lightning.ckpt")}).visual.proj
+        assert torch.equal(found, state["visual.proj"])
 
     def test_configs_that_are_none(self, files, tmp_path):
         (tmp_path / "broken.json").write_text("{")

@@ -217,6 +217,7 @@ def test_weights_that_do_not_fit_are_refused(weights, tmp_path):
         "lacks cls_token": {key: one for key, one in state.items() if key != "cls_token"},
         r"pos_embed is \(1, 50, 192\), the": state | {"pos_embed": torch.zeros(1, 50, 192)},
         "not finite": state | {"norm.bias": torch.full((192,), torch.nan)},
+        "cls_token is int8 where": state | {"cls_token": state["cls_token"].to(torch.int8)},
     }
     for number, (message, content) in enumerate(cases.items()):
         path = tmp_path / f"{number}.safetensors"

@@ -663,6 +663,10 @@ def test_initial_weights_that_do_not_fit_are_said_before_the_first_map(case):
     torch.save({"backbone.conv1.weight": torch.zeros(1)}, path)
     (said,) = check_trainings({"cgl": case.entry | {"init": str(path)}}, 3)
     assert said.startswith(f"cgl: init: {path} does not fit the segmentor")
+    whole = build_model(read_segmentor(case.segmentor()), case.entry, 3, "s.yaml").state_dict()
+    torch.save({k: (v * 9).to(torch.int8) for k, v in whole.items()}, path)
+    (said,) = check_trainings({"cgl": case.entry | {"init": str(path)}}, 3)
+    assert "torch.int8 where torch.float32 is wanted; save it as floating point" in said
     init = "http://127.0.0.1:1/x.pth#sha256=" + "0" * 8
     assert check_trainings({"cgl": case.entry | {"init": init}}, 3) == []
 
