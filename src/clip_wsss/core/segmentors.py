@@ -44,6 +44,7 @@ _READS = (
 )
 # What the suite itself does in the place of these steps.
 _OWN_STEPS = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
+_OF_BOTH = ("Normalize", "Rerange", "CLAHE", "AdjustGamma", "RGB2Gray")  # predictions want them too
 
 
 def read_segmentor_file(path: str | Path) -> dict[str, Any]:
@@ -309,6 +310,12 @@ def _check_training(content: dict[str, Any], path: str | Path) -> None:
             if value["type"] in _OWN_STEPS:
                 raise InputError(
                     f"{path}: {where}.{place}: {value['type']} is added by itself; remove it"
+                )
+            if value["type"] in _OF_BOTH:
+                raise InputError(
+                    f"{path}: {where}.{place}: {value['type']} would change the images of the "
+                    "training and not those of predictions; remove it (model.data_preprocessor "
+                    "normalises both)"
                 )
     for place, value in enumerate(content["param_scheduler"]):
         where = f"param_scheduler.{place}"

@@ -128,7 +128,7 @@ def _checked(path: Path, stamp: dict, names: Sequence[str] | None) -> dict:
     for name in record["outputs"] if names is None else names:
         if name not in record["outputs"]:
             raise InputError(f"{path}: does not say what {name} is; {_remedy(path)}")
-        file = Path(path).parent / record["files"][name]
+        file = Path(os.path.normpath(Path(path).parent / record["files"][name]))
         if not file.exists():
             raise InputError(f"{file}: missing; {_remedy(path)}")
         if sha256(file) != record["outputs"][name]:

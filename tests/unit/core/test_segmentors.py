@@ -196,6 +196,11 @@ def test_the_shipped_files_are_read(path):
             "test_cfg.stride: must be at most crop_size",
         ),
         ("optim_wrapper.type", "AmpOptimWrapper", "optim_wrapper.type: must be OptimWrapper"),
+        (
+            "train_pipeline.0",
+            {"type": "Normalize", "mean": [0], "std": [1]},
+            "train_pipeline.0: Normalize would change the images of the training and not",
+        ),
         ("param_scheduler", {"type": "PolyLR"}, "param_scheduler: must be a list"),
         ("param_scheduler.0", None, "param_scheduler.0: must be a mapping with a type"),
         ("checkpoint_interval", 0, "checkpoint_interval: must be an integer of at least 1"),
