@@ -4,8 +4,9 @@
     python benchmarks/cam.py --tables [--images FOLDER]
     python benchmarks/cam.py --twin [--images FOLDER]
 
-Random weights of an open_clip architecture; every other image has two classes. Checkouts are
-processes that compute in turn, so that other programs on the machine disturb both; of their
+Random weights of an open_clip architecture; made photographs of 500 x 375 pixels, or those of a
+folder; every other image has two classes. Checkouts are processes that compute in turn, so that
+other programs on the machine disturb both; of their
 seconds an image the least counts. CPU seconds are of all threads, and those of threads that wait
 count too, so with more than one thread look at the wall's. `--tables` compares whole tables in one
 pass with a pass for every variant; `--twin` compares with the readable code of the tests, one
@@ -23,9 +24,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from photographs import made
 
 HERE = Path(__file__).resolve()
-FIXTURES = HERE.parents[1] / "tests/fixtures/parity/VOC2012/JPEGImages"
 CAA = {"layers": 8, "sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "clamp"}
 CLIP_ES = {"round": "float16"}  # position embedding of the public code
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -66,8 +67,11 @@ def alone(table):
 
 
 def photographs(folder, images):
-    """The first images of the most frequent size: a list of (H, W, 3) uint8."""
+    """The first images of the most frequent size: a list of (H, W, 3) uint8; made ones for None."""
     from PIL import Image
+
+    if folder is None:
+        return [made(seed, (375, 500)) for seed in range(images)]
 
     paths = sorted(folder.rglob("*.jpg"))
     sizes = Counter(Image.open(path).size for path in paths)
@@ -189,7 +193,8 @@ def against(args):
                 for name, root in roots.items():
                     command = [sys.executable, str(HERE), "--worker", str(root)]
                     command += ["--precisions", precision, "--threads", str(threads)]
-                    command += ["--images", str(args.images), "--count", str(args.count)]
+                    command += ["--count", str(args.count)]
+                    command += [] if args.images is None else ["--images", str(args.images)]
                     command += ["--architecture", args.architecture]
                     command += ["--save", f"{folder}/{name}.npy"]
                     paths = f"{root / 'src'}{os.pathsep}{root / 'tests'}"
@@ -310,7 +315,7 @@ def main():
     parser.add_argument("--tables", action="store_true")
     parser.add_argument("--twin", action="store_true")
     parser.add_argument("--architecture", default="ViT-B-16-quickgelu")
-    parser.add_argument("--images", type=Path, default=FIXTURES, help="folder of JPEGs")
+    parser.add_argument("--images", type=Path, help="folder of JPEGs, instead of made ones")
     parser.add_argument("--count", type=int, default=4, help="how many of them")
     parser.add_argument("--precisions", nargs="+", default=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, nargs="+", default=(1,))

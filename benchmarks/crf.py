@@ -1,4 +1,4 @@
-"""The fast dense CRF beside pydensecrf on photographs, in one run.
+"""The fast dense CRF beside pydensecrf on made photographs of VOC's sizes, or others, in one run.
 
     python benchmarks/crf.py [--images FOLDER] [--step 1] [--labels 2 5 21 81] [--repeats 3]
                              [--threads 1 2]
@@ -22,11 +22,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from photographs import SIZES, made
 
 from clip_wsss.core.images import read_rgb
 from clip_wsss.masks import fast_crf, torch_crf
 
-FIXTURES = Path(__file__).parents[1] / "tests/fixtures/parity/VOC2012/JPEGImages"
 FIELD = fast_crf.MeanField(
     iterations=10,
     gaussian_sxy=1,
@@ -86,7 +86,7 @@ def together(threads, function, *arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=Path, default=FIXTURES, help="folder of JPEGs")
+    parser.add_argument("--images", type=Path, help="folder of JPEGs, instead of made ones")
     parser.add_argument("--step", type=int, default=1, help="take every such image")
     parser.add_argument("--labels", type=int, nargs="+", default=(2, 5, 21, 81))
     parser.add_argument("--repeats", type=int, default=3)
@@ -95,8 +95,11 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    paths = sorted(args.images.rglob("*.jpg"))[:: args.step]
-    if not paths:
+    if args.images is None:
+        pictures = [made(seed, size) for seed, size in enumerate(sorted(set(SIZES)))]
+    else:
+        pictures = [read_rgb(path) for path in sorted(args.images.rglob("*.jpg"))[:: args.step]]
+    if not pictures:
         parser.error(f"--images {args.images}: no JPEG in it")
     print(
         "labels  threads  pydensecrf s  fast s  ratio  same label %  same side %  largest diff"
@@ -104,8 +107,7 @@ def main():
     )
     for labels, threads in product(args.labels, args.threads):
         seconds, torch_seconds, fell_back, pixels, same, side, largest = np.zeros(2), *[0] * 6
-        for seed, path in enumerate(paths):
-            rgb = read_rgb(path)
+        for seed, rgb in enumerate(pictures):
             make = random_unary if labels <= 5 else segmentor_unary
             unary = make(labels, rgb.shape[:2], seed)
             best = np.full(2, np.inf)
@@ -130,16 +132,16 @@ def main():
                     device=args.torch,
                 )
                 torch_seconds += t
-        slow, quick = seconds / len(paths)
+        slow, quick = seconds / len(pictures)
         shares = 100 * np.array([same, side]) / pixels
         print(
             f"{labels:6}  {threads:7}  {slow:12.3f}  {quick:6.3f}  {slow / quick:5.2f}"
             f"  {shares[0]:12.5f}  {shares[1]:11.5f}  {largest:12.1e}"
-            f"  {100 * fell_back / len(paths):11.1f}",
+            f"  {100 * fell_back / len(pictures):11.1f}",
             flush=True,
         )
         if args.torch:
-            print(f"        torch on {args.torch}: {torch_seconds / len(paths):.3f} s an image")
+            print(f"        torch on {args.torch}: {torch_seconds / len(pictures):.3f} s an image")
 
 
 if __name__ == "__main__":

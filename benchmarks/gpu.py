@@ -22,7 +22,6 @@ FOLDER gets gpu.json and gpu.md, written again after every figure.
 import argparse
 import cProfile
 import importlib.util
-import io
 import json
 import multiprocessing
 import os
@@ -43,11 +42,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from clip_cases import make_openai_state_dict, write_model
+from photographs import SIZES, photograph
 
 from clip_wsss.cams.backward import PassImage, WantedCam, class_maps
 from clip_wsss.cams.passes import CamVariant, write_pass
@@ -62,7 +61,6 @@ from clip_wsss.models.clip import load_clip
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_AUG = 10582  # images of VOC
-SIZES = [(375, 500)] * 9 + [(500, 375)] * 3 + [(333, 500)] * 3 + [(500, 333)]  # their usual (H, W)
 COUNTS = (1, 1, 2, 1, 1, 2, 1, 1, 3, 1)  # classes an image, 1.4 on average
 FOREGROUND, BACKGROUND = 20, 25
 CAA = {"layers": 8, "sinkhorn": 3, "power": 2, "threshold": 0.4, "box_edge": "clamp"}
@@ -82,32 +80,6 @@ MASKS = {
 
 
 # What is measured ---------------------------------------------------------------------------------
-
-
-def photograph(seed, size):
-    """JPEG of a made image (H, W) about as rough as a photograph.
-
-    Its bilateral lattice has 1.2 to 1.4 points a pixel; those of six VOC photographs had 0.8 to
-    2.2, and decide what the CRF costs.
-    """
-    rng, (height, width) = np.random.default_rng(seed), size
-
-    def smooth(cell, channels):
-        coarse = rng.random((height // cell + 2, width // cell + 2, channels), np.float32)
-        fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-        return fine.reshape(height, width, channels)
-
-    image = 60 + 140 * smooth(160, 3)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    for _ in range(12):  # objects
-        middle, radius = rng.uniform((0, 0), size), rng.uniform(0.05, 0.3) * width
-        inside = (y - middle[0]) ** 2 * rng.uniform(0.5, 2) + (x - middle[1]) ** 2 < radius**2
-        image[inside] = rng.uniform(0, 255, 3) + 40 * (smooth(60, 3)[inside] - 0.5)
-    texture = sum(size * (smooth(cell, 1) - 0.5) for cell, size in ((40, 30), (12, 24), (4, 60)))
-    image += texture * smooth(100, 1) + rng.normal(0, 10, image.shape)
-    buffer = io.BytesIO()
-    Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=92)
-    return buffer.getvalue()
 
 
 def model_entry(folder, quick):

@@ -2,9 +2,10 @@
 
     python benchmarks/run.py [--old REVISION] [--out FOLDER] [--only NAME ...]
 
-Every other file of this folder, but for `mutants.py`, is run as `python benchmarks/NAME.py`, with
-`--old PATH` where it knows that option: PATH is a temporary git worktree of the revision. `gpu.py`
-runs where there is a GPU. FOLDER gets bench.md: the machine, and what each of them printed.
+Every other file of this folder, but for `mutants.py` and `photographs.py`, is run as
+`python benchmarks/NAME.py`, with `--old PATH` where it knows that option: PATH is a temporary git
+worktree of the revision. `gpu.py` runs where there is a GPU. FOLDER gets bench.md: the machine, and
+what each of them printed.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
-NONE = ("run", "mutants")  # no benchmarks
+NONE = ("run", "mutants", "photographs")  # no benchmarks
+CAM = ["--twin", "--tables", "--threads", "1", *(["2"] if (os.cpu_count() or 1) > 1 else [])]
 LIBRARIES = ("torch", "numpy", "open_clip_torch", "opencv-python-headless", "pydensecrf2")
 
 
@@ -116,7 +118,7 @@ def main():
     text = "\n".join(["# Benchmarks", "", *machine(args.old)]) + "\n"
     with checkout(args.old) as old:
         for name in args.only:
-            path, options = paths[name], ["--twin", "--tables"] if name == "cam" else []
+            path, options = paths[name], CAM if name == "cam" else []
             if name == "gpu":
                 if not has_gpu():
                     text += "\n## gpu\n\nUnmeasured: no GPU here.\n"
