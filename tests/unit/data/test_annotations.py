@@ -35,6 +35,13 @@ CSVS = {
     "image,label\na.jpg,dog\na,cat\n": {"a": ["dog", "cat"]},
     "image,labels\n\na,\n,\n": {"a": []},
     "image,labels,split\ntrain/a.jpg,dog,train\n": {"a": ["dog"]},
+    "image,label,photographer,licence,sure\na,dog,N. Yes,unknown,1\na,cat,Pos,unknown,1.0\n": {
+        "a": ["dog", "cat"]
+    },
+    "image,label,Image_ID,bbox_x1,fold,note\na,dog,7,0.2,0,-\na,cat,-8,0.9,1,\n": {
+        "a": ["dog", "cat"]
+    },
+    "image,labels,wind\na,dog,12\nb,cat,-3\n": {"a": ["dog"], "b": ["cat"]},
     "image,person,dog,cat\na.jpg,0,1,1\nb.jpg,0.0,1.0,0\n": {"a": ["dog", "cat"], "b": ["dog"]},
     "filename,cat,dog,person\na.jpg,1,1,0\n": {"a": ["cat", "dog"]},
 }
@@ -58,6 +65,21 @@ BAD_CSVS = {
     "image,label,present\na,dog,True\na,cat,False\n": "has a column present, but every row",
     "image,label,mine\na,dog,yes\na,cat,no\n": "has a column mine, but every row counts as",
     "image,label,conf\na,dog,97\na,cat,3\n": "has a column conf, but every row counts as a",
+    **{
+        f"image,label,{name}\na,dog,{yes}\na,cat,{no}\n": f"has a column {name}, but every row"
+        for name, yes, no in (
+            ("sign", "1", "-1"),
+            ("certainty", "97", "3"),
+            ("area_score", "97", "3"),
+            ("sureness", "97 %", "3%"),
+            ("sureness", '"97,5"', '"3,0"'),
+            ("logit", "2.5", "-3.1"),
+            ("status", "present", "Absent"),
+            ("status", "pos", "neg"),
+            ("status", "yes", "unknown"),
+            ("status", "+", "-"),
+        )
+    },
     ",image,label\n0,a,dog\n": "has a column without a name, such as the index that pandas",
     "image,label,Score\na,dog,0.1\n": "has a column Score, but every row counts as a label",
     "image;label\na.jpg;dog\n": "needs the columns .* separated by commas",
