@@ -236,6 +236,19 @@ def test_coco_json_that_says_less(tmp_path):
         rasterise(picture)
 
 
+def test_a_category_without_an_annotation_may_be_missing_in_the_vocabulary(tmp_path):
+    data = coco()
+    data["categories"].insert(0, {"id": 0, "name": "animals"})  # as Roboflow writes the group
+    assert labels(tmp_path / "l.json", json.dumps(data)) == {"a": ["person", "dog"], "b": []}
+
+
+def test_what_is_to_be_ignored_is_drawn_as_a_crowd(tmp_path):
+    content = json.dumps(coco(annotations=changed(ignore=1, score=1))).encode()
+    assert labels(tmp_path / "l.json", content) == {"a": ["dog"], "b": []}  # as of a crowd
+    (picture,) = read_pictures(content, CLASSES, "l.json")
+    assert set(np.unique(rasterise(picture))) == {0, 255}
+
+
 def test_a_key_twice_is_refused(tmp_path):
     content = json.dumps(coco()).replace('"iscrowd": 0', '"iscrowd": 0, "iscrowd": 1', 1)
     refused(tmp_path / "l.json", content, "the key `iscrowd` is given twice")
@@ -256,7 +269,12 @@ BAD_JSONS = {
         coco(annotations=changed(category_id=9)),
         "is of category 9, which is not listed",
     ),
-    "a class": (coco(categories=[{"id": 1, "name": "cow"}]), "category `cow` is missing"),
+    "a class": (
+        coco(categories=[{"id": 1, "name": "cow"}], annotations=changed(category_id=1)),
+        "annotation 1 is of the category `cow`, which is missing in dataset.vocabulary; add it to",
+    ),
+    "a score": (coco(annotations=changed(score=0.9)), "annotation 1 has a score, as predictions"),
+    "text to ignore": (coco(annotations=changed(ignore="1")), "ignore must be 0 or 1; got '1'"),
     "two of one id": (coco(images=coco()["images"][:1] * 2), "two images have the same id"),
     "two of one name": (
         coco(
