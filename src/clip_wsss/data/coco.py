@@ -18,12 +18,13 @@ LARGEST = 100_000  # height and width of an image, far beyond those of any data 
 
 @dataclass(frozen=True)
 class Instance:
-    """One annotated object: 0-based class, whether it is a crowd, polygons or RLE, its id."""
+    """One annotated object: 0-based class, whether it is a crowd, polygons or RLE, its id, bbox."""
 
     label: int
     crowd: bool
     region: Any  # None: it has none
     id: int
+    box: Any = None  # as given
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,46 @@ def rasterise(picture: AnnotatedImage) -> np.ndarray:
     return mask
 
 
+def check_boxes(picture: AnnotatedImage) -> None:
+    """Compare the bounds of polygons with the bbox [x, y, width, height] of their annotation.
+
+    Nothing is compared where a bbox is missing or empty, or no four numbers.
+
+    Args:
+        picture: one that `rasterise` draws.
+
+    Raises:
+        InputError: the IoU of the two, within the image, is below 0.5, and a side is off by more
+            than 2 pixels.
+    """
+    assert picture.height is not None, "which `rasterise` demands"
+    assert picture.width is not None
+    limits = np.array([picture.width, picture.height] * 2)
+    for one in picture.instances:
+        if isinstance(one.region, Mapping):
+            continue
+        polygons = [part for part in one.region if len(part) >= 6]
+        try:
+            x, y, width, height = map(float, one.box)
+        except (TypeError, ValueError, OverflowError):
+            continue
+        if not polygons or width <= 0 or height <= 0:
+            continue
+        points = np.concatenate(polygons).reshape(-1, 2)
+        drawn = np.clip(np.concatenate([points.min(axis=0), points.max(axis=0)]), 0, limits)
+        said = np.clip(np.array([x, y, x + width, y + height]), 0, limits)
+        both = np.prod(np.maximum(np.minimum(drawn, said)[2:] - np.maximum(drawn, said)[:2], 0))
+        either = np.prod(drawn[2:] - drawn[:2]) + np.prod(said[2:] - said[:2]) - both
+        near = (np.abs(drawn - said) <= 2).all()
+        if not near and both < either / 2:
+            raise InputError(
+                f"{picture.file}: the polygons of object {one.id} span x {drawn[0]:g} to "
+                f"{drawn[2]:g} and y {drawn[1]:g} to {drawn[3]:g}, but its bbox {said[0]:g} to "
+                f"{said[2]:g} and {said[1]:g} to {said[3]:g}; write polygons as [x1, y1, x2, y2, "
+                "...], or correct or remove the bbox"
+            )
+
+
 def read_pictures(
     content: bytes, classes: Sequence[str], source: str, empty: bool = False
 ) -> list[AnnotatedImage]:
@@ -195,6 +236,7 @@ def read_pictures(
                     _is_set(item, "iscrowd", where) or _is_set(item, "ignore", where),
                     _region(item.get("segmentation")),
                     int(number) if _is_whole(number) else place,
+                    item.get("bbox"),
                 )
             )
         pictures = [

@@ -11,7 +11,7 @@ from stand_ins import coco_object, square
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.annotations import read_labels, read_xml
-from clip_wsss.data.coco import rasterise, read_pictures
+from clip_wsss.data.coco import check_boxes, rasterise, read_pictures
 
 CLASSES = ("person", "dog", "cat")
 
@@ -328,6 +328,49 @@ BAD_JSONS = {
 def test_jsons_that_are_refused(tmp_path, name):
     content, message = BAD_JSONS[name]
     refused(tmp_path / "l.json", json.dumps(content), message)
+
+
+RING = square(2, 4, 12)  # x 2 to 14, y 4 to 16
+
+
+@pytest.mark.parametrize(
+    ("region", "box"),
+    [
+        ([[18, 24, 24, 18, 2, 2, 8, 8]], [18, 2, 6, 6]),  # x1, x2, ..., y1, y2, ...
+        ([[2, 18, 2, 24, 8, 24, 8, 18]], [18, 2, 6, 6]),  # y1, x1, y2, x2, ...
+        ([RING], [2, 4, 31, 31]),
+        ([RING], [14, 16, 1, 1]),
+    ],
+)
+def test_polygons_that_contradict_their_bbox_are_refused(region, box):
+    content = json.dumps(coco(annotations=changed(segmentation=region, bbox=box))).encode()
+    (picture,) = read_pictures(content, CLASSES, "l.json")
+    with pytest.raises(
+        InputError, match=r"a\.png: the polygons of object 1 span x .*, but its bbox"
+    ):
+        check_boxes(picture)
+
+
+@pytest.mark.parametrize(
+    ("region", "box"),
+    [
+        ([RING], [2, 4, 12, 12]),
+        ([RING], [2, 4, 12, 20]),
+        ([square(2, 4, 4), square(10, 12, 4), [30, 20]], [2, 4, 12, 12]),  # the last is no polygon
+        ([square(2, 4, 1)], [3, 5, 2, 2]),  # a pixel or two
+        *(
+            ([RING], box)
+            for box in (None, [], [0, 0, 0, 0], [20, 20, 0, 5], [1, 2], "box", 10**400)
+        ),
+        ([[1, 2, 3, 4]], [20, 20, 4, 4]),  # covers nothing
+        ([[20, 2, 90, 2, 90, 8]], [20, 2, 12, 6]),  # up to the border
+        ({"size": [24, 32], "counts": [768]}, [20, 20, 4, 4]),
+    ],
+)
+def test_a_bbox_that_fits_or_says_nothing(region, box):
+    content = json.dumps(coco(annotations=changed(segmentation=region, bbox=box))).encode()
+    (picture,) = read_pictures(content, CLASSES, "l.json")
+    check_boxes(picture)
 
 
 @pytest.mark.parametrize(

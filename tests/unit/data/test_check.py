@@ -435,6 +435,11 @@ def test_coco_json_gives_labels_and_masks(own):
     assert found["splits"]["train"]["labels"] == {"dog": 1}
     mask = open_dataset(own.settings | settings).mask("a")
     assert np.array_equal(np.argwhere(mask == DOG)[[0, -1]], [[2, 2], [5, 5]])
+    content["annotations"][0]["bbox"] = [20, 10, 4, 4]
+    own.write("all.json", json.dumps(content).encode())
+    line = own.check(**settings, negatives="background")["errors"][0]
+    assert "all.json: a.jpg: the polygons of object 1 span x 2 to 6 and y 2 to 6, but its" in line
+    del content["annotations"][0]["bbox"]
     content["images"][1]["width"] = 7
     own.write("all.json", json.dumps(content).encode())
     (line,) = own.check(**settings, negatives="background")["errors"]
