@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import write_json
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
@@ -75,8 +75,8 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
     Returns:
         splits: split -> images, smallest and largest (width x height), how many images have each
             class in the labels and in the masks, and how many disagree;
-        errors and warnings: lines, in the order of splits and images. With `on_bad_image: skip` an
-            image that cannot be used is a warning.
+        errors and warnings: lines, shortened as those of `InputError`, in the order of splits and
+            images. With `on_bad_image: skip` an image that cannot be used is a warning.
     """
     report: dict[str, Any] = {"splits": {}, "errors": [], "warnings": []}
     for split, use in uses.items():
@@ -111,7 +111,7 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
         report["errors"] += errors
         report["warnings"] += warnings
     report["errors"] += _outside(dataset, uses)
-    return report
+    return report | {key: list(map(one_line, report[key])) for key in ("errors", "warnings")}
 
 
 def _outside(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:

@@ -211,6 +211,10 @@ def test_scored_images_must_get_masks(own):
     assert line.startswith("dataset.splits.score: b of score are not in pseudo (splits.pseudo), so")
     own.write("ImageSets/Segmentation/pseudo.txt", b"c\na\nb\n")
     assert own.check(uses, splits=splits)["errors"] == []
+    own.write("ImageSets/Segmentation/score.txt", b"b" * 10**6)  # a list that is no list
+    errors = own.check(uses, splits=splits)["errors"]
+    assert errors[-1].startswith("dataset.splits.score: bbb")
+    assert max(map(len, errors)) < 3000
 
 
 def test_masks_and_labels_that_disagree_are_counted(own):
