@@ -160,18 +160,26 @@ def check_boxes(picture: AnnotatedImage) -> None:
         if not polygons or width <= 0 or height <= 0:
             continue
         points = np.concatenate(polygons).reshape(-1, 2)
-        drawn = np.clip(np.concatenate([points.min(axis=0), points.max(axis=0)]), 0, limits)
-        said = np.clip(np.array([x, y, x + width, y + height]), 0, limits)
-        both = np.prod(np.maximum(np.minimum(drawn, said)[2:] - np.maximum(drawn, said)[:2], 0))
-        either = np.prod(drawn[2:] - drawn[:2]) + np.prod(said[2:] - said[:2]) - both
-        near = (np.abs(drawn - said) <= 2).all()
-        if not near and both < either / 2:
+        drawn = np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(float)
+        said = np.array([x, y, x + width, y + height])
+        if not _agree(np.clip(drawn, 0, limits), np.clip(said, 0, limits)):
             raise InputError(
                 f"{picture.file}: the polygons of object {one.id} span x {drawn[0]:g} to "
                 f"{drawn[2]:g} and y {drawn[1]:g} to {drawn[3]:g}, but its bbox {said[0]:g} to "
-                f"{said[2]:g} and {said[1]:g} to {said[3]:g}; write polygons as [x1, y1, x2, y2, "
-                "...], or correct or remove the bbox"
+                f"{said[2]:g} and {said[1]:g} to {said[3]:g}; correct the polygons, which must be "
+                "[x1, y1, x2, y2, ...] in pixels, or the bbox, or remove the bbox"
             )
+
+
+def _agree(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two boxes [x1, y1, x2, y2] have an IoU of 0.5, or are off by 2 pixels at most."""
+
+    def area(low: np.ndarray, high: np.ndarray) -> float:
+        return float(np.prod(np.maximum(high - low, 0)))
+
+    both = area(np.maximum(one, other)[:2], np.minimum(one, other)[2:])
+    either = area(one[:2], one[2:]) + area(other[:2], other[2:]) - both
+    return 2 * both >= either > 0 or bool((np.abs(one - other) <= 2).all())
 
 
 def read_pictures(
