@@ -18,7 +18,7 @@ from clip_wsss.core.files import check_file, other_case
 from clip_wsss.core.images import image_size, read_fraction, read_label, read_rgb
 from clip_wsss.data.annotations import coco_images, read_labels, read_xml, xml_size
 from clip_wsss.data.coco import check_boxes, rasterise
-from clip_wsss.data.lists import IMAGE_SUFFIXES, check_id, read_ids
+from clip_wsss.data.lists import IMAGE_SUFFIXES, check_id, is_picture, read_ids
 from clip_wsss.data.vocabulary import IGNORE, Vocabulary, duplicates, read_vocabulary
 
 TAGCLIP = "tagclip"  # the `labels` of a data set whose labels are predicted (`clip_wsss.tags`)
@@ -399,8 +399,8 @@ def _scan(folder: Path) -> dict[str, str]:
     """Image id -> file name."""
     files: dict[str, str] = {}
     for file in sorted(entry.name for entry in os.scandir(folder)):
-        stem, suffix = os.path.splitext(file)
-        if suffix.lower() in IMAGE_SUFFIXES:
+        stem = os.path.splitext(file)[0]
+        if is_picture(file):
             if stem in files:
                 raise InputError(
                     f"{folder / file}: {files[stem]} has the same id `{stem}`; rename one"
