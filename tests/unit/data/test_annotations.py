@@ -360,7 +360,7 @@ def test_polygons_that_contradict_their_bbox_are_refused(region, box):
         ([square(2, 4, 1)], [3, 5, 2, 2]),  # a pixel or two
         *(
             ([RING], box)
-            for box in (None, [], [0, 0, 0, 0], [20, 20, 0, 5], [1, 2], "box", 10**400)
+            for box in (None, [], [0, 0, 0, 0], [20, 20, 0, 5], [1, 2], "box", [10**400] * 4)
         ),
         ([[1, 2, 3, 4]], [20, 20, 4, 4]),  # covers nothing
         ([[20, 2, 90, 2, 90, 8]], [20, 2, 12, 6]),  # up to the border
