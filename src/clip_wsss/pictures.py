@@ -35,7 +35,7 @@ from clip_wsss.core.images import encode_grey, encode_label, write_bytes
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.annotations import read_labels
 from clip_wsss.data.check import shortened
-from clip_wsss.data.lists import IMAGE_SUFFIXES, image_id
+from clip_wsss.data.lists import image_id, is_picture
 from clip_wsss.export import GREY
 
 FOLDERS = ("labels", "confidence")
@@ -173,7 +173,7 @@ def find_pictures(paths: Sequence[Path], by_folder: bool = False) -> list[Pictur
             raise InputError(f"{path}: there is no such file or folder")
         files = [path] if path.is_file() else sorted(path.glob("*/*" if by_folder else "*"))
         for file in files:
-            if path.is_dir() and file.suffix.lower() not in IMAGE_SUFFIXES:
+            if path.is_dir() and not is_picture(file.name):
                 continue
             name = image_id(file.name)
             labels = (file.parent.name,) if by_folder else ()

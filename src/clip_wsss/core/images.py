@@ -285,6 +285,19 @@ def _check_palette(
                 f"{colours[colour]} in the vocabulary; correct the palette or the values, or save "
                 "the mask as a grey PNG"
             )
+    shown = {tuple(colour) for colour in palette[used].tolist()}
+    greys = {colour[0] for colour in shown}
+    if (
+        all(colour == (colour[0],) * 3 for colour in shown)
+        and not shown <= set(colours)
+        and greys <= set(colours.values())
+        and greys - {0, 255}  # black and white may well be 0 and 1
+    ):
+        raise InputError(
+            f"{path}: its palette holds the greys {', '.join(map(str, sorted(greys)))}, values of "
+            f"the vocabulary, at {', '.join(map(str, used))}, as optimisers store a grey mask; "
+            "save it as a grey PNG"
+        )
 
 
 def _by_colour(image: Image.Image, path: str, colours: Mapping[Colour, int]) -> np.ndarray:

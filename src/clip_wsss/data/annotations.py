@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from functools import cache
@@ -17,20 +18,31 @@ from clip_wsss.data.lists import image_id
 from clip_wsss.data.pickles import read_dictionary
 
 NAMES = ("image", "filename", "file", "id", "name")  # of the first column of a one-hot table
+# Words in the names of columns that say which rows are labels, or how sure they are.
 DOUBT = {
-    "score",
-    "scores",
-    "confidence",
-    "probability",
-    "prob",
-    "conf",
-    "percent",
-    "count",
-    "present",
-    "valid",
-    "keep",
-    "use",
-}  # columns that no label has
+    *("score", "scores", "confidence", "probability", "prob", "conf", "percent", "count"),
+    *("present", "valid", "keep", "use"),
+}
+# Words in the names of columns whose numbers do not.
+NUMBERED = {
+    *("id", "ids", "index", "idx", "row", "key", "image", "file", "frame", "page"),
+    *("width", "height", "depth", "w", "h", "channels", "bytes", "size", "area", "resolution"),
+    *("box", "bbox", "x", "y", "xmin", "ymin", "xmax", "ymax", "cx", "cy"),
+    *("left", "top", "right", "bottom"),
+    *("split", "fold", "set", "subset", "part"),
+    *("year", "month", "day", "date", "time", "timestamp"),
+    *("lat", "lon", "lng", "latitude", "longitude", "altitude"),
+    *("camera", "scene", "site", "patient", "subject", "age"),
+}
+YES = {
+    *("true", "t", "yes", "y", "present", "positive", "pos"),
+    *("correct", "valid", "sure", "certain", "accepted"),
+}
+NO = {
+    *("false", "f", "no", "n", "absent", "negative", "neg"),
+    *("incorrect", "wrong", "invalid", "unsure", "uncertain", "rejected"),
+}
+NEITHER = {"unknown", "maybe", "+", "-"}  # which may stand for nothing, beside others
 
 
 def read_labels(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, list[str]]:
@@ -117,7 +129,7 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
                     "remove it (index=False)"
                 )
             others = name not in ("image", "labels", "label")
-            if others and (name.lower() in DOUBT or _are_shares([row[name] for _, row in rows])):
+            if others and _is_doubt(name, [row[name] for _, row in rows], pairs=not many):
                 raise InputError(
                     f"{path}: has a column {name}, but every row counts as a label; keep the rows "
                     "that are labels, and remove the column"
@@ -182,16 +194,26 @@ def _table(path: Path, text: str) -> tuple[list[str], list[tuple[int, dict[str, 
     return header or [""], rows
 
 
-def _are_shares(values: Sequence[str]) -> bool:
-    """Whether a column says how sure each row is, or which rows do not count: 0 to 1, not all 1."""
-    words = {value.strip().lower() for value in values} - {""}
-    if words <= {"true", "false", "yes", "no", "t", "f", "y", "n"}:
-        return bool(words & {"false", "no", "f", "n"})
+def _is_doubt(name: str, values: Sequence[str], pairs: bool) -> bool:
+    """Whether a column says how sure each row is, or which rows are no labels.
+
+    That is one of such a name or with words of yes and no, unless all are yes. So are shares from
+    0 to 1 and, where rows are pairs of an image and a label, any numbers, unless the name says what
+    they are, or all are 1.
+    """
+    if name.lower() in DOUBT:
+        return True
+    given = {value.strip().lower() for value in values} - {"", "nan"}
+    if given <= YES | NO | NEITHER:
+        return bool(given - YES and (given & (YES | NO) or len(given) > 1))
+    named = set(re.findall("[a-z]+", name.lower()))
     try:
-        numbers = [float(value) for value in values if value.strip()]
+        numbers = {float(value.rstrip("% ").replace(",", ".")) for value in given}
     except ValueError:
         return False
-    return all(0 <= number <= 1 for number in numbers) and any(number < 1 for number in numbers)
+    if named & NUMBERED and not named & DOUBT:
+        return False
+    return numbers != {1} and (pairs or all(0 <= number <= 1 for number in numbers))
 
 
 def _is_one(text: str, where: str) -> bool:

@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import write_json
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
 from clip_wsss.data.bad_images import may_be_left_out
-from clip_wsss.data.datasets import Dataset, classes_in, some
+from clip_wsss.data.datasets import Dataset, some
 from clip_wsss.data.vocabulary import IGNORE
 
 log = logging.getLogger(__name__)
 LINES = 50  # of errors that are printed
 CHUNK = 64  # images that a process takes at a time
 FEW = 30  # images, below which intervals mean little
+MASKS = 4  # below which it may be chance that all hold 1 and no background
+BARELY = 0.1  # of a mask's pixels: what is ignored where 0 stands for that, such as borders
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,18 @@ class Use:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one image showed: what is wrong, (H, W), its classes, and those in its mask.
+    """What one image showed: what is wrong, (H, W), its classes, and its mask's pixels by value.
 
-    `surest` is the largest of its imported confidences, `imported` the values of the masks by
-    their folders.
+    `surest` is the largest of its imported confidences, `imported` the pixels by value of the masks
+    by their folders.
     """
 
     problems: tuple[str, ...]
     size: tuple[int, int] | None
     labels: frozenset[int] | None
-    truth: frozenset[int] | None
+    truth: Mapping[int, int] | None
     surest: float | None
-    imported: Mapping[str, frozenset[int]]
+    imported: Mapping[str, Mapping[int, int]]
 
 
 def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[str, Any]:
@@ -75,8 +77,8 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
         splits: split -> images, smallest and largest (width x height), sizes (height and width of
             the lowest, highest, narrowest and widest), how many images have each class in the
             labels and in the masks, and how many disagree;
-        errors and warnings: lines, in the order of splits and images. With `on_bad_image: skip` an
-            image that cannot be used is a warning.
+        errors and warnings: lines, shortened as those of `InputError`, in the order of splits and
+            images. With `on_bad_image: skip` an image that cannot be used is a warning.
     """
     report: dict[str, Any] = {"splits": {}, "errors": [], "warnings": []}
     for split, use in uses.items():
@@ -111,7 +113,7 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
         report["errors"] += errors
         report["warnings"] += warnings
     report["errors"] += _outside(dataset, uses)
-    return report
+    return report | {key: list(map(one_line, report[key])) for key in ("errors", "warnings")}
 
 
 def _outside(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:
@@ -194,14 +196,64 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
     for folder, confidences in use.imports if size is not None else ():
         imported = attempt(dataset.imported_mask, folder, confidences)
         if imported is not None:
-            values[str(folder)] = frozenset(np.unique(imported[0]).tolist())
+            values[str(folder)] = _pixels(imported[0])
         if imported is not None and imported[1] is not None:
             surest = max(surest or 0.0, float(imported[1].max()))
     for folder in use.regions if size is not None else ():
         attempt(lambda one, where, shape: read_regions(where, one, shape), folder, size)
-    truth = None if mask is None else frozenset(classes_in(mask))
+    truth = None if mask is None else _pixels(mask)
     classes = None if labels is None else frozenset(labels)
     return _Look(tuple(problems), size, classes, truth, surest, values)
+
+
+def _pixels(mask: np.ndarray) -> dict[int, int]:
+    """Pixels of a mask (H, W) uint8 by their value."""
+    counts = np.bincount(mask.ravel(), minlength=256)
+    return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
+
+
+def _classes(pixels: Mapping[int, int], first: int = 1) -> frozenset[int]:
+    """The classes, 0-based, of a mask in which the first class has the value `first`."""
+    return frozenset(value - first for value in pixels if first <= value < IGNORE)
+
+
+def _background(
+    of: str, masks: Sequence[Mapping[int, int]], pairs: Sequence[tuple[frozenset, Mapping]]
+) -> tuple[list[str], list[str]]:
+    """Errors and warnings of masks that hold no background, or barely any.
+
+    Where every pixel shows a class, or nothing but classes was drawn, that is right. So it is an
+    error only if all masks hold 1, and most fit the labels when 1 is subtracted.
+
+    Args:
+        of: begins the line, with the split and the masks.
+        masks: pixels by value.
+        pairs: classes of an image, by its labels, and its mask's pixels by value.
+    """
+    most = max((mask.get(0, 0) / sum(mask.values()) for mask in masks), default=1)
+    if most > BARELY:
+        return [], []
+    line = f"{of}holds 0 (background)" + (f" in more than {most:.1%} of its pixels" if most else "")
+    fit, fit_less = (
+        sum(_classes(mask, first) == shown for shown, mask in pairs) for first in (1, 2)
+    )
+    if (
+        len(masks) >= MASKS
+        and all(1 in mask for mask in masks)
+        and fit_less > max(fit, len(pairs) / 2)
+    ):
+        return [
+            f"{line}, and all {len(masks)} hold 1; {fit} of {len(pairs)} show just the classes of "
+            f"the labels, and {fit_less} would with 1 less; if 1 is the background, subtract 1 "
+            f"from all values but {IGNORE}, and make 0 {IGNORE}"
+        ], []
+    total = sum(map(Counter, masks), Counter())
+    ignored = total[IGNORE] / total.total()
+    if ignored > 0.5:
+        line += f", and {ignored:.0%} of all pixels are {IGNORE} (ignored)"
+    elif most:
+        return [], []
+    return [], [f"{line}; if another value is the background, write 0 in its place"]
 
 
 def _compared(
@@ -211,12 +263,23 @@ def _compared(
     errors, warnings = [], []
     classes = dataset.vocabulary.classes
     labelled = Counter(label for look in looks.values() for label in look.labels or ())
-    drawn = Counter(label for look in looks.values() for label in look.truth or ())
-    both = {
-        name: (look.labels, look.truth)
-        for name, look in looks.items()
-        if look.labels is not None and look.truth is not None
-    }
+    truths = {name: look.truth for name, look in looks.items() if look.truth is not None}
+    drawn = Counter(label for mask in truths.values() for label in _classes(mask))
+
+    def with_labels(masks: Mapping[str, Mapping[int, int]]) -> dict[str, tuple]:
+        """Labels and mask of the images that have both."""
+        found = {name: (looks[name].labels, mask) for name, mask in masks.items()}
+        return {name: pair for name, pair in found.items() if pair[0] is not None}
+
+    def background(of: str, masks: Mapping[str, Mapping[int, int]]) -> list[str]:
+        """The error of masks that hold the background as another value; a warning is added."""
+        found, doubts = _background(
+            f"split {split}: no mask {of}", [*masks.values()], [*with_labels(masks).values()]
+        )
+        warnings.extend(doubts)
+        return found
+
+    both = {name: (labels, _classes(mask)) for name, (labels, mask) in with_labels(truths).items()}
     unlabelled = {name: truth - labels for name, (labels, truth) in both.items()}
     undrawn = {name: labels - truth for name, (labels, truth) in both.items()}
     numbers: dict[str, Any] = {
@@ -258,31 +321,34 @@ def _compared(
             f"class number n of {dataset.settings['vocabulary']} must have the value n"
         ]
 
-    errors += strangers("", both)
-    if any(labels for labels, _ in both.values()) and not drawn:
+    if drawn:
+        errors += background("", truths) or strangers("", both)
+    elif any(labels for labels, _ in both.values()):
         errors.append(
             f"split {split}: no mask holds a class, only 0 and {IGNORE}; a mask must hold 1 to "
             f"{len(classes)} where its image shows the classes of {dataset.settings['vocabulary']}"
         )
     for folder in dict.fromkeys(str(folder) for folder, _ in use.imports):
-        masks = [look.imported[folder] for look in looks.values() if folder in look.imported]
-        imported = {
-            name: (look.labels, frozenset(value - 1 for value in mask - {0, IGNORE}))
+        masks = {
+            name: mask
             for name, look in looks.items()
-            if look.labels is not None and (mask := look.imported.get(folder)) is not None
+            if (mask := look.imported.get(folder)) is not None
         }
-        empty = sum(one == {IGNORE} for one in masks)
+        imported = {
+            name: (labels, _classes(mask)) for name, (labels, mask) in with_labels(masks).items()
+        }
+        empty = sum(set(mask) == {IGNORE} for mask in masks.values())
         if masks and empty == len(masks):
             errors.append(
                 f"split {split}: every mask of {folder} is {IGNORE} (ignored) all over, which "
                 "leaves no pixel to train on; correct the masks, or how they were written"
             )
-        elif masks and labelled and not frozenset.union(*masks) - {0, IGNORE}:
+        elif masks and labelled and not any(map(_classes, masks.values())):
             errors.append(
                 f"split {split}: no mask of {folder} holds a class, only 0 and {IGNORE}; a mask "
                 f"must hold 1 to {len(classes)} where its image shows a class"
             )
-        elif lines := strangers(f"of {folder} ", imported):
+        elif lines := background(f"of {folder} ", masks) or strangers(f"of {folder} ", imported):
             errors += lines
         elif empty:
             warnings.append(

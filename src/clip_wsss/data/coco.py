@@ -18,12 +18,13 @@ LARGEST = 100_000  # height and width of an image, far beyond those of any data 
 
 @dataclass(frozen=True)
 class Instance:
-    """One annotated object: 0-based class, whether it is a crowd, polygons or RLE, its id."""
+    """One annotated object: 0-based class, whether it is a crowd, polygons or RLE, its id, bbox."""
 
     label: int
     crowd: bool
     region: Any  # None: it has none
     id: int
+    box: Any = None  # as given
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,54 @@ def rasterise(picture: AnnotatedImage) -> np.ndarray:
     return mask
 
 
+def check_boxes(picture: AnnotatedImage) -> None:
+    """Compare the bounds of polygons with the bbox [x, y, width, height] of their annotation.
+
+    Nothing is compared where a bbox is missing or empty, or no four numbers.
+
+    Args:
+        picture: one that `rasterise` draws.
+
+    Raises:
+        InputError: the IoU of the two, within the image, is below 0.5, and a side is off by more
+            than 2 pixels.
+    """
+    assert picture.height is not None, "which `rasterise` demands"
+    assert picture.width is not None
+    limits = np.array([picture.width, picture.height] * 2)
+    for one in picture.instances:
+        if isinstance(one.region, Mapping):
+            continue
+        polygons = [part for part in one.region if len(part) >= 6]
+        try:
+            x, y, width, height = map(float, one.box)
+        except (TypeError, ValueError, OverflowError):
+            continue
+        if not polygons or width <= 0 or height <= 0:
+            continue
+        points = np.concatenate(polygons).reshape(-1, 2)
+        drawn = np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(float)
+        said = np.array([x, y, x + width, y + height])
+        if not _agree(np.clip(drawn, 0, limits), np.clip(said, 0, limits)):
+            raise InputError(
+                f"{picture.file}: the polygons of object {one.id} span x {drawn[0]:g} to "
+                f"{drawn[2]:g} and y {drawn[1]:g} to {drawn[3]:g}, but its bbox {said[0]:g} to "
+                f"{said[2]:g} and {said[1]:g} to {said[3]:g}; correct the polygons, which must be "
+                "[x1, y1, x2, y2, ...] in pixels, or the bbox, or remove the bbox"
+            )
+
+
+def _agree(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two boxes [x1, y1, x2, y2] have an IoU of 0.5, or are off by 2 pixels at most."""
+
+    def area(low: np.ndarray, high: np.ndarray) -> float:
+        return float(np.prod(np.maximum(high - low, 0)))
+
+    both = area(np.maximum(one, other)[:2], np.minimum(one, other)[2:])
+    either = area(one[:2], one[2:]) + area(other[:2], other[2:]) - both
+    return 2 * both >= either > 0 or bool((np.abs(one - other) <= 2).all())
+
+
 def read_pictures(
     content: bytes, classes: Sequence[str], source: str, empty: bool = False
 ) -> list[AnnotatedImage]:
@@ -140,7 +189,7 @@ def read_pictures(
 
     The class of an object is the place of its category's name in `classes`. Ids may be whole
     numbers (1.0 is 1) or text; `iscrowd`, `segmentation`, an object's id and the size of an image
-    may be missing.
+    may be missing. An object to `ignore` is a crowd.
 
     Args:
         content: an instances JSON.
@@ -149,9 +198,10 @@ def read_pictures(
         empty: whether images without an object count.
 
     Raises:
-        InputError: not such a JSON, a key or an id of a category given twice, a category that the
-            vocabulary lacks, an object of an image or category that is not listed, two images of
-            one id, a size or `iscrowd` of another kind, or polygons in shares of the image.
+        InputError: not such a JSON, a key or an id of a category given twice, an object of a
+            category that the vocabulary lacks, or of an image or category that is not listed, or
+            with a score other than 1, two images of one id, a size, `iscrowd` or `ignore` of
+            another kind, or polygons in shares of the image.
     """
     try:
         data = json.loads(content, object_pairs_hook=_compact, parse_constant=_no_number)
@@ -166,29 +216,35 @@ def read_pictures(
         images = {_id(item["id"]): str(item["file_name"]) for item in listed}
         if len(images) < len(listed):
             raise InputError(f"{source}: two images have the same id; keep one")
-        if strange := [name for name in names.values() if name not in classes]:
-            raise InputError(f"{source}: category `{strange[0]}` is missing in dataset.vocabulary")
-        index = {key: classes.index(name) for key, name in names.items()}
+        index = {key: classes.index(name) for key, name in names.items() if name in classes}
         objects: dict[str, list[Instance]] = {key: [] for key in images}
         for place, item in enumerate(data["annotations"]):
             image, category = _id(item["image_id"]), _id(item["category_id"])
+            number = item.get("id", place)
+            where = f"{source}: annotation {number}"
             for what, key, known in (("image", image, images), ("category", category, names)):
                 if key not in known:
                     raise InputError(
-                        f"{source}: annotation {item.get('id', place)} is of {what} {key}, which "
-                        "is not listed; add it or remove the annotation"
+                        f"{where} is of {what} {key}, which is not listed; add it or remove the "
+                        "annotation"
                     )
-            number, crowd = item.get("id", place), item.get("iscrowd", 0)
-            if not isinstance(crowd, int | float) or crowd not in (0, 1):
+            if category not in index:
                 raise InputError(
-                    f"{source}: annotation {number}: iscrowd must be 0 or 1; got {crowd!r}"
+                    f"{where} is of the category `{names[category]}`, which is missing in "
+                    "dataset.vocabulary; add it to the classes there, or remove its annotations"
+                )
+            if item.get("score") not in (None, 1):
+                raise InputError(
+                    f"{where} has a score, as predictions have, but every annotation counts as "
+                    "true; keep those that are, and remove the scores"
                 )
             objects[image].append(
                 Instance(
                     index[category],
-                    bool(crowd),
+                    _is_set(item, "iscrowd", where) or _is_set(item, "ignore", where),
                     _region(item.get("segmentation")),
                     int(number) if _is_whole(number) else place,
+                    item.get("bbox"),
                 )
             )
         pictures = [
@@ -228,6 +284,13 @@ def _id(given: Any) -> str:
 
 def _is_whole(given: Any) -> bool:
     return isinstance(given, int) or (isinstance(given, float) and given.is_integer())
+
+
+def _is_set(item: Mapping, key: str, where: str) -> bool:
+    given = item.get(key, 0)
+    if not isinstance(given, int | float) or given not in (0, 1):
+        raise InputError(f"{where}: {key} must be 0 or 1; got {given!r}")
+    return bool(given)
 
 
 def _region(given: Any) -> Any:

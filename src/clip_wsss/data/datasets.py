@@ -17,8 +17,8 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import check_file, other_case
 from clip_wsss.core.images import image_size, read_fraction, read_label, read_rgb
 from clip_wsss.data.annotations import coco_images, read_labels, read_xml, xml_size
-from clip_wsss.data.coco import rasterise
-from clip_wsss.data.lists import IMAGE_SUFFIXES, check_id, read_ids
+from clip_wsss.data.coco import check_boxes, rasterise
+from clip_wsss.data.lists import IMAGE_SUFFIXES, check_id, is_picture, read_ids
 from clip_wsss.data.vocabulary import IGNORE, Vocabulary, duplicates, read_vocabulary
 
 TAGCLIP = "tagclip"  # the `labels` of a data set whose labels are predicted (`clip_wsss.tags`)
@@ -253,7 +253,8 @@ class Dataset:
         """Ground truth, (H, W) uint8: 0 background, 1..C classes, 255 ignored; None without masks.
 
         Raises:
-            InputError: it is missing, of another size than the image, or has other values.
+            InputError: it is missing, of another size than the image, or has other values; polygons
+                of a JSON contradict their bbox.
         """
         path = self.mask_path(name)
         if path is None:
@@ -264,6 +265,7 @@ class Dataset:
                 raise InputError(f"{path}: has no image {name}; add it, or leave the image out")
             try:
                 mask = rasterise(drawn[name])
+                check_boxes(drawn[name])
             except InputError as error:
                 raise InputError(f"{path}: {error}") from None
             return self._checked(mask, f"{path}, image {name}", self.size(name))
@@ -398,8 +400,8 @@ def _scan(folder: Path) -> dict[str, str]:
     """Image id -> file name."""
     files: dict[str, str] = {}
     for file in sorted(entry.name for entry in os.scandir(folder)):
-        stem, suffix = os.path.splitext(file)
-        if suffix.lower() in IMAGE_SUFFIXES:
+        stem = os.path.splitext(file)[0]
+        if is_picture(file):
             if stem in files:
                 raise InputError(
                     f"{folder / file}: {files[stem]} has the same id `{stem}`; rename one"

@@ -12,6 +12,11 @@ _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jfif")
 
 
+def is_picture(name: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
+    """Whether a file name has one of the suffixes and is none of macOS's ._ files beside others."""
+    return Path(name).suffix.lower() in suffixes and not name.startswith("._")
+
+
 def image_id(name: str) -> str:
     """A file name without the suffix of an image; an id stays what it is."""
     stem, dot, suffix = name.rpartition(".")

@@ -33,8 +33,11 @@ from clip_wsss.labels.online import OnlineSettings
 from clip_wsss.labels.teacher_settings import TeacherSettings
 from clip_wsss.tags.tagclip import TagClipSettings
 
-# A name that becomes a part of a path: no separator, no leading dot, no line break.
-Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]
+# A name that becomes a part of a path: no separator, no dot at an end, no line break. With - at its
+# begin programs would take it for an option, and `-` alone is no entry in a table.
+NAME = r"^[A-Za-z0-9_+]([A-Za-z0-9_.+-]*[A-Za-z0-9_+-])?$"
+NAME_RULE = "may hold letters, digits, _ + - and inner dots only, and must not begin with -"
+Name = Annotated[str, Field(max_length=100, pattern=NAME)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -631,7 +634,7 @@ def _message(kind: type[BaseModel], error: ErrorDetails) -> str:
     if found == "string_pattern_mismatch" and place[-1:] == ["md5"]:
         return f"{prefix}must be 32 hexadecimal digits; got {said}"
     if found == "string_pattern_mismatch":
-        return f"{prefix}`{said}` may hold letters, digits, _ + - and inner dots only"
+        return f"{prefix}`{said}` {NAME_RULE}"
     if found == "string_too_long":
         return f"{prefix}must have at most {context['max_length']} characters; got {said}"
     if found in _KINDS:

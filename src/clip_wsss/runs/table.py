@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from clip_wsss.labels.online import resolved
 from clip_wsss.runs.config import GROUPS, check_entry, merge, without_replaced
 from clip_wsss.runs.settings import (
     ENTRIES,
+    NAME,
+    NAME_RULE,
     Cam,
     Config,
     Inference,
@@ -157,12 +160,13 @@ def read_runs(config: Config) -> list[Run]:
     seen: dict[str, Run] = {}
     folded: set[str] = set()
     for run in runs:
-        if run.name.casefold() in folded:
+        look = unicodedata.normalize("NFC", run.name).casefold()
+        if look in folded:
             raise InputError(
                 f"{run.table}: two rows are called `{run.name}`; a name can be used once, whatever "
-                "its case"
+                "its case and how its accents are stored"
             )
-        folded.add(run.name.casefold())
+        folded.add(look)
         seen[run.name] = run
     checked: set[tuple[str, str]] = set()
     for run in runs:
@@ -333,11 +337,8 @@ def _check_training(config: Config, entry: Segmentation, where: str) -> None:
 def _read_table(path: Path) -> list[Run]:
     if not is_file(path):
         raise InputError(f"runs.tables: there is no file {path}")
-    if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", path.stem):
-        raise InputError(
-            f"runs.tables: {path}: the name of a table may hold letters, digits, _ + - and inner "
-            "dots only; rename the file"
-        )
+    if not re.fullmatch(NAME, path.stem):
+        raise InputError(f"runs.tables: {path}: the name of a table {NAME_RULE}; rename the file")
     if path.stem.casefold() in RESERVED:
         raise InputError(
             f"runs.tables: {path}: another table is called {path.stem}.csv; rename the file"
@@ -375,6 +376,8 @@ def _run(row: dict[str, str], path: Path) -> Run:
     if not row["name"]:
         raise InputError(f"{path}: a row has no name")
     name = row["name"]
+    if name == "-":
+        raise InputError(f"{path}: a row is called -, which in `base` means none; rename it")
     if set(name) & set("/\\") or "." in (name[0], name[-1]) or not name.isprintable():
         raise InputError(
             f"{path}, row {name!a}: name: must be without / and \\, without a dot at its begin or "

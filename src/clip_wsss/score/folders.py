@@ -23,7 +23,7 @@ from clip_wsss.core.files import write_rows
 from clip_wsss.core.images import read_label
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.datasets import some
-from clip_wsss.data.lists import read_ids
+from clip_wsss.data.lists import is_picture, read_ids
 from clip_wsss.data.vocabulary import IGNORE, Vocabulary, open_vocabulary
 from clip_wsss.runs.settings import MOST_RESAMPLES
 from clip_wsss.score.bootstrap import (
@@ -48,6 +48,8 @@ class FolderScore:
         iou: of every class by name, background first; NaN without ground truth.
         intervals: of every class.
         unlabelled: share of the counted pixels whose label is 255.
+        apart: in how many images the labels show classes, but none of those of the ground truth,
+            and how many show a class in both.
     """
 
     images: int
@@ -56,6 +58,7 @@ class FolderScore:
     iou: dict[str, float]
     intervals: dict[str, Interval]
     unlabelled: float
+    apart: tuple[int, int]
 
 
 def score_folders(
@@ -120,7 +123,18 @@ def score_folders(
         iou=dict(zip(classes, values.tolist(), strict=True)),
         intervals=dict(zip(classes, map(interval, samples.T), strict=True)),
         unlabelled=float(missing / counts["pixels"].sum()),
+        apart=_apart(counts),
     )
+
+
+def _apart(counts: pd.DataFrame) -> tuple[int, int]:
+    """In how many images the labels show other classes only, and how many show a class in both."""
+    shown = []
+    for key in ("truth", "prediction"):
+        rows = counts.loc[(counts[key] > 0) & (counts[key] != IGNORE), ["id", key]]
+        shown.append(set(rows.itertuples(index=False, name=None)))
+    both = set.intersection(*({name for name, _ in pairs} for pairs in shown))
+    return len(both - {name for name, _ in set.intersection(*shown)}), len(both)
 
 
 def _ids(labels: Path, truth: Path, ids: Sequence[str] | None, common: bool) -> list[str]:
@@ -147,7 +161,7 @@ def _ids(labels: Path, truth: Path, ids: Sequence[str] | None, common: bool) -> 
 def _pngs(folder: Path) -> set[str]:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    found = {path.stem for path in folder.iterdir() if path.suffix.lower() == ".png"}
+    found = {path.stem for path in folder.iterdir() if is_picture(path.name, [".png"])}
     if not found:
         inner = folder / "labels"  # of what `clip-wsss masks` and `export` write
         hint = f"; did you mean {inner}?" if inner.is_dir() else ""
@@ -250,6 +264,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{score.images} images, 95 % intervals over images, {100 * score.unlabelled:.2f} % of the "
         "pixels unlabelled (255)"
     )
+    apart, both = score.apart
+    if 2 * apart > both:
+        print(
+            f"warning: in {apart} of {both} images that show a class in both the labels show none "
+            f"of the ground truth's; class number n of {options.vocabulary} must have the value n "
+            "in both folders",
+            file=sys.stderr,
+        )
     if options.csv is not None:
         try:
             write_rows(options.csv, ((guarded(name), *figures) for name, *figures in table))

@@ -359,6 +359,27 @@ def test_palettes_of_other_colours_say_nothing(tmp_path):
     assert read_label(label_png(path, [[0, 1]], own[:2]), COLOURS).tolist() == [[0, 1]]
 
 
+def test_grey_masks_with_other_indices_are_refused(tmp_path):
+    def greys(*values):
+        return np.repeat(np.array(values, np.uint8)[:, None], 3, axis=1)
+
+    path, values = tmp_path / "a.png", [[0, 1, 2]]
+    for palette in ((0, 1, 255), (0, 5, 20), (0, 9, 1)):
+        label_png(path, values, greys(*palette))
+        refused(
+            path,
+            f"its palette holds the greys {', '.join(map(str, sorted(palette)))}, values of the "
+            "vocabulary, at 0, 1, 2, as optimisers store a grey mask; save it as a grey PNG",
+            read_label,
+            colours=COLOURS,
+        )
+    for palette in ((0, 127, 254), (0, 1, 2, 255), (0, 255, 21)):  # 21 is no class
+        assert read_label(label_png(path, values, greys(*palette)), COLOURS).tolist() == values
+    assert read_label(label_png(path, [[0, 1]], greys(0, 255)), COLOURS).tolist() == [[0, 1]]
+    many = {tuple(colour): value for value, colour in enumerate(voc_palette()[:200].tolist())}
+    assert read_label(label_png(path, [[0, 7]]), many).tolist() == [[0, 7]]  # 7 is grey, 128
+
+
 def test_colours_are_read_through_the_vocabulary(tmp_path):
     values = np.random.default_rng(0).integers(0, 21, (5, 4), dtype=np.uint8)
     values[0, 0] = 255

@@ -11,7 +11,7 @@ from stand_ins import coco_object, square
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.annotations import read_labels, read_xml
-from clip_wsss.data.coco import rasterise, read_pictures
+from clip_wsss.data.coco import check_boxes, rasterise, read_pictures
 
 CLASSES = ("person", "dog", "cat")
 
@@ -35,6 +35,13 @@ CSVS = {
     "image,label\na.jpg,dog\na,cat\n": {"a": ["dog", "cat"]},
     "image,labels\n\na,\n,\n": {"a": []},
     "image,labels,split\ntrain/a.jpg,dog,train\n": {"a": ["dog"]},
+    "image,label,photographer,licence,sure\na,dog,N. Yes,unknown,1\na,cat,Pos,unknown,1.0\n": {
+        "a": ["dog", "cat"]
+    },
+    "image,label,Image_ID,bbox_x1,fold,note\na,dog,7,0.2,0,-\na,cat,-8,0.9,1,\n": {
+        "a": ["dog", "cat"]
+    },
+    "image,labels,wind\na,dog,12\nb,cat,-3\n": {"a": ["dog"], "b": ["cat"]},
     "image,person,dog,cat\na.jpg,0,1,1\nb.jpg,0.0,1.0,0\n": {"a": ["dog", "cat"], "b": ["dog"]},
     "filename,cat,dog,person\na.jpg,1,1,0\n": {"a": ["cat", "dog"]},
 }
@@ -58,6 +65,21 @@ BAD_CSVS = {
     "image,label,present\na,dog,True\na,cat,False\n": "has a column present, but every row",
     "image,label,mine\na,dog,yes\na,cat,no\n": "has a column mine, but every row counts as",
     "image,label,conf\na,dog,97\na,cat,3\n": "has a column conf, but every row counts as a",
+    **{
+        f"image,label,{name}\na,dog,{yes}\na,cat,{no}\n": f"has a column {name}, but every row"
+        for name, yes, no in (
+            ("sign", "1", "-1"),
+            ("certainty", "97", "3"),
+            ("area_score", "97", "3"),
+            ("sureness", "97 %", "3%"),
+            ("sureness", '"97,5"', '"3,0"'),
+            ("logit", "2.5", "-3.1"),
+            ("status", "present", "Absent"),
+            ("status", "pos", "neg"),
+            ("status", "yes", "unknown"),
+            ("status", "+", "-"),
+        )
+    },
     ",image,label\n0,a,dog\n": "has a column without a name, such as the index that pandas",
     "image,label,Score\na,dog,0.1\n": "has a column Score, but every row counts as a label",
     "image;label\na.jpg;dog\n": "needs the columns .* separated by commas",
@@ -214,6 +236,19 @@ def test_coco_json_that_says_less(tmp_path):
         rasterise(picture)
 
 
+def test_a_category_without_an_annotation_may_be_missing_in_the_vocabulary(tmp_path):
+    data = coco()
+    data["categories"].insert(0, {"id": 0, "name": "animals"})  # as Roboflow writes the group
+    assert labels(tmp_path / "l.json", json.dumps(data)) == {"a": ["person", "dog"], "b": []}
+
+
+def test_what_is_to_be_ignored_is_drawn_as_a_crowd(tmp_path):
+    content = json.dumps(coco(annotations=changed(ignore=1, score=1))).encode()
+    assert labels(tmp_path / "l.json", content) == {"a": ["dog"], "b": []}  # as of a crowd
+    (picture,) = read_pictures(content, CLASSES, "l.json")
+    assert set(np.unique(rasterise(picture))) == {0, 255}
+
+
 def test_a_key_twice_is_refused(tmp_path):
     content = json.dumps(coco()).replace('"iscrowd": 0', '"iscrowd": 0, "iscrowd": 1', 1)
     refused(tmp_path / "l.json", content, "the key `iscrowd` is given twice")
@@ -234,7 +269,12 @@ BAD_JSONS = {
         coco(annotations=changed(category_id=9)),
         "is of category 9, which is not listed",
     ),
-    "a class": (coco(categories=[{"id": 1, "name": "cow"}]), "category `cow` is missing"),
+    "a class": (
+        coco(categories=[{"id": 1, "name": "cow"}], annotations=changed(category_id=1)),
+        "annotation 1 is of the category `cow`, which is missing in dataset.vocabulary; add it to",
+    ),
+    "a score": (coco(annotations=changed(score=0.9)), "annotation 1 has a score, as predictions"),
+    "text to ignore": (coco(annotations=changed(ignore="1")), "ignore must be 0 or 1; got '1'"),
     "two of one id": (coco(images=coco()["images"][:1] * 2), "two images have the same id"),
     "two of one name": (
         coco(
@@ -288,6 +328,49 @@ BAD_JSONS = {
 def test_jsons_that_are_refused(tmp_path, name):
     content, message = BAD_JSONS[name]
     refused(tmp_path / "l.json", json.dumps(content), message)
+
+
+RING = square(2, 4, 12)  # x 2 to 14, y 4 to 16
+
+
+@pytest.mark.parametrize(
+    ("region", "box"),
+    [
+        ([[18, 24, 24, 18, 2, 2, 8, 8]], [18, 2, 6, 6]),  # x1, x2, ..., y1, y2, ...
+        ([[2, 18, 2, 24, 8, 24, 8, 18]], [18, 2, 6, 6]),  # y1, x1, y2, x2, ...
+        ([RING], [2, 4, 31, 31]),
+        ([RING], [14, 16, 1, 1]),
+    ],
+)
+def test_polygons_that_contradict_their_bbox_are_refused(region, box):
+    content = json.dumps(coco(annotations=changed(segmentation=region, bbox=box))).encode()
+    (picture,) = read_pictures(content, CLASSES, "l.json")
+    with pytest.raises(
+        InputError, match=r"a\.png: the polygons of object 1 span x .*, but its bbox"
+    ):
+        check_boxes(picture)
+
+
+@pytest.mark.parametrize(
+    ("region", "box"),
+    [
+        ([RING], [2, 4, 12, 12]),
+        ([RING], [2, 4, 12, 20]),
+        ([square(2, 4, 4), square(10, 12, 4), [30, 20]], [2, 4, 12, 12]),  # the last is no polygon
+        ([square(2, 4, 1)], [3, 5, 2, 2]),  # a pixel or two
+        *(
+            ([RING], box)
+            for box in (None, [], [0, 0, 0, 0], [20, 20, 0, 5], [1, 2], "box", [10**400] * 4)
+        ),
+        ([[1, 2, 3, 4]], [20, 20, 4, 4]),  # covers nothing
+        ([[20, 2, 90, 2, 90, 8]], [20, 2, 12, 6]),  # up to the border
+        ({"size": [24, 32], "counts": [768]}, [20, 20, 4, 4]),
+    ],
+)
+def test_a_bbox_that_fits_or_says_nothing(region, box):
+    content = json.dumps(coco(annotations=changed(segmentation=region, bbox=box))).encode()
+    (picture,) = read_pictures(content, CLASSES, "l.json")
+    check_boxes(picture)
 
 
 @pytest.mark.parametrize(

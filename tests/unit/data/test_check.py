@@ -226,6 +226,10 @@ def test_scored_images_must_get_masks(own):
     assert line.startswith("dataset.splits.score: b of score are not in pseudo (splits.pseudo), so")
     own.write("ImageSets/Segmentation/pseudo.txt", b"c\na\nb\n")
     assert own.check(uses, splits=splits)["errors"] == []
+    own.write("ImageSets/Segmentation/score.txt", b"b" * 10**6)  # a list that is no list
+    errors = own.check(uses, splits=splits)["errors"]
+    assert errors[-1].startswith("dataset.splits.score: bbb")
+    assert max(map(len, errors)) < 3000
 
 
 def test_masks_and_labels_that_disagree_are_counted(own):
@@ -250,6 +254,77 @@ def test_masks_whose_numbers_are_shifted_are_an_error(own):
     assert line.startswith(
         "split train: in 2 of 3 images the mask holds no class of the labels (a: horse in the "
         "mask, dog in the labels)"
+    )
+
+
+@pytest.fixture
+def fuller(own):
+    """Four images, of which three show two classes; all of class 1 where they show one."""
+    own.settings["vocabulary"] = str(own.root / "words.yaml")
+    own.write("words.yaml", b"{classes: [person, cat, dog], names: {}, backgrounds: {}}")
+    own.write("JPEGImages/d.jpg", jpeg(1))
+    own.write("ImageSets/Segmentation/train.txt", b"a\nb\nc\nd\n")
+    for name, labels in zip("abcd", (["person"], ["person", "cat"]) * 2, strict=True):
+        own.write(f"Annotations/{name}.xml", xml(*labels))
+    return own
+
+
+def rows(*values):
+    """A mask with as many stripes of the same height."""
+    return np.repeat(np.array(values, np.uint8), HEIGHT // len(values))[:, None].repeat(WIDTH, 1)
+
+
+def about_background(found):
+    """Errors and warnings that name the background."""
+    return found["errors"], [one for one in found["warnings"] if "(background)" in one]
+
+
+def write_masks(own, folder, alone, both):
+    """Those of the images of one class, and of two."""
+    for name, mask in zip("abcd", (alone, both) * 2, strict=True):
+        own.write(f"{folder}/{name}.png", encode_label(mask))
+
+
+@pytest.mark.parametrize("folder", ["SegmentationClass", "theirs"])
+def test_masks_in_which_the_background_is_1(fuller, folder):
+    path = f"{fuller.root}/theirs"
+    theirs = folder == "theirs"
+    uses = {"train": Use(True, not theirs, imports=[(path, None)] if theirs else [])}
+    alone, both = rows(1, 1, 1, 2), rows(1, 2, 3, 255)
+    alone[:2] = both[:2] = 0  # such as a border that is ignored
+    write_masks(fuller, folder, alone, both)
+    errors, said = about_background(fuller.check(uses))
+    of = f"of {path} " if theirs else ""
+    assert said == []
+    assert errors == [
+        f"split train: no mask {of}holds 0 (background) in more than 8.3% of its pixels, and all 4 "
+        "hold 1; 0 of 4 show just the classes of the labels, and 4 would with 1 less; if 1 is the "
+        "background, subtract 1 from all values but 255, and make 0 255"
+    ]
+    alone[:4] = 0
+    write_masks(fuller, folder, alone, both)
+    assert about_background(fuller.check(uses)) == ([], []), "0 is more than a border"
+    alone[:4], alone[-6:], both[8:16] = 1, 1, 2
+    write_masks(fuller, folder, alone, both)
+    assert about_background(fuller.check(uses)) == ([], []), "classes that fit the labels"
+
+
+def test_few_masks_without_a_background_may_be_chance(fuller):
+    write_masks(fuller, "SegmentationClass", rows(1, 2), rows(1, 2, 3))
+    assert len(fuller.check()["errors"]) == 1
+    fuller.write("ImageSets/Segmentation/train.txt", b"a\nb\nc\n")
+    assert fuller.check()["errors"] == []
+
+
+def test_masks_without_a_background_may_be_right(fuller):
+    line = "split train: no mask holds 0 (background)"
+    remedy = "if another value is the background, write 0 in its place"
+    write_masks(fuller, "SegmentationClass", rows(1, 1), rows(1, 2))
+    assert about_background(fuller.check()) == ([], [f"{line}; {remedy}"])
+    write_masks(fuller, "SegmentationClass", rows(1, 255), rows(1, 255, 2, 255, 255, 255))
+    assert about_background(fuller.check()) == (
+        [],
+        [f"{line}, and 58% of all pixels are 255 (ignored); {remedy}"],
     )
 
 
@@ -379,6 +454,11 @@ def test_coco_json_gives_labels_and_masks(own):
     assert found["splits"]["train"]["labels"] == {"dog": 1}
     mask = open_dataset(own.settings | settings).mask("a")
     assert np.array_equal(np.argwhere(mask == DOG)[[0, -1]], [[2, 2], [5, 5]])
+    content["annotations"][0]["bbox"] = [20, 10, 4, 4]
+    own.write("all.json", json.dumps(content).encode())
+    line = own.check(**settings, negatives="background")["errors"][0]
+    assert "all.json: a.jpg: the polygons of object 1 span x 2 to 6 and y 2 to 6, but its" in line
+    del content["annotations"][0]["bbox"]
     content["images"][1]["width"] = 7
     own.write("all.json", json.dumps(content).encode())
     (line,) = own.check(**settings, negatives="background")["errors"]

@@ -234,6 +234,7 @@ def images(tmp_path):
     for number, name in enumerate(("one.jpg", "two.JPEG")):
         (root / name).write_bytes(jpeg(number))
     (root / "notes.txt").write_text("no image")
+    (root / "._one.jpg").write_text("what macOS writes beside one.jpg on other disks")
     labels = tmp_path / "labels.csv"
     labels.write_text("image,labels\none.jpg,cat;dog;cat\ntwo,person\n")
     return {

@@ -130,6 +130,8 @@ def test_every_setting_is_described():
         ),
         (lambda c: c["masks"].update({"a/b": c["masks"]["crf"]}), "masks.a/b: `a/b` may hold"),
         (lambda c: c["dataset"].update(name=".."), "dataset.name: `..` may hold"),
+        (lambda c: c["dataset"].update(name="-rf"), "dataset.name: `-rf` may hold letters, digits"),
+        (lambda c: c["dataset"].update(name="logs."), "dataset.name: `logs.` may hold letters"),
         (lambda c: c["dataset"].update(root="x{y}"), "dataset.root: must be without { and }, "),
         (lambda c: c["dataset"].update(labels="l}.csv"), "dataset.labels: must be without"),
         (lambda c: c["dataset"].update(name="a\nb"), "dataset.name: "),

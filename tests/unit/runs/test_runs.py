@@ -197,6 +197,11 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
         (HEADER + "a\u202eb" + ROW.removeprefix("one"), "name: must be without / and"),
         (HEADER + "é" * 101 + ROW.removeprefix("one"), "name: is too long; use 200 bytes at most"),
         (HEADER + ROW + "ONE" + ROW.removeprefix("one"), "two rows are called `ONE`"),
+        (
+            HEADER + "caf\u00e9" + ROW.removeprefix("one") + "cafe\u0301" + ROW.removeprefix("one"),
+            "two rows are called `cafe\u0301`; a name can be used once, whatever its case and how",
+        ),
+        (HEADER + "-" + ROW.removeprefix("one"), "a row is called -, which in `base` means none"),
         (HEADER, "there is no run"),
         ("", "the table is empty"),
     ],

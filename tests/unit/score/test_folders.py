@@ -54,6 +54,23 @@ def test_one_image_has_no_spread_and_a_class_without_truth_no_iou(folders):
     )
 
 
+def test_what_macos_writes_beside_files_is_no_image(folders):
+    (folders[1] / "._a.png").write_bytes(b"\0\5\x16\7")
+    assert score_folders(*folders, WORDS).images == 2
+
+
+def test_labels_that_share_no_class_with_the_truth_are_said(folders, capsys):
+    Path("words.yaml").write_text("{classes: [cat, dog, cow], names: {}, backgrounds: {}}")
+    command = ["score", "labels", "my truth", "--vocabulary", "words.yaml"]
+    for shifted, said in ((LABELS["a"], False), ([[0, 0, 2, 2], [0, 0, 2, 0]], True)):
+        write("labels", {"a": shifted, "b": [[3, 3, 0, 0]]})
+        assert cli.main(command) == 0
+        line = "warning: in 2 of 2 images that show a class in both the labels show none of the"
+        assert capsys.readouterr().err.startswith(line) is said
+    write("labels", {"a": [[0, 0, 0, 0], [0, 0, 0, 0]]})
+    assert score_folders(*folders, WORDS, ids=["a"]).apart == (0, 0)
+
+
 def test_a_truth_of_255_may_count_and_labels_of_255_are_missed(folders):
     with pytest.raises(InputError, match=r"a.png: holds the value 255, .*; --ignore names a value"):
         score_folders(*folders, WORDS, ignore=None)
