@@ -202,6 +202,11 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
             "two rows are called `cafe\u0301`; a name can be used once, whatever its case and how",
         ),
         (HEADER + "-" + ROW.removeprefix("one"), "a row is called -, which in `base` means none"),
+        (
+            HEADER + "NaN" + ROW.removeprefix("one"),
+            "a row is called NaN, which readers of CSV files",
+        ),
+        (HEADER + "null" + ROW.removeprefix("one"), "a row is called null, which readers of CSV"),
         (HEADER, "there is no run"),
         ("", "the table is empty"),
     ],
