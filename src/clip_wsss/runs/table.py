@@ -380,7 +380,8 @@ def _run(row: dict[str, str], path: Path) -> Run:
         raise InputError(f"{path}: a row is called -, which in `base` means none; rename it")
     if name.casefold() in ("na", "nan", "null", "none", "<na>", "#n/a", "#na"):
         raise InputError(
-            f"{path}: a row is called {name}, which readers of CSV files take for no value; rename it"
+            f"{path}: a row is called {name}, which readers of CSV files take for no value; rename "
+            "it"
         )
     if set(name) & set("/\\") or "." in (name[0], name[-1]) or not name.isprintable():
         raise InputError(
