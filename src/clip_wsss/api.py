@@ -399,7 +399,8 @@ class Segmenter:
         for what, said in (("classes", classes), ("background", background)):
             if said is None or (what == "classes" and isinstance(said, str | Path)):
                 continue
-            given = [*said, *said.values()] if isinstance(said, Mapping) else said
+            renamed = what == "classes" and isinstance(said, Mapping)
+            given = [*said, *said.values()] if renamed else said
             if isinstance(given, str) or not _are_words(given):
                 raise InputError(f"{what}: must be a list of words; got {given!r}")
         named = classes if isinstance(classes, str | Path) else None
@@ -587,6 +588,9 @@ class _Pictures(Dataset):
 
 
 def _are_words(said: Any) -> bool:
+    """Whether it is several texts in an order: that of a set is another in every process."""
+    if isinstance(said, set | frozenset | Mapping):
+        return False
     return isinstance(said, Collection) and all(isinstance(one, str) for one in said)
 
 

@@ -149,6 +149,8 @@ def test_words_of_ones_own_count_from_one_and_are_no_background(pairs):
     said = Segmenter(QUICK, classes={"person": "person with clothes"}, background=["sea"])
     assert said.names == {"person": "person with clothes"}
     assert said.settings["background"] == ["sea"]
+    view = Segmenter(QUICK, classes={"tree": 0, "dog": 1}.keys(), device="cpu")
+    assert view.vocabulary.classes == ("tree", "dog"), "keys of a dict have an order"
 
 
 def test_own_words_that_are_the_presets_give_its_labels(pairs, segmenter):
@@ -249,6 +251,10 @@ def test_wrong_classes_are_one_line(classes, line):
         ({"background": [1]}, r"background: must be a list of words; got \[1\]"),
         ({"classes": [1, 2]}, r"classes: must be a list of words; got \[1, 2\]"),
         ({"classes": {"dog": None}}, "classes: must be a list of words"),
+        ({"classes": {"dog"}}, "classes: must be a list of words; got {'dog'}"),
+        ({"classes": frozenset({"dog"})}, "classes: must be a list of words; got frozenset"),
+        ({"background": {"sky"}}, "background: must be a list of words; got {'sky'}"),
+        ({"background": {"sky": "x"}}, "background: must be a list of words; got {'sky': 'x'}"),
         ({"workers": "2"}, "workers: must be an integer of at least 1; got '2'"),
         ({"batch": 0}, "batch: must be an integer of at least 1; got 0"),
         ({"batch": True}, "batch: must be an integer of at least 1; got True"),
@@ -269,7 +275,7 @@ def test_a_device_that_cannot_be_is_one_line():
         Segmenter(QUICK, device="gpu")(PICTURE, "dog")
 
 
-@pytest.mark.parametrize("labels", [None, 3, [1], [None]])
+@pytest.mark.parametrize("labels", [None, 3, [1], [None], {"dog"}, {"dog": 0, "cat": 1}])
 def test_labels_of_another_kind_are_one_line(segmenter, labels):
     with pytest.raises(InputError, match="labels: must be the name of a class or a list of names"):
         segmenter(PICTURE, labels)
