@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 
 MASK_GROUPS = ("texts", "cam", "affinity", "masks")  # the stages that end in pseudo masks
 ORIENTATIONS = ("refuse", "turned", "stored")
+# A picture, its labels and, if wanted, an id.
+Labelled = tuple[Any, str | Sequence[str]] | tuple[Any, str | Sequence[str], str]
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -166,7 +170,8 @@ class PseudoMask:
     """The pseudo mask of a picture.
 
     Attributes:
-        id: the file's name without its suffix, or `image-<n>` for the n-th picture in memory.
+        id: that was given, or else the file's name without its suffix, or `image-<n>` for the n-th
+            picture in memory.
         label: (H, W) uint8, 0 background, n the n-th class of the vocabulary.
         confidence: (H, W) float32 in [0, 1].
         cams: (K, gh, gw) float32 in [0, 1], the maps that the label is made from: one for each
@@ -291,20 +296,18 @@ class Segmenter:
         """The pseudo mask of one picture; see `segment`."""
         return next(self.all([(image, labels)]))
 
-    def all(self, pairs: Iterable[tuple[Any, str | Sequence[str]]]) -> Iterator[PseudoMask]:
+    def all(self, pairs: Iterable[Labelled]) -> Iterator[PseudoMask]:
         """The pseudo masks of pictures in their order; see `segment_all`."""
         for found in self.outcomes(pairs):
             if isinstance(found, InputError):
                 raise found
             yield found
 
-    def outcomes(
-        self, pairs: Iterable[tuple[Any, str | Sequence[str]]]
-    ) -> Iterator[PseudoMask | InputError]:
+    def outcomes(self, pairs: Iterable[Labelled]) -> Iterator[PseudoMask | InputError]:
         """As `all`, with the error of a bad picture in its place.
 
         Raises:
-            InputError: the weights cannot be used.
+            InputError: the weights cannot be used, something is no pair, or two have one id.
         """
         refine = method("refinement", self._stages["masks"]["refinement"])
         batches = getattr(refine.function, "batches", None)
@@ -314,7 +317,9 @@ class Segmenter:
         with parallel_map(1 if on_device else self.workers) as mapped:
             device = str(self._clip.device) if on_device else "cpu"
             decide = partial(_decided, self._stages["masks"], device)
-            for window in _windows(pairs, self.batch, self.orientation):
+            if isinstance(pairs, Sequence):  # all are looked at before the first is worked on
+                deque(_pictures(pairs, self.orientation), maxlen=0)
+            for window in _windows(_pictures(pairs, self.orientation), self.batch):
                 data = _Pictures(self.vocabulary, window)
                 maps = dict(self._maps(data))
                 whole = [one for one in window if isinstance(maps[one], ImageMaps)]
@@ -399,8 +404,9 @@ class Segmenter:
         for what, said in (("classes", classes), ("background", background)):
             if said is None or (what == "classes" and isinstance(said, str | Path)):
                 continue
-            renamed = what == "classes" and isinstance(said, Mapping)
-            given = [*said, *said.values()] if renamed else said
+            given: Any = said
+            if what == "classes" and isinstance(said, Mapping):
+                given = [*said, *said.values()]
             if isinstance(given, str) or not _are_words(given):
                 raise InputError(f"{what}: must be a list of words; got {given!r}")
         named = classes if isinstance(classes, str | Path) else None
@@ -465,14 +471,16 @@ def segment(
 
 
 def segment_all(
-    pairs: Iterable[tuple[Any, str | Sequence[str]]],
+    pairs: Iterable[Labelled],
     preset: str | Mapping[str, Any] = "clip-es",
     **settings: Any,
 ) -> Iterator[PseudoMask]:
     """The pseudo masks of many pictures, made a batch at a time.
 
     Args:
-        pairs: (image, labels) of each picture, as `segment` takes them; read as they are needed.
+        pairs: (image, labels) of each picture, as `segment` takes them, or (image, labels, id);
+            read as they are needed. No two may have one id, which is the file's name where none is
+            given.
         preset: see `read_preset`.
         settings: of `Segmenter`.
 
@@ -594,28 +602,36 @@ def _are_words(said: Any) -> bool:
     return isinstance(said, Collection) and all(isinstance(one, str) for one in said)
 
 
-def _windows(
-    pairs: Iterable[tuple[Any, str | Sequence[str]]], size: int, orientation: str
-) -> Iterator[dict[str, _Picture]]:
-    """Pictures by id, `size` at a time, fewer where an id comes again."""
-    window: dict[str, _Picture] = {}
+def _pictures(pairs: Iterable[Labelled], orientation: str) -> Iterator[_Picture]:
+    """The pictures that a caller gave, no two of one id: their files would replace one another."""
+    known: dict[str, str] = {}
     for number, pair in enumerate(pairs, start=1):
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
+        if not isinstance(pair, tuple | list) or len(pair) not in (2, 3):
             raise InputError(
-                f"pairs: each must be an image and its labels; number {number} is a "
-                f"{type(pair).__name__}"
+                f"pairs: each must be an image and its labels, or these and an id; number {number} "
+                f"is a {type(pair).__name__}"
             )
-        image, labels = pair
+        image, labels = pair[:2]
         if not isinstance(labels, str) and not _are_words(labels):
             raise InputError(
                 f"labels: must be the name of a class or a list of names; got {labels!r}"
             )
         file = isinstance(image, str | Path)
-        name = image_id(Path(image).name) if file else f"image-{number}"
-        if name in window or len(window) == size:
-            yield window
-            window = {}
+        where = str(image) if file else f"image-{number}"
+        name = pair[2] if len(pair) == 3 else image_id(Path(where).name)
+        if not isinstance(name, str) or not name:
+            raise InputError(f"pairs: the id of {where} must be text; got {name!r}")
+        if name in known:
+            raise InputError(
+                f"{where}: has the id `{name}` of {known[name]}; rename one, or give each an id: "
+                "(image, labels, id)"
+            )
+        known[name] = where
         said = [labels] if isinstance(labels, str) else labels
-        window[name] = _Picture(name, image, [label for label in said if label], orientation)
-    if window:
+        yield _Picture(name, image, [label for label in said if label], orientation)
+
+
+def _windows(pictures: Iterator[_Picture], size: int) -> Iterator[dict[str, _Picture]]:
+    """Pictures by id, `size` at a time."""
+    while window := {one.id: one for one in islice(pictures, size)}:
         yield window

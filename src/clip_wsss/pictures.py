@@ -100,7 +100,7 @@ def segment_pictures(
     write_json(out / "settings.json", settings)
     write_rows(out / "classes.csv", [("value", "class"), *classes])
     bad, zero = {}, []
-    outcomes = segmenter.outcomes((one.path, one.labels) for one in left)
+    outcomes = segmenter.outcomes([(one.path, one.labels, one.name) for one in left])
     progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
     for one, found in zip(left, progress, strict=True):
         if isinstance(found, InputError):

@@ -1,6 +1,7 @@
 """Masks in a few lines of Python: the labels of a run, one's own words, and bad input in a line."""
 
 import itertools
+import re
 import shutil
 
 import numpy as np
@@ -161,13 +162,26 @@ def test_own_words_that_are_the_presets_give_its_labels(pairs, segmenter):
     assert len(coco.vocabulary.classes) == 80
 
 
-def test_many_are_read_as_they_are_needed_and_may_have_one_name(pairs, segmenter, tmp_path):
+def test_many_are_read_as_they_are_needed_and_may_have_ids(pairs, segmenter):
     file, labels = pairs[0]
-    (tmp_path / "other").mkdir()
-    again = shutil.copy(file, tmp_path / "other")
-    endless = itertools.chain([(file, labels), (again, labels)], itertools.repeat((file, labels)))
+    endless = ((file, labels, f"frame {number}") for number in itertools.count())
     first, second = itertools.islice(segmenter.all(endless), 2)
     np.testing.assert_array_equal(first.label, second.label)
+    assert (first.id, second.id) == ("frame 0", "frame 1")
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_pictures_of_one_id_are_refused_before_work(pairs, segmenter, tmp_path, kind):
+    file, labels = pairs[0]
+    again = shutil.copy(file, tmp_path)
+    many = [(file, labels), *[(PICTURE, "dog")] * 40, (again, labels)]
+    found, line = segmenter.outcomes(kind(many)), f"{again}: has the id `{file.stem}` of {file}; re"
+    with pytest.raises(InputError, match=re.escape(line)):
+        next(found) if kind is list else list(found)
+    with pytest.raises(InputError, match=r"image-2: has the id `image-2` of image-2\.png; ren"):
+        list(segmenter.all([("image-2.png", "dog"), (PICTURE, "dog")]))
+    with pytest.raises(InputError, match="pairs: the id of image-1 must be text; got 3"):
+        list(segmenter.all([(PICTURE, "dog", 3)]))
 
 
 def test_settings_of_entries_make_a_preset():
@@ -281,9 +295,11 @@ def test_labels_of_another_kind_are_one_line(segmenter, labels):
         segmenter(PICTURE, labels)
 
 
-@pytest.mark.parametrize("pair", [PICTURE, "ab", (PICTURE, "dog", "cat")])
+@pytest.mark.parametrize("pair", [PICTURE, "ab", (PICTURE, "dog", "a", "b")])
 def test_what_is_no_pair_is_one_line(segmenter, pair):
-    with pytest.raises(InputError, match="pairs: each must be an image and its labels; number 2"):
+    with pytest.raises(
+        InputError, match="an image and its labels, or these and an id; number 2 is"
+    ):
         list(segmenter.all([(PICTURE, "dog"), pair]))
 
 
