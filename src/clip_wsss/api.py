@@ -35,6 +35,7 @@ from clip_wsss.data.lists import image_id
 from clip_wsss.data.vocabulary import (
     IGNORE,
     Vocabulary,
+    check_background,
     class_words,
     make_vocabulary,
     open_vocabulary,
@@ -417,8 +418,11 @@ class Segmenter:
             names = dict(classes) if isinstance(classes, Mapping) else {one: one for one in classes}
             if not isinstance(classes, Mapping) and len(names) < len(classes):
                 raise InputError("classes: a name is given twice; keep one")
-        if background is None:
-            said = class_words(names) | class_words({name: name for name in names})
+        plain = {name: name for name in names}
+        if background is not None:
+            check_background(words, {"plain": plain, texts["names"]: names}, "background")
+        else:
+            said = class_words(names) | class_words(plain)
             words = [word for word in words if told(word) not in said]
         return make_vocabulary(
             {

@@ -267,6 +267,16 @@ def test_wrong_classes_are_one_line(classes, line):
         ({"classes": {"dog": None}}, "classes: must be a list of words"),
         ({"classes": {"dog"}}, "classes: must be a list of words; got {'dog'}"),
         ({"classes": frozenset({"dog"})}, "classes: must be a list of words; got frozenset"),
+        (
+            {"background": ["sky", "dog"]},
+            "background: `dog` is what prompts call dog in classes, too",
+        ),
+        (
+            {"background": ["a Sofa"], "classes": {"couch": "a sofa"}},
+            "^background: `a Sofa` is what",
+        ),
+        ({"background": ["sky", "Sky"]}, "^background lists `sky` more than once"),
+        ({"background": ["sky", " "]}, "^background must be a list of words$"),
         ({"background": {"sky"}}, "background: must be a list of words; got {'sky'}"),
         ({"background": {"sky": "x"}}, "background: must be a list of words; got {'sky': 'x'}"),
         ({"workers": "2"}, "workers: must be an integer of at least 1; got '2'"),
