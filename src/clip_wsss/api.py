@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from clip_wsss.cams.passes import CamVariant, compute_pass
 from clip_wsss.core.confidence import MU, check_mu, encode
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.images import as_rgb, image_size, open_image, read_rgb, write_label
 from clip_wsss.core.maps import ImageMaps, upsample_maps
 from clip_wsss.core.methods import method
@@ -215,8 +215,18 @@ class PseudoMask:
         return upsample_maps(self.cams, (height, width))
 
     def save(self, path: str | Path) -> None:
-        """Write the label as a PNG with the VOC palette."""
-        write_label(path, self.label)
+        """Write the label as a PNG with the VOC palette.
+
+        Raises:
+            InputError: the name does not end in .png, or the file cannot be written.
+        """
+        if Path(path).suffix.lower() != ".png":
+            raise InputError(f"{path}: a mask is written as a PNG; end the name in .png")
+        try:
+            write_label(path, self.label)
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror}); name another file"
+            raise InputError(f"{path}: {reason}") from None
 
 
 class Segmenter:
@@ -565,6 +575,11 @@ class _Picture:
                 f"{self.where}: must be a path, an array or an image of Pillow; got "
                 f"{type(image).__name__}"
             )
+        try:
+            image.load()  # of a file that may be closed or not whole
+        except Exception as error:  # Pillow raises whatever its parsers stumble over
+            reason = f"cannot be read ({one_line(error)}); open the file again, or replace it"
+            raise InputError(f"{self.where}: {reason}") from None
         if self.orientation == "turned":
             image = ImageOps.exif_transpose(image)
         return as_rgb(image, self.where, stored)

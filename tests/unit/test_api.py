@@ -1,5 +1,6 @@
 """Masks in a few lines of Python: the labels of a run, one's own words, and bad input in a line."""
 
+import io
 import itertools
 import re
 import shutil
@@ -217,6 +218,42 @@ def test_a_wrong_preset_is_one_line(preset, line):
 
 
 PICTURE = np.zeros((16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", api.ORIENTATIONS)
+def test_closed_and_damaged_pictures_of_pillow_are_one_line(segmenter, tmp_path, kind, orientation):
+    own = Segmenter(QUICK, device="cpu", orientation=orientation)
+    own._clip = segmenter._clip
+    file = tmp_path / "picture"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(file, kind)
+    closed, data = Image.open(file), file.read_bytes()
+    closed.close()
+    half = Image.open(io.BytesIO(data[: len(data) // 2]))
+    first, second, good = own.outcomes([(closed, "dog"), (half, "dog"), (PICTURE, "dog")])
+    assert str(first).startswith("image-1: cannot be read (Operation on closed image); open the fi")
+    assert str(second).startswith("image-2: cannot be read (image file is truncated")
+    assert good.label.shape == (16, 16)
+
+
+def test_what_a_mask_refuses(segmenter, tmp_path):
+    mask = segmenter(PICTURE, "dog")
+    for mu in ("x", None, [0.5]):
+        with pytest.raises(
+            InputError, match=re.escape(f"mu: must be a number from 0 to 1; got {mu!r}")
+        ):
+            mask.kept(mu)
+    np.testing.assert_array_equal(mask.kept(np.float32(0.9)), mask.kept(0.9))
+    for name in ("x.jpg", "x"):
+        with pytest.raises(
+            InputError, match=rf"{name}: a mask is written as a PNG; end the name in"
+        ):
+            mask.save(tmp_path / name)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"x\.png: cannot be written \(.*\); name another file"):
+        mask.save(tmp_path / "file" / "x.png")
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    mask.save(tmp_path / "X.PNG")
 
 
 @pytest.mark.parametrize(
