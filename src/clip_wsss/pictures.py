@@ -86,6 +86,8 @@ def segment_pictures(
     settings = json.loads(json.dumps(segmenter.settings))
     names = [one.name for one in pictures]
     done = {} if overwrite else _done(out, settings, names)
+    for folder in FOLDERS:
+        make_output(out / folder)
     lines = {one.name: one.line for one in pictures}
     kept = {one for one in lines if lines[one] == done.get(one) and _is_there(out, one)}
     left = [one for one in pictures if one.name not in kept]
