@@ -286,6 +286,7 @@ def test_an_export_replaces_no_files_of_others(project, capsys, name):
     code, _, error = call(capsys, "export", "crf", "--out", "mine", "--overwrite")
     assert code == 1
     assert error.startswith("error: mine/masks: cannot be made a folder (File exists); name anothe")
+    Path("mine/masks").unlink()
     code, _, error = call(capsys, "export", "seg", "--out", "mine")
     assert code == 1
     assert error.startswith("error: mine: holds the export of another run (export.json); give")
