@@ -8,6 +8,7 @@ imported when the first picture is looked at.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -162,7 +163,8 @@ def _of_mapping(preset: Mapping[str, Any]) -> tuple[Config, str, RunSettings]:
 
 
 def _config(name: str) -> tuple[Config, str]:
-    path = name if name.endswith((".yaml", ".yml")) else f"config/{name}.yaml"
+    is_file = name.endswith((".yaml", ".yml"))
+    path = os.path.expanduser(name) if is_file else f"config/{name}.yaml"
     return read_config(path), path
 
 
@@ -420,7 +422,7 @@ class Segmenter:
                 given = [*said, *said.values()]
             if isinstance(given, str) or not _are_words(given):
                 raise InputError(f"{what}: must be a list of words; got {given!r}")
-        named = classes if isinstance(classes, str | Path) else None
+        named = os.path.expanduser(classes) if isinstance(classes, str | Path) else None
         own = open_vocabulary(named or self.preset.config.dataset.vocabulary)
         words = list(own.background(texts["background"]) if background is None else background)
         names = own.texts(texts["names"])
@@ -454,6 +456,7 @@ class Segmenter:
             warnings.warn(DEMO_WARNING, stacklevel=2)
             return read_config(str(project() / "config/config.yaml")).models["demo"]
         path = Path(weights).expanduser()
+        architecture = architecture and os.path.expanduser(architecture)
         if path.suffix in WEIGHT_FILES or find(path).is_file():
             return own.model_copy(update={"weights": str(path), "architecture": architecture})
         update = {"weights": weights, "architecture": architecture or own.architecture}

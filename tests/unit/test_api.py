@@ -363,6 +363,21 @@ def test_weights():
         Segmenter("clip-es", weights="no.pt")(PICTURE, "dog")
 
 
+def test_a_tilde_is_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", str(synthetic.REPOSITORY))
+    model = "~/src/clip_wsss/demo/clip/"
+    own = Segmenter(
+        "~/config/config.yaml:clip-es",
+        classes="~/config/vocabularies/coco14.yaml",
+        weights=f"{model}demo-clip.safetensors",
+        architecture=f"{model}model.json",
+    )
+    folder = synthetic.REPOSITORY / "src/clip_wsss/demo/clip"
+    assert own.model.architecture == str(folder / "model.json")
+    assert own.model.weights == str(folder / "demo-clip.safetensors")
+    assert len(own.vocabulary.classes) == 80
+
+
 def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
     def offline():
         raise OSError("no network")
