@@ -8,10 +8,13 @@ imported when the first picture is looked at.
 from __future__ import annotations
 
 import json
+import os
 import warnings
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,7 @@ from PIL import Image, ImageOps
 
 from clip_wsss.cams.passes import CamVariant, compute_pass
 from clip_wsss.core.confidence import MU, check_mu, encode
-from clip_wsss.core.errors import InputError
+from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.images import as_rgb, image_size, open_image, read_rgb, write_label
 from clip_wsss.core.maps import ImageMaps, upsample_maps
 from clip_wsss.core.methods import method
@@ -33,6 +36,7 @@ from clip_wsss.data.lists import image_id
 from clip_wsss.data.vocabulary import (
     IGNORE,
     Vocabulary,
+    check_background,
     class_words,
     make_vocabulary,
     open_vocabulary,
@@ -55,6 +59,8 @@ if TYPE_CHECKING:
 
 MASK_GROUPS = ("texts", "cam", "affinity", "masks")  # the stages that end in pseudo masks
 ORIENTATIONS = ("refuse", "turned", "stored")
+# A picture, its labels and, if wanted, an id.
+Labelled = tuple[Any, str | Sequence[str]] | tuple[Any, str | Sequence[str], str]
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -157,7 +163,8 @@ def _of_mapping(preset: Mapping[str, Any]) -> tuple[Config, str, RunSettings]:
 
 
 def _config(name: str) -> tuple[Config, str]:
-    path = name if name.endswith((".yaml", ".yml")) else f"config/{name}.yaml"
+    is_file = name.endswith((".yaml", ".yml"))
+    path = os.path.expanduser(name) if is_file else f"config/{name}.yaml"
     return read_config(path), path
 
 
@@ -166,7 +173,8 @@ class PseudoMask:
     """The pseudo mask of a picture.
 
     Attributes:
-        id: the file's name without its suffix, or `image-<n>` for the n-th picture in memory.
+        id: that was given, or else the file's name without its suffix, or `image-<n>` for the n-th
+            picture in memory.
         label: (H, W) uint8, 0 background, n the n-th class of the vocabulary.
         confidence: (H, W) float32 in [0, 1].
         cams: (K, gh, gw) float32 in [0, 1], the maps that the label is made from: one for each
@@ -209,8 +217,18 @@ class PseudoMask:
         return upsample_maps(self.cams, (height, width))
 
     def save(self, path: str | Path) -> None:
-        """Write the label as a PNG with the VOC palette."""
-        write_label(path, self.label)
+        """Write the label as a PNG with the VOC palette.
+
+        Raises:
+            InputError: the name does not end in .png, or the file cannot be written.
+        """
+        if Path(path).suffix.lower() != ".png":
+            raise InputError(f"{path}: a mask is written as a PNG; end the name in .png")
+        try:
+            write_label(path, self.label)
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror}); name another file"
+            raise InputError(f"{path}: {reason}") from None
 
 
 class Segmenter:
@@ -291,20 +309,18 @@ class Segmenter:
         """The pseudo mask of one picture; see `segment`."""
         return next(self.all([(image, labels)]))
 
-    def all(self, pairs: Iterable[tuple[Any, str | Sequence[str]]]) -> Iterator[PseudoMask]:
+    def all(self, pairs: Iterable[Labelled]) -> Iterator[PseudoMask]:
         """The pseudo masks of pictures in their order; see `segment_all`."""
         for found in self.outcomes(pairs):
             if isinstance(found, InputError):
                 raise found
             yield found
 
-    def outcomes(
-        self, pairs: Iterable[tuple[Any, str | Sequence[str]]]
-    ) -> Iterator[PseudoMask | InputError]:
+    def outcomes(self, pairs: Iterable[Labelled]) -> Iterator[PseudoMask | InputError]:
         """As `all`, with the error of a bad picture in its place.
 
         Raises:
-            InputError: the weights cannot be used.
+            InputError: the weights cannot be used, something is no pair, or two have one id.
         """
         refine = method("refinement", self._stages["masks"]["refinement"])
         batches = getattr(refine.function, "batches", None)
@@ -314,7 +330,9 @@ class Segmenter:
         with parallel_map(1 if on_device else self.workers) as mapped:
             device = str(self._clip.device) if on_device else "cpu"
             decide = partial(_decided, self._stages["masks"], device)
-            for window in _windows(pairs, self.batch, self.orientation):
+            if isinstance(pairs, Sequence):  # all are looked at before the first is worked on
+                deque(_pictures(pairs, self.orientation), maxlen=0)
+            for window in _windows(_pictures(pairs, self.orientation), self.batch):
                 data = _Pictures(self.vocabulary, window)
                 maps = dict(self._maps(data))
                 whole = [one for one in window if isinstance(maps[one], ImageMaps)]
@@ -399,10 +417,12 @@ class Segmenter:
         for what, said in (("classes", classes), ("background", background)):
             if said is None or (what == "classes" and isinstance(said, str | Path)):
                 continue
-            given = [*said, *said.values()] if isinstance(said, Mapping) else said
+            given: Any = said
+            if what == "classes" and isinstance(said, Mapping):
+                given = [*said, *said.values()]
             if isinstance(given, str) or not _are_words(given):
                 raise InputError(f"{what}: must be a list of words; got {given!r}")
-        named = classes if isinstance(classes, str | Path) else None
+        named = os.path.expanduser(classes) if isinstance(classes, str | Path) else None
         own = open_vocabulary(named or self.preset.config.dataset.vocabulary)
         words = list(own.background(texts["background"]) if background is None else background)
         names = own.texts(texts["names"])
@@ -410,8 +430,11 @@ class Segmenter:
             names = dict(classes) if isinstance(classes, Mapping) else {one: one for one in classes}
             if not isinstance(classes, Mapping) and len(names) < len(classes):
                 raise InputError("classes: a name is given twice; keep one")
-        if background is None:
-            said = class_words(names) | class_words({name: name for name in names})
+        plain = {name: name for name in names}
+        if background is not None:
+            check_background(words, {"plain": plain, texts["names"]: names}, "background")
+        else:
+            said = class_words(names) | class_words(plain)
             words = [word for word in words if told(word) not in said]
         return make_vocabulary(
             {
@@ -433,6 +456,7 @@ class Segmenter:
             warnings.warn(DEMO_WARNING, stacklevel=2)
             return read_config(str(project() / "config/config.yaml")).models["demo"]
         path = Path(weights).expanduser()
+        architecture = architecture and os.path.expanduser(architecture)
         if path.suffix in WEIGHT_FILES or find(path).is_file():
             return own.model_copy(update={"weights": str(path), "architecture": architecture})
         update = {"weights": weights, "architecture": architecture or own.architecture}
@@ -464,14 +488,16 @@ def segment(
 
 
 def segment_all(
-    pairs: Iterable[tuple[Any, str | Sequence[str]]],
+    pairs: Iterable[Labelled],
     preset: str | Mapping[str, Any] = "clip-es",
     **settings: Any,
 ) -> Iterator[PseudoMask]:
     """The pseudo masks of many pictures, made a batch at a time.
 
     Args:
-        pairs: (image, labels) of each picture, as `segment` takes them; read as they are needed.
+        pairs: (image, labels) of each picture, as `segment` takes them, or (image, labels, id);
+            read as they are needed. No two may have one id, which is the file's name where none is
+            given.
         preset: see `read_preset`.
         settings: of `Segmenter`.
 
@@ -552,6 +578,11 @@ class _Picture:
                 f"{self.where}: must be a path, an array or an image of Pillow; got "
                 f"{type(image).__name__}"
             )
+        try:
+            image.load()  # of a file that may be closed or not whole
+        except Exception as error:  # Pillow raises whatever its parsers stumble over
+            reason = f"cannot be read ({one_line(error)}); open the file again, or replace it"
+            raise InputError(f"{self.where}: {reason}") from None
         if self.orientation == "turned":
             image = ImageOps.exif_transpose(image)
         return as_rgb(image, self.where, stored)
@@ -587,31 +618,42 @@ class _Pictures(Dataset):
 
 
 def _are_words(said: Any) -> bool:
+    """Whether it is several texts in an order: that of a set is another in every process."""
+    if isinstance(said, set | frozenset | Mapping):
+        return False
     return isinstance(said, Collection) and all(isinstance(one, str) for one in said)
 
 
-def _windows(
-    pairs: Iterable[tuple[Any, str | Sequence[str]]], size: int, orientation: str
-) -> Iterator[dict[str, _Picture]]:
-    """Pictures by id, `size` at a time, fewer where an id comes again."""
-    window: dict[str, _Picture] = {}
+def _pictures(pairs: Iterable[Labelled], orientation: str) -> Iterator[_Picture]:
+    """The pictures that a caller gave, no two of one id: their files would replace one another."""
+    known: dict[str, str] = {}
     for number, pair in enumerate(pairs, start=1):
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
+        if not isinstance(pair, tuple | list) or len(pair) not in (2, 3):
             raise InputError(
-                f"pairs: each must be an image and its labels; number {number} is a "
-                f"{type(pair).__name__}"
+                f"pairs: each must be an image and its labels, or these and an id; number {number} "
+                f"is a {type(pair).__name__}"
             )
-        image, labels = pair
+        image, labels = pair[:2]
         if not isinstance(labels, str) and not _are_words(labels):
             raise InputError(
                 f"labels: must be the name of a class or a list of names; got {labels!r}"
             )
         file = isinstance(image, str | Path)
-        name = image_id(Path(image).name) if file else f"image-{number}"
-        if name in window or len(window) == size:
-            yield window
-            window = {}
+        where = str(image) if file else f"image-{number}"
+        name = pair[2] if len(pair) == 3 else image_id(Path(where).name)
+        if not isinstance(name, str) or not name:
+            raise InputError(f"pairs: the id of {where} must be text; got {name!r}")
+        if name in known:
+            raise InputError(
+                f"{where}: has the id `{name}` of {known[name]}; rename one, or give each an id: "
+                "(image, labels, id)"
+            )
+        known[name] = where
         said = [labels] if isinstance(labels, str) else labels
-        window[name] = _Picture(name, image, [label for label in said if label], orientation)
-    if window:
+        yield _Picture(name, image, [label for label in said if label], orientation)
+
+
+def _windows(pictures: Iterator[_Picture], size: int) -> Iterator[dict[str, _Picture]]:
+    """Pictures by id, `size` at a time."""
+    while window := {one.id: one for one in islice(pictures, size)}:
         yield window

@@ -200,6 +200,8 @@ def _export(plan: Plan, options: argparse.Namespace) -> int:
             f"{out}: holds the export of another run ({EXPORT}); give another --out, or replace it "
             "with --overwrite"
         )
+    for folder in folders:
+        make_output(folder)
     write_text(out / EXPORT, mark)  # first: it says whose the others are
     for name, write in made.items():
         write(out=out / name)

@@ -19,7 +19,7 @@ import pandas as pd
 from clip_wsss.core.arguments import output
 from clip_wsss.core.csvs import markdown_table, markdown_text, write_csv
 from clip_wsss.core.errors import InputError, failed, stopped
-from clip_wsss.core.files import check_own, make_output, write_text
+from clip_wsss.core.files import check_own, check_replaceable, make_output, write_text
 from clip_wsss.runs.config import GROUPS
 from clip_wsss.runs.sidecar import check_bytes, parse_sidecar
 from clip_wsss.runs.stages import MAP_STAGES, SCORED, TRAINED
@@ -341,9 +341,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.out is not None:
             make_output(options.out)
+            files = [options.out / name for name in ("comparison.md", "stages.csv", "classes.csv")]
             if not options.overwrite:
-                tables = (options.out / name for name in ("stages.csv", "classes.csv"))
-                check_own(options.out, "comparison.md", TITLE, tables)
+                check_own(options.out, "comparison.md", TITLE, files)
+            for file in files:
+                check_replaceable(file)
         sources = (open_results(text, options.results) for text in (options.a, options.b))
         found = compare(*sources)
     except InputError as error:

@@ -23,7 +23,7 @@ from clip_wsss.cams.passes import CamVariant, compute_pass
 from clip_wsss.core.arguments import at_least, output
 from clip_wsss.core.confidence import MU
 from clip_wsss.core.errors import InputError, failed, stopped
-from clip_wsss.core.files import check_own, make_output
+from clip_wsss.core.files import check_own, check_replaceable, make_output
 from clip_wsss.core.maps import ImageMaps, upsample_maps, write_npz
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.resources import project
@@ -101,6 +101,8 @@ def run(
 
     out = Path(out)
     make_output(out)
+    for name in ("text.npz", "summary.json"):
+        check_replaceable(out / name)
     ids = dataset.ids(split)
     skipped = dataset.problems(split, workers=workers)
     if skipped and not skip_bad:

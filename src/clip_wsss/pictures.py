@@ -86,6 +86,8 @@ def segment_pictures(
     settings = json.loads(json.dumps(segmenter.settings))
     names = [one.name for one in pictures]
     done = {} if overwrite else _done(out, settings, names)
+    for folder in FOLDERS:
+        make_output(out / folder)
     lines = {one.name: one.line for one in pictures}
     kept = {one for one in lines if lines[one] == done.get(one) and _is_there(out, one)}
     left = [one for one in pictures if one.name not in kept]
@@ -100,7 +102,7 @@ def segment_pictures(
     write_json(out / "settings.json", settings)
     write_rows(out / "classes.csv", [("value", "class"), *classes])
     bad, zero = {}, []
-    outcomes = segmenter.outcomes((one.path, one.labels) for one in left)
+    outcomes = segmenter.outcomes([(one.path, one.labels, one.name) for one in left])
     progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
     for one, found in zip(left, progress, strict=True):
         if isinstance(found, InputError):

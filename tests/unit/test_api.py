@@ -1,6 +1,8 @@
 """Masks in a few lines of Python: the labels of a run, one's own words, and bad input in a line."""
 
+import io
 import itertools
+import re
 import shutil
 
 import numpy as np
@@ -149,6 +151,8 @@ def test_words_of_ones_own_count_from_one_and_are_no_background(pairs):
     said = Segmenter(QUICK, classes={"person": "person with clothes"}, background=["sea"])
     assert said.names == {"person": "person with clothes"}
     assert said.settings["background"] == ["sea"]
+    view = Segmenter(QUICK, classes={"tree": 0, "dog": 1}.keys(), device="cpu")
+    assert view.vocabulary.classes == ("tree", "dog"), "keys of a dict have an order"
 
 
 def test_own_words_that_are_the_presets_give_its_labels(pairs, segmenter):
@@ -159,13 +163,26 @@ def test_own_words_that_are_the_presets_give_its_labels(pairs, segmenter):
     assert len(coco.vocabulary.classes) == 80
 
 
-def test_many_are_read_as_they_are_needed_and_may_have_one_name(pairs, segmenter, tmp_path):
+def test_many_are_read_as_they_are_needed_and_may_have_ids(pairs, segmenter):
     file, labels = pairs[0]
-    (tmp_path / "other").mkdir()
-    again = shutil.copy(file, tmp_path / "other")
-    endless = itertools.chain([(file, labels), (again, labels)], itertools.repeat((file, labels)))
+    endless = ((file, labels, f"frame {number}") for number in itertools.count())
     first, second = itertools.islice(segmenter.all(endless), 2)
     np.testing.assert_array_equal(first.label, second.label)
+    assert (first.id, second.id) == ("frame 0", "frame 1")
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_pictures_of_one_id_are_refused_before_work(pairs, segmenter, tmp_path, kind):
+    file, labels = pairs[0]
+    again = shutil.copy(file, tmp_path)
+    many = [(file, labels), *[(PICTURE, "dog")] * 40, (again, labels)]
+    found, line = segmenter.outcomes(kind(many)), f"{again}: has the id `{file.stem}` of {file}; re"
+    with pytest.raises(InputError, match=re.escape(line)):
+        next(found) if kind is list else list(found)
+    with pytest.raises(InputError, match=r"image-2: has the id `image-2` of image-2\.png; ren"):
+        list(segmenter.all([("image-2.png", "dog"), (PICTURE, "dog")]))
+    with pytest.raises(InputError, match="pairs: the id of image-1 must be text; got 3"):
+        list(segmenter.all([(PICTURE, "dog", 3)]))
 
 
 def test_settings_of_entries_make_a_preset():
@@ -201,6 +218,42 @@ def test_a_wrong_preset_is_one_line(preset, line):
 
 
 PICTURE = np.zeros((16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", api.ORIENTATIONS)
+def test_closed_and_damaged_pictures_of_pillow_are_one_line(segmenter, tmp_path, kind, orientation):
+    own = Segmenter(QUICK, device="cpu", orientation=orientation)
+    own._clip = segmenter._clip
+    file = tmp_path / "picture"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(file, kind)
+    closed, data = Image.open(file), file.read_bytes()
+    closed.close()
+    half = Image.open(io.BytesIO(data[: len(data) // 2]))
+    first, second, good = own.outcomes([(closed, "dog"), (half, "dog"), (PICTURE, "dog")])
+    assert str(first).startswith("image-1: cannot be read (Operation on closed image); open the fi")
+    assert str(second).startswith("image-2: cannot be read (image file is truncated")
+    assert good.label.shape == (16, 16)
+
+
+def test_what_a_mask_refuses(segmenter, tmp_path):
+    mask = segmenter(PICTURE, "dog")
+    for mu in ("x", None, [0.5]):
+        with pytest.raises(
+            InputError, match=re.escape(f"mu: must be a number from 0 to 1; got {mu!r}")
+        ):
+            mask.kept(mu)
+    np.testing.assert_array_equal(mask.kept(np.float32(0.9)), mask.kept(0.9))
+    for name in ("x.jpg", "x"):
+        with pytest.raises(
+            InputError, match=rf"{name}: a mask is written as a PNG; end the name in"
+        ):
+            mask.save(tmp_path / name)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"x\.png: cannot be written \(.*\); name another file"):
+        mask.save(tmp_path / "file" / "x.png")
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    mask.save(tmp_path / "X.PNG")
 
 
 @pytest.mark.parametrize(
@@ -249,6 +302,20 @@ def test_wrong_classes_are_one_line(classes, line):
         ({"background": [1]}, r"background: must be a list of words; got \[1\]"),
         ({"classes": [1, 2]}, r"classes: must be a list of words; got \[1, 2\]"),
         ({"classes": {"dog": None}}, "classes: must be a list of words"),
+        ({"classes": {"dog"}}, "classes: must be a list of words; got {'dog'}"),
+        ({"classes": frozenset({"dog"})}, "classes: must be a list of words; got frozenset"),
+        (
+            {"background": ["sky", "dog"]},
+            "background: `dog` is what prompts call dog in classes, too",
+        ),
+        (
+            {"background": ["a Sofa"], "classes": {"couch": "a sofa"}},
+            "^background: `a Sofa` is what",
+        ),
+        ({"background": ["sky", "Sky"]}, "^background lists `sky` more than once"),
+        ({"background": ["sky", " "]}, "^background must be a list of words$"),
+        ({"background": {"sky"}}, "background: must be a list of words; got {'sky'}"),
+        ({"background": {"sky": "x"}}, "background: must be a list of words; got {'sky': 'x'}"),
         ({"workers": "2"}, "workers: must be an integer of at least 1; got '2'"),
         ({"batch": 0}, "batch: must be an integer of at least 1; got 0"),
         ({"batch": True}, "batch: must be an integer of at least 1; got True"),
@@ -269,15 +336,17 @@ def test_a_device_that_cannot_be_is_one_line():
         Segmenter(QUICK, device="gpu")(PICTURE, "dog")
 
 
-@pytest.mark.parametrize("labels", [None, 3, [1], [None]])
+@pytest.mark.parametrize("labels", [None, 3, [1], [None], {"dog"}, {"dog": 0, "cat": 1}])
 def test_labels_of_another_kind_are_one_line(segmenter, labels):
     with pytest.raises(InputError, match="labels: must be the name of a class or a list of names"):
         segmenter(PICTURE, labels)
 
 
-@pytest.mark.parametrize("pair", [PICTURE, "ab", (PICTURE, "dog", "cat")])
+@pytest.mark.parametrize("pair", [PICTURE, "ab", (PICTURE, "dog", "a", "b")])
 def test_what_is_no_pair_is_one_line(segmenter, pair):
-    with pytest.raises(InputError, match="pairs: each must be an image and its labels; number 2"):
+    with pytest.raises(
+        InputError, match="an image and its labels, or these and an id; number 2 is"
+    ):
         list(segmenter.all([(PICTURE, "dog"), pair]))
 
 
@@ -292,6 +361,21 @@ def test_weights():
     assert (other.model.weights, other.model.architecture) == ("laion2b_s34b_b88k", "ViT-B-16")
     with pytest.raises(InputError, match=r"no such weight file"):
         Segmenter("clip-es", weights="no.pt")(PICTURE, "dog")
+
+
+def test_a_tilde_is_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", str(synthetic.REPOSITORY))
+    model = "~/src/clip_wsss/demo/clip/"
+    own = Segmenter(
+        "~/config/config.yaml:clip-es",
+        classes="~/config/vocabularies/coco14.yaml",
+        weights=f"{model}demo-clip.safetensors",
+        architecture=f"{model}model.json",
+    )
+    folder = synthetic.REPOSITORY / "src/clip_wsss/demo/clip"
+    assert own.model.architecture == str(folder / "model.json")
+    assert own.model.weights == str(folder / "demo-clip.safetensors")
+    assert len(own.vocabulary.classes) == 80
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -280,6 +281,12 @@ def test_an_export_replaces_no_files_of_others(project, capsys, name):
     assert path.read_text() == "precious"
     for again in (["--overwrite"], []):
         assert call(capsys, "export", "crf", "--out", "mine", *again)[0] == 0
+    shutil.rmtree("mine/masks")
+    Path("mine/masks").write_text("precious")
+    code, _, error = call(capsys, "export", "crf", "--out", "mine", "--overwrite")
+    assert code == 1
+    assert error.startswith("error: mine/masks: cannot be made a folder (File exists); name anothe")
+    Path("mine/masks").unlink()
     code, _, error = call(capsys, "export", "seg", "--out", "mine")
     assert code == 1
     assert error.startswith("error: mine: holds the export of another run (export.json); give")

@@ -177,6 +177,17 @@ def test_tables_of_others_are_not_replaced(tmp_path, capsys, name):
     assert main([*call, "--overwrite"]) == main(call) == 0
 
 
+@pytest.mark.parametrize("name", ["comparison.md", "stages.csv", "classes.csv"])
+def test_a_folder_in_the_place_of_a_table_is_said_before_the_work(
+    tmp_path, capsys, monkeypatch, name
+):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    monkeypatch.setattr("clip_wsss.compare.compare", None)
+    assert main([str(tmp_path), str(tmp_path), "--out", str(tmp_path / "out"), "--overwrite"]) == 1
+    line = f"error: {tmp_path / 'out' / name}: is no file that could be replaced; name another\n"
+    assert capsys.readouterr().err == line
+
+
 def test_a_folder_without_results_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path), str(tmp_path)]) == 1
     error = capsys.readouterr().err

@@ -139,6 +139,15 @@ def test_a_damaged_settings_file_or_a_file_for_the_folder_is_one_line(folder, ca
     assert code == 1
     assert error.startswith("error: file: cannot be made a folder (File exists); name another")
     assert Path("file").read_text() == "precious"
+    Path("out").mkdir()
+    Path("out/confidence").write_text("precious")
+    for option in ([], ["--overwrite"]):
+        code, out, error = call(capsys, folder, "--labels", "dog", "--out", "out", *option)
+        assert (code, out) == (1, "")
+        assert error.startswith(
+            "error: out/confidence: cannot be made a folder (File exists); name"
+        )
+        assert not Path("out/images.csv").exists(), "said before the work"
 
 
 @pytest.mark.parametrize("option", ["--workers", "--threads"])

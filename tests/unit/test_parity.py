@@ -212,6 +212,17 @@ def test_files_of_others_are_not_replaced(tmp_path, capsys, name):
     assert command(out, "--split", str(lists), "--overwrite") == 0
 
 
+@pytest.mark.parametrize("name", ["text.npz", "summary.json"])
+def test_a_folder_in_the_place_of_a_file_is_said_before_the_work(
+    tmp_path, capsys, monkeypatch, name
+):
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr("clip_wsss.models.clip.load_for", None)
+    assert command(tmp_path, "--overwrite") == 1
+    line = f"error: {tmp_path / name}: is no file that could be replaced; name another\n"
+    assert capsys.readouterr().err == line
+
+
 def test_command_line_says_what_is_wrong(tmp_path, capsys):
     lists = tmp_path / "bad.txt"
     lists.write_text("2008_000030\nnot_there\n")

@@ -71,7 +71,7 @@ def find_source(name: str, settings: Mapping) -> Source:
         )
     return Source(
         name=name,
-        path=None if path is None else Path(path).expanduser(),
+        path=None if path is None else Path(path),
         urls=() if address is None else (address, *mirrors),
         file=file,
         size=None if "md5" in replacement else entry["size"],

@@ -6,6 +6,8 @@ and thresholds are compared as float32; for a mu that is an edge, `confidence >=
 same question as `encode(confidence) >= encode(mu)`.
 """
 
+from numbers import Real
+
 import numpy as np
 
 from clip_wsss.core.errors import InputError
@@ -41,7 +43,9 @@ def decode(codes: np.ndarray) -> np.ndarray:
 
 
 def check_mu(mu: float, key: str = "mu") -> None:
-    """Raise InputError, which names `key`, unless mu is one of the edges."""
+    """Raise InputError, which names `key`, unless mu is a number that is one of the edges."""
+    if not isinstance(mu, Real):
+        raise InputError(f"{key}: must be a number from 0 to 1; got {mu!r}")
     if np.float32(mu) not in EDGES:
         raise InputError(
             f"{key}: must be a step of the stored confidences (0.05 apart from 0 to 0.5, 0.01 "

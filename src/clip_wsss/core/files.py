@@ -107,8 +107,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         InputError: a folder, a device or a pipe is there.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no file that could be replaced; name another")
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -118,6 +117,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise InputError if a folder, a device or a pipe is where a file would be written."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file that could be replaced; name another")
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -179,10 +184,8 @@ def check_own(out: Path, mark: str, begin: str, others: Iterable[Path]) -> bool:
         InputError: something is there, but not the mark.
     """
     path = out / mark
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(len(begin.encode())) == begin.encode():
-                return True
+    if _begins(path, begin):
+        return True
     for other in (path, *others):
         if other.is_dir() and other != path:
             there = any(one.is_file() for one in other.rglob("*"))
@@ -194,6 +197,40 @@ def check_own(out: Path, mark: str, begin: str, others: Iterable[Path]) -> bool:
                 "or replace it with --overwrite"
             )
     return False
+
+
+def check_target(path: Path, begin: str, inputs: Iterable[Path], option: str) -> None:
+    """Look at where a command writes a single file, before its work; the folder is made.
+
+    Args:
+        path: of the file.
+        begin: how every such file begins: others are not replaced.
+        inputs: folders that are only read.
+        option: what names the file.
+
+    Raises:
+        InputError: it lies in one of these folders, cannot be written, or something else is there.
+    """
+    for folder in inputs:
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+            raise InputError(
+                f"{path}: lies in {folder}, which is only read; name another file with {option}"
+            )
+    check_replaceable(path)
+    if path.exists() and not _begins(path, begin):
+        raise InputError(
+            f"{path}: is there, but is no file of this command; name another with {option}, or "
+            "remove it"
+        )
+    make_output(path.parent, option)
+
+
+def _begins(path: Path, begin: str) -> bool:
+    """Whether there is a file that begins with a text."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(begin.encode())) == begin.encode()
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -6,18 +6,21 @@ imports torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticKnownError, core_schema
 
 from clip_wsss.core.errors import InputError, kind_and_words
 
 Positive = Annotated[float, Field(gt=0)]
+# Of a file or folder, or a name that may be one; ~ is the home.
+Location = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 
 # What is made of a list or a text of YAML; everything else stays strict, items too.
 _LENIENT = ("tuple", "set", "frozenset", "enum", "lax-or-strict")

@@ -110,14 +110,7 @@ def make_vocabulary(content: Any, path: str) -> Vocabulary:
         _check_told_apart(called, f"{path}: {'classes' if name == 'plain' else f'names.{name}'}")
     backgrounds: dict[str, tuple[str, ...]] = {"none": ()}
     for name, words in (content["backgrounds"] or {}).items():
-        if not _is_words(words):
-            raise InputError(f"{path}: backgrounds.{name} must be a list of words")
-        if twice := duplicates(map(told, words)):
-            raise InputError(
-                f"{path}: backgrounds.{name} lists `{twice[0]}` more than once, which would count "
-                "as often; keep one"
-            )
-        _check_no_class(words, names, f"{path}: backgrounds.{name}")
+        check_background(words, names, f"{path}: backgrounds.{name}")
         backgrounds[name] = tuple(words)
     colours = _colours(content.get("colours") or {}, classes, path)
     return Vocabulary(tuple(classes), names, backgrounds, path, colours)
@@ -136,8 +129,23 @@ def _check_told_apart(called: Mapping[str, str], where: str) -> None:
         found[key] = name
 
 
-def _check_no_class(words: list[str], names: Mapping[str, Mapping[str, str]], where: str) -> None:
-    """Refuse background words that name a class: they would take its pixels from it."""
+def check_background(words: Any, names: Mapping[str, Mapping[str, str]], where: str) -> None:
+    """Refuse what is no list of background words, or names a class, whose pixels it would take.
+
+    Args:
+        words: of the background.
+        names: what prompts call the classes, by the name of the list; `plain`: the classes.
+        where: for messages.
+
+    Raises:
+        InputError: it is no list of words, or one is listed twice or is what a class is called.
+    """
+    if not _is_words(words):
+        raise InputError(f"{where} must be a list of words")
+    if twice := duplicates(map(told, words)):
+        raise InputError(
+            f"{where} lists `{twice[0]}` more than once, which would count as often; keep one"
+        )
     for name, called in names.items():
         place, found = "classes" if name == "plain" else f"names.{name}", class_words(called)
         for word in words:

@@ -58,6 +58,7 @@ def with_parents(content: dict, source: str, line: tuple[str, ...] = ()) -> dict
     parents = content.get("inherits", [])
     if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
         raise InputError(f"{source}: inherits: must be a list of files; got {parents!r}")
+    parents = [os.path.expanduser(name) for name in parents]
     if twice := duplicates([str(find(name).resolve()) for name in parents]):
         raise InputError(f"{source}: inherits: names {twice[0]} twice; keep one")
     _use_folders(content.get("plugins"), source)
@@ -216,9 +217,9 @@ def _use_folders(folders: Any, source: str) -> None:
     """Let methods be found in the folders of a config; anything but texts is refused later."""
     for folder in folders if isinstance(folders, list) else ():
         if isinstance(folder, str):
-            if not os.path.isdir(folder):
+            if not os.path.isdir(os.path.expanduser(folder)):
                 raise InputError(f"{source}: plugins: there is no folder {folder}")
-            add_plugins(folder)
+            add_plugins(os.path.expanduser(folder))
 
 
 def _find_plugins(source: str) -> None:

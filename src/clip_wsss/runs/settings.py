@@ -8,7 +8,6 @@ one gets a new name.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
@@ -26,7 +25,7 @@ from clip_wsss.core.confidence import MU, check_mu
 from clip_wsss.core.errors import InputError, kind_and_words
 from clip_wsss.core.methods import with_methods
 from clip_wsss.core.names import Names
-from clip_wsss.core.settings import Positive, Settings, check_kept
+from clip_wsss.core.settings import Location, Positive, Settings, check_kept
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.datasets import TAGCLIP
 from clip_wsss.labels.online import OnlineSettings
@@ -47,10 +46,10 @@ def _place(path: str) -> str:
             "must be without { and }, between which Snakemake looks for a wildcard; rename the "
             f"folder, or make a link to it; got {path}"
         )
-    return os.path.expanduser(path)
+    return path
 
 
-Place = Annotated[Text, AfterValidator(_place)]  # of a file or folder; ~ is the home
+Place = Annotated[Location, AfterValidator(_place)]  # that Snakemake gets
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -86,7 +85,7 @@ class DatasetSettings(Settings):
         description="how the data come about"
     )
     root: Place = Field(description="holds JPEGImages, Annotations, SegmentationClass, ImageSets")
-    vocabulary: Text = Field(description="file of classes, renames, background words")
+    vocabulary: Location = Field(description="file of classes, renames, background words")
     labels: Place = Field(
         "xml",
         description="image-level labels: xml, the path of a .csv, .npy or COCO .json, or tagclip: "
@@ -94,7 +93,7 @@ class DatasetSettings(Settings):
     )
     tagclip: TagClipSettings | None = Field(None, description="of labels: tagclip")
     size: Literal["xml", "image"] = Field("xml", description="what states the size of an image")
-    masks: Text | None = Field(
+    masks: Location | None = Field(
         None, description="folder of the ground truth, or COCO .json, below root"
     )
     splits: Splits
@@ -137,7 +136,7 @@ class Demo(Settings):
 class Replacement(Settings):
     """Another place of one archive."""
 
-    path: Text | None = Field(None, description="an archive, or its unpacked folder")
+    path: Location | None = Field(None, description="an archive, or its unpacked folder")
     url: Text | None = Field(None, description="of the same file")
     mirrors: list[Text] | None = Field(None, description="tried where url fails")
     md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = Field(
@@ -148,7 +147,7 @@ class Replacement(Settings):
 class Sources(Settings):
     """What is downloaded."""
 
-    registry: Text = Field(description="file of addresses, mirrors, checksums and licences")
+    registry: Location = Field(description="file of addresses, mirrors, checksums and licences")
     verify_splits: bool = Field(True, description="the lists of ids must be the official ones")
     replace: dict[str, Replacement] = Field(
         {}, description="local copies or other addresses, by the registry's names (datasets.md)"
@@ -158,7 +157,7 @@ class Sources(Settings):
 class Runs(Settings):
     """Tables of runs."""
 
-    tables: list[Text] = Field(min_length=1, description="one row a run, tab separated")
+    tables: list[Location] = Field(min_length=1, description="one row a run, tab separated")
     sweeps: list[dict[str, Any]] = Field([], description="more rows from one line (ablation.md)")
 
 
@@ -168,7 +167,7 @@ class Model(Settings):
     library: Literal["open_clip", "timm", "jina"] = Field(
         "open_clip", description="whose network it is (docs/towers.md)"
     )
-    architecture: Text | None = Field(
+    architecture: Location | None = Field(
         None, description="name in the library, or of open_clip and jina the path of a JSON"
     )
     weights: Place = Field(description="the library's tag, or a local file")
@@ -178,7 +177,7 @@ class Model(Settings):
     max_patches: Count = Field(
         8192, description="of an image; a larger one is scaled down for its maps, not its masks"
     )
-    text_features: Text | None = Field(
+    text_features: Location | None = Field(
         None, description="npz asked for the texts' features instead of a text tower (towers.md)"
     )
     license: Text | None = Field(None, description="of the weights; shown beside the figures")
@@ -196,7 +195,7 @@ class Texts(Settings):
     template: Text | Annotated[list[Text], Field(min_length=1)] | Count = Field(
         description="a template, several (averaged), a line of `templates`, or sharpest"
     )
-    templates: Text = Field(
+    templates: Location = Field(
         "config/templates/imagenet20.txt", description="the list that sharpest chooses from"
     )
     score: Literal["cls", "patches"] = Field("cls", description="of sharpness")
@@ -262,8 +261,8 @@ class Masks(Refined):
     scoring: Literal["fixed", "oracle"] = Field(
         "fixed", description="figure of the maps: at background_power, or the best power"
     )
-    folder: Text | None = Field(None, description="of import: holds <id>.png")
-    confidences: Text | None = Field(None, description="of import: holds <id>.png in grey")
+    folder: Location | None = Field(None, description="of import: holds <id>.png")
+    confidences: Location | None = Field(None, description="of import: holds <id>.png in grey")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -303,7 +302,7 @@ class TextHeadSettings(Settings):
 class Segmentation(Settings):
     """A training."""
 
-    segmentor: Annotated[Text, Names("segmentor")] = Field(
+    segmentor: Annotated[Location, Names("segmentor")] = Field(
         description="file with the model, its schedule and pipelines, or package.module:function"
     )
     loss: Annotated[str, Names("loss")] = Field(
@@ -316,7 +315,9 @@ class Segmentation(Settings):
     )
     iterations: Count = Field(description="updates of the weights")
     precision: Literal["float32", "amp"] = Field("float32", description="amp needs CUDA")
-    init: Text | None = Field(None, description="initial weights; null: what the segmentor names")
+    init: Location | None = Field(
+        None, description="initial weights; null: what the segmentor names"
+    )
     labels: Literal["masks", "online"] = Field(
         "masks", description="the run's masks, or labels made again in every step (docs/weclip.md)"
     )
@@ -389,7 +390,7 @@ class Evaluation(Settings):
         1000, description="resamples of the images for every interval"
     )
     seed: Seed = Field(0, description="of the resampling")
-    published: Text | None = Field(None, description="published figures that the tables quote")
+    published: Location | None = Field(None, description="published figures that the tables quote")
     unseen_background: Literal["seen", "ignored"] = Field(
         "seen",
         description="with dataset.unseen: whether the background is a seen class, or its pixels "
@@ -455,7 +456,7 @@ class Compute(Settings):
 class Config(Settings):
     """A whole config."""
 
-    plugins: list[Text] = Field(
+    plugins: list[Location] = Field(
         [],
         description="more folders of methods; that of the config and the current one count anyway",
     )

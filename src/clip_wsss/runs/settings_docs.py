@@ -27,9 +27,9 @@ _HEAD = """# Settings
 
 Every key of a config, with its default. A key without one must be given. Unknown keys, NaN and
 infinities are refused, before any job and in one line. `inherits` lists the configs that this one
-is merged over, the later over the earlier, and `plugins` folders of methods. This page is generated
-from `src/clip_wsss/runs/settings.py` and the settings of the methods
-(`python -m clip_wsss.runs.settings_docs`).
+is merged over, the later over the earlier, and `plugins` folders of methods. Wherever a file or a
+folder is named, `~` is the home. This page is generated from `src/clip_wsss/runs/settings.py` and
+the settings of the methods (`python -m clip_wsss.runs.settings_docs`).
 """
 
 _METHODS = """

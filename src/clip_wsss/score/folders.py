@@ -19,7 +19,7 @@ from tqdm import tqdm
 from clip_wsss.core.arguments import at_least, output
 from clip_wsss.core.csvs import guarded
 from clip_wsss.core.errors import InputError, failed, stopped
-from clip_wsss.core.files import write_rows
+from clip_wsss.core.files import check_target, write_rows
 from clip_wsss.core.images import read_label
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.datasets import some
@@ -35,6 +35,8 @@ from clip_wsss.score.bootstrap import (
     tally_iou,
 )
 from clip_wsss.score.confusion import Sparse, count_label
+
+HEAD = ("class", "iou", "low", "high")  # of the CSV
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def _rows(score: FolderScore) -> list[tuple[str, ...]]:
     """Class, IoU and its interval in percent, and last the mIoU."""
     rows = [(name, score.iou[name], score.intervals[name]) for name in score.iou]
     rows.append(("mIoU", score.miou, score.interval))
-    found: list[tuple[str, ...]] = [("class", "iou", "low", "high")]
+    found: list[tuple[str, ...]] = [HEAD]
     for name, value, own in rows:
         figures = (value, own.low, own.high)
         found.append((name, *("" if np.isnan(one) else f"{100 * one:.2f}" for one in figures)))
@@ -234,6 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--csv", type=output, help="write the table there, too")
     options = parser.parse_args(arguments)
     try:
+        if options.csv is not None:
+            given = (options.labels, options.truth)
+            check_target(options.csv, f"{','.join(HEAD)}\n", given, "--csv")
         score = score_folders(
             options.labels,
             options.truth,
@@ -248,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except InputError as error:
         return failed(error)
-    except MemoryError as error:
+    except (MemoryError, OSError) as error:
         return stopped(error, options.labels)
     table = _rows(score)
     width = max(len(name) for name, *_ in table)

@@ -17,7 +17,7 @@ from clip_wsss.affinities.box_rule import box_mask
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import min_max
 from clip_wsss.core.names import Names
-from clip_wsss.core.settings import Settings
+from clip_wsss.core.settings import Location, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class TagClipSettings(Settings):
     threshold: float = Field(
         0.5, ge=0, lt=1, description="of a tag, between the image's lowest and highest score"
     )
-    truth: str | None = Field(
+    truth: Location | None = Field(
         None,
         description="what tags are scored by: xml, or a file of labels; null: classes in the masks",
     )

@@ -1,5 +1,6 @@
 """Runs tables: cells, sweeps, which stages a run has, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -334,6 +335,46 @@ def test_a_tilde_is_the_home(config, monkeypatch):
     config["dataset"].update(root="~/data", splits={"pseudo": "~/l.txt"})
     dataset = load_config(config).dataset
     assert (dataset.root, dataset.splits.pseudo) == ("/home/me/data", "/home/me/l.txt")
+
+
+def test_a_tilde_is_the_home_wherever_a_setting_is_a_place(monkeypatch):
+    # FAULTS 30
+    monkeypatch.setenv("HOME", str(ROOT))
+    tags = {"model": "demo", "texts": "clip-es", "truth": "~/t.csv"}
+    splits = {"prompts": "~/l.txt", "pseudo": "~/l.txt"}
+    own = {
+        "inherits": ["~/config/config.yaml"],
+        "plugins": ["~/config"],
+        "dataset": {
+            **{"name": "x", "source": "folder", "root": "~/x", "masks": "~/m", "splits": splits},
+            "vocabulary": "~/config/vocabularies/voc12.yaml",
+            **{"labels": "tagclip", "tagclip": tags},
+        },
+        "sources": {"registry": "~/r.yaml", "replace": {"sbd": {"path": "~/sbd"}}},
+        "runs": {"tables": ["~/config/runs/ladder.tsv"]},
+        "models": {
+            "demo": {"weights": "~/w.pt", "architecture": "~/a.json", "text_features": "~/f.npz"}
+        },
+        "texts": {"sharpest": {"templates": "~/config/templates/imagenet20.txt"}},
+        "masks": {
+            "theirs": {"source": "import", "folder": "~/m", "confidences": "~/c"},
+            "sepl": {"refinement": "sepl", "sepl": {"folder": "~/s"}},
+        },
+        "segmentation": {
+            "cgl": {"segmentor": "~/config/segmentors/frozen-clip.yaml"},
+            "later": {
+                **{"segmentor": "~/config/segmentors/frozen-clip.yaml", "init": "~/i.pth"},
+                "iterations": 1,
+            },
+        },
+        "evaluation": {"published": "~/config/published/voc12.csv"},
+    }
+    loaded, said = load_config(own), json.dumps(own)
+    found = json.dumps(loaded.model_dump(mode="json"))
+    assert "~" not in found
+    assert found.count(f'"{ROOT}/') == said.count('"~/') - 1, "inherits is not kept"
+    assert runs.resolve(loaded, "masks", "theirs,folder=~/other").folder == f"{ROOT}/other"
+    assert runs.read_runs(loaded)
 
 
 def test_a_missing_table_is_named(config):

@@ -164,10 +164,6 @@ def test_the_command(folders, capsys):
     assert cli.main([*same, "--list", "list.txt"]) == 0
     assert "\n'=cat,,," in Path("out/table.csv").read_text(), "no spreadsheet computes it"
     capsys.readouterr()
-    assert cli.main([*same[:-1], "/proc/x.csv", "--list", "list.txt"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: /proc/x.csv: cannot be written (")
-    assert said.count("\n") == 1
     for bad in ("x", "256"):
         assert cli.main([*same, "--ignore", bad]) == 1
         assert capsys.readouterr().err == f"error: --ignore: must be 0 to 255 or none; got {bad}\n"
@@ -176,6 +172,37 @@ def test_the_command(folders, capsys):
     assert capsys.readouterr().err == (
         "error: --list: names no image; add ids to it, or leave it out\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        (".", ".: is no file that could be replaced; name another"),
+        ("file/x.csv", "file: cannot be made a folder (File exists); name another with --csv"),
+        ("/proc/x.csv", "/proc: cannot be written into (No such file or directory); name another "),
+        ("x" * 300, "File name too long; shorten the name"),
+        ("my truth/a.png", "my truth/a.png: lies in my truth, which is only read; name another fi"),
+        ("labels/new/x.csv", "labels/new/x.csv: lies in labels, which is only read; name another "),
+        (
+            "link/x.csv",
+            "link/x.csv: lies in labels, which is only read; name another file with --csv",
+        ),
+        (
+            "file",
+            "file: is there, but is no file of this command; name another with --csv, or remo",
+        ),
+    ],
+)
+def test_where_no_table_can_be_is_said_before_the_work(folders, capsys, monkeypatch, place, line):
+    Path("file").write_text("class,iou\nprecious")
+    Path("link").symlink_to("labels")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    monkeypatch.setattr("clip_wsss.score.folders.score_folders", None)
+    assert cli.main(["score", "labels", "my truth", "--csv", place]) == 1
+    said = capsys.readouterr()
+    assert line in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from pydantic import Field
 from clip_wsss.affinities.superpixels import slic_regions
 from clip_wsss.core.names import Names
 from clip_wsss.core.regions import read_regions
-from clip_wsss.core.settings import Settings
+from clip_wsss.core.settings import Location, Settings
 from clip_wsss.masks.context import MaskContext
 
 
 class SeplSettings(Settings):
     """Which regions take part in the vote, and when one is won."""
 
-    folder: Annotated[str, Field(min_length=1), Names("folder")] | None = Field(
+    folder: Annotated[Location, Names("folder")] | None = Field(
         None,
         description="holds <id>.png, numbers of regions with 0 for none, or <id>.npz, an array "
         "`regions` (n, H, W) of masks that may overlap; null: superpixels of the image by SLIC",
