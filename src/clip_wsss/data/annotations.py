@@ -246,7 +246,7 @@ def _read_one_hot(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
 
 
 def read_xml(path: Path) -> ET.Element:
-    """Root of an annotation, its names without namespaces.
+    """Root of an annotation, its names without namespaces, without objects that LabelMe deleted.
 
     Raises:
         InputError: it is missing, no XML, or has objects deeper than directly below the root.
@@ -262,6 +262,9 @@ def read_xml(path: Path) -> ET.Element:
         raise InputError(
             f"{path}: its `object` elements must be directly below the root, as in VOC; move them"
         )
+    for one in root.findall("object"):
+        if (one.findtext("deleted") or "").strip() == "1":
+            root.remove(one)
     return root
 
 

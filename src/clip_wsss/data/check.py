@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -18,6 +19,7 @@ from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
 from clip_wsss.data.bad_images import may_be_left_out
 from clip_wsss.data.datasets import Dataset, some
+from clip_wsss.data.lists import is_picture
 from clip_wsss.data.vocabulary import IGNORE
 
 log = logging.getLogger(__name__)
@@ -53,15 +55,15 @@ class Use:
 class _Look:
     """What one image showed: what is wrong, (H, W), its classes, and its mask's pixels by value.
 
-    `surest` is the largest of its imported confidences, `imported` the pixels by value of the masks
-    by their folders.
+    `surest` are the largest of its imported confidences, and of those of classes; `imported` the
+    pixels by value of the masks by their folders.
     """
 
     problems: tuple[str, ...]
     size: tuple[int, int] | None
     labels: frozenset[int] | None
     truth: Mapping[int, int] | None
-    surest: float | None
+    surest: tuple[float, float] | None
     imported: Mapping[str, Mapping[int, int]]
 
 
@@ -113,6 +115,7 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
         report["errors"] += errors
         report["warnings"] += warnings
     report["errors"] += _outside(dataset, uses)
+    report["warnings"] += _not_looked_at(dataset, uses)
     return report | {key: list(map(one_line, report[key])) for key in ("errors", "warnings")}
 
 
@@ -131,6 +134,30 @@ def _outside(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:
         f"dataset.splits.score: {some(names)} of {score} are not in {pseudo} (splits.pseudo), so "
         "they get no masks to score; name a list that is a part of it"
     ] if names else []  # fmt: skip
+
+
+def _not_looked_at(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:
+    """What no image shows: those in further folders, and those of val that the training sees."""
+    said, folder = [], dataset.image_folder
+    whole = any(dataset.split_file(split) is None for split in uses)
+    if whole and folder != dataset.root:  # where masks and results may lie in folders within it
+        deeper = [one for one in folder.glob("*/**/*") if is_picture(one.name)]
+        if deeper:
+            said.append(
+                f"{folder}: {len(deeper)} images in folders within it are left out "
+                f"({deeper[0].relative_to(folder)}, ...); move them up, or list them"
+            )
+    splits = dataset.settings.get("splits") or {}
+    pseudo, val = splits.get("pseudo"), splits.get("val")
+    if pseudo is not None and val is not None and {pseudo, val} <= uses.keys():
+        with suppress(InputError):  # which was said
+            both = sorted({*dataset.ids(pseudo)} & {*dataset.ids(val)})
+            if both:
+                said.append(
+                    f"dataset.splits.val: {some(both)} of {val} are in {pseudo} (splits.pseudo) "
+                    "too, so predictions are scored on images of the training"
+                )
+    return said
 
 
 def write_check(
@@ -192,18 +219,22 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
     size = attempt(dataset.size)
     labels = attempt(dataset.labels, needed=use.labels)
     mask = attempt(dataset.mask) if use.masks and size is not None else None
-    surest, values = None, {}
+    values: dict[str, dict[int, int]] = {}
+    surest: list[tuple[float, float]] = []
     for folder, confidences in use.imports if size is not None else ():
         imported = attempt(dataset.imported_mask, folder, confidences)
         if imported is not None:
             values[str(folder)] = _pixels(imported[0])
         if imported is not None and imported[1] is not None:
-            surest = max(surest or 0.0, float(imported[1].max()))
+            label, confidence = imported
+            of_classes = confidence[(label > 0) & (label < IGNORE)]
+            surest.append((float(confidence.max()), float(of_classes.max(initial=0))))
     for folder in use.regions if size is not None else ():
         attempt(lambda one, where, shape: read_regions(where, one, shape), folder, size)
     truth = None if mask is None else _pixels(mask)
     classes = None if labels is None else frozenset(labels)
-    return _Look(tuple(problems), size, classes, truth, surest, values)
+    largest = tuple(map(max, zip(*surest, strict=True))) if surest else None
+    return _Look(tuple(problems), size, classes, truth, largest, values)
 
 
 def _pixels(mask: np.ndarray) -> dict[int, int]:
@@ -372,7 +403,14 @@ def _compared(
             f"{some(list(use.bare))} have no background words to compare it with: its map is the "
             "same all over; name a list as background, or target: logit"
         )
-    surest = [look.surest for look in looks.values() if look.surest is not None]
+    pairs = [look.surest for look in looks.values() if look.surest is not None]
+    surest, of_classes = zip(*pairs, strict=True) if pairs else ((), ())
+    if surest and max(of_classes) < use.mu <= max(surest):
+        warnings.append(
+            f"split {split}: no imported confidence of a class is above {max(of_classes):.3f}, so "
+            f"that background alone counts in a training with mu: {use.mu:g}; lower mu, or correct "
+            "the confidences"
+        )
     if surest and max(surest) < use.mu:
         errors.append(
             f"split {split}: no imported confidence is above {max(surest):.3f}, so that no pixel "

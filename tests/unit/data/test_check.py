@@ -472,3 +472,51 @@ def test_labels_that_are_still_to_be_predicted_are_not_looked_at(own):
     assert found["errors"] == []
     assert found["splits"]["train"]["labels"] == {}
     assert found["splits"]["train"]["masks"] == {"dog": 3}
+
+
+def test_confidences_of_which_background_alone_reaches_mu(own, tmp_path):
+    for name in "abc":
+        label = box(DOG)
+        own.write(f"theirs/{name}.png", encode_label(label))
+        own.write(f"sure/{name}.png", encode_grey(np.where(label == 0, 255, 100).astype(np.uint8)))
+    folders = [(str(own.root / "theirs"), str(own.root / "sure"))]
+
+    def said(mu):
+        report = own.check({"train": Use(imports=folders, mu=mu)})
+        assert report["errors"] == []
+        return [line for line in report["warnings"] if "confidence" in line]
+
+    (line,) = said(0.95)
+    assert line.startswith("split train: no imported confidence of a class is above 0.392, so that")
+    assert said(0.3) == []
+
+
+def test_images_in_further_folders_are_said_to_be_left_out(own):
+    own.write("JPEGImages/more/d.jpg", jpeg(1))
+    uses = {"all": Use()}
+    (line,) = own.check(uses, splits={"pseudo": "all"})["warnings"]
+    assert line.startswith(f"{own.root / 'JPEGImages'}: 1 images in folders within it are left out")
+    assert "more/d.jpg" in line
+    assert own.check({"train": Use()}, splits={"pseudo": "train"})["warnings"] == []
+
+
+def test_a_validation_that_the_training_sees_is_said(own):
+    own.write("ImageSets/Segmentation/val.txt", b"c\n")
+    uses = {"train": Use(), "val": Use()}
+    (line,) = own.check(uses, splits={"pseudo": "train", "val": "val"})["warnings"]
+    assert line == (
+        "dataset.splits.val: c of val are in train (splits.pseudo) too, so predictions are scored "
+        "on images of the training"
+    )
+    own.write("ImageSets/Segmentation/train.txt", b"a\nb\n")
+    assert own.check(uses, splits={"pseudo": "train", "val": "val"})["warnings"] == []
+
+
+def test_objects_that_labelme_deleted_are_none(own):
+    path = own.root / "Annotations/a.xml"
+    gone = "<object><name>cat</name><deleted>1</deleted></object>"
+    kept = "<object><name>cow</name><deleted>0</deleted></object>"
+    path.write_text(path.read_text().replace("</annotation>", f"{gone}{kept}</annotation>"))
+    vocabulary = open_dataset(own.settings).vocabulary.classes
+    labels = open_dataset(own.settings).labels("a")
+    assert sorted(vocabulary[label] for label in labels) == ["cow", "dog"]
