@@ -81,7 +81,13 @@ def open_members(path: Path) -> Iterator[dict[str, Member]]:
 
 
 def _of_folder(folder: Path) -> Iterator[Member]:
-    for parent, folders, files in os.walk(folder):
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        place = os.stat(parent)
+        if (place.st_dev, place.st_ino) in seen:  # a link to a folder above, or a second one
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
         folders.sort()
         for name in sorted(files):
             file = Path(parent, name)
@@ -142,6 +148,8 @@ def _read(read: Callable[[], bytes], where: str) -> bytes:
 def _by_name(members: Iterable[Member], path: Path) -> dict[str, Member]:
     found: dict[str, Member] = {}
     for member in members:
+        if member.name.name.startswith("._") or "__MACOSX" in member.name.parts:
+            continue  # what macOS puts beside files
         if found.setdefault(str(member.name), member) is not member:
             raise InputError(f"{path}: holds two files called {member.name}; replace the archive")
     return found

@@ -83,7 +83,15 @@ def _find(
     source: Path,
 ) -> list[tuple[Member, Path]]:
     """Each id's member of `folder` and the file that it becomes."""
-    there = in_folder(members, folder)
+    there: dict[str, Member] = {}
+    for member in members.values():
+        name = member.name
+        if name.parent.name == folder and name.suffix.lower() == suffix:
+            other = there.setdefault(name.stem, member)
+            if other is not member:
+                raise InputError(
+                    f"{source}: holds {other.name} and {name}; keep one, or name the folder of one"
+                )
     if missing := [name for name in ids if name not in there]:
         raise InputError(
             f"{source}: has no {folder}/{missing[0]}{suffix} ({len(missing)} of {len(ids)} are "

@@ -84,3 +84,14 @@ def test_small_disk_is_said_before(archive, tmp_path, monkeypatch):
         else:
             with pytest.raises(InputError, match=r"test needs .* GB"):
                 save_all(items, reuse=False, what="test")
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.jpg").write_bytes(b"a")
+    (tmp_path / "voc").mkdir()
+    (tmp_path / "voc/JPEGImages").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/again").symlink_to(tmp_path / "voc")
+    with open_members(tmp_path / "voc") as members:
+        assert [*members] == ["JPEGImages/a.jpg"]
+        assert members["JPEGImages/a.jpg"].read() == b"a"

@@ -324,3 +324,21 @@ def test_plain_folder_of_test_images(made):
         path.unlink()
     with pytest.raises(InputError, match="holds no images"):
         made.build()
+
+
+def test_what_else_lies_beside_the_files_is_not_taken_for_them(made):
+    """Annotations of LabelMe, previews, and what macOS packs."""
+    (image,) = (name for name in made.files["voc2012"] if name.endswith("/2008_000010.jpg"))
+    for other in (image.replace(".jpg", ".json"), image.replace(".jpg", ".png")):
+        made.files["voc2012"][other] = b"of another program"
+    made.files["sbd"]["__MACOSX/benchmark_RELEASE/dataset/cls/._2008_000010.mat"] = b"x"
+    made.build()
+    found = (made.root / "JPEGImages" / "2008_000010.jpg").read_bytes()
+    assert found == made.files["voc2012"][image]
+
+
+def test_two_files_for_one_image_are_refused(made):
+    (image,) = (name for name in made.files["voc2012"] if name.endswith("/2008_000010.jpg"))
+    made.files["voc2012"][image.replace("JPEGImages/", "JPEGImages/copy/JPEGImages/")] = b"x"
+    with pytest.raises(InputError, match=r"holds .*2008_000010\.jpg and .*; keep one, or name"):
+        made.build()
