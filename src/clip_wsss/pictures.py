@@ -25,6 +25,7 @@ from clip_wsss.core.csvs import guarded, unguarded
 from clip_wsss.core.errors import InputError, failed, stopped
 from clip_wsss.core.files import (
     check_own,
+    is_note,
     make_output,
     read_text,
     sha256,
@@ -175,7 +176,8 @@ def find_pictures(paths: Sequence[Path], by_folder: bool = False) -> list[Pictur
             raise InputError(f"{path}: there is no such file or folder")
         files = [path] if path.is_file() else sorted(path.glob("*/*" if by_folder else "*"))
         for file in files:
-            if path.is_dir() and file.suffix.lower() not in IMAGE_SUFFIXES:
+            is_picture = file.suffix.lower() in IMAGE_SUFFIXES and not is_note(file.name)
+            if path.is_dir() and not is_picture:
                 continue
             name = image_id(file.name)
             labels = (file.parent.name,) if by_folder else ()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import sha256
+from clip_wsss.core.files import is_note, sha256
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.data.lists import IMAGE_SUFFIXES
 from clip_wsss.models.code import architecture_json
@@ -72,7 +72,8 @@ def folder_digest(
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"{key}: there is no folder {folder}")
-    files = sorted(one for one in path.iterdir() if one.suffix.lower() in suffixes)
+    named = (one for one in path.iterdir() if one.suffix.lower() in suffixes)
+    files = sorted(one for one in named if not is_note(one.name))
     if not files:
         raise InputError(f"{key}: {folder} must hold <id>.png for each image")
     lines = [f"{file_identity(str(one))} {one.name}" for one in files]

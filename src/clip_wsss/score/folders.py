@@ -19,7 +19,7 @@ from tqdm import tqdm
 from clip_wsss.core.arguments import at_least, output
 from clip_wsss.core.csvs import guarded
 from clip_wsss.core.errors import InputError, failed, stopped
-from clip_wsss.core.files import check_target, write_rows
+from clip_wsss.core.files import check_target, is_note, write_rows
 from clip_wsss.core.images import read_label
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.datasets import some
@@ -149,7 +149,8 @@ def _ids(labels: Path, truth: Path, ids: Sequence[str] | None, common: bool) -> 
 def _pngs(folder: Path) -> set[str]:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    found = {path.stem for path in folder.iterdir() if path.suffix.lower() == ".png"}
+    pngs = (path for path in folder.iterdir() if path.suffix.lower() == ".png")
+    found = {path.stem for path in pngs if not is_note(path.name)}
     if not found:
         inner = folder / "labels"  # of what `clip-wsss masks` and `export` write
         hint = f"; did you mean {inner}?" if inner.is_dir() else ""

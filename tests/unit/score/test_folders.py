@@ -122,6 +122,13 @@ def test_lists_and_what_both_have(folders):
         score_folders(*folders, WORDS, common=True)
 
 
+def test_what_macos_writes_beside_files_is_no_image(folders):
+    for folder in folders:
+        for name in ("._a.png", ".DS_Store"):
+            (folder / name).write_bytes(b"\0\5\x16\7")
+    assert score_folders(*folders, WORDS).iou == pytest.approx(IOU)
+
+
 def test_the_command(folders, capsys):
     Path("words.yaml").write_text("{classes: [cat, dog], names: {}, backgrounds: {}}")
     Path("list.txt").write_text("a\nb\n")
