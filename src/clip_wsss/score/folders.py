@@ -27,9 +27,11 @@ from clip_wsss.data.lists import read_ids
 from clip_wsss.data.vocabulary import IGNORE, Vocabulary, open_vocabulary
 from clip_wsss.runs.settings import MOST_RESAMPLES
 from clip_wsss.score.bootstrap import (
+    HIT,
     Interval,
     interval,
     nan_mean,
+    none_hit,
     resampled_iou,
     tally,
     tally_iou,
@@ -50,6 +52,7 @@ class FolderScore:
         iou: of every class by name, background first; NaN without ground truth.
         intervals: of every class.
         unlabelled: share of the counted pixels whose label is 255.
+        labelled: share of those whose label is a class.
     """
 
     images: int
@@ -58,6 +61,7 @@ class FolderScore:
     iou: dict[str, float]
     intervals: dict[str, Interval]
     unlabelled: float
+    labelled: float
 
 
 def score_folders(
@@ -114,14 +118,15 @@ def score_folders(
     # Images without a counted pixel are drawn by no resample, as in the tables.
     sums = tally(counts, sorted(counts["id"].unique()), len(classes))
     values, samples = tally_iou(sums.sum(axis=0)), resampled_iou(sums, resamples, seed)
-    missing = counts["pixels"][counts["prediction"] == IGNORE].sum()
+    pixels = counts.groupby("prediction")["pixels"].sum() / counts["pixels"].sum()
     return FolderScore(
         images=len(names),
         miou=float(nan_mean(values)),
         interval=interval(nan_mean(samples)),
         iou=dict(zip(classes, values.tolist(), strict=True)),
         intervals=dict(zip(classes, map(interval, samples.T), strict=True)),
-        unlabelled=float(missing / counts["pixels"].sum()),
+        unlabelled=float(pixels.get(IGNORE, 0)),
+        labelled=float(pixels.drop([0, IGNORE], errors="ignore").sum()),
     )
 
 
@@ -256,6 +261,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{score.images} images, 95 % intervals over images, {100 * score.unlabelled:.2f} % of the "
         "pixels unlabelled (255)"
     )
+    if score.labelled and none_hit(score.iou):
+        print(
+            f"warning: {options.labels}: every class has an IoU below {100 * HIT:g} % in "
+            f"{options.truth}; are the values shifted? 0 must be the background and 1 the first "
+            "class of --vocabulary in both",
+            file=sys.stderr,
+        )
     if options.csv is not None:
         try:
             write_rows(options.csv, ((guarded(name), *figures) for name, *figures in table))

@@ -1,6 +1,7 @@
 """Folders of label PNGs: known answers, the figures of a run, and what does not fit in a line."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,22 @@ def test_the_command(folders, capsys):
     assert capsys.readouterr().err == (
         "error: --list: names no image; add ids to it, or leave it out\n"
     )
+
+
+def test_classes_that_are_all_elsewhere_are_said(folders, capsys):
+    """As where the values of one folder are those of the other and 2."""
+    names = [f"class {number}" for number in range(5)]
+    Path("words.yaml").write_text(json.dumps({"classes": names, "names": {}, "backgrounds": {}}))
+    same = ["score", "labels", "my truth", "--vocabulary", "words.yaml"]
+    for labels, said in (
+        ({name: np.array(mask) + 2 * np.sign(mask) for name, mask in LABELS.items()}, True),
+        (LABELS, False),
+        ({name: np.zeros_like(mask) for name, mask in LABELS.items()}, False),
+    ):
+        write("labels", labels)
+        assert cli.main(same) == 0
+        warned = "warning: labels: every class has an IoU below 1 % in my truth; are the values shi"
+        assert capsys.readouterr().err.startswith(warned) == said
 
 
 @pytest.mark.parametrize(
