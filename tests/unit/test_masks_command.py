@@ -217,6 +217,16 @@ def test_weights_that_fail_leave_nothing_in_the_way(folder, capsys):
     assert error.startswith("warning: weights: demo: this CLIP has only seen")
 
 
+def test_what_macos_writes_beside_pictures_is_none(folder):
+    for name in ("._grey.png", ".DS_Store"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    found = [one.name for one in pictures.find_pictures([folder])]
+    assert found == ["a b", "alpha", "grey"]
+    assert [one.name for one in pictures.find_pictures([Path()], by_folder=True)] == [
+        f"my pictures/{name}" for name in found
+    ]
+
+
 def test_find_pictures_takes_files_whatever_their_suffix(folder):
     (folder / "frame.ppm").write_bytes(b"x")
     assert [one.name for one in pictures.find_pictures([folder / "frame.ppm"])] == ["frame.ppm"]

@@ -58,6 +58,11 @@ def other_case(path: Path) -> Path | None:
     return None
 
 
+def is_note(name: str) -> bool:
+    """Whether a file holds what macOS notes of another, `._a.png` of a.png, on disks of others."""
+    return name.startswith("._")
+
+
 def read_bytes(path: str | os.PathLike, missing: str) -> bytes:
     """Bytes of a regular file. Raises InputError as `check_file`, or if it cannot be read."""
     check_file(path, missing)

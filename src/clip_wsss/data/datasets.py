@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import check_file, other_case
+from clip_wsss.core.files import check_file, is_note, other_case
 from clip_wsss.core.images import image_size, read_fraction, read_label, read_rgb
 from clip_wsss.data.annotations import coco_images, read_labels, read_xml, xml_size
 from clip_wsss.data.coco import check_boxes, rasterise
@@ -106,7 +106,8 @@ class Dataset:
                     "ImageSets/Segmentation, or set dataset.splits to lists by their paths (.txt), "
                     f"or to {ALL}"
                 )
-            there = sorted(file.stem for file in path.parent.glob("*.txt"))
+            lists = (file for file in path.parent.glob("*.txt") if not is_note(file.name))
+            there = sorted(file.stem for file in lists)
             raise InputError(
                 f"{path}: no such list of images; set dataset.splits to lists that exist "
                 f"(there: {', '.join(there) or 'none'})"
@@ -375,8 +376,7 @@ class Dataset:
     @cached_property
     def _others(self) -> dict[str, str]:
         """Name without its suffix -> file name, of what does not count as an image."""
-        names = (entry.name for entry in os.scandir(self.image_folder))
-        pairs = ((os.path.splitext(name), name) for name in sorted(names))
+        pairs = ((os.path.splitext(name), name) for name in _names(self.image_folder))
         return {
             stem: name for (stem, suffix), name in pairs if suffix.lower() not in IMAGE_SUFFIXES
         }
@@ -395,11 +395,15 @@ def _length(file: Path | None) -> int | None:
         return None
 
 
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if not is_note(entry.name))
+
+
 @cache
 def _scan(folder: Path) -> dict[str, str]:
     """Image id -> file name."""
     files: dict[str, str] = {}
-    for file in sorted(entry.name for entry in os.scandir(folder)):
+    for file in _names(folder):
         stem = os.path.splitext(file)[0]
         if is_picture(file):
             if stem in files:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path, PureWindowsPath
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import read_text
+from clip_wsss.core.files import is_note, read_text
 
 # Line breaks and other control characters, and what stands for bytes that are not UTF-8.
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".g
 
 def is_picture(name: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
     """Whether a file name has one of the suffixes and is none of macOS's ._ files beside others."""
-    return Path(name).suffix.lower() in suffixes and not name.startswith("._")
+    return Path(name).suffix.lower() in suffixes and not is_note(name)
 
 
 def image_id(name: str) -> str:

@@ -7,6 +7,7 @@ number of images only. So two measurements of the same images see the same resam
 differences of their values, resample by resample, are paired.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from clip_wsss.data.vocabulary import IGNORE
 from clip_wsss.score.confusion import over_union
 
 LEVEL = 0.95
+HIT = 0.01  # an IoU below which a class is not where the ground truth has it
 _CHUNK = 64  # resamples at once: bounds memory, changes no value
 
 
@@ -63,6 +65,18 @@ def tally_iou(sums: np.ndarray) -> np.ndarray:
     """IoU from (..., 3) true positives, false positives, false negatives; NaN without truth."""
     hit, alarm, miss = sums[..., 0], sums[..., 1], sums[..., 2]
     return over_union(hit, hit + miss, hit + alarm)
+
+
+def none_hit(iou: Mapping[str, float | None]) -> bool:
+    """Whether the classes that have ground truth all have an IoU below `HIT`.
+
+    Args:
+        iou: IoU in [0, 1] of every class by name, the background too; None or NaN without truth.
+    """
+    known = [
+        one for name, one in iou.items() if name != "background" and one is not None and one == one
+    ]
+    return bool(known) and max(known) < HIT
 
 
 def tally_rates(sums: np.ndarray) -> np.ndarray:

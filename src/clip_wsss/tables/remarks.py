@@ -12,6 +12,7 @@ from clip_wsss.core.confidence import FEW_PIXELS
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.check import FEW
 from clip_wsss.data.datasets import some
+from clip_wsss.score.bootstrap import HIT, none_hit
 from clip_wsss.tables.layout import TITLES
 
 OF_SPLIT = "all"  # stages, of a remark about the split
@@ -33,6 +34,10 @@ def remarks_of(info: Mapping[str, Any]) -> list[str]:
         )
     if info.get("unlabelled"):
         found.append(f"{info['unlabelled']:.2%} of the pixels are unlabelled")
+    if "miou" in info and none_hit(info["iou"]):
+        found.append(
+            f"every class has an IoU below {HIT:.0%}: none is found, or values are shifted"
+        )
     if info["skipped"]:
         found.append(f"{len(info['skipped'])} images were left out: {some(info['skipped'])}")
     return found

@@ -1,5 +1,6 @@
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -350,6 +351,21 @@ def test_tiffs_are_images(folder):
     (folder.root / "JPEGImages/b.jpg").unlink()
     Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3)).save(folder.root / "JPEGImages/b.TIF")
     assert folder.open().image("b")[0, 0].tolist() == [1, 2, 3]
+
+
+def test_what_macos_writes_beside_files_is_no_image(folder, images):
+    for name in (
+        "JPEGImages/._a.jpg",
+        "JPEGImages/.DS_Store",
+        "ImageSets/Segmentation/._train.txt",
+    ):
+        folder.write(name, b"\0\5\x16\7")
+    assert folder.open().ids("all") == ["a", "b"]
+    assert not folder.open().check("train", need_masks=True)
+    with pytest.raises(InputError, match=r"\(there: train\)"):
+        folder.open().ids("test")
+    Path(images["root"], "._new.jpg").write_bytes(b"\0\5\x16\7")
+    assert open_dataset(images).ids("all") == ["one", "two"]
 
 
 def test_an_exif_orientation_is_said_before_the_size(folder):

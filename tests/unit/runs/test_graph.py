@@ -192,6 +192,10 @@ def test_masks_of_other_sources(graph, tmp_path):
     two = graph(rows, lambda c: c["masks"].update(mine=entry))
     assert folders(one, "truth") == folders(two, "truth")
     assert moved(folders(one, "other"), folders(two, "other")) == set(GROUPS[3:]), "an edit is seen"
+    (tmp_path / "._b.png").write_bytes(b"\0\5\x16\7")  # macOS's note of b.png
+    assert folders(graph(rows, lambda c: c["masks"].update(mine=entry)), "other") == folders(
+        two, "other"
+    )
 
 
 def test_ground_truth_of_ones_own_counts_by_its_bytes(graph, tmp_path):

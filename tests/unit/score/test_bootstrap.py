@@ -6,6 +6,7 @@ from clip_wsss.score import bootstrap
 from clip_wsss.score.bootstrap import (
     interval,
     nan_mean,
+    none_hit,
     over_seeds,
     resampled_iou,
     tally,
@@ -41,6 +42,20 @@ def test_a_class_without_ground_truth_has_no_iou():
     assert nan_mean(np.array([np.nan, 0.25])) == 0.25
     with np.errstate(all="raise"):
         assert np.isnan(nan_mean(np.full(2, np.nan)))
+
+
+@pytest.mark.parametrize(
+    ("iou", "answer"),
+    [
+        ({"background": 0.9, "cat": 0.0, "dog": 0.0099}, True),
+        ({"background": 0.9, "cat": 0.0, "dog": 0.01}, False),
+        ({"background": 0.9, "cat": 0.5, "dog": 0.0}, False),
+        ({"background": 0.0, "cat": np.nan, "dog": 0.0}, True),
+        ({"background": 0.0, "cat": None, "dog": np.nan}, False),
+    ],
+)
+def test_no_class_is_hit_if_all_that_have_truth_are_missed(iou, answer):
+    assert none_hit(iou) is answer
 
 
 def test_rates_by_hand():

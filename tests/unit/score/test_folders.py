@@ -1,6 +1,7 @@
 """Folders of label PNGs: known answers, the figures of a run, and what does not fit in a line."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +53,6 @@ def test_one_image_has_no_spread_and_a_class_without_truth_no_iou(folders):
     assert (
         score.interval.low == score.interval.high == score.miou == pytest.approx((2 / 3 + 0.5) / 2)
     )
-
-
-def test_what_macos_writes_beside_files_is_no_image(folders):
-    (folders[1] / "._a.png").write_bytes(b"\0\5\x16\7")
-    assert score_folders(*folders, WORDS).images == 2
 
 
 def test_labels_that_share_no_class_with_the_truth_are_said(folders, capsys):
@@ -137,6 +133,13 @@ def test_lists_and_what_both_have(folders):
         (folders[0] / f"{name}.png").unlink()
     with pytest.raises(InputError, match="labels: has no image that my truth has"):
         score_folders(*folders, WORDS, common=True)
+
+
+def test_what_macos_writes_beside_files_is_no_image(folders):
+    for folder in folders:
+        for name in ("._a.png", ".DS_Store"):
+            (folder / name).write_bytes(b"\0\5\x16\7")
+    assert score_folders(*folders, WORDS).iou == pytest.approx(IOU)
 
 
 def test_the_command(folders, capsys):
