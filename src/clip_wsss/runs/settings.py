@@ -59,7 +59,8 @@ def _once(values: list[float]) -> list[float]:
     return values
 
 
-Several = Annotated[list[Positive], Field(min_length=1), AfterValidator(_once)]
+Scale = Annotated[float, Field(ge=0.05, le=20)]  # of an image: beyond is a slip of the pen
+Several = Annotated[list[Scale], Field(min_length=1), AfterValidator(_once)]
 MOST_RESAMPLES = 100_000  # whose values, for each class and run, are in memory
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -313,7 +314,7 @@ class Segmentation(Settings):
         description="a pixel counts from this confidence on; 0.95, but 0 for cross-entropy and "
         "labels: online",
     )
-    iterations: Count = Field(description="updates of the weights")
+    iterations: Count = Field(le=10**8, description="updates of the weights")
     precision: Literal["float32", "amp"] = Field("float32", description="amp needs CUDA")
     init: Location | None = Field(
         None, description="initial weights; null: what the segmentor names"
@@ -374,7 +375,7 @@ class Inference(Refined):
     scales: Several = Field([1.0], description="averaged")
     flip: bool = Field(False, description="averaged with the mirrored image")
     long_side: Count | None = Field(
-        None, description="of what the network sees at scale 1; null: the image's own size"
+        None, ge=16, description="of what the network sees at scale 1; null: the image's own size"
     )
     average: Literal["probabilities", "logits"] = Field(
         "probabilities", description="at full size, or logits on the grid of the first scale"

@@ -151,6 +151,8 @@ def load_initial(model: nn.Module, path: Path) -> None:
             )
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(f"init: {path}: {name} holds NaN or infinity; get the file again")
+    if not any(value.any() for value in fitting.values() if value.ndim > 1):
+        raise InputError(f"init: {path}: every matrix is all zero; get the file again")
     model.load_state_dict(fitting, strict=False)
 
 

@@ -388,9 +388,10 @@ def test_colours_are_read_through_the_vocabulary(tmp_path):
     alpha = np.full((*values.shape, 1), 255, np.uint8)
     saved(path, np.concatenate([voc_palette()[values], alpha], axis=2))
     np.testing.assert_array_equal(read_label(path, COLOURS), values)
-    alpha[2, 2] = 0
-    saved(path, np.concatenate([voc_palette()[values], alpha], axis=2))
-    refused(path, "a mask with transparency", read_label, colours=COLOURS)
+    for seen in (0, 128):
+        alpha[2, 2] = seen
+        saved(path, np.concatenate([voc_palette()[values], alpha], axis=2))
+        refused(path, "a mask with transparency", read_label, colours=COLOURS)
     colours = voc_palette()[values]
     colours[3, 1] = 1, 2, 3
     saved(path, colours)

@@ -1,7 +1,6 @@
 """Folders of label PNGs: known answers, the figures of a run, and what does not fit in a line."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np

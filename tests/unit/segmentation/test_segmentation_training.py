@@ -667,6 +667,9 @@ def test_initial_weights_that_do_not_fit_are_said_before_the_first_map(case):
     torch.save({k: (v * 9).to(torch.int8) for k, v in whole.items()}, path)
     (said,) = check_trainings({"cgl": case.entry | {"init": str(path)}}, 3)
     assert "torch.int8 where torch.float32 is wanted; save it as floating point" in said
+    torch.save({k: torch.zeros_like(v) for k, v in whole.items()}, path)
+    (said,) = check_trainings({"cgl": case.entry | {"init": str(path)}}, 3)
+    assert said == f"cgl: init: {path}: every matrix is all zero; get the file again"
     init = "http://127.0.0.1:1/x.pth#sha256=" + "0" * 8
     assert check_trainings({"cgl": case.entry | {"init": init}}, 3) == []
 
