@@ -43,7 +43,7 @@ class MaskSettings(Settings):
 class PropagationSettings(MaskSettings):
     """How maps spread along an attention map."""
 
-    sinkhorn: Annotated[int, Field(ge=0)] = Field(
+    sinkhorn: Annotated[int, Field(ge=0, le=1000)] = Field(
         3, description="rounds of column, then row normalisation"
     )
     power: Annotated[int, Field(ge=1)] = Field(2, description="t of equation 7")

@@ -23,6 +23,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 COLOURS = ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 DARK = 32  # of 255: below it lies what 12-bit data in 16 bits become
+EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # where a PNG may have it
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # their first bytes
 MODES = ("1", "L", "LA", "P", "PA", *COLOURS, *GREY16)  # what becomes 8-bit RGB
 ORIENTATION, BITS, PHOTOMETRIC = ExifTags.Base.Orientation, 258, 262  # tags of EXIF and TIFF
@@ -130,7 +131,7 @@ def image_size(path: str | os.PathLike, stored: bool = False) -> tuple[int, int]
 
 
 def _check_picture(image: Image.Image, path: str, stored: bool) -> None:
-    if image.format != "PNG" or "exif" in image.info:  # else Pillow would decode it to look
+    if image.format != "PNG" or EXIF & image.info.keys():  # else Pillow would decode it to look
         _check_orientation(image, path, stored)
     # An MPO is a camera's JPEG with a preview behind the picture.
     if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
@@ -178,6 +179,13 @@ def _deep(image: Image.Image) -> bool:
 
 
 def _bright_rgb(image: Image.Image, where: str, deep: bool) -> np.ndarray:
+    if image.has_transparency_data:
+        extrema: Any = image.convert("RGBA").getextrema()
+        if extrema[3][1] == 0:
+            raise InputError(
+                f"{where}: is transparent all over, which hides its colours; remove the alpha "
+                "channel, or replace it"
+            )
     rgb = _rgb(image)
     if deep and rgb.max() < DARK:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,11 +270,14 @@ def _positive(value: Any) -> bool:
 def _check_training(content: dict[str, Any], path: str | Path) -> None:
     """Refuse what no training can use; names are looked up when it starts (torch is needed)."""
 
-    def number(where: str, value: Any, least: float, *, whole: bool = True) -> None:
+    def number(
+        where: str, value: Any, least: float, *, whole: bool = True, most: float = math.inf
+    ) -> None:
         kinds = int if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
             kind = "an integer" if whole else "a number"
-            raise InputError(f"{path}: {where}: must be {kind} of at least {least}; got {value!r}")
+            bounds = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
+            raise InputError(f"{path}: {where}: must be {kind} {bounds}; got {value!r}")
 
     loader, optim = content["train_dataloader"], content["optim_wrapper"]
     for where, value in (("train_dataloader", loader), ("optim_wrapper", optim)):
@@ -283,8 +287,8 @@ def _check_training(content: dict[str, Any], path: str | Path) -> None:
         if key not in LOADER:
             raise InputError(f"{path}: train_dataloader: {unknown('key', str(key), LOADER)}")
     number("train_dataloader.batch_size", loader.get("batch_size"), 1)
-    number("train_dataloader.num_workers", loader.get("num_workers", 0), 0)
-    number("optim_wrapper.accumulative_counts", optim.get("accumulative_counts", 1), 1)
+    number("train_dataloader.num_workers", loader.get("num_workers", 0), 0, most=256)
+    number("optim_wrapper.accumulative_counts", optim.get("accumulative_counts", 1), 1, most=10**4)
     number("checkpoint_interval", content["checkpoint_interval"], 1)
     if (clip := optim.get("clip_grad")) is not None and not (
         isinstance(clip, dict) and _positive(clip.get("max_norm", clip.get("clip_value")))

@@ -169,6 +169,14 @@ def read_labels_csv(path: str | os.PathLike, classes: Sequence[str] = ()) -> dic
     return found
 
 
+def unused_columns(path: str | os.PathLike) -> list[str]:
+    """Columns beside those of images and labels of a CSV of labels that `read_labels_csv` took."""
+    path = Path(path)
+    header, _ = _table(path, decode_text(read_bytes(path, "no such CSV"), str(path)))
+    used = {"image", "labels", "label"}
+    return [name for name in header if name not in used] if used & set(header[1:]) else []
+
+
 def _table(path: Path, text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Header and rows of a CSV, each row with its line."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -17,6 +17,7 @@ from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import write_json
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
+from clip_wsss.data.annotations import unused_columns
 from clip_wsss.data.bad_images import may_be_left_out
 from clip_wsss.data.datasets import Dataset, some
 from clip_wsss.data.lists import is_picture
@@ -137,7 +138,7 @@ def _outside(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:
 
 
 def _not_looked_at(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:
-    """What no image shows: those in further folders, and those of val that the training sees."""
+    """What no image shows: files and columns that are left out, a val that the training sees."""
     said, folder = [], dataset.image_folder
     whole = any(dataset.split_file(split) is None for split in uses)
     if whole and folder != dataset.root:  # where masks and results may lie in folders within it
@@ -147,6 +148,14 @@ def _not_looked_at(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:
                 f"{folder}: {len(deeper)} images in folders within it are left out "
                 f"({deeper[0].relative_to(folder)}, ...); move them up, or list them"
             )
+    labels = str(dataset.settings.get("labels"))
+    if any(use.labels for use in uses.values()) and labels.lower().endswith(".csv"):
+        with suppress(InputError):  # which each image has said
+            if columns := unused_columns(labels):
+                said.append(
+                    f"{labels}: the columns {', '.join(columns)} are not used: every row counts as "
+                    "a label, whatever they say"
+                )
     splits = dataset.settings.get("splits") or {}
     pseudo, val = splits.get("pseudo"), splits.get("val")
     if pseudo is not None and val is not None and {pseudo, val} <= uses.keys():

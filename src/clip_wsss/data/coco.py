@@ -135,7 +135,7 @@ def rasterise(picture: AnnotatedImage) -> np.ndarray:
 
 
 def check_boxes(picture: AnnotatedImage) -> None:
-    """Compare the bounds of polygons with the bbox [x, y, width, height] of their annotation.
+    """Compare the bounds of regions with the bbox [x, y, width, height] of their annotation.
 
     Nothing is compared where a bbox is missing or empty, or no four numbers.
 
@@ -150,25 +150,36 @@ def check_boxes(picture: AnnotatedImage) -> None:
     assert picture.width is not None
     limits = np.array([picture.width, picture.height] * 2)
     for one in picture.instances:
-        if isinstance(one.region, Mapping):
-            continue
-        polygons = [part for part in one.region if len(part) >= 6]
         try:
             x, y, width, height = map(float, one.box)
         except (TypeError, ValueError, OverflowError):
             continue
-        if not polygons or width <= 0 or height <= 0:
+        drawn = _bounds(one.region, picture.height, picture.width)
+        if drawn is None or width <= 0 or height <= 0:
             continue
-        points = np.concatenate(polygons).reshape(-1, 2)
-        drawn = np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(float)
         said = np.array([x, y, x + width, y + height])
         if not _agree(np.clip(drawn, 0, limits), np.clip(said, 0, limits)):
             raise InputError(
-                f"{picture.file}: the polygons of object {one.id} span x {drawn[0]:g} to "
+                f"{picture.file}: the segmentation of object {one.id} spans x {drawn[0]:g} to "
                 f"{drawn[2]:g} and y {drawn[1]:g} to {drawn[3]:g}, but its bbox {said[0]:g} to "
-                f"{said[2]:g} and {said[1]:g} to {said[3]:g}; correct the polygons, which must be "
-                "[x1, y1, x2, y2, ...] in pixels, or the bbox, or remove the bbox"
+                f"{said[2]:g} and {said[1]:g} to {said[3]:g}; correct it (polygons must be [x1, "
+                "y1, x2, y2, ...] in pixels, run lengths go down the columns) or the bbox, or "
+                "remove the bbox"
             )
+
+
+def _bounds(region: Any, height: int, width: int) -> np.ndarray | None:
+    """Left, top, right and bottom of polygons or run lengths; None of those that cover nothing."""
+    if isinstance(region, Mapping):
+        drawn = decode_region(region, height, width)
+        rows, columns = (np.flatnonzero(drawn.any(axis=axis)) for axis in (1, 0))
+        ends = (columns[:1], rows[:1], columns[-1:] + 1, rows[-1:] + 1)
+        return np.concatenate(ends).astype(float) if len(rows) else None
+    polygons = [part for part in region if len(part) >= 6]
+    if not polygons:
+        return None
+    points = np.concatenate(polygons).reshape(-1, 2)
+    return np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(float)
 
 
 def _agree(one: np.ndarray, other: np.ndarray) -> bool:

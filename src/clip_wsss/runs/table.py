@@ -393,7 +393,8 @@ def _run(row: dict[str, str], path: Path) -> Run:
     seed = row.get("seed", "")
     seed = "0" if seed in _EMPTY else seed
     words = seed.split()
-    if not all(re.fullmatch(r"\d{1,18}", word) for word in words) or len(set(words)) < len(words):
+    whole = all(re.fullmatch(r"[0-9]{1,18}", word) for word in words)
+    if not whole or len(set(map(int, words))) < len(words):
         raise InputError(
             f"{path}, row `{row['name']}`: seed: must be one or more different whole numbers from "
             f"0, separated by spaces; got {seed}"

@@ -3,20 +3,25 @@
 import hashlib
 import re
 import zipfile
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import torch
 import torchvision
 from mmengine.runner.checkpoint import get_external_models
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError, one_line
+from clip_wsss.core.files import atomic_path
 from clip_wsss.core.pickles import Stored, look_into, state_dict
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.spelling import unknown
 
 RANDOM = "random"  # none
+MOST = 20e9  # bytes of a download: an address does not say how many there are
 REQUIRED = "required"  # in a segmentor's file: the run must say
 
 
@@ -98,14 +103,34 @@ def _download(address: str, checksum: str) -> Path:
         if not found.startswith(checksum):
             raise InputError(f"{target}: its sha256 is {found}, not {checksum}; delete the file")
         return target
+    digest, length = hashlib.sha256(), 0
     try:
-        torch.hub.download_url_to_file(address, str(target), hash_prefix=checksum)
-    except RuntimeError as error:  # torch's word for a wrong checksum
-        raise InputError(f"init: {address}: {error}") from None
-    except OSError as error:
+        request = Request(address, headers={"User-Agent": "clip-wsss"})
+        with (
+            atomic_path(target) as part,
+            urlopen(request, timeout=60) as answer,
+            part.open("wb") as file,
+            tqdm(unit="B", unit_scale=True, desc=target.name, disable=None) as bar,
+        ):
+            while chunk := answer.read(2**20):
+                length += len(chunk)
+                if length > MOST:
+                    raise InputError(
+                        f"init: {address}: goes on after {MOST / 1e9:.0f} GB, which no weights "
+                        "have; download it by hand and set init to the local file"
+                    )
+                digest.update(chunk)
+                file.write(chunk)
+                bar.update(len(chunk))
+            if not digest.hexdigest().startswith(checksum):
+                raise InputError(
+                    f"init: {address}: its sha256 is {digest.hexdigest()}, not {checksum}; correct "
+                    "the address or the checksum"
+                )
+    except (OSError, HTTPException) as error:
         raise InputError(
-            f"init: {address} cannot be downloaded ({error}); download it on another machine and "
-            "set init to the local file"
+            f"init: {address} cannot be downloaded ({one_line(error)}); download it on another "
+            "machine and set init to the local file"
         ) from None
     return target
 

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from clip_wsss.core import images
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import image_size, read_label, read_rgb, voc_palette
+from clip_wsss.core.images import as_rgb, image_size, read_label, read_rgb, voc_palette
 from clip_wsss.data.vocabulary import read_vocabulary
 
 COLOURS = read_vocabulary("config/vocabularies/voc12.yaml").colours
@@ -47,6 +48,15 @@ def one(mode, colour):
     return Image.new(mode, (3, 2), colour)
 
 
+def seen(mode, hidden, colour):
+    """A picture in one colour, which is transparent, but for the last pixel."""
+    image = one(mode, hidden)
+    if mode in ("P", "PA"):
+        image.putpalette([9, 8, 7, 1, 2, 3])
+    image.putpixel((2, 1), colour)
+    return image
+
+
 def cmyk(path):  # as Pillow's formula says, without a profile: (1 - c)(1 - k)
     return saved(path, one("CMYK", (255, 0, 0, 51)))
 
@@ -60,17 +70,21 @@ MODES = {
     "P": (".png", lambda p: saved(p, one("RGB", (9, 8, 7)).quantize(4)), (9, 8, 7)),
     "P, transparent": (
         ".png",
-        lambda p: saved(p, one("RGB", (9, 8, 7)).quantize(4), transparency=0),
+        lambda p: saved(p, seen("P", 0, 1), transparency=0),
         (255, 255, 255),
     ),
-    "PA": (".tif", lambda p: saved(p, one("PA", (0, 0))), (255, 255, 255)),
+    "PA": (".tif", lambda p: saved(p, seen("PA", (0, 0), (1, 255))), (255,) * 3),
     "RGB": (".bmp", lambda p: saved(p, one("RGB", (9, 8, 7))), (9, 8, 7)),
     "RGB, a transparent colour": (
         ".png",
-        lambda p: saved(p, one("RGB", (9, 8, 7)), transparency=(9, 8, 7)),
+        lambda p: saved(p, seen("RGB", (9, 8, 7), (1, 2, 3)), transparency=(9, 8, 7)),
         (255, 255, 255),
     ),
-    "RGBA": (".png", lambda p: saved(p, one("RGBA", (200, 0, 0, 0))), (255, 255, 255)),
+    "RGBA": (
+        ".png",
+        lambda p: saved(p, seen("RGBA", (200, 0, 0, 0), (1, 2, 3, 9))),
+        (255, 255, 255),
+    ),
     "RGBA, half": (
         ".webp",
         lambda p: saved(p, one("RGBA", (0, 0, 0, 51)), lossless=True),
@@ -235,6 +249,31 @@ REFUSED = {
     "eps.jpg": (lambda p: saved(p, one("RGB", 0), format="EPS"), "not an image of a known format"),
     "empty.jpg": (lambda p: p.write_bytes(b""), "not an image of a known format"),
 }
+
+
+@pytest.mark.parametrize("read", [read_rgb, lambda p: as_rgb(Image.open(p), str(p))])
+def test_what_is_transparent_all_over_hides_its_colours(tmp_path, read):
+    path = saved(tmp_path / "a.png", one("RGBA", (200, 0, 0, 0)))
+    refused(path, "is transparent all over, which hides its colours; remove the alpha", read)
+
+
+@pytest.mark.parametrize("key", ["Raw profile type exif", "XML:com.adobe.xmp"])
+def test_an_orientation_in_a_text_of_a_png_is_seen(tmp_path, key):
+    exif = Image.Exif()
+    exif[274] = 6
+    coded = exif.tobytes().hex()
+    texts = {
+        "Raw profile type exif": f"\nexif\n{len(coded) // 2:8}\n{coded}\n",
+        "XML:com.adobe.xmp": '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>',
+    }
+    info = PngInfo()
+    info.add_itxt(key, texts[key]) if "XML" in key else info.add_text(key, texts[key])
+    path = saved(tmp_path / "a.png", one("L", 1), pnginfo=info)
+    refused(path, "EXIF orientation 6")
+    refused(path, "EXIF orientation 6", image_size)
+    refused(path, "EXIF orientation 6", read_label)
 
 
 @pytest.mark.parametrize("name", REFUSED)

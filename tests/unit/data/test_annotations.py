@@ -331,6 +331,16 @@ def test_jsons_that_are_refused(tmp_path, name):
 
 
 RING = square(2, 4, 12)  # x 2 to 14, y 4 to 16
+DRAWN = np.zeros((24, 32), np.uint8)  # x 4 to 8, y 0 to 2
+DRAWN[:2, 4:8] = 1
+
+
+def run_lengths(pixels):
+    ends = np.flatnonzero(np.diff(pixels, prepend=0)).tolist()
+    return {"size": [24, 32], "counts": np.diff([0, *ends, pixels.size]).tolist()}
+
+
+ROW_BY_ROW, BY_COLUMN = (run_lengths(DRAWN.ravel(order)) for order in "CF")
 
 
 @pytest.mark.parametrize(
@@ -340,13 +350,14 @@ RING = square(2, 4, 12)  # x 2 to 14, y 4 to 16
         ([[2, 18, 2, 24, 8, 24, 8, 18]], [18, 2, 6, 6]),  # y1, x1, y2, x2, ...
         ([RING], [2, 4, 31, 31]),
         ([RING], [14, 16, 1, 1]),
+        (ROW_BY_ROW, [4, 0, 4, 2]),
     ],
 )
 def test_polygons_that_contradict_their_bbox_are_refused(region, box):
     content = json.dumps(coco(annotations=changed(segmentation=region, bbox=box))).encode()
     (picture,) = read_pictures(content, CLASSES, "l.json")
     with pytest.raises(
-        InputError, match=r"a\.png: the polygons of object 1 span x .*, but its bbox"
+        InputError, match=r"a\.png: the segmentation of object 1 spans x .*, but its bbox"
     ):
         check_boxes(picture)
 
@@ -355,6 +366,7 @@ def test_polygons_that_contradict_their_bbox_are_refused(region, box):
     ("region", "box"),
     [
         ([RING], [2, 4, 12, 12]),
+        (BY_COLUMN, [4, 0, 4, 2]),
         ([RING], [2, 4, 12, 20]),
         ([square(2, 4, 4), square(10, 12, 4), [30, 20]], [2, 4, 12, 12]),  # the last is no polygon
         ([square(2, 4, 1)], [3, 5, 2, 2]),  # a pixel or two

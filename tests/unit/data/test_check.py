@@ -457,7 +457,9 @@ def test_coco_json_gives_labels_and_masks(own):
     content["annotations"][0]["bbox"] = [20, 10, 4, 4]
     own.write("all.json", json.dumps(content).encode())
     line = own.check(**settings, negatives="background")["errors"][0]
-    assert "all.json: a.jpg: the polygons of object 1 span x 2 to 6 and y 2 to 6, but its" in line
+    assert (
+        "all.json: a.jpg: the segmentation of object 1 spans x 2 to 6 and y 2 to 6, but its" in line
+    )
     del content["annotations"][0]["bbox"]
     content["images"][1]["width"] = 7
     own.write("all.json", json.dumps(content).encode())
@@ -520,3 +522,17 @@ def test_objects_that_labelme_deleted_are_none(own):
     vocabulary = open_dataset(own.settings).vocabulary.classes
     labels = open_dataset(own.settings).labels("a")
     assert sorted(vocabulary[label] for label in labels) == ["cow", "dog"]
+
+
+def test_columns_of_labels_that_are_not_used_are_said(own, tmp_path):
+    path = tmp_path / "l.csv"
+    path.write_text("image,label,review\na,dog,good\nb,dog,rejected\nc,dog,good\n")
+    found = own.check({"train": Use(labels=True)}, labels=str(path))
+    assert found["errors"] == []
+    line = (
+        f"{path}: the columns review are not used: every row counts as a label, whatever they say"
+    )
+    assert line in found["warnings"]
+    path.write_text("image,label\na,dog\nb,dog\nc,dog\n")
+    found = own.check({"train": Use(labels=True)}, labels=str(path))
+    assert not any("not used" in line for line in found["warnings"])

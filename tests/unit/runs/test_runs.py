@@ -134,6 +134,7 @@ def test_a_sweep_changes_the_cells_that_it_swaps_in(config, read):
         ),
         (HEADER + ROW.replace("\t0\t", "\tx\t"), "seed: must be one or more"),
         (HEADER + ROW.replace("\t0\t", "\t0 0\t"), "seed: must be one or more"),
+        (HEADER + ROW.replace("\t0\t", "\t0 00\t"), "seed: must be one or more"),
         (HEADER + ROW.replace("\t0\t", "\t99999999999999999999\t"), "seed: must be one or more"),
         (HEADER + ROW.replace("\t-\t", "\ttwo\t"), "base: unknown run `two`"),
         (

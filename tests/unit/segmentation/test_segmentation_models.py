@@ -24,6 +24,7 @@ from segmentation_case import SEGMENTORS
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.models.clip import load_clip
+from clip_wsss.segmentation import weights
 from clip_wsss.segmentation.compat import provide_operators
 from clip_wsss.segmentation.heads import DeepLabV2Head, TokenHead
 from clip_wsss.segmentation.losses import PixelLoss, loss_config, pack
@@ -357,9 +358,12 @@ def test_where_initial_weights_come_from(tmp_path, server, monkeypatch):
     with pytest.raises(InputError, match=f"its sha256 is {digest}"):
         fetch_initial(f"{server.url}/w.pth#sha256=00000000")
     path.unlink()
-    with pytest.raises(InputError, match="invalid hash value"):
+    with pytest.raises(InputError, match=f"its sha256 is {digest}, not 00000000; correct the add"):
         fetch_initial(f"{server.url}/w.pth#sha256=00000000")
-    assert not path.exists()
+    monkeypatch.setattr(weights, "MOST", 3)
+    with pytest.raises(InputError, match="goes on after 0 GB, which no weights have"):
+        fetch_initial(f"{server.url}/w.pth#sha256={digest[:8]}")
+    assert not list(path.parent.iterdir())
 
     for init, message in {
         "no/such.pth": "there is no file no/such.pth",
