@@ -58,6 +58,7 @@ _IN_THE_WAY = "a file is where a folder must be: move it, or name another folder
 _REMEDIES = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
+    errno.EFBIG: "allow larger files (ulimit -f), and run again",
     errno.EROFS: _DENIED,
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
