@@ -7,6 +7,7 @@ import warnings
 from traceback import extract_tb
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+UNREAD = 141  # likewise after the reader of a pipe has ended
 
 
 class InputError(ValueError):
