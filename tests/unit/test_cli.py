@@ -301,11 +301,11 @@ def test_an_export_replaces_no_files_of_others(project, capsys, name):
     path.write_text("precious")
     code, _, error = call(capsys, "export", "crf", "--out", "mine")
     assert code == 1
-    where = name if name == "export.json" else name.partition("/")[0]
-    assert error == (
-        f"error: mine/{where}: is there, but mine has no export.json of this command; give another "
-        "--out, or replace it with --overwrite\n"
-    )
+    what = "is there, but mine has no export.json of this command"
+    if name == "export.json":
+        what = "was not written by this version of this command"
+    remedy = "give another --out, or replace it with --overwrite"
+    assert error == f"error: mine/{name.partition('/')[0]}: {what}; {remedy}\n"
     assert [one for one in Path("mine").rglob("*") if one.is_file()] == [path]
     assert path.read_text() == "precious"
     for again in (["--overwrite"], []):

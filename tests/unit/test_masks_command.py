@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -108,13 +109,24 @@ def test_files_of_others_are_not_replaced(folder, capsys, name):
     path.write_text("precious")
     code, _, error = call(capsys, folder, "--labels", "dog")
     assert code == 1
-    assert error == (
-        f"error: masks/{name}: is there, but masks has no images.csv of this command; give another "
-        "--out, or replace it with --overwrite\n"
-    )
+    what = "is there, but masks has no images.csv of this command"
+    if name == "images.csv":
+        what = "was not written by this version of this command"
+    remedy = "give another --out, or replace it with --overwrite"
+    assert error == f"error: masks/{name}: {what}; {remedy}\n"
     assert [one for one in Path("masks").rglob("*") if one.is_file()] == [path]
     assert path.read_text() == "precious"
     assert call(capsys, folder, "--labels", "dog", "--overwrite")[0] == 0
+
+
+def test_an_emptied_list_is_said_and_nothing_is_lost(folder, capsys):
+    # FAULTS 18
+    call(capsys, folder, "--labels", "dog")
+    before = changed()
+    Path("masks/images.csv").write_text("")
+    code, _, error = call(capsys, folder, "--labels", "dog")
+    assert (code, error.count("\n"), changed()) == (1, 1, before)
+    assert error.startswith("error: masks/images.csv: is empty, so nothing says what made the")
 
 
 def test_a_stop_before_the_settings_are_written_is_gone_on_from(folder, capsys, monkeypatch):
