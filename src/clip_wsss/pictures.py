@@ -35,7 +35,7 @@ from clip_wsss.core.images import encode_grey, encode_label, write_bytes
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.annotations import read_labels
 from clip_wsss.data.check import shortened
-from clip_wsss.data.lists import image_id, is_picture
+from clip_wsss.data.lists import check_id, image_id, is_picture
 from clip_wsss.export import GREY
 
 FOLDERS = ("labels", "confidence")
@@ -84,6 +84,8 @@ def segment_pictures(
             these, or the weights cannot be used.
     """
     settings = json.loads(json.dumps(segmenter.settings))
+    bad = _bad_names(pictures)
+    pictures = [one for one in pictures if str(one.path) not in bad]
     names = [one.name for one in pictures]
     done = {} if overwrite else _done(out, settings, names)
     for folder in FOLDERS:
@@ -101,13 +103,14 @@ def segment_pictures(
     write_rows(out / "images.csv", [HEAD, *(tuple(map(guarded, line)) for line in others)])
     write_json(out / "settings.json", settings)
     write_rows(out / "classes.csv", [("value", "class"), *classes])
-    bad, zero = {}, []
+    made, zero = 0, []
     outcomes = segmenter.outcomes([(one.path, one.labels, one.name) for one in left])
     progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
     for one, found in zip(left, progress, strict=True):
         if isinstance(found, InputError):
             bad[str(one.path)] = str(found)
             continue
+        made += 1
         if found.without_map:
             zero.append(one.name)
         codes = GREY[encode(found.confidence)]
@@ -119,11 +122,22 @@ def segment_pictures(
             csv.writer(file, lineterminator="\n").writerow(map(guarded, lines[one.name]))
     if zero:
         print(
-            f"warning: {out}: in {len(zero)} of {len(left) - len(bad)} pictures ({zero[0]}) a map "
-            "is 0 all over, so that the mask lacks its class; look at the weights and at the words",
+            f"warning: {out}: in {len(zero)} of {made} pictures ({zero[0]}) a map is 0 all over, "
+            "so that the mask lacks its class; look at the weights and at the words",
             file=sys.stderr,
         )
-    return len(left) - len(bad), len(kept), bad
+    return made, len(kept), bad
+
+
+def _bad_names(pictures: Sequence[Picture]) -> dict[str, str]:
+    """Path -> what is wrong, of pictures whose names no CSV can hold."""
+    bad = {}
+    for one in pictures:
+        try:
+            check_id(one.name, str(one.path.parent))
+        except InputError as error:
+            bad[str(one.path)] = str(error)
+    return bad
 
 
 def _done(out: Path, settings: dict, names: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -129,6 +129,21 @@ def test_an_emptied_list_is_said_and_nothing_is_lost(folder, capsys):
     assert error.startswith("error: masks/images.csv: is empty, so nothing says what made the")
 
 
+def test_a_name_that_no_list_can_hold_costs_its_picture_alone(folder, capsys):
+    # FAULTS 28
+    for name in (b"k\xe4.png", b"a\nb.png"):
+        shutil.copy(folder / "grey.png", os.fsencode(folder) + b"/" + name)
+    code, out, error = call(capsys, folder, "--labels", "dog")
+    assert (code, out) == (1, "masks: 3 made, 0 kept, 2 bad\n")
+    said = [line for line in error.splitlines() if line.startswith("error: ")]
+    reason = "holds a control character or is not UTF-8; rename the file"
+    assert said == [
+        rf"error: my pictures: the file name of 'a\nb' {reason}",
+        rf"error: my pictures: the file name of 'k\udce4' {reason}",
+    ]
+    assert call(capsys, folder, "--labels", "dog")[1] == "masks: 0 made, 3 kept, 2 bad\n"
+
+
 def test_a_stop_before_the_settings_are_written_is_gone_on_from(folder, capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
