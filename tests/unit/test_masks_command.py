@@ -16,7 +16,7 @@ from clip_wsss import cli, pictures
 from clip_wsss.api import Segmenter, ZeroMapWarning
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import read_label
+from clip_wsss.core.images import read_label, write_label
 from clip_wsss.export import GREY
 
 CONFIG = synthetic.REPOSITORY / "config/config.yaml"
@@ -127,6 +127,48 @@ def test_an_emptied_list_is_said_and_nothing_is_lost(folder, capsys):
     code, _, error = call(capsys, folder, "--labels", "dog")
     assert (code, error.count("\n"), changed()) == (1, 1, before)
     assert error.startswith("error: masks/images.csv: is empty, so nothing says what made the")
+
+
+@pytest.mark.parametrize("damaged", ["labels", "confidence"])
+def test_what_is_no_longer_whole_is_made_again(folder, capsys, damaged):
+    # FAULTS 5
+    call(capsys, folder, "--labels", "dog")
+    whole = {name: Path("masks", damaged, name).read_bytes() for name in ("a b.png", "grey.png")}
+    Path("masks", damaged, "a b.png").write_bytes(b"")
+    Path("masks", damaged, "grey.png").write_bytes(whole["grey.png"][:-30])
+    assert call(capsys, folder, "--labels", "dog")[1] == "masks: 2 made, 1 kept, 0 bad\n"
+    assert {name: Path("masks", damaged, name).read_bytes() for name in whole} == whole
+
+
+@pytest.mark.parametrize("changed", ["labels", "confidence"])
+def test_what_someone_changed_is_kept_and_said_until_it_is_deleted(folder, capsys, changed):
+    # FAULTS 5
+    call(capsys, folder, "--labels", "dog")
+    path = Path("masks", changed, "grey.png")
+    made = path.read_bytes()
+    write_label(path, np.full((24, 32), 7, np.uint8))
+    own = path.read_bytes()
+    for _ in range(2):
+        code, out, error = call(capsys, folder, "--labels", "dog")
+        assert (code, out) == (0, "masks: 0 made, 3 kept, 0 bad\n")
+        assert error == (
+            "warning: masks: changed since they were made, and kept: grey; delete such a PNG to "
+            "have it made again\n"
+        )
+        assert path.read_bytes() == own
+    path.unlink()
+    assert call(capsys, folder, "--labels", "dog")[1] == "masks: 1 made, 2 kept, 0 bad\n"
+    assert path.read_bytes() == made
+
+
+def test_a_line_that_was_half_written_does_not_count(folder, capsys):
+    # FAULTS 29
+    call(capsys, folder, "--labels", "dog")
+    lines = Path("masks/images.csv").read_text()
+    Path("masks/images.csv").write_text(lines[:-5])
+    code, out, error = call(capsys, folder, "--labels", "dog")
+    assert (code, out, error) == (0, "masks: 1 made, 2 kept, 0 bad\n", "")
+    assert Path("masks/images.csv").read_text() == lines
 
 
 def test_a_name_that_no_list_can_hold_costs_its_picture_alone(folder, capsys):
