@@ -106,6 +106,10 @@ def segment_pictures(
     names = [one.name for one in left]
     if changed := [one for one in names if done.get(one, lines[one])[:3] != lines[one]]:
         print(f"{out}: other labels or pixels, made again: {some(changed)}", file=sys.stderr)
+    if gone := [one for one in done if one not in lines]:
+        print(
+            f"{out}: {len(gone)} kept of pictures that are not given: {some(gone)}", file=sys.stderr
+        )
     classes = enumerate(map(guarded, ("background", *segmenter.vocabulary.classes)))
     others = [line for name, line in done.items() if name in kept or name not in lines]
     # First, since without it the other files would be taken for those of another program.

@@ -83,7 +83,10 @@ def test_what_is_not_what_it_was_is_made_again(folder, capsys):
     assert error == "masks: other labels or pixels, made again: alpha\n"
     _, out, error = call(capsys, folder / "a b.jpg", "--labels", "cat")
     assert out == "masks: 1 made, 0 kept, 0 bad\n"
-    assert error == "masks: other labels or pixels, made again: a b\n"
+    assert error == (
+        "masks: other labels or pixels, made again: a b\n"
+        "masks: 2 kept of pictures that are not given: alpha, grey\n"
+    )
     assert dict(row[:2] for row in rows("images.csv")[1:])["a b"] == "cat"
     _, out, _ = call(capsys, folder / "grey.png", "--labels", "dog", "--overwrite")
     assert out == "masks: 1 made, 0 kept, 0 bad\n"
