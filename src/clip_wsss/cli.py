@@ -15,7 +15,14 @@ from pathlib import Path
 from clip_wsss import __version__
 from clip_wsss.core.arguments import output
 from clip_wsss.core.confidence import MU, check_mu
-from clip_wsss.core.errors import INTERRUPTED, InputError, failed, leave_out_warnings, stopped
+from clip_wsss.core.errors import (
+    INTERRUPTED,
+    UNREAD,
+    InputError,
+    failed,
+    leave_out_warnings,
+    stopped,
+)
 from clip_wsss.core.files import check_own, make_output, read_text, write_text
 from clip_wsss.core.resources import find, is_file, project
 from clip_wsss.core.spelling import unknown
@@ -45,10 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     leave_out_warnings()
     try:
-        return _command(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            return _command(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            print(end="", flush=True)  # else it is written after this function
     except KeyboardInterrupt:
         print("stopped; the same command goes on or starts again", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # such as `| head -1`
+        code = UNREAD
+    except OSError as error:  # a full disk; commands catch those of their files
+        code = stopped(error, "stdout")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # gets what is left to say
+    return code
 
 
 def _command(arguments: list[str]) -> int:

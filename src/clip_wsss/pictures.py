@@ -1,7 +1,8 @@
 """Pseudo masks of pictures with image-level labels, as PNGs.
 
 A mask that is there stays, as long as the picture, its labels and the settings are the same; so the
-same command goes on where it was stopped. A bad picture costs that picture alone.
+same command goes on where it was stopped. What someone changed in a mask stays, too, and is said. A
+bad picture costs that picture alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import csv
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,17 @@ from clip_wsss.core.files import (
     write_json,
     write_rows,
 )
-from clip_wsss.core.images import encode_grey, encode_label, write_bytes
+from clip_wsss.core.images import encode_grey, encode_label, read_rgb, write_bytes
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.annotations import read_labels
 from clip_wsss.data.check import shortened
-from clip_wsss.data.lists import image_id, is_picture
+from clip_wsss.data.datasets import some
+from clip_wsss.data.lists import check_id, image_id, is_picture
 from clip_wsss.export import GREY
 
 FOLDERS = ("labels", "confidence")
-HEAD = ("image", "labels", "sha256")  # of images.csv
+# Of images.csv: the picture's digest, and those of its two PNGs.
+HEAD = ("image", "labels", "sha256", *(f"{folder}_sha256" for folder in FOLDERS))
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,8 @@ class Picture:
 
     @property
     def line(self) -> tuple[str, str, str]:
-        """Its line of images.csv."""
-        digest = sha256(self.path) if self.path.is_file() else ""
-        return self.name, ";".join(self.labels), digest
+        """What its line of images.csv begins with: all that decides its mask but the settings."""
+        return self.name, ";".join(self.labels), _digest(self.path)
 
 
 def segment_pictures(
@@ -73,41 +75,55 @@ def segment_pictures(
         pictures: no two of one name.
         out: gets labels/<name>.png (VOC palette), confidence/<name>.png (grey, 255 for 1),
             classes.csv (value, class), settings.json, and images.csv (image, labels, sha256 of the
-            picture), a line as soon as a picture is done.
+            picture and of its two PNGs), a line as soon as a picture is done.
         overwrite: make them all again, whatever the settings of those that are there.
 
     Returns:
-        How many were made, how many were kept, and path -> what is wrong with a bad picture.
+        How many were made, how many were kept (also those that were changed since, with a warning),
+        and path -> what is wrong with a bad picture.
 
     Raises:
         InputError: `out` holds masks of other settings or files of another program in the place of
             these, or the weights cannot be used.
     """
     settings = json.loads(json.dumps(segmenter.settings))
-    names = [one.name for one in pictures]
-    done = {} if overwrite else _done(out, settings, names)
+    bad = _bad_names(pictures)
+    pictures = [one for one in pictures if str(one.path) not in bad]
+    lines = {one.name: one.line for one in pictures}
+    done = {} if overwrite else _done(out, settings, lines)
     for folder in FOLDERS:
         make_output(out / folder)
-    lines = {one.name: one.line for one in pictures}
-    kept = {one for one in lines if lines[one] == done.get(one) and _is_there(out, one)}
+    kept = {one for one in lines if done.get(one) == (*lines[one], *_digests(out, one))}
+    same = (one for one in lines if one not in kept and done.get(one, ())[:3] == lines[one])
+    if edited := [one for one in same if _is_whole(out, one)]:
+        print(
+            f"warning: {out}: changed since they were made, and kept: {some(edited)}; delete such "
+            "a PNG to have it made again",
+            file=sys.stderr,
+        )
+        kept.update(edited)
     left = [one for one in pictures if one.name not in kept]
-    if changed := [one for one in left if one.line != done.get(one.name, one.line)]:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        shown = ", ".join(one.name for one in changed[:3])
-        print(f"{out}: other labels or pixels, made again: {shown}{more}", file=sys.stderr)
+    names = [one.name for one in left]
+    if changed := [one for one in names if done.get(one, lines[one])[:3] != lines[one]]:
+        print(f"{out}: other labels or pixels, made again: {some(changed)}", file=sys.stderr)
+    if gone := [one for one in done if one not in lines]:
+        print(
+            f"{out}: {len(gone)} kept of pictures that are not given: {some(gone)}", file=sys.stderr
+        )
     classes = enumerate(map(guarded, ("background", *segmenter.vocabulary.classes)))
     others = [line for name, line in done.items() if name in kept or name not in lines]
     # First, since without it the other files would be taken for those of another program.
     write_rows(out / "images.csv", [HEAD, *(tuple(map(guarded, line)) for line in others)])
     write_json(out / "settings.json", settings)
     write_rows(out / "classes.csv", [("value", "class"), *classes])
-    bad, zero = {}, []
+    made, zero = 0, []
     outcomes = segmenter.outcomes([(one.path, one.labels, one.name) for one in left])
     progress = tqdm(outcomes, total=len(left), desc="masks", unit="image", disable=None)
     for one, found in zip(left, progress, strict=True):
         if isinstance(found, InputError):
             bad[str(one.path)] = str(found)
             continue
+        made += 1
         if found.without_map:
             zero.append(one.name)
         codes = GREY[encode(found.confidence)]
@@ -116,17 +132,29 @@ def segment_pictures(
         ):
             write_bytes(out / folder / f"{one.name}.png", data)
         with (out / "images.csv").open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(map(guarded, lines[one.name]))
+            line = *lines[one.name], *_digests(out, one.name)
+            csv.writer(file, lineterminator="\n").writerow(map(guarded, line))
     if zero:
         print(
-            f"warning: {out}: in {len(zero)} of {len(left) - len(bad)} pictures ({zero[0]}) a map "
-            "is 0 all over, so that the mask lacks its class; look at the weights and at the words",
+            f"warning: {out}: in {len(zero)} of {made} pictures ({zero[0]}) a map is 0 all over, "
+            "so that the mask lacks its class; look at the weights and at the words",
             file=sys.stderr,
         )
-    return len(left) - len(bad), len(kept), bad
+    return made, len(kept), bad
 
 
-def _done(out: Path, settings: dict, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _bad_names(pictures: Sequence[Picture]) -> dict[str, str]:
+    """Path -> what is wrong, of pictures whose names no CSV can hold."""
+    bad = {}
+    for one in pictures:
+        try:
+            check_id(one.name, str(one.path.parent))
+        except InputError as error:
+            bad[str(one.path)] = str(error)
+    return bad
+
+
+def _done(out: Path, settings: dict, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The lines of images.csv by name; none where nothing was made.
 
     Raises:
@@ -137,7 +165,9 @@ def _done(out: Path, settings: dict, names: Sequence[str]) -> dict[str, tuple[st
     others = (out / "settings.json", out / "classes.csv", *masks)
     if not check_own(out, "images.csv", f"{','.join(HEAD)}\n", others):
         return {}
-    rows = list(csv.reader(read_text(out / "images.csv", "missing").splitlines()[1:]))
+    # Of what was stopped while it was written the last line may be half there.
+    whole = read_text(out / "images.csv", "missing").rpartition("\n")[0]
+    rows = list(csv.reader(whole.split("\n")[1:]))
     if rows and _read_settings(out / "settings.json") != settings:
         raise InputError(
             f"{out}: holds masks of other settings (settings.json); give another --out, or make "
@@ -154,8 +184,22 @@ def _read_settings(path: Path) -> Any:
         raise InputError(f"{path}: not JSON ({error}); give --overwrite") from None
 
 
-def _is_there(out: Path, name: str) -> bool:
-    return all((out / folder / f"{name}.png").is_file() for folder in FOLDERS)
+def _digest(path: Path) -> str:
+    return sha256(path) if path.is_file() else ""
+
+
+def _digests(out: Path, name: str) -> tuple[str, ...]:
+    return tuple(_digest(out / folder / f"{name}.png") for folder in FOLDERS)
+
+
+def _is_whole(out: Path, name: str) -> bool:
+    """Whether both PNGs of a picture are there and hold pixels."""
+    try:
+        for folder in FOLDERS:
+            read_rgb(out / folder / f"{name}.png", stored=True)
+    except InputError:
+        return False
+    return True
 
 
 def find_pictures(paths: Sequence[Path], by_folder: bool = False) -> list[Picture]:

@@ -3,6 +3,8 @@
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -100,6 +102,33 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(pictures, "main", stopped)
     assert cli.main(["masks", "folder"]) == 130
     assert capsys.readouterr().err == "stopped; the same command goes on or starts again\n"
+
+
+@pytest.mark.parametrize(("command", "unbuffered"), [("--help", ""), ("doctor", "1")])
+def test_who_reads_no_further_gets_no_traceback(command, unbuffered):
+    # FAULTS 29
+    read, write = os.pipe()
+    os.close(read)
+    made = call_process(command, write, unbuffered)
+    os.close(write)
+    assert (made.returncode, made.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_below_what_is_printed_is_one_line():
+    # FAULTS 29
+    with open("/dev/full", "w") as full:
+        made = call_process("--help", full)
+    line = "error: stdout: No space left on device; make room, and run again\n"
+    assert (made.returncode, made.stderr) == (1, line)
+
+
+def call_process(command, stdout, unbuffered=""):
+    program = [sys.executable, "-m", "clip_wsss", command]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    return subprocess.run(
+        program, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def test_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
@@ -272,11 +301,11 @@ def test_an_export_replaces_no_files_of_others(project, capsys, name):
     path.write_text("precious")
     code, _, error = call(capsys, "export", "crf", "--out", "mine")
     assert code == 1
-    where = name if name == "export.json" else name.partition("/")[0]
-    assert error == (
-        f"error: mine/{where}: is there, but mine has no export.json of this command; give another "
-        "--out, or replace it with --overwrite\n"
-    )
+    what = "is there, but mine has no export.json of this command"
+    if name == "export.json":
+        what = "was not written by this version of this command"
+    remedy = "give another --out, or replace it with --overwrite"
+    assert error == f"error: mine/{name.partition('/')[0]}: {what}; {remedy}\n"
     assert [one for one in Path("mine").rglob("*") if one.is_file()] == [path]
     assert path.read_text() == "precious"
     for again in (["--overwrite"], []):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from clip_wsss import cli, pictures
 from clip_wsss.api import Segmenter, ZeroMapWarning
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import read_label
+from clip_wsss.core.images import read_label, write_label
 from clip_wsss.export import GREY
 
 CONFIG = synthetic.REPOSITORY / "config/config.yaml"
@@ -82,7 +83,10 @@ def test_what_is_not_what_it_was_is_made_again(folder, capsys):
     assert error == "masks: other labels or pixels, made again: alpha\n"
     _, out, error = call(capsys, folder / "a b.jpg", "--labels", "cat")
     assert out == "masks: 1 made, 0 kept, 0 bad\n"
-    assert error == "masks: other labels or pixels, made again: a b\n"
+    assert error == (
+        "masks: other labels or pixels, made again: a b\n"
+        "masks: 2 kept of pictures that are not given: alpha, grey\n"
+    )
     assert dict(row[:2] for row in rows("images.csv")[1:])["a b"] == "cat"
     _, out, _ = call(capsys, folder / "grey.png", "--labels", "dog", "--overwrite")
     assert out == "masks: 1 made, 0 kept, 0 bad\n"
@@ -108,13 +112,81 @@ def test_files_of_others_are_not_replaced(folder, capsys, name):
     path.write_text("precious")
     code, _, error = call(capsys, folder, "--labels", "dog")
     assert code == 1
-    assert error == (
-        f"error: masks/{name}: is there, but masks has no images.csv of this command; give another "
-        "--out, or replace it with --overwrite\n"
-    )
+    what = "is there, but masks has no images.csv of this command"
+    if name == "images.csv":
+        what = "was not written by this version of this command"
+    remedy = "give another --out, or replace it with --overwrite"
+    assert error == f"error: masks/{name}: {what}; {remedy}\n"
     assert [one for one in Path("masks").rglob("*") if one.is_file()] == [path]
     assert path.read_text() == "precious"
     assert call(capsys, folder, "--labels", "dog", "--overwrite")[0] == 0
+
+
+def test_an_emptied_list_is_said_and_nothing_is_lost(folder, capsys):
+    # FAULTS 18
+    call(capsys, folder, "--labels", "dog")
+    before = changed()
+    Path("masks/images.csv").write_text("")
+    code, _, error = call(capsys, folder, "--labels", "dog")
+    assert (code, error.count("\n"), changed()) == (1, 1, before)
+    assert error.startswith("error: masks/images.csv: is empty, so nothing says what made the")
+
+
+@pytest.mark.parametrize("damaged", ["labels", "confidence"])
+def test_what_is_no_longer_whole_is_made_again(folder, capsys, damaged):
+    # FAULTS 5
+    call(capsys, folder, "--labels", "dog")
+    whole = {name: Path("masks", damaged, name).read_bytes() for name in ("a b.png", "grey.png")}
+    Path("masks", damaged, "a b.png").write_bytes(b"")
+    Path("masks", damaged, "grey.png").write_bytes(whole["grey.png"][:-30])
+    assert call(capsys, folder, "--labels", "dog")[1] == "masks: 2 made, 1 kept, 0 bad\n"
+    assert {name: Path("masks", damaged, name).read_bytes() for name in whole} == whole
+
+
+@pytest.mark.parametrize("changed", ["labels", "confidence"])
+def test_what_someone_changed_is_kept_and_said_until_it_is_deleted(folder, capsys, changed):
+    # FAULTS 5
+    call(capsys, folder, "--labels", "dog")
+    path = Path("masks", changed, "grey.png")
+    made = path.read_bytes()
+    write_label(path, np.full((24, 32), 7, np.uint8))
+    own = path.read_bytes()
+    for _ in range(2):
+        code, out, error = call(capsys, folder, "--labels", "dog")
+        assert (code, out) == (0, "masks: 0 made, 3 kept, 0 bad\n")
+        assert error == (
+            "warning: masks: changed since they were made, and kept: grey; delete such a PNG to "
+            "have it made again\n"
+        )
+        assert path.read_bytes() == own
+    path.unlink()
+    assert call(capsys, folder, "--labels", "dog")[1] == "masks: 1 made, 2 kept, 0 bad\n"
+    assert path.read_bytes() == made
+
+
+def test_a_line_that_was_half_written_does_not_count(folder, capsys):
+    # FAULTS 29
+    call(capsys, folder, "--labels", "dog")
+    lines = Path("masks/images.csv").read_text()
+    Path("masks/images.csv").write_text(lines[:-5])
+    code, out, error = call(capsys, folder, "--labels", "dog")
+    assert (code, out, error) == (0, "masks: 1 made, 2 kept, 0 bad\n", "")
+    assert Path("masks/images.csv").read_text() == lines
+
+
+def test_a_name_that_no_list_can_hold_costs_its_picture_alone(folder, capsys):
+    # FAULTS 28
+    for name in (b"k\xe4.png", b"a\nb.png"):
+        shutil.copy(folder / "grey.png", os.fsencode(folder) + b"/" + name)
+    code, out, error = call(capsys, folder, "--labels", "dog")
+    assert (code, out) == (1, "masks: 3 made, 0 kept, 2 bad\n")
+    said = [line for line in error.splitlines() if line.startswith("error: ")]
+    reason = "holds a control character or is not UTF-8; rename the file"
+    assert said == [
+        rf"error: my pictures: the file name of 'a\nb' {reason}",
+        rf"error: my pictures: the file name of 'k\udce4' {reason}",
+    ]
+    assert call(capsys, folder, "--labels", "dog")[1] == "masks: 0 made, 3 kept, 2 bad\n"
 
 
 def test_a_stop_before_the_settings_are_written_is_gone_on_from(folder, capsys, monkeypatch):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clip_wsss.core.files import write_text
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -21,7 +23,7 @@ TEXTS = (
 
 def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
     """Write a table; a text that a spreadsheet would compute gets an apostrophe before it."""
-    Path(path).write_text(csv_text(frame), encoding="utf-8", newline="")
+    write_text(path, csv_text(frame))
 
 
 def csv_text(frame: pd.DataFrame) -> str:

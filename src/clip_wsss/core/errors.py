@@ -7,6 +7,7 @@ import warnings
 from traceback import extract_tb
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+UNREAD = 141  # likewise after the reader of a pipe has ended
 
 
 class InputError(ValueError):
@@ -58,6 +59,7 @@ _IN_THE_WAY = "a file is where a folder must be: move it, or name another folder
 _REMEDIES = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
+    errno.EFBIG: "allow larger files (ulimit -f), and run again",
     errno.EROFS: _DENIED,
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,

@@ -197,10 +197,12 @@ def check_own(out: Path, mark: str, begin: str, others: Iterable[Path]) -> bool:
         else:
             there = os.path.lexists(other)
         if there:
-            raise InputError(
-                f"{other}: is there, but {out} has no {mark} of this command; give another --out, "
-                "or replace it with --overwrite"
-            )
+            what = f"is there, but {out} has no {mark} of this command"
+            if other == path:
+                what = "was not written by this version of this command"
+                if path.is_file() and not path.stat().st_size:
+                    what = "is empty, so nothing says what made the files beside it"
+            raise InputError(f"{other}: {what}; give another --out, or replace it with --overwrite")
     return False
 
 

@@ -1,3 +1,5 @@
+import resource
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -56,3 +58,18 @@ def test_markdown_shows_a_text_as_it_is(words, shown):
     # FAULTS 12
     assert markdown_text(words) == shown
     assert markdown_table([["a", words]]).count("\n") == 1
+
+
+def test_a_table_is_whole_or_what_it_was(tmp_path):
+    # FAULTS 29
+    path, frame = tmp_path / "a.csv", pd.DataFrame({"run": ["a", "b"] * 5000})
+    path.write_text("before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_csv(frame, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.csv"]
+    assert path.read_text() == "before"

@@ -1,10 +1,12 @@
 """What an error says fits into one line of a terminal."""
 
+import errno
+import os
 import pickle
 
 import pytest
 
-from clip_wsss.core.errors import InputError, one_line
+from clip_wsss.core.errors import InputError, one_line, stopped
 
 
 def test_nothing_that_a_terminal_obeys_or_hides_is_in_a_line():
@@ -31,3 +33,13 @@ def test_of_a_line_that_no_terminal_shows_the_ends_are_told():
     assert first.endswith("x; last")
     assert " [9998013 more characters] " in first
     assert second == "y" * 2000
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.ENOSPC, errno.EDQUOT])
+def test_a_file_that_the_disk_does_not_take_is_one_line(number, capsys):
+    # FAULTS 29
+    assert stopped(OSError(number, os.strerror(number)), "masks") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: masks: {os.strerror(number)}; ")
+    assert error.endswith(", and run again\n")
+    assert error.count("\n") == 1
