@@ -19,7 +19,7 @@ from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
 from clip_wsss.data.annotations import unused_columns
 from clip_wsss.data.bad_images import may_be_left_out
-from clip_wsss.data.datasets import Dataset, some
+from clip_wsss.data.datasets import TAGCLIP, Dataset, some
 from clip_wsss.data.lists import is_picture
 from clip_wsss.data.vocabulary import IGNORE
 
@@ -115,7 +115,7 @@ def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[s
         report["splits"][split] = {"images": len(ids), **numbers}
         report["errors"] += errors
         report["warnings"] += warnings
-    report["errors"] += _outside(dataset, uses)
+    report["errors"] += [*_outside(dataset, uses), *_true_labels(dataset, uses)]
     report["warnings"] += _not_looked_at(dataset, uses)
     return report | {key: list(map(one_line, report[key])) for key in ("errors", "warnings")}
 
@@ -135,6 +135,24 @@ def _outside(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:
         f"dataset.splits.score: {some(names)} of {score} are not in {pseudo} (splits.pseudo), so "
         "they get no masks to score; name a list that is a part of it"
     ] if names else []  # fmt: skip
+
+
+def _true_labels(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:
+    """What is wrong with the labels by which predicted ones are scored."""
+    truth = (dataset.settings.get("tagclip") or {}).get("truth")
+    split = (dataset.settings.get("splits") or {}).get("score")
+    predicted = dataset.settings["labels"] == TAGCLIP and truth is not None
+    if not predicted or split is None or split not in uses:
+        return []
+    given = Dataset({**dataset.settings, "labels": truth, "tagclip": None}, dataset.vocabulary)
+    found: dict[str, None] = {}
+    with suppress(InputError):  # of the list, which was said
+        for name in dataset.ids(split):
+            try:
+                given.labels(name)
+            except InputError as error:
+                found[f"dataset.tagclip.truth: {error}"] = None
+    return list(found)
 
 
 def _not_looked_at(dataset: Dataset, uses: Mapping[str, Use]) -> list[str]:

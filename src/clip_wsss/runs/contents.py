@@ -71,7 +71,7 @@ def folder_digest(
     """
     path = Path(folder)
     if not path.is_dir():
-        raise InputError(f"{key}: there is no folder {folder}")
+        raise InputError(f"{key}: there is no folder {folder}; correct it, or make the folder")
     files = sorted(one for one in path.iterdir() if is_picture(one.name, suffixes))
     if not files:
         raise InputError(f"{key}: {folder} must hold <id>.png for each image")

@@ -536,3 +536,21 @@ def test_columns_of_labels_that_are_not_used_are_said(own, tmp_path):
     path.write_text("image,label\na,dog\nb,dog\nc,dog\n")
     found = own.check({"train": Use(labels=True)}, labels=str(path))
     assert not any("not used" in line for line in found["warnings"])
+
+
+def test_true_labels_of_predicted_ones_are_read_before(own, tmp_path):
+    path = tmp_path / "true.csv"
+    settings = {
+        "labels": "tagclip",
+        "tagclip": {"truth": str(path)},
+        "size": "image",
+        "splits": {"score": "train"},
+    }
+    path.write_text("image,labels\na,dog\nb,wolf\n")
+    said = own.check({"train": Use()}, **settings)["errors"]
+    assert len(said) == 2
+    assert all(line.startswith("dataset.tagclip.truth: ") for line in said)
+    assert any(f"{path}: has no row" in line or "c: has no row" in line for line in said)
+    assert any("wolf" in line for line in said)
+    path.write_text("image,labels\na,dog\nb,cat\nc,dog\n")
+    assert own.check({"train": Use()}, **settings)["errors"] == []
