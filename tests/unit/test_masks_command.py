@@ -338,3 +338,13 @@ def test_maps_of_zero_are_said(folder, capsys, monkeypatch):
     with pytest.warns(ZeroMapWarning, match="the map of dog, person is 0 all over"):
         mask = Segmenter(PRESET, device="cpu")(folder / "a b.jpg", ["dog", "person"])
     assert not mask.label.any()
+
+
+def test_a_picture_that_does_not_fit_is_named_by_its_file(folder, capsys, monkeypatch):
+    # FAULTS 17
+    Image.new("RGB", (1000, 1000)).save(folder / "large.png")
+    monkeypatch.setattr("clip_wsss.core.memory.available", lambda device: 3 * 10**8)
+    code, out, error = call(capsys, folder, "--labels", "dog")
+    assert (code, out) == (1, "masks: 3 made, 0 kept, 1 bad\n")
+    assert error.startswith("error: my pictures/large.png: 1000 x 1000 pixels are ")
+    assert "; scale it down, leave it out, " in error
