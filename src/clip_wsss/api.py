@@ -339,13 +339,16 @@ class Segmenter:
                 made = mapped(decide, [(maps[one], data.image(one)) for one in whole])
                 decided = dict(zip(whole, made, strict=True))
                 for one in window:
-                    yield self._outcome(maps[one], decided.get(one))
+                    yield self._outcome(maps[one], decided.get(one), window[one])
 
-    def _outcome(self, maps: ImageMaps | str, decided: Any) -> PseudoMask | InputError:
-        if isinstance(maps, str):
-            return InputError(maps)
-        if isinstance(decided, InputError):
-            return decided
+    def _outcome(
+        self, maps: ImageMaps | str, decided: Any, picture: _Picture
+    ) -> PseudoMask | InputError:
+        if isinstance(maps, str) or isinstance(decided, InputError):
+            said, begin = str(maps if isinstance(maps, str) else decided), f"{picture.id}: "
+            if said.startswith(begin):
+                said = f"{picture.where}: {said.removeprefix(begin)}"
+            return InputError(said)
         keys, (label, confidence) = maps.keys.tolist(), decided
         names = tuple(self.vocabulary.classes[key] for key in keys)
         values = tuple(key + 1 for key in keys)

@@ -228,9 +228,31 @@ def find_pictures(paths: Sequence[Path], by_folder: bool = False) -> list[Pictur
                 raise InputError(f"{file}: has the name of {found[name].path}; rename one")
             found[name] = Picture(name, file, labels)
     if not found:
-        what = "a folder for each class, with pictures" if by_folder else "pictures"
+        what = "a folder for each class, with pictures" if by_folder else "pictures, not below it"
         raise InputError(f"{', '.join(map(str, paths))}: must hold {what}")
     return list(found.values())
+
+
+def _warn_of_others(
+    paths: Sequence[Path], pictures: Sequence[Picture], by_folder: bool, out: Path
+) -> None:
+    """Say which pictures below the folders are not taken; those in `out` are masks."""
+    taken, own = {one.path for one in pictures}, out.resolve()
+    where = "not in a folder of a class directly below it" if by_folder else "in folders below it"
+    remedy = "move them there" if by_folder else "name these folders, too"
+    for path in paths:
+        others = [
+            str(file)
+            for file in (one.relative_to(path) for one in sorted(path.rglob("*")))
+            if is_picture(file.name)
+            and path / file not in taken
+            and own not in (path.resolve() / file).parents
+        ]
+        if others:
+            warnings.warn(
+                f"{path}: {len(others)} not taken, {where}: {some(others)}; {remedy}",
+                stacklevel=2,
+            )
 
 
 def labelled(
@@ -249,6 +271,13 @@ def labelled(
     """
     if table is not None:
         rows = read_labels(table, classes)
+        there = {image_id(one.path.name) for one in pictures}
+        if others := [name for name in rows if name not in there]:
+            warnings.warn(
+                f"{table}: {len(others)} of {len(rows)} rows are of pictures that are not given: "
+                f"{some(others)}",
+                stacklevel=2,
+            )
         return [
             Picture(one.name, one.path, tuple(rows.get(image_id(one.path.name), ())))
             for one in pictures
@@ -290,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore", ZeroMapWarning)  # said once for all pictures
     try:
         pictures = find_pictures(options.pictures, options.by_folder)
+        _warn_of_others(options.pictures, pictures, options.by_folder, options.out)
         segmenter = Segmenter(
             options.preset,
             classes=_classes(options.classes),

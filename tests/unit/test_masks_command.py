@@ -244,12 +244,38 @@ def test_no_spreadsheet_computes_names_of_pictures_and_classes(folder, capsys):
 
 
 def test_labels_of_a_table(folder, capsys):
-    Path("labels.csv").write_text("image,labels\na b.jpg,person;dog\ngrey.png,dgo\n")
+    table = "image,labels\na b.jpg,person;dog\ngrey.png,dgo\ngone.png,cat\n"
+    Path("labels.csv").write_text(table)
     code, out, error = call(capsys, folder, "--csv", "labels.csv")
     assert (code, out) == (1, "masks: 1 made, 0 kept, 2 bad\n")
     assert "alpha.png: has no labels" in error
+    line = "warning: labels.csv: 1 of 3 rows are of pictures that are not given: gone\n"  # FAULTS 6
+    assert error.startswith(line)
     assert "grey.png: unknown class `dgo`; did you mean `dog`?" in error
     assert rows("images.csv")[1][:2] == ["a b", "person;dog"]
+
+
+def test_pictures_that_are_not_taken_are_said(folder, capsys):
+    # FAULTS 6
+    for name in ("dog/1.jpg", "dog/old/2.jpg", "masks/labels/3.jpg", "dog/notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "a b.jpg", folder / name)
+    out = ["--out", Path.cwd() / folder / "masks"]  # whose pictures are masks
+    code, _, error = call(capsys, folder, "--labels", "dog", *out)
+    assert code == 0
+    assert error == (
+        "warning: my pictures: 2 not taken, in folders below it: dog/1.jpg, dog/old/2.jpg; name "
+        "these folders, too\n"
+    )
+    _, _, error = call(capsys, folder, folder / "dog", folder / "dog/old", "--labels", "dog", *out)
+    assert "not taken" not in error
+    shutil.rmtree(folder / "masks")
+    code, _, error = call(capsys, folder, "--by-folder", *out)
+    assert code == 0
+    assert error == (
+        "warning: my pictures: 4 not taken, not in a folder of a class directly below it: a b.jpg, "
+        "alpha.png, dog/old/2.jpg and 1 more; move them there\n"
+    )
 
 
 def test_labels_by_folder(folder, capsys):
@@ -322,3 +348,13 @@ def test_maps_of_zero_are_said(folder, capsys, monkeypatch):
     with pytest.warns(ZeroMapWarning, match="the map of dog, person is 0 all over"):
         mask = Segmenter(PRESET, device="cpu")(folder / "a b.jpg", ["dog", "person"])
     assert not mask.label.any()
+
+
+def test_a_picture_that_does_not_fit_is_named_by_its_file(folder, capsys, monkeypatch):
+    # FAULTS 17
+    Image.new("RGB", (1000, 1000)).save(folder / "large.png")
+    monkeypatch.setattr("clip_wsss.core.memory.available", lambda device: 3 * 10**8)
+    code, out, error = call(capsys, folder, "--labels", "dog")
+    assert (code, out) == (1, "masks: 3 made, 0 kept, 1 bad\n")
+    assert error.startswith("error: my pictures/large.png: 1000 x 1000 pixels are ")
+    assert "; scale it down, leave it out, " in error

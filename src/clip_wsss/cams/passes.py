@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from clip_wsss.data.datasets import Dataset
     from clip_wsss.models.tower import Clip, Tower
 
-ROOM = "lower max_patches of its model, leave the image out, or free memory"
+ROOM = "scale it down, leave it out, free memory, or lower max_patches of the model in a config"
 READERS = 2  # threads that decode the images of the next batch
 
 

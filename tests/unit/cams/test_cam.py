@@ -843,7 +843,8 @@ def test_an_image_that_would_not_fit_costs_itself_only(job, tmp_path, monkeypatc
     write_pass(*job, paths)
     assert [image.id for image in read_maps(paths["caa"])] == ["d", "c", "b", "e", "f"]
     assert read_skipped(paths["caa"])["a"].endswith(
-        "1.0 GB are free; lower max_patches of its model, leave the image out, or free memory"
+        "1.0 GB are free; scale it down, leave it out, free memory, or lower max_patches of the "
+        "model in a config"
     )
 
 
