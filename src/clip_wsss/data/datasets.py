@@ -132,6 +132,9 @@ class Dataset:
                 self._labels  # noqa: B018 - read, and kept
             for split in sorted(set(self.settings["splits"].values()) - {None}):
                 self.ids(split)
+        truth = (self.settings.get("tagclip") or {}).get("truth")
+        if self._predicted and truth not in (None, "xml"):
+            check_file(truth, "there are no such labels; correct dataset.tagclip.truth")
 
     def image_path(self, name: str) -> Path:
         """Path of an image. Raises InputError if it is missing."""

@@ -172,7 +172,7 @@ def test_a_mistake_is_one_line_that_names_the_method(beside, name, message):
 def test_a_mistake_names_the_entry_and_the_row(beside, content):
     folder = beside(own=BLUR)
     masks = {"refinement": "own:missing"}
-    with pytest.raises(InputError, match=r"^\S*mine.yaml: masks.blurred.refinement: own:missing: "):
+    with pytest.raises(InputError, match=r"^.*mine.yaml: masks.blurred.refinement: own:missing: "):
         planned(folder, content, {"masks": {"blurred": masks}}, "a\tphoto\tplain\t-\tcrf\n")
     row = "a\tphoto\tplain\t-\tcrf,refinement=own:missing\n"
     with pytest.raises(InputError, match=r"row `a`: masks.*own:missing: own has no function"):

@@ -216,6 +216,11 @@ def test_lists_of_ones_own_data_are_read_early(folder, images):
         open_dataset(images | {"labels": "none.csv", "splits": {"pseudo": "all"}}).check_lists()
     with pytest.raises(InputError, match="no such folder of images"):
         open_dataset(images | {"root": "nowhere", "splits": {"pseudo": "all"}}).check_lists()
+    predicted = {"labels": "tagclip", "tagclip": {"truth": "none.csv"}, "splits": {"pseudo": "all"}}
+    with pytest.raises(
+        InputError, match=r"^none\.csv: there are no such labels; correct dataset\.tag"
+    ):
+        open_dataset(images | predicted).check_lists()
 
 
 def test_missing_folder(tmp_path):
