@@ -319,7 +319,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore", ZeroMapWarning)  # said once for all pictures
     try:
         pictures = find_pictures(options.pictures, options.by_folder)
-        _warn_of_others(options.pictures, pictures, options.by_folder, options.out)
         segmenter = Segmenter(
             options.preset,
             classes=_classes(options.classes),
@@ -332,6 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         classes = segmenter.vocabulary.classes
         pictures = labelled(pictures, options.labels, options.csv, classes)
         make_output(options.out)
+        _warn_of_others(options.pictures, pictures, options.by_folder, options.out)
         import torch
 
         torch.set_num_threads(options.threads or segmenter.preset.config.compute.threads)

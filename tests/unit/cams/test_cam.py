@@ -861,7 +861,7 @@ def test_a_batch_that_runs_out_of_memory_is_divided(job, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(backward, "class_maps", small)
     if most == 1:
-        line = "b: 24 x 8 pixels are 2 x 6 patches, whose attention does not fit into memory; lower"
+        line = "b: 24 x 8 pixels are 2 x 6 patches, whose attention does not fit into memory; scale"
         with pytest.raises(InputError, match=line):
             write_pass(*job, divided)
     job[0].settings["on_bad_image"] = "skip"
@@ -905,7 +905,7 @@ def test_an_image_whose_pixels_do_not_fit_costs_itself_only(job, tmp_path, monke
 
     monkeypatch.setattr(clip, "preprocess", full)
     paths = outputs(tmp_path, "cam", "caa")
-    with pytest.raises(InputError, match="b: the image does not fit into memory; lower max_pa"):
+    with pytest.raises(InputError, match="b: the image does not fit into memory; scale it d"):
         write_pass(*job, paths)
     dataset.settings["on_bad_image"] = "skip"
     write_pass(*job, paths)
