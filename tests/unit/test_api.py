@@ -117,6 +117,7 @@ def test_grey_and_transparent_pictures(pairs, segmenter):
     thrice = np.repeat(grey[..., None], 3, axis=2)
     np.testing.assert_array_equal(segmenter(grey, labels).label, segmenter(thrice, labels).label)
     alpha = np.dstack([rgb, np.zeros(rgb.shape[:2], np.uint8)])
+    alpha[0, 0] = 255
     white = np.full_like(rgb, 255)
     np.testing.assert_array_equal(segmenter(alpha, labels).label, segmenter(white, labels).label)
 

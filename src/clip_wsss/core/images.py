@@ -256,6 +256,16 @@ def read_label(path: str | os.PathLike, colours: Mapping[Colour, int] | None = N
     return label
 
 
+def palette_of(path: str | os.PathLike) -> list[Colour]:
+    """The colours of a palette PNG by index; none of any other file, or of one that is missing."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            values = image.getpalette() if image.mode == "P" else None
+    except Exception:  # whoever reads the mask says what is wrong with it
+        return []
+    return [*zip(*[iter(values or ())] * 3, strict=True)]
+
+
 def decode_label(data: bytes, where: str) -> np.ndarray:
     """Take a label mask from the bytes of a palette or grey PNG; else like `read_label`.
 

@@ -344,6 +344,8 @@ def _check_training(content: dict[str, Any], path: str | Path) -> None:
         raise InputError(
             f"{path}: optim_wrapper.optimizer: must be a mapping with a type; got {optimizer!r}"
         )
+    if optimizer.get("lr") == 0:
+        raise InputError(f"{path}: optim_wrapper.optimizer.lr: must be above 0; got 0")
     for key in ("lr", "weight_decay", "momentum"):
         if key in optimizer:
             number(f"optim_wrapper.optimizer.{key}", optimizer[key], 0, whole=False)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import write_json
+from clip_wsss.core.images import Colour, palette_of
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
 from clip_wsss.data.annotations import unused_columns
@@ -56,8 +57,9 @@ class Use:
 class _Look:
     """What one image showed: what is wrong, (H, W), its classes, and its mask's pixels by value.
 
-    `surest` are the largest of its imported confidences, and of those of classes; `imported` the
-    pixels by value of the masks by their folders.
+    `surest` are the largest of its imported confidences, and of those of classes; by the folders of
+    imported masks `imported` are the pixels by value, and `colours` what palettes give the classes
+    in them, those of the ground truth under ''.
     """
 
     problems: tuple[str, ...]
@@ -65,6 +67,7 @@ class _Look:
     labels: frozenset[int] | None
     truth: Mapping[int, int] | None
     surest: tuple[float, float] | None
+    colours: Mapping[str, Mapping[int, Colour]]
     imported: Mapping[str, Mapping[int, int]]
 
 
@@ -260,14 +263,24 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
         attempt(lambda one, where, shape: read_regions(where, one, shape), folder, size)
     truth = None if mask is None else _pixels(mask)
     classes = None if labels is None else frozenset(labels)
+    colours = {folder: _colours(Path(folder) / f"{name}.png", values[folder]) for folder in values}
+    if mask is not None and (path := dataset.mask_path(name)) is not None:
+        colours[""] = _colours(path, _pixels(mask))
     largest = tuple(map(max, zip(*surest, strict=True))) if surest else None
-    return _Look(tuple(problems), size, classes, truth, largest, values)
+    return _Look(tuple(problems), size, classes, truth, largest, colours, values)
 
 
 def _pixels(mask: np.ndarray) -> dict[int, int]:
     """Pixels of a mask (H, W) uint8 by their value."""
     counts = np.bincount(mask.ravel(), minlength=256)
     return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
+
+
+def _colours(path: Path, pixels: Mapping[int, int]) -> dict[int, Colour]:
+    """The colours that the palette of a mask gives its classes, greys left out."""
+    palette = palette_of(path)
+    found = {value: palette[value] for value in pixels if 0 < value < min(IGNORE, len(palette))}
+    return {value: colour for value, colour in found.items() if len(set(colour)) > 1}
 
 
 def _classes(pixels: Mapping[int, int], first: int = 1) -> frozenset[int]:
@@ -379,8 +392,23 @@ def _compared(
             f"class number n of {dataset.settings['vocabulary']} must have the value n"
         ]
 
+    def repainted(of: str, folder: str) -> list[str]:
+        """The error of masks whose palettes give one colour to several classes."""
+        known: dict[Colour, tuple[int, str]] = {}
+        for name, look in looks.items():
+            own = look.colours.get(folder, {})
+            for value, colour in own.items() if len(set(own.values())) == len(own) else ():
+                first, where = known.setdefault(colour, (value, name))
+                if first != value:
+                    return [
+                        f"split {split}: the palettes of the masks {of}contradict each other: the "
+                        f"colour {colour} is {first} in {where} and {value} in {name}; save all "
+                        "with one palette"
+                    ]
+        return []
+
     if drawn:
-        errors += background("", truths) or strangers("", both)
+        errors += repainted("", "") or background("", truths) or strangers("", both)
     elif any(labels for labels, _ in both.values()):
         errors.append(
             f"split {split}: no mask holds a class, only 0 and {IGNORE}; a mask must hold 1 to "
@@ -406,7 +434,11 @@ def _compared(
                 f"split {split}: no mask of {folder} holds a class, only 0 and {IGNORE}; a mask "
                 f"must hold 1 to {len(classes)} where its image shows a class"
             )
-        elif lines := background(f"of {folder} ", masks) or strangers(f"of {folder} ", imported):
+        elif lines := (
+            repainted(f"of {folder} ", folder)
+            or background(f"of {folder} ", masks)
+            or strangers(f"of {folder} ", imported)
+        ):
             errors += lines
         elif empty:
             warnings.append(

@@ -205,6 +205,7 @@ def test_the_shipped_files_are_read(path):
         ),
         ("param_scheduler", {"type": "PolyLR"}, "param_scheduler: must be a list"),
         ("param_scheduler.0", None, "param_scheduler.0: must be a mapping with a type"),
+        ("optim_wrapper.optimizer.lr", 0, "optimizer.lr: must be above 0; got 0"),
         ("checkpoint_interval", 0, "checkpoint_interval: must be an integer of at least 1"),
         ("checkpoint_interval", 1.5, "checkpoint_interval: must be an integer of at least 1"),
         ("custom_imports", {"imports": ["os"]}, "unknown key `custom_imports`"),

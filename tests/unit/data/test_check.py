@@ -554,3 +554,31 @@ def test_true_labels_of_predicted_ones_are_read_before(own, tmp_path):
     assert any("wolf" in line for line in said)
     path.write_text("image,labels\na,dog\nb,cat\nc,dog\n")
     assert own.check({"train": Use()}, **settings)["errors"] == []
+
+
+@pytest.mark.parametrize("folder", ["", "theirs"])
+def test_palettes_that_contradict_each_other_are_an_error(own, tmp_path, folder):
+    """As programs write them that number colours anew in every file."""
+    place = tmp_path / folder if folder else own.root / "SegmentationClass"
+    place.mkdir(exist_ok=True)
+    use = Use(imports=[(str(place), None)]) if folder else Use(masks=True)
+    vocabulary = tmp_path / "words.yaml"
+    vocabulary.write_text("classes: [a, b]\nnames: {plain: {a: a, b: b}}\nbackgrounds: {}\n")
+    settings = {"vocabulary": str(vocabulary), "labels": "tagclip", "tagclip": {"truth": None}}
+    red, green, grey = (250, 0, 0), (0, 250, 0), (9, 9, 9)
+
+    def errors(last):
+        for name, colours in {"a": (red, green), "b": (red, green), "c": last}.items():
+            label = np.zeros((HEIGHT, WIDTH), np.uint8)
+            label[0], label[1] = 1, 2
+            image = Image.fromarray(label)
+            image.putpalette([0, 0, 0, *colours[0], *colours[1]])
+            image.save(place / f"{name}.png")
+        return own.check({"train": use}, **settings)["errors"]
+
+    (line,) = errors((green, red))
+    assert line == (
+        f"split train: the palettes of the masks {f'of {place} ' if folder else ''}contradict each "
+        f"other: the colour {green} is 2 in a and 1 in c; save all with one palette"
+    )
+    assert errors((red, green)) == errors((grey, green)) == errors((red, red)) == []

@@ -1,6 +1,7 @@
 """Stamps, products and what of them is current."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,14 @@ def test_what_other_settings_or_code_have_made_is_stale(made, change):
         product.sidecar.write_text(text, encoding="utf-8")
 
 
-def test_what_is_missing_is_not_current_and_not_stale(made):
+def test_what_is_missing_is_not_current_and_files_without_a_sidecar_are_stale(made):
     product = made.plan.maps[0]
     text = product.sidecar.read_text(encoding="utf-8")
     product.sidecar.unlink()
     try:
-        assert not made.plan.stale(product), "Snakemake makes what is missing"
+        assert made.plan.stale(product), "nobody knows what made its files"
+        gone = replace(product, files=(Path("gone.npz"),))
+        assert not made.plan.stale(gone), "Snakemake makes what is missing"
         assert sum(len(made.plan.current(one)) for one in made.plan.graph.passes.values()) == (
             len(made.plan.graph.nodes("cam", "affinity")) - 1
         )
