@@ -68,6 +68,10 @@ class ZeroMapWarning(UserWarning):
     """A class of a picture has a map that is 0 all over: nothing of it is in the mask."""
 
 
+# Arrays have no names, so Python would say it of the first alone; filters of the user go before.
+warnings.simplefilter("always", ZeroMapWarning, append=True)
+
+
 DEMO_WARNING = (
     "weights: demo: this CLIP has only seen rendered scenes of emoji; its masks of photographs "
     "mean nothing"

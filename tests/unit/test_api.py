@@ -4,6 +4,8 @@ import io
 import itertools
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -401,3 +403,15 @@ def test_settings_tell_weights_apart(tmp_path):
     copy.write_bytes(b"other")
     again = Segmenter("clip-es", weights=copy, architecture=architecture)
     assert again.settings != two
+
+
+def test_a_map_of_zero_is_said_of_every_picture():
+    """Two arrays are both called image-1."""
+    code = (
+        "import numpy as np, warnings\n"
+        "from clip_wsss.api import ZeroMapWarning\n"
+        "for _ in range(2):\n"
+        "    warnings.warn('image-1: 0 all over', ZeroMapWarning)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("ZeroMapWarning: image-1") == 2
