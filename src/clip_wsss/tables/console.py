@@ -12,18 +12,23 @@ def lines(table: str | Path) -> Iterator[str]:
     """Yield the measured rows of a table (CSV) in columns: mIoU in percent by stage, difference.
 
     Columns that no row fills are left out, and all of them where nothing was scored. `noise` marks
-    a difference whose interval holds 0.
+    a difference whose interval holds 0, `oracle` one of figures at the best of all background
+    powers, which are not those in the columns.
     """
     rows = [row for _, row in read_csv(table).iterrows() if row["kind"] == "measured"]
     shown = [stage for stage in STAGES if any(row[stage] == row[stage] for row in rows)]
     if not shown:
         return
+    oracle = {row["run"] for row in rows if row["scoring"] == "oracle"}
     cells = [["run", *shown, "difference"]]
     for row in rows:
         change = ""
         if row["difference"] == row["difference"]:
-            noise = "" if row["more_than_noise"] == "yes" else " (noise)"
-            change = f"{round(row['difference'], 1) + 0.0:+} to {row['base']}{noise}"
+            said = [] if row["more_than_noise"] == "yes" else ["noise"]
+            of_maps = str(row["difference_of"]).startswith(("initial", "refined"))
+            said += ["oracle"] if of_maps and {row["run"], row["base"]} & oracle else []
+            words = f" ({', '.join(said)})" if said else ""
+            change = f"{round(row['difference'], 1) + 0.0:+} to {row['base']}{words}"
         values = [f"{row[stage]:.1f}" if row[stage] == row[stage] else "" for stage in shown]
         cells.append([row["run"], *values, change])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -16,18 +16,51 @@ def test_measured_rows_in_columns(tmp_path):
     none = float("nan")
     columns = ["run", "kind", "base", "initial", "refined", "mask", "labels", "segmentation"]
     rows = [
-        ["plain", "measured", "", 63.68, none, none, none, none, none, none],
-        ["crf", "measured", "plain", 63.9074, none, 76.25, none, none, 8.02, "yes"],
-        ["2", "measured", "crf", 63.9, none, 70, none, none, -0.04, "no"],
-        ["CLIP-ES", "quoted", "", 50, none, 70, none, none, none, none],
+        ["plain", "measured", "", 63.68, none, none, none, none, none, none, none, "fixed"],
+        [
+            "crf",
+            "measured",
+            "plain",
+            63.9074,
+            none,
+            76.25,
+            none,
+            none,
+            8.02,
+            "yes",
+            "mask",
+            "fixed",
+        ],
+        ["2", "measured", "crf", 63.9, none, 70, none, none, -0.04, "no", "mask", "fixed"],
+        ["or", "measured", "plain", 63.68, none, none, none, none, 2, "yes", "initial", "oracle"],
+        [
+            "to",
+            "measured",
+            "or",
+            63.68,
+            none,
+            none,
+            none,
+            none,
+            0,
+            "no",
+            "refined - initial",
+            "fixed",
+        ],
+        ["mask", "measured", "or", 63.68, none, 70, none, none, 1, "yes", "mask", "oracle"],
+        ["CLIP-ES", "quoted", "", 50, none, 70, none, none, none, none, none, none],
     ]
-    frame = pd.DataFrame(rows, columns=[*columns, "difference", "more_than_noise"])
+    columns += ["difference", "more_than_noise", "difference_of", "scoring"]
+    frame = pd.DataFrame(rows, columns=columns)
     write_csv(frame, tmp_path / "ladder.csv")
     assert list(lines(tmp_path / "ladder.csv")) == [
         "run    initial  mask  difference",
         "plain     63.7",
         "crf       63.9  76.2  +8.0 to plain",
         "2         63.9  70.0  +0.0 to crf (noise)",
+        "or        63.7        +2.0 to plain (oracle)",
+        "to        63.7        +0.0 to or (noise, oracle)",
+        "mask      63.7  70.0  +1.0 to or",
     ]
 
 
