@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -211,9 +212,13 @@ def check_rates(optimizer: OptimWrapper, where: str, update: int) -> None:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The last whole one of MMEngine's checkpoints in a folder: a kill may have cut one short."""
-    found = sorted(folder.glob("iter_*.pth"), key=lambda path: int(path.stem[5:]), reverse=True)
-    for path in found:
+    """The last whole one of MMEngine's checkpoints in a folder: a kill may have cut one short.
+
+    A file of another name, such as a copy, is none of them.
+    """
+    found = {path: re.fullmatch("iter_([0-9]+)", path.stem) for path in folder.glob("iter_*.pth")}
+    whole = {path: int(match[1]) for path, match in found.items() if match is not None}
+    for path in sorted(whole, key=lambda one: whole[one], reverse=True):
         try:
             torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # whatever a truncated archive makes torch raise

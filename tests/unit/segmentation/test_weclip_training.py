@@ -1,5 +1,6 @@
 """Training of WeCLIP: samples, augmentation, resuming, several processes, NaN."""
 
+import shutil
 import signal
 import time
 
@@ -198,6 +199,9 @@ def test_the_counter_of_the_public_code():
 def test_a_killed_training_ends_with_the_same_bytes(case, tmp_path):
     whole = case.fit(tmp_path / "whole", 6)
     case.fit(tmp_path / "killed", 3)
+    assert latest_checkpoint(tmp_path / "killed").name == "iter_3.pth"
+    for name in ("iter_3 (copy).pth", "iter_last.pth"):
+        shutil.copy(tmp_path / "killed/iter_3.pth", tmp_path / "killed" / name)
     assert latest_checkpoint(tmp_path / "killed").name == "iter_3.pth"
     resumed = case.fit(tmp_path / "killed", 6, resume=True)
     assert whole.keys() == resumed.keys()
