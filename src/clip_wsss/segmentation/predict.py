@@ -1,7 +1,7 @@
 """Prediction of a trained segmentor, and its own labels: archives of labels."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,8 +75,6 @@ class Predictor:
                 model.decode_head.classify_by(*heads.read_texts(texts), len(classes))
         model.out_channels = len(classes)  # a text head may have got others; windows ask for it
         self.model = model.eval().to(self.device)
-        test: dict = getattr(model, "test_cfg", None) or {}  # of MMSegmentation's models
-        self.windows = test.get("mode") == "slide"
         prepare = self.model.data_preprocessor
         # MMSegmentation's own would want samples; a view is padded where it enters the network.
         self.padding, prepare.test_cfg = getattr(prepare, "test_cfg", None), None
@@ -160,7 +158,8 @@ class Predictor:
         return logits[..., : sides[0], : sides[1]]
 
     def _logits(self, view: torch.Tensor) -> torch.Tensor:
-        if self.windows:  # as MMSegmentation has them
+        test: Mapping = getattr(self.model, "test_cfg", None) or {}  # of MMSegmentation's models
+        if test.get("mode") == "slide":
             return self.model.slide_inference(view, [{}])
         if isinstance(self.model.decode_head, torch.nn.ModuleList):  # each head sees the last one's
             return self.model.encode_decode(view, [{"img_shape": view.shape[2:]}])
