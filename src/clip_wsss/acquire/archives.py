@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from clip_wsss.acquire.download import require_space
 from clip_wsss.core.errors import InputError, one_line
-from clip_wsss.core.files import atomic_path, decode_text, read_bytes
+from clip_wsss.core.files import atomic_path, decode_text, is_note, read_bytes
 
 _DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -148,7 +148,7 @@ def _read(read: Callable[[], bytes], where: str) -> bytes:
 def _by_name(members: Iterable[Member], path: Path) -> dict[str, Member]:
     found: dict[str, Member] = {}
     for member in members:
-        if member.name.name.startswith("._") or "__MACOSX" in member.name.parts:
+        if is_note(member.name.name) or "__MACOSX" in member.name.parts:
             continue  # what macOS puts beside files
         if found.setdefault(str(member.name), member) is not member:
             raise InputError(f"{path}: holds two files called {member.name}; replace the archive")

@@ -264,8 +264,8 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
     truth = None if mask is None else _pixels(mask)
     classes = None if labels is None else frozenset(labels)
     colours = {folder: _colours(Path(folder) / f"{name}.png", values[folder]) for folder in values}
-    if mask is not None and (path := dataset.mask_path(name)) is not None:
-        colours[""] = _colours(path, _pixels(mask))
+    if truth is not None and (path := dataset.mask_path(name)) is not None:
+        colours[""] = _colours(path, truth)
     largest = tuple(map(max, zip(*surest, strict=True))) if surest else None
     return _Look(tuple(problems), size, classes, truth, largest, colours, values)
 
