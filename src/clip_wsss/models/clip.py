@@ -24,6 +24,7 @@ from clip_wsss.models.cached import BY_ADDRESS, downloaded
 from clip_wsss.models.code import open_clip_problem
 from clip_wsss.models.frozen_clip import FrozenClip
 from clip_wsss.models.hub import reach_hub
+from clip_wsss.models.layers import fold_quick_gelu
 from clip_wsss.models.sentences import Sentences
 from clip_wsss.models.tower import MAX_PATCHES
 from clip_wsss.models.weights import (
@@ -108,6 +109,9 @@ def load_clip(
     if round_weights == "float16":
         for matrix in _matrices(network):
             matrix.data = matrix.data.half().float()
+    if not trunk:
+        for block in visual.transformer.resblocks:
+            fold_quick_gelu(block.mlp)
     if precision != "float32" and not trunk:
         for matrix in _matrices(visual):
             matrix.data = matrix.data.to(PRECISIONS[precision])

@@ -18,14 +18,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip_wsss.models.frozen import Images, TextEncoder
-from clip_wsss.models.last_block import through_last_block
+from clip_wsss.models.last_block import LastBlock, record
 from clip_wsss.models.layers import (
-    PackedBlock,
+    FrozenBlock,
     attend_head_by_head,
-    can_pack,
+    is_ordinary,
     mean_map,
     packed_heads,
-    run_mlp,
 )
 from clip_wsss.models.tower import MAX_PATCHES
 
@@ -172,10 +171,21 @@ class FrozenClip(Images, TextEncoder):
         return streams[1:], attention
 
     @cached_property
-    def _packed(self) -> list[PackedBlock | None]:
-        """The blocks before the last one, where they can be packed."""
+    def _ordinary(self) -> list[FrozenBlock | None]:
+        """The blocks before the last one that are as CLIP has them."""
         blocks = self.visual.transformer.resblocks[:-1]
-        return [PackedBlock(block) if can_pack(block) else None for block in blocks]
+        return [FrozenBlock(block) if is_ordinary(block) else None for block in blocks]
+
+    @cached_property
+    def _last(self) -> LastBlock | None:
+        """The last block, if it is as CLIP has it."""
+        visual, block = self.visual, self.visual.transformer.resblocks[-1]
+        known = is_ordinary(block) and visual.ln_post.weight is not None
+        return (
+            LastBlock(block, None if visual.final_ln_after_pool else visual.ln_post)
+            if known
+            else None
+        )
 
     def _before_last(
         self, batch: Tensor, maps: int, by_head: int, last_only: bool
@@ -184,20 +194,23 @@ class FrozenClip(Images, TextEncoder):
         x = self._embed(batch.to(self.device))
         count = min(maps, self.layers)
         N = x.shape[1] - 1
+        # In bfloat16 a CPU's fused attention takes 1.7 times the time.
+        if self.dtype == torch.bfloat16 and self.device.type == "cpu":
+            by_head = self.layers
         attention = torch.empty(len(x), count, N, N, device=self.device)
         streams = [x]
         for index, block in enumerate(self.visual.transformer.resblocks[:-1]):
             slot = index - (self.layers - count)
-            own, packed = index >= self.layers - by_head, self._packed[index]
+            own, ordinary = index >= self.layers - by_head, self._ordinary[index]
             a = block.ln_1(x)
-            heads = packed_heads(block.attn, a) if packed is None else packed.qkv(a)
+            heads = packed_heads(block.attn, a) if ordinary is None else ordinary.qkv(a)
             y, weights = self._mixed(*heads, slot >= 0, own)
             if weights is not None:
                 attention[:, slot] = weights[:, 1:, 1:]
-            if packed is None:
+            if ordinary is None:
                 x = self._rest(block, x, self._joined(block, y))
             else:
-                x = packed.rest(x, y)
+                x = ordinary.rest(x, y)
             streams = [x] if last_only else [*streams, x]
         return streams, attention
 
@@ -221,7 +234,7 @@ class FrozenClip(Images, TextEncoder):
 
     def through_last_block(self, x: Tensor, need_map: bool, grid: Grid | None = None) -> Passed:
         """See `clip_wsss.models.tower.Clip`."""
-        return through_last_block(self, x, need_map)
+        return record(self, x, need_map) if self._last is None else self._last(x, need_map)
 
     @torch.no_grad()
     def attention(
@@ -336,4 +349,4 @@ class FrozenClip(Images, TextEncoder):
 
     @staticmethod
     def _feed_forward(block: Any, x: Tensor) -> Tensor:
-        return x + block.ls_2(run_mlp(block.mlp, block.ln_2(x))).to(x.dtype)
+        return x + block.ls_2(block.mlp(block.ln_2(x))).to(x.dtype)

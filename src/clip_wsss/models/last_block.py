@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_wsss.models.layers import activate, attend_head_by_head, is_ordinary, packed_heads
+from clip_wsss.models.layers import FrozenBlock, Product, activate, attend_head_by_head
 from clip_wsss.models.tower import Clip, Grid
 
 
@@ -46,7 +46,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Derived:
-    """The last block's pass with what the way back reads again; see `through_last_block`.
+    """The last block's pass with what the way back reads again; see `LastBlock`.
 
     B images, N patches, L = 1 + N tokens, D channels, H heads of d channels.
 
@@ -54,7 +54,7 @@ class Derived:
         inputs: (B, L, D), ln_1's output.
         pooled: (B, D) float32, see `FrozenClip.pooled`.
         attention: (B, N, N) float32, mean over the heads, without CLS; or None.
-        block: the last block.
+        block: what ran.
         gain: (D,) float32 of ln_post.
         normed: (B, N, D) float32, ln_post's output before its gain and bias.
         deviation: (B, N, 1) float32, 1 / what ln_post divides by.
@@ -74,12 +74,12 @@ class Derived:
     inputs: Tensor
     pooled: Tensor
     attention: Tensor | None
-    block: Any
+    block: "LastBlock"
     gain: Any
     normed: Tensor | None
     deviation: Any
     slopes: Tensor
-    turned: Tensor | None
+    turned: Any
     entering: Tensor
     leaving: Tensor
     maps: Tensor
@@ -96,9 +96,10 @@ class Derived:
         at_ln_2 = self._through_mlp(slope)
         H, N, d = self.query.shape[1:]
         dtype = self.maps.dtype
-        dy = at_ln_2.to(dtype) @ self.block.attn.out_proj.weight
+        dy = self.block.from_joined(at_ln_2.to(dtype))
         dy = dy.unflatten(-1, (H, d)).transpose(1, 2).contiguous()  # (B, H, N, d), at the heads
-        back = (self.maps.transpose(-1, -2) @ dy).float()  # (B, H, L, d)
+        # So that what is turned is the small one of the two.
+        back = (dy.transpose(-1, -2) @ self.maps).transpose(-1, -2).float()  # (B, H, L, d)
         dy = dy.float()
         # The softmax's slope P_ij (dy_i . v_j - dy_i . y_i) is 0 in the sum over all j, so keys and
         # values may be shifted, and the sum over the patches j is that of CLS with another sign.
@@ -108,7 +109,7 @@ class Derived:
         key = (self.cls * at_cls) @ self.query
         value = (1 - self.cls) @ dy
         packed = torch.cat([query.flatten(1) * d**-0.5, -key.flatten(1), value.flatten(1)], dim=-1)
-        return ((packed / N).to(dtype) @ self.block.attn.in_proj_weight).float() * scale
+        return ((packed / N).to(dtype) @ self.block.projected.weight).float() * scale
 
     def _scaled(self, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Slope (B, D) at every patch's ln_post, and the power of 2 (B, 1) that it was divided by.
@@ -130,38 +131,17 @@ class Derived:
         The gradient at the tokens is deviation * (slope - share * normed), so c_proj takes back
         one vector a slope; what it takes back of `normed` serves every slope.
         """
-        mlp = self.block.mlp
-        taken = (slope.to(self.slopes.dtype) @ mlp[2].weight)[:, None]  # (B, 1, 4 D)
+        taken = (slope.to(self.slopes.dtype) @ self.block.second.weight)[:, None]  # (B, 1, 4 D)
         at_hidden, at_tokens = self.slopes * taken, slope[:, None]
         if self.normed is not None:
             share = self.normed @ slope[..., None] / slope.shape[-1]  # (B, N, 1)
             at_hidden.addcmul_(share.to(at_hidden.dtype), self.turned, value=-1)
             at_tokens = (at_tokens - share * self.normed) * self.deviation
-        at_leaving = (at_hidden @ mlp[0].weight).float()
+        at_leaving = self.block.from_first(at_hidden).float()
         if self.normed is not None:
             at_leaving *= self.deviation
         (branch,) = torch.autograd.grad(self.leaving, self.entering, at_leaving, retain_graph=True)
         return branch + at_tokens
-
-
-def through_last_block(clip: Any, x: Tensor, need_map: bool) -> Derived | Recorded:
-    """Run the last block, so that one can go back through it (docs/parity.md, fact 7).
-
-    Args:
-        clip: the model.
-        x: (B, 1 + N, D), the residual stream that enters the last block.
-        need_map: whether the last block's attention is wanted; it changes nothing else.
-
-    Returns:
-        `Derived` for a block as CLIP has it, else `Recorded`. Both have `inputs`, `pooled`,
-        `attention` and `weights`.
-    """
-    return (_derive if _is_ordinary(clip.visual) else record)(clip, x, need_map)
-
-
-def _is_ordinary(visual: Any) -> bool:
-    block = visual.transformer.resblocks[-1]
-    return is_ordinary(block) and visual.ln_post.weight is not None
 
 
 def record(clip: Clip, x: Tensor, need_map: bool, grid: Grid | None = None) -> Recorded:
@@ -174,54 +154,78 @@ def record(clip: Clip, x: Tensor, need_map: bool, grid: Grid | None = None) -> R
         return Recorded(a, tokens, leaf, clip.pooled(leaf), attention, clip.prefix)
 
 
-@torch.no_grad()
-def _derive(clip: Any, x: Tensor, need_map: bool) -> Derived:
-    visual, block = clip.visual, clip.visual.transformer.resblocks[-1]
-    a = block.ln_1(x)
-    q, k, v = packed_heads(block.attn, a)  # (B, H, L, d) each
-    B, H, L, d = q.shape
-    maps = q.new_empty(B, H, L, L)
-    y, attention = attend_head_by_head(q, k, v, need_map, maps)
-    maps, y = maps[:, :, 1:], y[:, :, 1:]
-    x = x[:, 1:] + block.attn.out_proj(y.transpose(1, 2).flatten(2)).to(x.dtype)
-    with torch.enable_grad():
-        entering = x.float().requires_grad_()
-        leaving = block.ln_2(entering)
-    hidden = block.mlp[0](leaving.detach().to(x.dtype))
-    hidden, slopes = activate(block.mlp[1], hidden)
-    patches = (x + block.mlp[2](hidden)).float()
-    key, value, middle = k.float().contiguous(), v.float().contiguous(), v.float().mean(-2, True)
-    key, value = key - key.mean(dim=-2, keepdim=True), value - middle
-    gain = normed = deviation = turned = None
-    if visual.final_ln_after_pool:
-        pooled = patches.mean(dim=1)
-    else:
-        norm = visual.ln_post
-        variance, mean = torch.var_mean(patches, dim=-1, correction=0, keepdim=True)
-        deviation = (variance + norm.eps).rsqrt()
-        normed, gain = (patches - mean) * deviation, norm.weight.float()
-        turned = (normed.to(x.dtype) @ block.mlp[2].weight).mul_(slopes)
-        pooled = norm(patches).mean(dim=1)
-    return Derived(
-        inputs=a,
-        pooled=pooled,
-        attention=None if attention is None else attention[:, 1:, 1:],
-        block=block,
-        gain=gain,
-        normed=normed,
-        deviation=deviation,
-        slopes=slopes,
-        turned=turned,
-        entering=entering,
-        leaving=leaving,
-        maps=maps,
-        cls=maps[..., 0].float()[..., None, :],
-        query=(q[:, :, 1:].float() * d**-0.5).contiguous(),
-        key=key,
-        value=value,
-        mixed_key=(maps @ key.to(maps.dtype)).float(),
-        mixed_value=(y.float() - middle).contiguous(),
-    )
+class LastBlock(FrozenBlock):
+    """The last block of an ordinary CLIP, so that one can go back through it (docs/parity.md, 7).
+
+    Args:
+        block: open_clip's, see `is_ordinary`.
+        norm: ln_post with weights, for patches that are normalised before they are pooled, or None.
+    """
+
+    def __init__(self, block: Any, norm: Any):
+        super().__init__(block)
+        self.norm = norm
+        self.from_joined = Product(self.joined.weight.T)
+        self.from_first, self.from_second = (
+            Product(one.weight.T) for one in (self.first, self.second)
+        )
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, need_map: bool) -> Derived:
+        """Run it.
+
+        Args:
+            x: (B, 1 + N, D), the residual stream that enters it.
+            need_map: whether its attention is wanted; that changes nothing else.
+        """
+        a = self.ln_1(x)
+        q, k, v = self.qkv(a)  # (B, H, L, d) each
+        B, H, L, d = q.shape
+        maps = q.new_empty(B, H, L, L)
+        y, attention = attend_head_by_head(q, k, v, need_map, maps)
+        maps, y = maps[:, :, 1:], y[:, :, 1:]
+        x = self.with_attention(x[:, 1:], y)
+        with torch.enable_grad():
+            entering = x.float().requires_grad_()
+            leaving = self.ln_2(entering)
+        hidden = self.first(leaving.detach().to(x.dtype))
+        hidden, slopes = activate(self.activation, hidden)
+        patches = self.second.added(x, hidden).float()
+        key, value, middle = (
+            k.float().contiguous(),
+            v.float().contiguous(),
+            v.float().mean(-2, True),
+        )
+        key, value = key - key.mean(dim=-2, keepdim=True), value - middle
+        gain = normed = deviation = turned = None
+        if self.norm is None:
+            pooled = patches.mean(dim=1)
+        else:
+            variance, mean = torch.var_mean(patches, dim=-1, correction=0, keepdim=True)
+            deviation = (variance + self.norm.eps).rsqrt()
+            normed, gain = (patches - mean) * deviation, self.norm.weight.float()
+            turned = self.from_second(normed.to(x.dtype)).mul_(slopes)
+            pooled = self.norm(patches).mean(dim=1)
+        return Derived(
+            inputs=a,
+            pooled=pooled,
+            attention=None if attention is None else attention[:, 1:, 1:],
+            block=self,
+            gain=gain,
+            normed=normed,
+            deviation=deviation,
+            slopes=slopes,
+            turned=turned,
+            entering=entering,
+            leaving=leaving,
+            maps=maps,
+            cls=maps[..., 0].float()[..., None, :],
+            query=(q[:, :, 1:].float() * d**-0.5).contiguous(),
+            key=key,
+            value=value,
+            mixed_key=(maps @ key.to(maps.dtype)).float(),
+            mixed_value=(y.float() - middle).contiguous(),
+        )
 
 
 def power_of_two(size: Tensor) -> Tensor:

@@ -11,14 +11,19 @@ from torch import Tensor, nn
 SLOPE = 1.702  # of QuickGELU's sigmoid
 # What PyTorch's compiler uses for frozen weights; it has no public name.
 _OPS = torch.ops.mkldnn
+_NEEDED = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
 
 # A network, block or attention is `Any` here: torch types what a module holds as Tensor | Module.
 
 
+def by_heads(packed: Tensor, heads: int) -> Tensor:
+    """Queries, keys and values beside each other, by head: (B, L, 3 D) -> (3, B, heads, L, d)."""
+    return packed.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+
+
 def packed_heads(attn: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of ln_1's output: (B, L, D) -> three (B, heads, L, d)."""
-    packed = F.linear(a, attn.in_proj_weight, attn.in_proj_bias)
-    q, k, v = packed.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k, v = by_heads(F.linear(a, attn.in_proj_weight, attn.in_proj_bias), attn.num_heads)
     if not isinstance(attn, nn.MultiheadAttention):  # open_clip's own Attention
         q, k = attn.ln_q(q), attn.ln_k(k)
     return q, k, v
@@ -72,34 +77,26 @@ def attend_head_by_head(
     return y, None if mean is None else mean.div_(heads)
 
 
-def is_quick_gelu(activation: nn.Module) -> bool:
-    """By its name, so that nothing is imported for it."""
-    return type(activation).__name__ == "QuickGELU"
+def fold_quick_gelu(mlp: Any) -> None:
+    """Make the QuickGELU of a block's MLP a SiLU, its factors in the matrices beside it.
+
+    h sigmoid(1.702 h) is SiLU(1.702 h) / 1.702. Whoever rounds matrices does it afterwards, so that
+    each is rounded once.
+    """
+    if len(mlp) == 3 and type(mlp[1]).__name__ == "QuickGELU":  # nothing is imported for it
+        mlp[0].weight.data *= SLOPE
+        mlp[0].bias.data *= SLOPE
+        mlp[1] = nn.SiLU()
+        mlp[2].weight.data /= SLOPE
 
 
 def activate(activation: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """An MLP's activation of any (...), and its derivative there."""
     with torch.enable_grad():
         hidden = hidden.detach().requires_grad_()
-        quick = is_quick_gelu(activation)
-        active = F.silu(SLOPE * hidden) / SLOPE if quick else activation(hidden)
+        active = activation(hidden)
         (slopes,) = torch.autograd.grad(active, hidden, torch.ones_like(active))
     return active.detach(), slopes
-
-
-def run_mlp(mlp: Any, x: Tensor) -> Tensor:
-    """A block's MLP: (B, L, D) -> (B, L, D).
-
-    Where no gradient is wanted, QuickGELU h sigmoid(1.702 h) is SiLU(1.702 h) / 1.702 in place,
-    with both factors in the matrix products.
-    """
-    if torch.is_grad_enabled() or len(mlp) != 3 or not is_quick_gelu(mlp[1]):
-        return mlp(x)
-    first, _, second = mlp
-    rows = x.flatten(0, 1)
-    hidden = torch.addmm(first.bias, rows, first.weight.T, beta=SLOPE, alpha=SLOPE)
-    F.silu(hidden, inplace=True)
-    return torch.addmm(second.bias, hidden, second.weight.T, alpha=1 / SLOPE).view_as(x)
 
 
 def is_ordinary(block: Any) -> bool:
@@ -112,51 +109,77 @@ def is_ordinary(block: Any) -> bool:
     )
 
 
-def can_pack(block: Any) -> bool:
-    """Whether `PackedBlock` knows a block, and this build of PyTorch has what it needs."""
+def can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN can lay out a matrix, and this build of PyTorch has what it needs."""
     return (
-        is_ordinary(block)
-        and is_quick_gelu(block.mlp[1])
-        and block.attn.in_proj_weight.device.type == "cpu"
-        and block.attn.in_proj_weight.dtype in (torch.float32, torch.bfloat16)
+        weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.bfloat16)
         and torch.backends.mkldnn.is_available()
-        and hasattr(_OPS, "_linear_pointwise")
-        and hasattr(_OPS, "_reorder_linear_weight")
+        and all(hasattr(_OPS, name) for name in _NEEDED)
+        and (weight.dtype == torch.float32 or _OPS._is_mkldnn_bf16_supported())
     )
 
 
-class PackedBlock:
-    """A frozen block whose matrices lie as oneDNN wants them on this processor.
+class Product:
+    """x W^T + b of frozen tensors, without gradients: (..., in) -> (..., out).
 
-    No product lays them out again, and bias, activation and residual are added inside of it: in
-    float32 a tenth faster, for twice the memory of the matrices, and with other last bits. In
-    bfloat16 the MLP stays as it is, since its scaled matrices would be rounded once more.
+    On a CPU the matrix lies as oneDNN wants it on this processor: no product lays it out again, and
+    bias, activation and residual are added inside of it. That is a tenth faster in float32, for
+    twice the memory of the matrix, and has other last bits.
 
     Args:
-        block: which `can_pack`.
+        weight: (out, in).
+        bias: (out,), or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        self.weight, self.bias, self.packed = weight, bias, None
+        if can_pack(weight):
+            self.packed = _OPS._reorder_linear_weight(weight.contiguous())
+
+    def __call__(self, x: Tensor, silu: bool = False) -> Tensor:
+        """The product, with `silu` SiLU of it."""
+        if self.packed is None:
+            y = F.linear(x, self.weight, self.bias)
+            return F.silu(y, inplace=True) if silu else y
+        kind = "swish" if silu else "none"
+        return _OPS._linear_pointwise(x, self.packed, self.bias, kind, [], "")
+
+    def added(self, residual: Tensor, x: Tensor) -> Tensor:
+        """residual (..., out) + the product of x (..., in)."""
+        if self.packed is None:
+            return residual + F.linear(x, self.weight, self.bias)
+        return _OPS._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
+
+
+class FrozenBlock:
+    """A frozen block as CLIP has it (`is_ordinary`), without gradients.
+
+    Args:
+        block: open_clip's.
     """
 
     def __init__(self, block: Any):
-        self.ln_2, self.mlp, attn = block.ln_2, block.mlp, block.attn
-        self.heads, pack = attn.num_heads, _OPS._reorder_linear_weight
-        self.packed = (pack(attn.in_proj_weight), attn.in_proj_bias)
-        self.joined = (pack(attn.out_proj.weight), attn.out_proj.bias)
-        self.first = self.second = None
-        if attn.in_proj_weight.dtype == torch.float32:  # see `run_mlp`
-            first, _, second = block.mlp
-            self.first = (pack(SLOPE * first.weight), SLOPE * first.bias)
-            self.second = (pack(second.weight / SLOPE), second.bias)
+        attn, (first, activation, second) = block.attn, block.mlp
+        self.ln_1, self.ln_2, self.heads = block.ln_1, block.ln_2, attn.num_heads
+        self.activation = activation
+        self.projected = Product(attn.in_proj_weight, attn.in_proj_bias)
+        self.joined = Product(attn.out_proj.weight, attn.out_proj.bias)
+        self.first = Product(first.weight, first.bias)
+        self.second = Product(second.weight, second.bias)
 
     def qkv(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `packed_heads`."""
-        packed = _OPS._linear_pointwise(a, *self.packed, "none", [], "")
-        q, k, v = packed.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = by_heads(self.projected(a), self.heads)
         return q, k, v
 
+    def with_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        """The stream x (B, L, D) with what the heads give: (B, heads, L, d)."""
+        return self.joined.added(x, y.transpose(1, 2).flatten(2))
+
     def rest(self, x: Tensor, y: Tensor) -> Tensor:
-        """The stream after the block: of (B, L, D) and what its heads give (B, heads, L, d)."""
-        x = _OPS._linear_pointwise.binary(y.transpose(1, 2).flatten(2), x, *self.joined, "add")
-        if self.first is None or self.second is None:
-            return x + run_mlp(self.mlp, self.ln_2(x)).to(x.dtype)
-        hidden = _OPS._linear_pointwise(self.ln_2(x), *self.first, "swish", [], "")
-        return _OPS._linear_pointwise.binary(hidden, x, *self.second, "add")
+        """The stream after the block, of `with_attention`'s arguments."""
+        x = self.with_attention(x, y)
+        silu = isinstance(self.activation, nn.SiLU)
+        hidden = self.first(self.ln_2(x), silu)
+        return self.second.added(x, hidden if silu else self.activation(hidden))

@@ -6,7 +6,7 @@ from clip_cases import make_openai_state_dict, random_clip, small_config
 
 from clip_wsss.models import last_block
 from clip_wsss.models.clip import _matrices
-from clip_wsss.models.last_block import Derived, Recorded, through_last_block
+from clip_wsss.models.last_block import Derived, Recorded
 
 SIZE = (20, 24)
 
@@ -19,7 +19,7 @@ def passes(tmp_path, config, precision="float32", quick=True):
         clip.visual.transformer.resblocks[-1].mlp.gelu = torch.nn.GELU()
     generator = torch.Generator().manual_seed(0)
     x, _ = clip.trunk(torch.randn(2, 3, *SIZE, generator=generator), 0)
-    return clip, through_last_block(clip, x, True), last_block.record(clip, x, True)
+    return clip, clip.through_last_block(x, True), last_block.record(clip, x, True)
 
 
 @pytest.mark.parametrize("after_pool", [False, True])
@@ -65,14 +65,14 @@ def test_small_slopes_survive_float16(tmp_path):
     clip.dtype = torch.float16
     x, _ = clip.trunk(torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(0)), 0)
     assert x.dtype == torch.float16
-    for passed in (through_last_block(clip, x, False), last_block.record(clip, x, False)):
+    for passed in (clip.through_last_block(x, False), last_block.record(clip, x, False)):
         slope = torch.randn(passed.pooled.shape, generator=torch.Generator().manual_seed(1))
         weights = passed.weights(slope)
         assert weights.abs().max() > 0
         for factor in (2.0**-60, 2.0**60):
             assert torch.equal(passed.weights(slope * factor), weights * factor)
     # What the scale divides by is a power of 2, so that no digit changes.
-    _, scale = through_last_block(clip, x, False)._scaled(slope)
+    _, scale = clip.through_last_block(x, False)._scaled(slope)
     assert (torch.frexp(scale).mantissa == 0.5).all()
 
 
@@ -99,7 +99,7 @@ def test_the_map_changes_nothing_else(tmp_path):
     clip, with_map, _ = passes(tmp_path, small_config())
     generator = torch.Generator().manual_seed(0)
     x, _ = clip.trunk(torch.randn(2, 3, *SIZE, generator=generator), 0)
-    without = through_last_block(clip, x, False)
+    without = clip.through_last_block(x, False)
     assert without.attention is None
     slope = torch.ones_like(without.pooled)
     assert torch.equal(with_map.weights(slope), without.weights(slope))
