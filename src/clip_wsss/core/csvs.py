@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ENTITY = re.compile(r"&(?=#?\w+;)")
-FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes for the beginning of a formula
+# What a spreadsheet takes for the beginning of a formula, as some do of its wide form.
+FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
 # Columns of text, even where a name looks like a number or like nothing (`1`, `NA`).
 TEXTS = (
     *("run", "base", "differs", "split", "seeds", "class", "template", "folder", "source", "note"),

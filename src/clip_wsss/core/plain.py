@@ -181,6 +181,9 @@ def check_values(content: Any, where: str) -> None:
             raise InputError(f"{where}: {key}: {problem}")
 
 
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # show text in another order
+
+
 def _problem(value: Any) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return f"must be a finite number; got {value}"
@@ -189,7 +192,7 @@ def _problem(value: Any) -> str | None:
     if isinstance(value, str) and len(value) > LONGEST:
         return f"must have at most {LONGEST} characters; got {len(value)}"
     if isinstance(value, str) and any(
-        unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in value
+        unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _TURNS for c in value
     ):
         return f"must be one line without control characters; got {value[:60]!a}"
     return None

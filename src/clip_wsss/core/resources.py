@@ -63,3 +63,14 @@ def find(name: str | os.PathLike) -> Path:
 def is_file(name: str | os.PathLike) -> bool:
     """Whether there is a file that a config means by a name; of names too long for one, no."""
     return os.path.isfile(find(name))
+
+
+def missing(name: str | os.PathLike) -> str:
+    """What is wrong with a name of which `is_file` is false, to be put into a message."""
+    path = Path(name)
+    places = (path, find(path), project() / path)
+    if any(os.path.isdir(place) for place in places):
+        return f"{name} is a folder, not a file"
+    if any(os.path.exists(place) for place in places):
+        return f"{name} is no ordinary file (a pipe or a device)"
+    return f"there is no file {name}"

@@ -11,7 +11,7 @@ from typing import Any
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.literals import Unreadable, read_literals
 from clip_wsss.core.plain import check_values, read_yaml
-from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.resources import find, is_file, missing
 from clip_wsss.core.spelling import unknown
 
 KEYS = {  # what a segmentor's file holds, and whether it must
@@ -25,10 +25,12 @@ KEYS = {  # what a segmentor's file holds, and whether it must
 }
 LOADER = ("batch_size", "num_workers")
 MAKES_LABELS = "WeCLIP"  # the type of a model for labels: online
+IGNORE = 255  # of masks, as `clip_wsss.data.vocabulary` has it
 INTERVAL = 500  # updates between checkpoints where a Python file does not say
 # MMEngine imports what a dotted name says, and then calls it.
 _REGISTERED = re.compile(r"[A-Za-z_][\w-]*")
 _TIMM = re.compile(r"[\w.-]+")  # without `hf-hub:` and `local-dir:`
+_DROPS = re.compile(r"drop(out|_prob)|\w*drop\w*_(ratio|rate)")  # shares of what a part drops
 _SCOPES = ("mmseg", "mmengine")
 _OF_FILES = ("_base_", "_delete_", "custom_imports")  # keys of MMEngine's files, not of parts
 # Keys by which a part of MMSegmentation or timm reads a file, imports a module or downloads:
@@ -61,7 +63,7 @@ def read_segmentor_file(path: str | Path) -> dict[str, Any]:
             unknown (such as MMEngine's `custom_imports`), a value cannot be, or a type has a dot.
     """
     if not is_file(path):
-        raise InputError(f"segmentation.segmentor: there is no file {path}")
+        raise InputError(f"segmentation.segmentor: {missing(path)}")
     python = Path(path).suffix == ".py"
     return checked(read_literals(find(path)) if python else read_yaml(path), path, python)
 
@@ -190,6 +192,16 @@ def _check_model(model: dict[str, Any], path: str | Path) -> None:
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
             raise InputError(f"{path}: {where}: must be a mapping with a type; got {value!r}")
         _check_loss(value.get("loss_decode"), f"{path}: {where}.loss_decode")
+        if where != "model" and value.get("sampler") is not None:
+            raise InputError(
+                f"{path}: {where}.sampler: is not used here, where the confidence decides which "
+                "pixels count; remove it"
+            )
+        if where != "model" and value.get("ignore_index", IGNORE) != IGNORE:
+            raise InputError(
+                f"{path}: {where}.ignore_index: must be {IGNORE} or left out; got "
+                f"{value['ignore_index']!r}"
+            )
     prepare = model.get("data_preprocessor") or {}
     if not isinstance(prepare, dict):
         raise InputError(f"{path}: model.data_preprocessor: must be a mapping; got {prepare!r}")
@@ -199,6 +211,16 @@ def _check_model(model: dict[str, Any], path: str | Path) -> None:
     for std in stds if isinstance(stds, list | tuple) else (stds,):
         if isinstance(std, bool) or not isinstance(std, int | float) or std <= 0:
             raise InputError(f"{path}: model.data_preprocessor.std: must be above 0; got {std!r}")
+    if bool(stds) != bool(prepare.get("mean")):
+        raise InputError(
+            f"{path}: model.data_preprocessor: mean and std are used together; give both or neither"
+        )
+    for where, part in _mappings({"model": model}):
+        for key, value in part.items():
+            if _DROPS.fullmatch(str(key)) and isinstance(value, int | float) and value >= 1:
+                raise InputError(
+                    f"{path}: {where}.{key}: must be below 1, which drops all; got {value!r}"
+                )
     backbone = model.get("backbone") or {}
     name = backbone.get("model")
     if not isinstance(name, str | None) or (
@@ -311,16 +333,6 @@ def _check_training(content: dict[str, Any], path: str | Path) -> None:
                 raise InputError(
                     f"{path}: {where}.{place}: must be a mapping with a type; got {value!r}"
                 )
-            if value["type"] in _OWN_STEPS:
-                raise InputError(
-                    f"{path}: {where}.{place}: {value['type']} is added by itself; remove it"
-                )
-            if value["type"] in _OF_BOTH:
-                raise InputError(
-                    f"{path}: {where}.{place}: {value['type']} would change the images of the "
-                    "training and not those of predictions; remove it (model.data_preprocessor "
-                    "normalises both)"
-                )
     for place, value in enumerate(content["param_scheduler"]):
         where = f"param_scheduler.{place}"
         if value.get("by_epoch", False) is not False:
@@ -331,6 +343,13 @@ def _check_training(content: dict[str, Any], path: str | Path) -> None:
         for one in milestones if isinstance(milestones, list | tuple) else ():
             number(f"{where}.milestones", one, 0, whole=False)
     for where, step in _mappings({"train_pipeline": content["train_pipeline"]}):
+        if (kind := step.get("type")) in _OWN_STEPS:
+            raise InputError(f"{path}: {where}: {kind} is added by itself; remove it")
+        if kind in _OF_BOTH:
+            raise InputError(
+                f"{path}: {where}: {kind} would change the images of the training and not those of "
+                "predictions; remove it (model.data_preprocessor normalises both)"
+            )
         filled = {key: step[key] for key in ("seg_pad_val", "seg_fill_in") if key in step}
         if isinstance(step.get("pad_val"), dict) and "seg" in step["pad_val"]:
             filled["pad_val.seg"] = step["pad_val"]["seg"]

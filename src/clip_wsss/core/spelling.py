@@ -2,11 +2,17 @@
 
 import difflib
 from collections.abc import Iterable
+from unicodedata import normalize
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return "unknown <kind> `<name>`; …" with the closest known name, or all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"known are: {', '.join(known) or 'none'}"
+    if close and normalize("NFC", close[0]) == normalize("NFC", name):
+        hint = "one of that look is made of other characters (Unicode NFC and NFD); copy it"
+    elif close:
+        hint = f"did you mean `{close[0]}`?"
+    else:
+        hint = f"known are: {', '.join(known) or 'none'}"
     return f"unknown {kind} `{name}`; {hint}"

@@ -57,18 +57,22 @@ class Use:
 class _Look:
     """What one image showed: what is wrong, (H, W), its classes, and its mask's pixels by value.
 
+    `other` is the image that its XML names instead, or None;
     `surest` are the largest of its imported confidences, and of those of classes; by the folders of
     imported masks `imported` are the pixels by value, and `colours` what palettes give the classes
-    in them, those of the ground truth under ''.
+    in them, those of the ground truth under ''. In the folders `without_regions` its file holds no
+    region.
     """
 
     problems: tuple[str, ...]
     size: tuple[int, int] | None
     labels: frozenset[int] | None
+    other: str | None
     truth: Mapping[int, int] | None
     surest: tuple[float, float] | None
     colours: Mapping[str, Mapping[int, Colour]]
     imported: Mapping[str, Mapping[int, int]]
+    without_regions: frozenset[str]
 
 
 def check(dataset: Dataset, uses: Mapping[str, Use], workers: int = 1) -> dict[str, Any]:
@@ -248,6 +252,7 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
 
     size = attempt(dataset.size)
     labels = attempt(dataset.labels, needed=use.labels)
+    other = attempt(dataset.xml_image, needed=False) if use.labels else None
     mask = attempt(dataset.mask) if use.masks and size is not None else None
     values: dict[str, dict[int, int]] = {}
     surest: list[tuple[float, float]] = []
@@ -259,15 +264,19 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
             label, confidence = imported
             of_classes = confidence[(label > 0) & (label < IGNORE)]
             surest.append((float(confidence.max()), float(of_classes.max(initial=0))))
+    bare = set()
     for folder in use.regions if size is not None else ():
-        attempt(lambda one, where, shape: read_regions(where, one, shape), folder, size)
+        regions = attempt(lambda one, where, shape: read_regions(where, one, shape), folder, size)
+        if regions is not None and not regions.any():
+            bare.add(str(folder))
     truth = None if mask is None else _pixels(mask)
     classes = None if labels is None else frozenset(labels)
     colours = {folder: _colours(Path(folder) / f"{name}.png", values[folder]) for folder in values}
     if truth is not None and (path := dataset.mask_path(name)) is not None:
         colours[""] = _colours(path, truth)
     largest = tuple(map(max, zip(*surest, strict=True))) if surest else None
-    return _Look(tuple(problems), size, classes, truth, largest, colours, values)
+    seen = (size, classes, other, truth, largest, colours, values, frozenset(bare))
+    return _Look(tuple(problems), *seen)
 
 
 def _pixels(mask: np.ndarray) -> dict[int, int]:
@@ -455,6 +464,18 @@ def _compared(
                 f"split {split}: {len(names)} of {len(both)} images have {text} ({names[0]}: "
                 f"{words(found[names[0]])})"
             )
+    for folder in dict.fromkeys(map(str, use.regions)):
+        if without := [name for name, look in looks.items() if folder in look.without_regions]:
+            warnings.append(
+                f"split {split}: {len(without)} of {len(looks)} files of {folder} hold no region "
+                f"({some(without)}), so that none votes there"
+            )
+    others = {name: look.other for name, look in looks.items() if look.other is not None}
+    for name, other in [*others.items()][:1]:
+        warnings.append(
+            f"split {split}: {len(others)} of {len(looks)} XMLs name another image as their "
+            f"filename ({name}.xml: {other}), so their labels may be another image's"
+        )
     alone = sum(len(look.labels or ()) == 1 for look in looks.values())
     if use.bare and alone:
         warnings.append(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -218,10 +218,10 @@ class Dataset:
         if self._xml_labels:
             source = self.root / "Annotations" / f"{name}.xml"
             # Direct children only: VOC's person objects hold <part> elements with names too.
-            found = [
-                item.findtext("name", "").strip() for item in read_xml(source).findall("object")
-            ]
-            where = str(source)
+            where, objects = str(source), read_xml(source).findall("object")
+            if any(len(item.findall("name")) > 1 for item in objects):
+                raise InputError(f"{where}: an object has several names; keep one of each")
+            found = [item.findtext("name", "").strip() for item in objects]
             if not found and not negatives:
                 raise InputError(
                     f"{where}: has no objects, so the image has no class; add one, take the image "
@@ -244,6 +244,15 @@ class Dataset:
                 f"{self.settings['vocabulary']}"
             )
         return [self._index[label] for label in dict.fromkeys(found)]
+
+    def xml_image(self, name: str) -> str | None:
+        """The image that an XML of labels says it is of, if that is another than `name`."""
+        path = self.root / "Annotations" / f"{name}.xml"
+        if not self._xml_labels or not path.is_file():
+            return None
+        said = (read_xml(path).findtext("filename") or "").strip()
+        last = PurePosixPath(said.replace("\\", "/"))
+        return None if name in (said, last.name, last.stem) or not last.name else said
 
     def mask_path(self, name: str) -> Path | None:
         """Path of the ground truth of an image; None where the data set has none."""

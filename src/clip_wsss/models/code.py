@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.resources import find, is_file, missing
 
 
 def has_texts(model: Mapping[str, Any]) -> bool:
@@ -42,11 +42,11 @@ def check_files(model: Mapping[str, Any], where: str) -> None:
     weights, shape = model["weights"], model["architecture"] or ""
     of_file = find(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
     if (of_file or _LIBRARIES[model["library"]].is_file(model)) and not is_file(weights):
-        raise InputError(f"{where}.weights: there is no file {weights}")
+        raise InputError(f"{where}.weights: {missing(weights)}")
     if problem := _LIBRARIES[model["library"]].problem(shape):
         raise InputError(f"{where}.architecture: {problem}")
     if shape.endswith(".json") and not is_file(shape):
-        raise InputError(f"{where}.architecture: there is no file {shape}")
+        raise InputError(f"{where}.architecture: {missing(shape)}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.maps import load_npz
+from clip_wsss.core.resources import missing
 
 
 class Sentences:
@@ -27,7 +28,7 @@ class Sentences:
 
     def __init__(self, path: Path, embedding: int):
         if not Path(path).is_file():
-            raise InputError(f"text_features: there is no file {path}; docs/towers.md makes one")
+            raise InputError(f"text_features: {missing(path)}; docs/towers.md makes one")
         stored = load_npz(path)
         if not {"texts", "features"} <= set(stored) or stored["texts"].dtype.kind != "U":
             raise InputError(f"{path}: must hold texts (n,) and features (n, E); docs/towers.md")
@@ -39,6 +40,8 @@ class Sentences:
             )
         if not np.isfinite(features).all() or not features.any(axis=1).all():
             raise InputError(f"{path}: features hold NaN, infinity or a zero row; make them again")
+        if len(set(texts.tolist())) < len(texts):
+            raise InputError(f"{path}: holds a sentence more than once; keep one of it")
         self.path, self.place = path, {str(text): row for row, text in enumerate(texts)}
         self.features = F.normalize(torch.from_numpy(features.astype(np.float32)), dim=-1)
 
@@ -48,11 +51,11 @@ class Sentences:
         Raises:
             InputError: one line that names a missing sentence.
         """
-        missing = [text for text in texts if text not in self.place]
-        if missing:
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        lacking = [text for text in texts if text not in self.place]
+        if lacking:
+            more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
             raise InputError(
-                f"{self.path}: lacks the sentence '{missing[0]}'{more}; make the file again with "
+                f"{self.path}: lacks the sentence '{lacking[0]}'{more}; make the file again with "
                 "it (docs/towers.md)"
             )
         return self.features[[self.place[text] for text in texts]]

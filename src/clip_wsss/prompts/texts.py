@@ -16,7 +16,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_json, write_rows
 from clip_wsss.core.maps import write_npz
 from clip_wsss.core.progress import log_images
-from clip_wsss.core.resources import find
+from clip_wsss.core.resources import find, is_file, missing
 from clip_wsss.data.bad_images import left_out
 
 if TYPE_CHECKING:
@@ -196,10 +196,12 @@ def read_templates(path: Path) -> list[str]:
     Raises:
         InputError: the file is missing or empty, or a template has not exactly one {}.
     """
+    if not is_file(path):
+        raise InputError(f"templates: {missing(path)}")
     try:
         lines = find(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        raise InputError(f"templates: there is no file {path}") from None
+    except OSError as error:
+        raise InputError(f"templates: {path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise InputError(f"templates: {path} is not UTF-8; save it as UTF-8") from None
     templates = [line.strip() for line in lines]

@@ -13,7 +13,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.methods import add_plugins, methods_below, methods_beside, methods_of, part_of
 from clip_wsss.core.names import asks_for_towers, models_of
 from clip_wsss.core.plain import check_values, read_yaml
-from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.resources import find, is_file, missing
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.unseen import unseen_keys
 from clip_wsss.data.vocabulary import Vocabulary, duplicates, read_vocabulary
@@ -179,7 +179,7 @@ def load_config(content: dict, source: str = "config") -> Config:
     config = validated(Config, merged, source)
     published = config.evaluation.published
     if published is not None and not is_file(published):
-        raise InputError(f"{source}: evaluation.published: there is no file {published}")
+        raise InputError(f"{source}: evaluation.published: {missing(published)}")
     if published is not None:
         published_rows(published)
     vocabulary = read_vocabulary(config.dataset.vocabulary)
@@ -281,7 +281,7 @@ def check_entry(
     if not isinstance(entry, Segmentation) or methods_of(entry, "segmentor"):
         return
     if not is_file(entry.segmentor):
-        raise InputError(f"{where}.segmentor: there is no file {entry.segmentor}")
+        raise InputError(f"{where}.segmentor: {missing(entry.segmentor)}")
 
 
 def _check_clip(config: Config, model: str, where: str) -> None:
@@ -293,7 +293,7 @@ def _check_templates(entry: Texts, where: str) -> None:
     """Check the template of a texts entry: `sharpest` and numbers need a list, others their {}."""
     if entry.template == "sharpest" or isinstance(entry.template, int):
         if not is_file(entry.templates):
-            raise InputError(f"{where}.templates: there is no file {entry.templates}")
+            raise InputError(f"{where}.templates: {missing(entry.templates)}")
         return
     if isinstance(entry.template, list) and (twice := duplicates(entry.template)):
         raise InputError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import sha256
-from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.resources import find, is_file, missing
 from clip_wsss.data.lists import IMAGE_SUFFIXES, is_picture
 from clip_wsss.models.code import architecture_json
 from clip_wsss.runs.settings import Model
@@ -23,8 +23,7 @@ def model_identity(model: Model) -> dict[str, Any]:
     if model.text_features is not None:
         if not is_file(model.text_features):
             raise InputError(
-                f"models: text_features: there is no file {model.text_features}; docs/towers.md "
-                "makes one"
+                f"models: text_features: {missing(model.text_features)}; docs/towers.md makes one"
             )
         identity["text_features"] = file_identity(model.text_features)
     if model.architecture is not None and is_file(model.architecture):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import read_text
-from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.resources import find, is_file, missing
 from clip_wsss.runs.stages import SCORED
 
 COLUMNS = ("method", "stage", "split", "miou", "source", "note")
@@ -27,7 +27,7 @@ def published_rows(path: str | Path) -> list[dict[str, str]]:
     """
     if not is_file(path):
         raise InputError(
-            f"evaluation.published: there is no file {path}; set it to null to quote no figures"
+            f"evaluation.published: {missing(path)}; set it to null to quote no figures"
         )
     reader = csv.reader(io.StringIO(read_text(find(path), "no such file")), strict=True)
     rows: list[dict[str, str]] = []

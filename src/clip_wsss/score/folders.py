@@ -22,9 +22,10 @@ from clip_wsss.core.errors import InputError, failed, stopped
 from clip_wsss.core.files import check_target, write_rows
 from clip_wsss.core.images import read_label
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.data.check import FEW
 from clip_wsss.data.datasets import some
 from clip_wsss.data.lists import is_picture, read_ids
-from clip_wsss.data.vocabulary import IGNORE, Vocabulary, open_vocabulary
+from clip_wsss.data.vocabulary import IGNORE, Vocabulary, duplicates, open_vocabulary
 from clip_wsss.runs.settings import MOST_RESAMPLES
 from clip_wsss.score.bootstrap import (
     Interval,
@@ -268,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"{score.images} images, 95 % intervals over images, {100 * score.unlabelled:.2f} % of the "
         "pixels unlabelled (255)"
+        + ("; intervals over so few images mean little" if score.images < FEW else "")
     )
     apart, both = score.apart
     if 2 * apart > both:
@@ -288,7 +290,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _listed(options: argparse.Namespace, vocabulary: Vocabulary) -> list[str]:
     known = partial(_pngs, options.truth)
-    return read_ids(options.list, options.truth.name, known, vocabulary.classes)
+    ids = read_ids(options.list, options.truth.name, known, vocabulary.classes)
+    if twice := duplicates(ids):
+        raise InputError(f"--list: lists {some(twice)} more than once; keep one line of each")
+    return ids
 
 
 def _ignored(text: str) -> int | None:

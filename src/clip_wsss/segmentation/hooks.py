@@ -140,7 +140,8 @@ class LogHook(Hook):
         if len(self.losses) < self.accumulate:
             return
         loss = sum(self.losses) / self.accumulate
-        rate = runner.optim_wrapper.param_groups[0]["lr"]
+        rates = [group["lr"] for group in runner.optim_wrapper.param_groups]
+        rate = rates[0] or max(rates)  # 0 is of an update that changes nothing
         self.rows.append(f"{update},{loss:.6g},{rate:.6g},{self.pixels},{self.all}")
         self.counted += self.pixels
         self.seen += self.all

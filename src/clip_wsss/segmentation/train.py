@@ -462,7 +462,7 @@ def _try_training(entry: dict, classes: int, sizes: Sequence[Sequence[int]]) -> 
         if there:
             alone = entry.get("labels") != "online" and entry.get("teacher") is None
             _try_batch(model, segmentor, classes, sizes, path, optimizer if alone else None)
-        _try_rates(optimizer, steps, iterations, accumulate, path)
+        _try_rates(model, optimizer, steps, iterations, accumulate, path)
 
 
 def _try_batch(
@@ -534,14 +534,29 @@ def _try_batch(
 
 
 def _try_rates(
-    optimizer: OptimWrapper, schedulers: list, iterations: int, accumulate: int, path: str
+    model: nn.Module,
+    optimizer: OptimWrapper,
+    schedulers: list,
+    iterations: int,
+    accumulate: int,
+    path: str,
 ) -> None:
     """Take the schedulers through the first iterations of a training."""
+    heads = {
+        id(one)
+        for name, one in model.named_parameters()
+        if "head" in name.partition(".")[0] and one.requires_grad
+    }
+    moves = not heads  # of a model that is not here
     with warnings.catch_warnings():  # where no update was made
         warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
-        for iteration in range(min(iterations, 500)):
+        for iteration in range(looked := min(iterations, 500)):
             update = iteration // accumulate + 1
             check_rates(optimizer, path, update)
+            moves = moves or any(
+                group["lr"] > 0 and not heads.isdisjoint(map(id, group["params"]))
+                for group in optimizer.param_groups
+            )
             for place, one in enumerate(schedulers):
                 try:
                     one.step()
@@ -550,6 +565,12 @@ def _try_rates(
                         f"{path}: param_scheduler.{place}: fails in update {update} "
                         f"({kind_and_words(error)}); correct it"
                     ) from None
+    if not moves:
+        raise InputError(
+            f"{path}: the learning rate of every head is 0 in {looked // accumulate} updates, so "
+            "that nothing would be learnt; correct param_scheduler, or the lr_mult of "
+            "optim_wrapper.paramwise_cfg"
+        )
 
 
 def _any_texts(entry: dict, classes: int) -> tuple[tuple[Tensor, Tensor] | None, bool]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import atomic_path
 from clip_wsss.core.pickles import Stored, look_into, state_dict
-from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.resources import find, is_file, missing
 from clip_wsss.core.spelling import unknown
 
 RANDOM = "random"  # none
@@ -84,7 +84,7 @@ def locate_initial(init: str | None) -> Path | tuple[str, str] | None:
             ) from None
     elif "://" not in init:
         if not is_file(init):
-            raise InputError(f"init: there is no file {init}; get it, or set init to random")
+            raise InputError(f"init: {missing(init)}; get it, or set init to random")
         return find(init)
     if not checksum and (found := re.search(r"-([0-9a-f]{8,})\.\w+$", address)):
         checksum = found[1]  # PyTorch's and OpenMMLab's files have it in their names

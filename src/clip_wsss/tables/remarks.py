@@ -78,6 +78,7 @@ def remarks_of_training(log: Path) -> list[str]:
     try:
         rows = pd.read_csv(log)
         pixels, seen = rows["pixels"].astype(int), rows["of"].astype(int)  # a cut line has none
+        still = int((rows["lr"] == 0).sum())
         if pixels.empty:
             raise ValueError
     except (OSError, ValueError, KeyError):
@@ -85,6 +86,8 @@ def remarks_of_training(log: Path) -> list[str]:
     found = []
     if empty := int((pixels == 0).sum()):
         found.append(f"no pixel counted in {empty} of {len(pixels)} updates")
+    if still:
+        found.append(f"the learning rate is 0 in {still} of {len(rows)} updates")
     if pixels.sum() < FEW_PIXELS * seen.sum():
         share = pixels.sum() / seen.sum()
         found.append(f"trained on {share:.2%} of the pixels: the others are ignored or below mu")

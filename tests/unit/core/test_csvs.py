@@ -18,6 +18,7 @@ NAMES = [
     "+caa",
     "-crf",
     "@sum",
+    "\uff1d1+1",
     "'quoted",
     "'=1",
     "NA",
@@ -34,6 +35,7 @@ def test_names_come_back_and_no_spreadsheet_computes_them(tmp_path):
     frame = pd.DataFrame({"run": NAMES, "miou": np.arange(len(NAMES)) - 5.5, "note": ""})
     write_csv(frame, tmp_path / "a.csv")
     lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert lines[5].startswith("'\uff1d"), "the wide form, which some spreadsheets compute too"
     assert lines[1:5] == ["'=1+1,-5.5,", "'+caa,-4.5,", "'-crf,-3.5,", "'@sum,-2.5,"]
     again = read_csv(tmp_path / "a.csv")
     assert again["run"].tolist() == NAMES

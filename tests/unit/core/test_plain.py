@@ -97,6 +97,7 @@ def test_a_word_is_read_in_one_way_or_refused(read, word, file, cell):
         ("a: 99999999999999999999\n", "a: must be less than 2**63 from zero"),
         ("a: [1, [.nan]]\n", "a.1.0: must be a finite number; got nan"),
         ("a: {b: -.inf}\n", "a.b: must be a finite number; got -inf"),
+        ("a: x\u202ey\n", "a: must be one line without control characters; got 'x"),
         ('a: "x\\ny"\n', "a: must be one line without control characters; got 'x\\ny'"),
         ('a: "\\e[2J"\n', "a: must be one line"),
         ('"a\\nb": 1\n', "a key: must be one line"),

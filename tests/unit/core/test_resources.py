@@ -1,11 +1,12 @@
 """A file that a config names: the user's, or the project's of that name."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from clip_wsss.core import resources
-from clip_wsss.core.resources import checkout, find, is_file, project, use_workflow
+from clip_wsss.core.resources import checkout, find, is_file, missing, project, use_workflow
 
 NAME = "config/templates/imagenet20.txt"
 CLIP = "src/clip_wsss/demo/clip/model.json"
@@ -58,3 +59,12 @@ def test_a_workflow_that_lies_elsewhere(tmp_path):
     assert use_workflow("clone") == tmp_path / "clone"
     assert find(NAME) == tmp_path / "clone" / NAME
     assert checkout() == tmp_path / "clone"
+
+
+def test_what_is_no_file_says_what_it_is(tmp_path):
+    (tmp_path / "folder.pt").mkdir()
+    os.mkfifo(tmp_path / "pipe.pt")
+    assert missing("w.pt") == "there is no file w.pt"
+    assert missing("folder.pt") == "folder.pt is a folder, not a file"
+    assert missing("pipe.pt") == "pipe.pt is no ordinary file (a pipe or a device)"
+    assert missing("config/templates") == "config/templates is a folder, not a file"

@@ -116,6 +116,51 @@ def test_imported_masks_from_which_nothing_can_be_learnt(own, tmp_path):
     assert line.startswith(f"split train: 2 of 3 masks of {folder} are 255 (ignored) all over; no")
 
 
+def test_an_xml_of_another_image_is_said(own):
+    """As a copy under another name has it, whose labels look right."""
+    # FAULTS 1, 6
+
+    def said(*filenames):
+        for name, filename in zip("abc", filenames, strict=True):
+            body = xml("dog").decode()
+            named = f"<annotation><filename>{filename}</filename>"
+            own.write(f"Annotations/{name}.xml", body.replace("<annotation>", named).encode())
+        return [line for line in own.check()["warnings"] if "XML" in line]
+
+    assert said("a.jpg", "C:\\data\\b.png", "") == []
+    assert said("a", "x/b.jpg", " c.jpeg ") == []
+    assert said("a.jpg", "a.jpg", "c.tar.jpg") == [
+        "split train: 2 of 3 XMLs name another image as their filename (b.xml: a.jpg), so their "
+        "labels may be another image's"
+    ]
+    unused = own.check({"train": Use(masks=True)})["warnings"]
+    assert not any("XML" in line for line in unused)
+
+
+def test_regions_that_are_none_are_said(own, tmp_path):
+    # FAULTS 2
+    one = np.zeros((1, HEIGHT, WIDTH), bool)
+    one[0, 3:9, 3:9] = True
+
+    def said(**regions):
+        for name, array in regions.items():
+            np.savez(tmp_path / f"{name}.npz", regions=array)
+        uses = {"train": Use(regions=[str(tmp_path)])}
+        return [line for line in own.check(uses)["warnings"] if "region" in line]
+
+    assert said(a=one, b=one, c=one) == []
+    assert said(b=one & False, c=one[:0]) == [
+        f"split train: 2 of 3 files of {tmp_path} hold no region (b, c), so that none votes there"
+    ]
+
+
+def test_an_object_of_several_names_is_refused(own):
+    double = xml("dog").replace(b"<name>dog</name>", b"<name>dog</name><name>cat</name>")
+    own.write("Annotations/b.xml", double)
+    (line,) = own.check()["errors"]
+    assert line.endswith("b.xml: an object has several names; keep one of each")
+
+
 def test_a_suffix_of_another_case_is_said(own, tmp_path):
     """Of images any case counts."""
     for old, new in (

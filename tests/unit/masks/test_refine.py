@@ -187,6 +187,18 @@ def test_a_fallback_is_said(monkeypatch, caplog):
     assert "pydensecrf did one of 6 x 4: no reason" in caplog.text
 
 
+@pytest.mark.parametrize("backend", ["pydensecrf", "fast"])
+def test_the_faster_backend_is_proposed_to_the_other_one_alone(monkeypatch, backend):
+    # FAULTS 17, 29
+    monkeypatch.setattr("clip_wsss.core.memory.SMALL", 0)
+    monkeypatch.setattr("clip_wsss.core.memory.available", lambda device: 1000)
+    scores = np.full((2, 40, 60), 0.5, np.float16)
+    context = MaskContext(scores, np.zeros((40, 60, 3), np.uint8), id="a")
+    with pytest.raises(InputError, match="a: a CRF of 60 x 40 pixels and 2 labels") as caught:
+        crf(context, CrfSettings(backend=backend))
+    assert ("use the backend fast" in str(caught.value)) == (backend == "pydensecrf")
+
+
 def test_par_is_a_mask_refinement():
     rgb = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
     scores = np.random.default_rng(1).random((3, 20, 24)).astype(np.float16)

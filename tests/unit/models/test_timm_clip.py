@@ -256,6 +256,7 @@ def test_a_missing_sentence_is_named(made, tmp_path):
         ({"width": 95}, r"features of 2 texts are \(2, 95\), must be \(2, 96\)"),
         ({"features": np.full((2, 96), np.nan)}, "NaN, infinity or a zero row"),
         ({"features": np.zeros((2, 96))}, "NaN, infinity or a zero row"),
+        ({"texts": np.array(["a cat", "a cat"])}, "holds a sentence more than once; keep one"),
         ({"texts": np.arange(2)}, r"must hold texts \(n,\) and features"),
     ],
     ids=str,

@@ -147,7 +147,10 @@ def test_the_command(folders, capsys):
     same = ["score", "labels", "my truth", "--vocabulary", "words.yaml", "--csv", "out/table.csv"]
     assert cli.main([*same, "--list", "list.txt"]) == 0
     out = capsys.readouterr().out
-    assert "2 images, 95 % intervals over images, 0.00 % of the pixels unlabelled (255)" in out
+    assert (
+        "2 images, 95 % intervals over images, 0.00 % of the pixels unlabelled (255); inter" in out
+    )
+    assert "; intervals over so few images mean little\n" in out
     table = list(csv.reader(Path("out/table.csv").read_text().splitlines()))
     printed = out.splitlines()[: len(table)]
     assert [line.split() for line in printed] == table
@@ -169,6 +172,11 @@ def test_the_command(folders, capsys):
     for bad in ("x", "256"):
         assert cli.main([*same, "--ignore", bad]) == 1
         assert capsys.readouterr().err == f"error: --ignore: must be 0 to 255 or none; got {bad}\n"
+    Path("list.txt").write_text("a\nb\na.png\n")
+    assert cli.main([*same, "--list", "list.txt"]) == 1
+    assert capsys.readouterr().err == (
+        "error: --list: lists a more than once; keep one line of each\n"
+    )
     Path("list.txt").write_text("# none\n\n")
     assert cli.main([*same, "--list", "list.txt"]) == 1
     assert capsys.readouterr().err == (

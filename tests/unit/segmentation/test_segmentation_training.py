@@ -602,6 +602,32 @@ def test_what_fails_in_an_update_is_one_line_before_the_first_map_and_in_the_tra
     assert "in _fit" in caplog.text
 
 
+STILL = {"type": "ConstantLR", "factor": 0.0, "end": 10**6}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"param_scheduler": [STILL]},
+        {"optim_wrapper": {"optimizer": SGD, "paramwise_cfg": {
+            "custom_keys": {"decode_head": {"lr_mult": 0.0}}}}},
+    ],
+)  # fmt: skip
+def test_a_head_that_never_moves_is_refused(case, changes):
+    path = case.segmentor(**changes)
+    updates = case.entry["iterations"]
+    (line,) = check_trainings({"cgl": case.entry}, 3)
+    assert line.startswith(
+        f"cgl: {path}: the learning rate of every head is 0 in {updates} updates, so that "
+    )
+
+
+def test_a_backbone_may_stay_as_it_is(case):
+    paramwise = {"custom_keys": {"backbone": {"lr_mult": 0.0}}}
+    case.segmentor(optim_wrapper={"optimizer": SGD, "paramwise_cfg": paramwise})
+    assert check_trainings({"cgl": case.entry}, 3) == []
+
+
 @pytest.mark.parametrize("scheduler", [
     {"type": "ExponentialLR", "gamma": -1},
     {"type": "PolyLR", "eta_min": -1},

@@ -33,7 +33,7 @@ REFUSED = {  # why a model of the zoo is no segmentor here
     "fpn_poolformer_s12": "custom_imports: is not used here",
     "pointrend_r50": "PointHead has a loss of its own",
     "san_vit-b16": "text_encoder required either",
-    "stdc": "STDCHead has a loss of its own",
+    "stdc": "decode_head.sampler: is not used here",
     "upernet_convnext": "custom_imports: is not used here",
     "vpd_sd": "diffusion_cfg: would read files or code that the config does not name",
 }

@@ -770,6 +770,8 @@ def test_a_training_log_that_was_cut_off_is_not_read_as_whole(tmp_path, lines):
         remarks_of_training(log)
     log.write_text("iteration,loss,lr,pixels,of\n1,0.5,0.1,0,99\n2,0.5,0.1,7,99\n")
     assert remarks_of_training(log) == ["no pixel counted in 1 of 2 updates"]
+    log.write_text("iteration,loss,lr,pixels,of\n1,0.5,0.1,9,99\n2,0.5,0,7,99\n3,0.5,0,7,99\n")
+    assert remarks_of_training(log) == ["the learning rate is 0 in 2 of 3 updates"]
     for pixels, said in ((9, True), (10, False)):  # of 1000
         log.write_text(f"iteration,loss,lr,pixels,of\n1,0.5,0.1,{pixels},600\n2,0.5,0.1,0,400\n")
         line = "trained on 0.90% of the pixels: the others are ignored or below mu"

@@ -87,7 +87,8 @@ def _prepared(
         (labels, height, width), exactly = context.scores.shape, settings.backend == "pydensecrf"
         needed = height * width * (400 + 100 * labels if exactly else 250 + 30 * labels)
         what = f"{context.id or 'image'}: a CRF of {width} x {height} pixels and {labels} labels"
-        check_memory(needed, what, "use the backend fast, scale the image down, or leave it out")
+        instead = "use the backend fast, " if exactly else ""
+        check_memory(needed, what, f"{instead}scale the image down, or leave it out")
     images = [crf_image(context.image, settings.image) for context in contexts]
     return images, MeanField(**settings.model_dump(exclude={"backend", "image"}))
 
