@@ -215,6 +215,11 @@ def _check_model(model: dict[str, Any], path: str | Path) -> None:
         raise InputError(
             f"{path}: model.data_preprocessor: mean and std are used together; give both or neither"
         )
+    if _of_unit_images(prepare.get("mean")) and _of_unit_images(stds):
+        raise InputError(
+            f"{path}: model.data_preprocessor: mean and std are those of images from 0 to 1, which "
+            "here are from 0 to 255; multiply them by 255"
+        )
     for where, part in _mappings({"model": model}):
         for key, value in part.items():
             if _DROPS.fullmatch(str(key)) and isinstance(value, int | float) and value >= 1:
@@ -229,6 +234,11 @@ def _check_model(model: dict[str, Any], path: str | Path) -> None:
         raise InputError(
             f"{path}: model.backbone.model: must be the name of an entry of models; got {name!r}"
         )
+
+
+def _of_unit_images(values: Any) -> bool:
+    values = values if isinstance(values, list | tuple) else (values,)
+    return all(isinstance(one, int | float) and 0 < one < 1 for one in values)
 
 
 def _check_loss(losses: Any, where: str) -> None:

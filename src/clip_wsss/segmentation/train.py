@@ -453,6 +453,8 @@ def _try_training(entry: dict, classes: int, sizes: Sequence[Sequence[int]]) -> 
             _initialise(model, path)
             if isinstance(init, Path):
                 load_initial(model, init)
+            if Path(path).suffix != ".py":  # those of the zoo serve several models
+                _check_custom_keys(model, segmentor.optim_wrapper, path)
         accumulate = segmentor.optim_wrapper.get("accumulative_counts", 1)
         iterations = entry["iterations"] * accumulate
         schedulers = _schedulers(segmentor, iterations, accumulate, False, path)
@@ -463,6 +465,18 @@ def _try_training(entry: dict, classes: int, sizes: Sequence[Sequence[int]]) -> 
             alone = entry.get("labels") != "online" and entry.get("teacher") is None
             _try_batch(model, segmentor, classes, sizes, path, optimizer if alone else None)
         _try_rates(model, optimizer, steps, iterations, accumulate, path)
+
+
+def _check_custom_keys(model: nn.Module, optim_wrapper: dict, path: str) -> None:
+    """Refuse rates for parameters that do not exist."""
+    names = [name for name, _ in model.named_parameters()]
+    paramwise = optim_wrapper.get("paramwise_cfg") or {}
+    for key in paramwise.get("custom_keys") or {}:
+        if not any(key in name for name in names):
+            raise InputError(
+                f"{path}: optim_wrapper.paramwise_cfg.custom_keys: {key} is in no parameter's "
+                "name; correct or remove it"
+            )
 
 
 def _try_batch(

@@ -137,6 +137,11 @@ def test_the_shipped_files_are_read(path):
             "model.data_preprocessor: mean and std are used together; give both or neither",
         ),
         (
+            "model.data_preprocessor",
+            {"type": "SegDataPreProcessor", "mean": [0.485, 0.456], "std": [0.229, 0.224]},
+            "model.data_preprocessor: mean and std are those of images from 0 to 1",
+        ),
+        (
             "model.decode_head.sampler",
             {"type": "OHEMPixelSampler"},
             "model.decode_head.sampler: is not used here",

@@ -622,6 +622,15 @@ def test_a_head_that_never_moves_is_refused(case, changes):
     )
 
 
+def test_a_rate_of_no_parameter_is_refused(case):
+    paramwise = {"custom_keys": {"backbone": {"lr_mult": 0.5}, "hed": {"lr_mult": 10.0}}}
+    path = case.segmentor(optim_wrapper={"optimizer": SGD, "paramwise_cfg": paramwise})
+    assert check_trainings({"cgl": case.entry}, 3) == [
+        f"cgl: {path}: optim_wrapper.paramwise_cfg.custom_keys: hed is in no parameter's name; "
+        "correct or remove it"
+    ]
+
+
 def test_a_backbone_may_stay_as_it_is(case):
     paramwise = {"custom_keys": {"backbone": {"lr_mult": 0.0}}}
     case.segmentor(optim_wrapper={"optimizer": SGD, "paramwise_cfg": paramwise})
