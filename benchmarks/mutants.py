@@ -22,6 +22,8 @@ either gets a test with a known answer, or is named here with its reason:
   of `np.unique`, which some versions of numpy flatten;
 - `max(step)` in `diffused` of PAR: of the outermost step both parts are the same;
 - `//` before a cast to int, and when a k-means ends: it is at rest before;
+- a dimension counted from the other end; which constant keys and values are shifted by on the way
+  back through the last block;
 - the power that labels, which have none, are read again at;
 - -1 for the mIoU of a power without ground truth: then no power has any;
 - `fillna(0)` and `predicted`'s `fill_value` of the breakdown: times no pixel, or under no hit;
@@ -80,6 +82,8 @@ TESTS = {
     "masks/torch_crf.py": "masks/test_fast_crf.py -k 'torch_of_saturated or torch_falls or "
     "both_sides'",
     "masks/write.py": "masks/test_masks.py",
+    "models/last_block.py": "models/test_last_block.py",
+    "models/layers.py": "models/test_layers_products.py models/test_last_block.py",
     "score/bootstrap.py": "score/test_bootstrap.py -k 'not covers'",
     "score/breakdown.py": "score/test_breakdown.py",
     "score/calibration.py": "score/test_calibration.py",

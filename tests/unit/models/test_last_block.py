@@ -72,8 +72,11 @@ def test_small_slopes_survive_float16(tmp_path):
         for factor in (2.0**-60, 2.0**60):
             assert torch.equal(passed.weights(slope * factor), weights * factor)
     # What the scale divides by is a power of 2, so that no digit changes.
-    _, scale = clip.through_last_block(x, False)._scaled(slope)
+    derived = clip.through_last_block(x, False)
+    scaled, scale = derived._scaled(slope)
     assert (torch.frexp(scale).mantissa == 0.5).all()
+    largest = scaled.abs().amax(dim=-1) * derived.deviation.amax(dim=1)[:, 0]
+    assert ((largest >= 0.5) & (largest <= 1)).all()
 
 
 def test_slopes_do_not_know_of_each_other(tmp_path):
