@@ -39,8 +39,7 @@ rule all:
         [file for product in (*PLAN.trainings, *PLAN.val, *PLAN.labels) for file in product.files],
         PLAN.tables,
         PLAN.tables_product.sidecar,
-        RESULTS / "report.html",
-        PLAN.report_product.sidecar,
+        rules.report.output,
 
 
 # What the run has measured, where its reader looks.

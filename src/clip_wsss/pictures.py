@@ -13,6 +13,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from clip_wsss.core.confidence import encode
 from clip_wsss.core.csvs import guarded, unguarded
 from clip_wsss.core.errors import InputError, failed, stopped
 from clip_wsss.core.files import (
+    alone,
     check_own,
     make_output,
     read_text,
@@ -32,7 +34,7 @@ from clip_wsss.core.files import (
     write_json,
     write_rows,
 )
-from clip_wsss.core.images import encode_grey, encode_label, read_rgb, write_bytes
+from clip_wsss.core.images import encode_grey, encode_label, jpeg_damage, read_rgb, write_bytes
 from clip_wsss.core.spelling import unknown
 from clip_wsss.data.annotations import read_labels
 from clip_wsss.data.check import shortened
@@ -255,6 +257,15 @@ def _warn_of_others(
             )
 
 
+def _warn_of_damage(pictures: Sequence[Picture]) -> None:
+    """Say of which JPEGs the decoder complains, though it reads them."""
+    for one in pictures:
+        with suppress(InputError):  # which is said when it is read
+            if damage := jpeg_damage(one.path):
+                line = f"{one.path}: damaged ({damage}); what can be read of it is used as it is"
+                warnings.warn(line, stacklevel=2)
+
+
 def labelled(
     pictures: Sequence[Picture], labels: str | None, table: Path | None, classes: Sequence[str]
 ) -> list[Picture]:
@@ -332,10 +343,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pictures = labelled(pictures, options.labels, options.csv, classes)
         make_output(options.out)
         _warn_of_others(options.pictures, pictures, options.by_folder, options.out)
+        _warn_of_damage(pictures)
         import torch
 
         torch.set_num_threads(options.threads or segmenter.preset.config.compute.threads)
-        made, kept, bad = segment_pictures(segmenter, pictures, options.out, options.overwrite)
+        with alone(options.out):
+            made, kept, bad = segment_pictures(segmenter, pictures, options.out, options.overwrite)
     except InputError as error:
         return failed(error)
     except OSError as error:

@@ -16,6 +16,7 @@ from clip_wsss import cli, pictures
 from clip_wsss.api import Segmenter, ZeroMapWarning
 from clip_wsss.core.confidence import encode
 from clip_wsss.core.errors import InputError
+from clip_wsss.core.files import alone
 from clip_wsss.core.images import read_label, write_label
 from clip_wsss.export import GREY
 
@@ -47,6 +48,26 @@ def rows(name: str) -> list[list[str]]:
 
 def changed() -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in Path("masks").glob("*/*.png")}
+
+
+def test_two_commands_do_not_write_into_one_folder(folder, capsys):
+    # FAULTS 19
+    Path("masks").mkdir()
+    with alone(Path("masks")):
+        code, _, error = call(capsys, folder, "--labels", "dog")
+    assert code == 1
+    assert error.splitlines()[-1].startswith("error: masks: another command is writing into it; wa")
+    assert call(capsys, folder, "--labels", "dog")[1] == "masks: 3 made, 0 kept, 0 bad\n"
+
+
+def test_a_damaged_jpeg_is_said(folder, capsys):
+    # FAULTS 7
+    data = (folder / "a b.jpg").read_bytes()
+    (folder / "a b.jpg").write_bytes(data[: len(data) * 2 // 3] + b"\xff\xd9")
+    _, out, error = call(capsys, folder, "--labels", "dog")
+    assert out == "masks: 3 made, 0 kept, 0 bad\n"
+    line = "warning: my pictures/a b.jpg: damaged (Corrupt JPEG data: "
+    assert any(one.startswith(line) for one in error.splitlines())
 
 
 def test_masks_are_written_and_kept(folder, capsys):

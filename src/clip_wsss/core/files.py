@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -171,6 +172,29 @@ def make_output(out: Path, option: str = "--out") -> None:
     except OSError as error:
         reason = f"cannot be written into ({error.strerror})"
         raise InputError(f"{out}: {reason}; name another with {option}") from None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Within it no other process is in it for the same folder, which a command writes into.
+
+    Raises:
+        InputError: one is.
+    """
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder}: another command is writing into it; wait for its end, or name another "
+                "folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(place)
 
 
 def check_own(out: Path, mark: str, begin: str, others: Iterable[Path]) -> bool:

@@ -6,6 +6,7 @@ the same array gives the same bytes.
 
 import io
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -29,6 +30,7 @@ MODES = ("1", "L", "LA", "P", "PA", *COLOURS, *GREY16)  # what becomes 8-bit RGB
 ORIENTATION, BITS, PHOTOMETRIC = ExifTags.Base.Orientation, 258, 262  # tags of EXIF and TIFF
 BIT_DEPTH = "bits of a stored value"  # key of Image.info
 SMALLER = "scale it down (with its mask), or leave it out"
+START, END, ZEROS = b"\xff\xd8", b"\xff\xd9", 512  # of a JPEG; zeros that are no padding
 WHITE = {"L": 255, "I;16": 65535}  # in the two modes of a grey PNG
 
 
@@ -102,9 +104,56 @@ def read_rgb(path: str | os.PathLike, stored: bool = False) -> np.ndarray:
         check_memory(16 * pixels, f"{path}: an image of {image.width} x {image.height}", SMALLER)
         deep = _deep(image)
         image.load()
+        if image.format == "JPEG":
+            _check_end(path)
         if image.format == "PNG":  # whose EXIF may lie behind the pixels
             _check_orientation(image, str(path), stored)
         return _bright_rgb(image, str(path), deep)
+
+
+def jpeg_damage(path: str | os.PathLike) -> str | None:
+    """What libjpeg says of a JPEG's data, which it decodes all the same; None: nothing.
+
+    It says so on the process's standard error, which is read here; so not for use beside threads.
+
+    Raises:
+        InputError: the file cannot be read, or ends in zeros.
+    """
+    data = read_bytes(path, "no such image")
+    if not data.startswith(START):
+        return None
+    _check_end(path)
+    import cv2
+
+    try:
+        own = os.dup(2)
+    except OSError:  # there is none
+        return None
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        except cv2.error:  # too large for it
+            return None
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+        said.seek(0)
+        lines = said.read().decode(errors="replace").splitlines()
+    return next((line for line in lines if "JPEG" in line), None)
+
+
+def _check_end(path: str | os.PathLike) -> None:
+    """Refuse a JPEG that ends in zeros, which a decoder takes for pixels."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - ZEROS))
+        if file.read() != bytes(ZEROS):
+            return
+        file.seek(0)
+        whole = file.read().rstrip(b"\0").endswith(END)  # some cameras fill up behind it
+    if not whole:
+        raise InputError(f"{path}: ends in zeros, as after a power cut; replace the file")
 
 
 def as_rgb(image: Image.Image, where: str, stored: bool = False) -> np.ndarray:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import write_json
-from clip_wsss.core.images import Colour, palette_of
+from clip_wsss.core.images import Colour, jpeg_damage, palette_of
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
 from clip_wsss.data.annotations import unused_columns
@@ -57,15 +57,16 @@ class Use:
 class _Look:
     """What one image showed: what is wrong, (H, W), its classes, and its mask's pixels by value.
 
-    `other` is the image that its XML names instead, or None;
-    `surest` are the largest of its imported confidences, and of those of classes; by the folders of
-    imported masks `imported` are the pixels by value, and `colours` what palettes give the classes
-    in them, those of the ground truth under ''. In the folders `without_regions` its file holds no
-    region.
+    `damage` is what its JPEG's decoder complains of and `other` the image that its XML names
+    instead, or None each; `surest` are the largest of its imported confidences, and of those of
+    classes; by the folders of imported masks `imported` are the pixels by value, and `colours` what
+    palettes give the classes in them, those of the ground truth under ''. In the folders
+    `without_regions` its file holds no region.
     """
 
     problems: tuple[str, ...]
     size: tuple[int, int] | None
+    damage: str | None
     labels: frozenset[int] | None
     other: str | None
     truth: Mapping[int, int] | None
@@ -251,6 +252,7 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
             return None
 
     size = attempt(dataset.size)
+    damage = None if size is None else attempt(lambda one: jpeg_damage(dataset.image_path(one)))
     labels = attempt(dataset.labels, needed=use.labels)
     other = attempt(dataset.xml_image, needed=False) if use.labels else None
     mask = attempt(dataset.mask) if use.masks and size is not None else None
@@ -275,7 +277,7 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
     if truth is not None and (path := dataset.mask_path(name)) is not None:
         colours[""] = _colours(path, truth)
     largest = tuple(map(max, zip(*surest, strict=True))) if surest else None
-    seen = (size, classes, other, truth, largest, colours, values, frozenset(bare))
+    seen = (size, damage, classes, other, truth, largest, colours, values, frozenset(bare))
     return _Look(tuple(problems), *seen)
 
 
@@ -470,6 +472,12 @@ def _compared(
                 f"split {split}: {len(without)} of {len(looks)} files of {folder} hold no region "
                 f"({some(without)}), so that none votes there"
             )
+    damaged = {name: look.damage for name, look in looks.items() if look.damage is not None}
+    for name, damage in [*damaged.items()][:1]:
+        warnings.append(
+            f"split {split}: {len(damaged)} of {len(looks)} JPEGs are damaged ({name}: {damage}); "
+            "what could be read of them is used as it is, so replace them"
+        )
     others = {name: look.other for name, look in looks.items() if look.other is not None}
     for name, other in [*others.items()][:1]:
         warnings.append(

@@ -1,9 +1,8 @@
 """Instances files in COCO's format: the classes of images, and masks drawn from the objects."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import PureWindowsPath
 from typing import Any
 
@@ -275,9 +274,9 @@ def read_pictures(
         raise InputError(f"{source}: not a COCO instances file ({what}); replace it") from None
     if len({picture.id for picture in pictures}) < len(pictures):
         raise InputError(f"{source}: two images have the same file name; rename one")
-    if _normalised(pictures):
+    if most := _share(pictures):
         raise InputError(
-            f"{source}: all polygons lie within 0 and 1, as shares of the image; write pixels"
+            f"{source}: all polygons lie within 0 and {most}, as shares of the image; write pixels"
         )
     return sorted(pictures, key=lambda picture: picture.id)
 
@@ -320,18 +319,30 @@ def _side(item: Mapping, key: str, source: str) -> int | None:
     return side
 
 
-def _normalised(pictures: Sequence[AnnotatedImage]) -> bool:
-    """Whether there are polygons, and no number of any is above 1."""
-    polygons = (
-        polygon
+def _share(pictures: Sequence[AnnotatedImage]) -> int | None:
+    """1 or 100 where polygons are shares of their images: no number of any is above it.
+
+    Percents reach up to 91 or more somewhere, in images that are all much larger.
+    """
+    largest = [
+        (max(polygon.max() for polygon in polygons), picture)
         for picture in pictures
-        for one in picture.instances
-        if isinstance(one.region, list)
-        for polygon in one.region
-        if polygon.ndim == 1 and polygon.dtype.kind in "iuf" and len(polygon) >= 6
-    )
-    first = next(polygons, None)
-    return first is not None and all(one.max() <= 1 for one in chain([first], polygons))
+        if (polygons := [*_polygons(picture)])
+    ]
+    most = max((number for number, _ in largest), default=None)
+    if most is None or most > 100:
+        return None
+    if most <= 1:
+        return 1
+    large = (min(one.height or 0, one.width or 0) > 200 for _, one in largest)
+    return 100 if len(largest) > 2 and most > 90 and all(large) else None
+
+
+def _polygons(picture: AnnotatedImage) -> Iterator[np.ndarray]:
+    for one in picture.instances:
+        for polygon in one.region if isinstance(one.region, list) else ():
+            if polygon.ndim == 1 and polygon.dtype.kind in "iuf" and len(polygon) >= 6:
+                yield polygon
 
 
 def _no_number(name: str) -> None:

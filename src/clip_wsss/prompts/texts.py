@@ -132,13 +132,18 @@ def text_features(
         (C, E) and (M, E) float32 on the CPU, normalised.
 
     Raises:
-        InputError: a template without {}, or a text that the model cannot encode.
+        InputError: a template without {}, a text that the model cannot encode, or one feature for
+            all classes.
     """
     templates = _checked(templates, "template")
     foreground, background = (
         clip.encode_texts([[t.replace("{}", text) for t in templates] for text in group])
         for group in (names, words)
     )
+    if len(foreground) > 1 and bool((foreground == foreground[0]).all()):
+        raise InputError(
+            "models: the text tower gives every class the same feature; replace the weights"
+        )
     return foreground, background
 
 

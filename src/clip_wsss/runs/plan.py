@@ -820,7 +820,7 @@ class Plan:
         """
         if not (self.store / product.sidecar).is_file():
             return any((self.store / path).is_file() for path in product.files)
-        if not self.fits(product):
+        if not self.fits(product) or any(map(self._emptied, product.files)):
             return True
         made = self._record(self.store / product.sidecar)["inputs"]
         for name, inputs in product.inputs.items():
@@ -828,6 +828,11 @@ class Plan:
             if len(digests) == len(inputs) and made.get(name) != combined(digests):
                 return True
         return False
+
+    def _emptied(self, path: Path) -> bool:
+        """Whether a power cut or the like has left a file without its content."""
+        path = self.store / path
+        return path.is_file() and not path.stat().st_size
 
     def _digest(self, one: Product | Path) -> str | None:
         """The digest of an input, that of a product by its sidecar; None where it is not there."""

@@ -156,10 +156,11 @@ def _read(path: Path) -> pd.DataFrame:
     """
     try:
         table = pd.read_csv(path, sep="\t")[["s", "max_rss"]]
-        if table.empty:
+        table = table.apply(pd.to_numeric, errors="coerce")
+        if table.empty or table["s"].isna().any():
             raise ValueError
     except (ValueError, KeyError):
         raise InputError(
             f"{path}: no benchmark of Snakemake; remove it, and the cost of its job is unknown"
         ) from None
-    return table.apply(pd.to_numeric, errors="coerce")
+    return table

@@ -223,6 +223,28 @@ def test_ids_of_a_coco_json_may_be_written_as_floats(tmp_path):
         assert [(one.label, one.id) for one in picture.instances] == [(1, 1), (0, 2), (1, 3)]
 
 
+def test_polygons_in_percent_are_refused(tmp_path):
+    # FAULTS 9
+    def read(most, size, count=3):
+        names = range(count)
+        data = coco(
+            images=[
+                {"id": i, "file_name": f"{i}.png", "height": size, "width": size} for i in names
+            ],
+            annotations=[
+                coco_object(i, i, 18, [[10, 10, 60, 10, 60, most if i == 1 else 50]]) for i in names
+            ],
+        )
+        for item in data["annotations"]:
+            item.pop("bbox", None)
+        return read_pictures(json.dumps(data).encode(), CLASSES, "l.json")
+
+    with pytest.raises(InputError, match="all polygons lie within 0 and 100, as shares of the im"):
+        read(95, 300)
+    for fine in ((90, 300), (101, 300), (95, 200), (95, 300, 2)):
+        assert read(*fine)
+
+
 def test_coco_json_that_says_less(tmp_path):
     data = coco()
     for item in data["annotations"]:

@@ -1,5 +1,6 @@
 """The check before work: everything that is wrong, at once, and what is odd."""
 
+import io
 import json
 import logging
 import shutil
@@ -159,6 +160,47 @@ def test_an_object_of_several_names_is_refused(own):
     own.write("Annotations/b.xml", double)
     (line,) = own.check()["errors"]
     assert line.endswith("b.xml: an object has several names; keep one of each")
+
+
+def damaged(how):
+    """A JPEG of noise with a fault that its header does not show."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", quality=95)
+    data = file.getvalue()
+    middle = len(data) // 2
+    if how == "zeros at the end":
+        return data[:middle] + bytes(len(data) - middle)
+    if how == "padded":
+        return data + bytes(4096)
+    if how == "zeros":
+        return data[:middle] + bytes(1024) + data[middle + 1024 :]
+    return data[:middle] + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("how", ["zeros", "cut"])
+def test_a_damaged_jpeg_is_said(own, how, capfd):
+    # FAULTS 7
+    own.write("JPEGImages/b.jpg", damaged(how))
+    found = own.check(size="image", masks=None)
+    assert found["errors"] == []
+    (line,) = [line for line in found["warnings"] if "JPEG" in line]
+    assert line.startswith("split train: 1 of 3 JPEGs are damaged (b: Corrupt JPEG data: ")
+    assert "JPEG" not in capfd.readouterr().err
+
+
+def test_a_jpeg_that_ends_in_zeros_is_refused(own):
+    # FAULTS 7, 18
+    own.write("JPEGImages/b.jpg", damaged("padded"))
+    settings = own.settings | {"size": "image", "masks": None}
+    assert own.check(**settings)["errors"] == []
+    assert not [line for line in own.check(**settings)["warnings"] if "JPEG" in line]
+    assert open_dataset(settings).image("b").std() > 0
+    own.write("JPEGImages/b.jpg", damaged("zeros at the end"))
+    (line,) = own.check(**settings)["errors"]
+    assert line.endswith("b.jpg: ends in zeros, as after a power cut; replace the file")
+    with pytest.raises(InputError, match=r"b\.jpg: ends in zeros"):
+        open_dataset(settings).image("b")
 
 
 def test_a_suffix_of_another_case_is_said(own, tmp_path):

@@ -239,6 +239,15 @@ def test_templates_are_averaged_and_words_may_be_none(clip):
     np.testing.assert_allclose(background, clip.encode_texts([["a sky"]]))
 
 
+def test_one_feature_for_all_classes_is_refused(clip, monkeypatch):
+    # FAULTS 3
+    same = lambda texts: torch.ones(len(texts), 24) / 24**0.5  # noqa: E731
+    monkeypatch.setattr(type(clip), "encode_texts", lambda self, texts: same(texts))
+    with pytest.raises(InputError, match="gives every class the same feature; replace the weights"):
+        text_features(clip, ["a {}"], CLASSES, [])
+    assert text_features(clip, ["a {}"], CLASSES[:1], [])[0].shape == (1, 24)
+
+
 @pytest.mark.parametrize(
     ("templates", "match"),
     [

@@ -81,6 +81,18 @@ def test_what_other_settings_or_code_have_made_is_stale(made, change):
         product.sidecar.write_text(text, encoding="utf-8")
 
 
+def test_an_emptied_file_is_made_again(made):
+    # FAULTS 5, 18
+    product = made.plan.maps[0]
+    content = product.files[0].read_bytes()
+    product.files[0].write_bytes(b"")
+    try:
+        assert made.plan.stale(product)
+    finally:
+        product.files[0].write_bytes(content)
+    assert not made.plan.stale(product)
+
+
 def test_what_is_missing_is_not_current_and_files_without_a_sidecar_are_stale(made):
     product = made.plan.maps[0]
     text = product.sidecar.read_text(encoding="utf-8")

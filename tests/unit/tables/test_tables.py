@@ -628,7 +628,7 @@ def test_costs(tmp_path):
     assert table["device"].nunique() == 1
     text = (tmp_path / "out/cost.md").read_text()
     assert f"| maps | maps/{one}-7 | plain | 2 | 10 | 5.0 |  | 3.0 | 0.2 |" in text
-    for cut in ("", head, "s\n1\n"):
+    for cut in ("", head, "s\n1\n", "s\tmax_rss\n-\t9\n"):
         (made.root / "benchmarks/score.tsv").write_text(cut)
         with pytest.raises(InputError, match=r"benchmarks/score\.tsv: no benchmark .*; remove it"):
             write_costs(made, tmp_path / "out")
