@@ -7,7 +7,7 @@ the same array gives the same bytes.
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -241,6 +241,11 @@ def _bright_rgb(image: Image.Image, where: str, deep: bool) -> np.ndarray:
             f"{where}: has 16 bits a value, but none above 1/8 of white, as data of 12 bits have "
             "that were not scaled; scale them to 65535, or save 8 bits"
         )
+    if rgb.max() == 1 and image.mode != "1":
+        raise InputError(
+            f"{where}: holds 0 and 1 only of 255, as numbers from 0 to 1 do when they are saved as "
+            "bytes; multiply them by 255 before"
+        )
     return rgb
 
 
@@ -313,6 +318,31 @@ def palette_of(path: str | os.PathLike) -> list[Colour]:
     except Exception:  # whoever reads the mask says what is wrong with it
         return []
     return [*zip(*[iter(values or ())] * 3, strict=True)]
+
+
+def class_colours(path: str | os.PathLike, values: Iterable[int]) -> dict[int, Colour]:
+    """The colours that the palette of a mask gives the classes among its values, greys left out."""
+    palette = palette_of(path)
+    found = {value: palette[value] for value in values if 0 < value < min(255, len(palette))}
+    return {value: colour for value, colour in found.items() if len(set(colour)) > 1}
+
+
+def contradiction(masks: Iterable[tuple[str, Mapping[int, Colour]]]) -> str | None:
+    """What is wrong with masks of which the palettes give one colour to several classes.
+
+    Args:
+        masks: name, and `class_colours` of it. Who gives one colour twice is not looked at.
+    """
+    known: dict[Colour, tuple[int, str]] = {}
+    for name, own in masks:
+        for value, colour in own.items() if len(set(own.values())) == len(own) else ():
+            first, where = known.setdefault(colour, (value, name))
+            if first != value:
+                return (
+                    f"contradict each other: the colour {colour} is {first} in {where} and {value} "
+                    f"in {name}; save all with one palette"
+                )
+    return None
 
 
 def decode_label(data: bytes, where: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from clip_wsss.core.errors import InputError, one_line
 from clip_wsss.core.files import write_json
-from clip_wsss.core.images import Colour, jpeg_damage, palette_of
+from clip_wsss.core.images import Colour, class_colours, contradiction, jpeg_damage
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.core.regions import read_regions
 from clip_wsss.data.annotations import unused_columns
@@ -273,9 +273,11 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
             bare.add(str(folder))
     truth = None if mask is None else _pixels(mask)
     classes = None if labels is None else frozenset(labels)
-    colours = {folder: _colours(Path(folder) / f"{name}.png", values[folder]) for folder in values}
+    colours = {
+        folder: class_colours(Path(folder) / f"{name}.png", values[folder]) for folder in values
+    }
     if truth is not None and (path := dataset.mask_path(name)) is not None:
-        colours[""] = _colours(path, truth)
+        colours[""] = class_colours(path, truth)
     largest = tuple(map(max, zip(*surest, strict=True))) if surest else None
     seen = (size, damage, classes, other, truth, largest, colours, values, frozenset(bare))
     return _Look(tuple(problems), *seen)
@@ -285,13 +287,6 @@ def _pixels(mask: np.ndarray) -> dict[int, int]:
     """Pixels of a mask (H, W) uint8 by their value."""
     counts = np.bincount(mask.ravel(), minlength=256)
     return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
-
-
-def _colours(path: Path, pixels: Mapping[int, int]) -> dict[int, Colour]:
-    """The colours that the palette of a mask gives its classes, greys left out."""
-    palette = palette_of(path)
-    found = {value: palette[value] for value in pixels if 0 < value < min(IGNORE, len(palette))}
-    return {value: colour for value, colour in found.items() if len(set(colour)) > 1}
 
 
 def _classes(pixels: Mapping[int, int], first: int = 1) -> frozenset[int]:
@@ -405,18 +400,9 @@ def _compared(
 
     def repainted(of: str, folder: str) -> list[str]:
         """The error of masks whose palettes give one colour to several classes."""
-        known: dict[Colour, tuple[int, str]] = {}
-        for name, look in looks.items():
-            own = look.colours.get(folder, {})
-            for value, colour in own.items() if len(set(own.values())) == len(own) else ():
-                first, where = known.setdefault(colour, (value, name))
-                if first != value:
-                    return [
-                        f"split {split}: the palettes of the masks {of}contradict each other: the "
-                        f"colour {colour} is {first} in {where} and {value} in {name}; save all "
-                        "with one palette"
-                    ]
-        return []
+        masks = ((name, look.colours.get(folder, {})) for name, look in looks.items())
+        found = contradiction(masks)
+        return [] if found is None else [f"split {split}: the palettes of the masks {of}{found}"]
 
     if drawn:
         errors += repainted("", "") or background("", truths) or strangers("", both)

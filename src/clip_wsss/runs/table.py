@@ -21,7 +21,7 @@ from clip_wsss.core.methods import method, methods_of, with_methods
 from clip_wsss.core.names import KINDS
 from clip_wsss.core.pickles import look_into
 from clip_wsss.core.plain import check_values, plain_value
-from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.resources import find, is_file, missing
 from clip_wsss.core.segmentors import MAKES_LABELS, read_segmentor_file
 from clip_wsss.core.spelling import unknown
 from clip_wsss.labels.online import resolved
@@ -273,9 +273,9 @@ def _check_online(run: Run, settings: RunSettings, where: str) -> None:
     what = f"{where}: segmentation `{run.segmentation}` makes labels online (labels: online)"
     masks, online = settings.masks, settings.segmentation
     assert online is not None  # whose labels these are
-    missing = [group for group in ("texts", "cam", "affinity") if not run.cell(group)]
-    if missing or masks is None or masks.source != "maps":
-        needed = ", ".join(missing) or "masks with source: maps"
+    lacking = [group for group in ("texts", "cam", "affinity") if not run.cell(group)]
+    if lacking or masks is None or masks.source != "maps":
+        needed = ", ".join(lacking) or "masks with source: maps"
         raise InputError(f"{what} for which it needs other cells of the row; name {needed}")
     if settings.cam is not None and (settings.cam.flip or settings.cam.scales != [1.0]):
         raise InputError(
@@ -329,14 +329,14 @@ def _check_training(config: Config, entry: Segmentation, where: str) -> None:
             "init to a file or an address with its checksum"
         )
     if init != "random" and "://" not in init and not is_file(init):
-        raise InputError(f"{where}: init: there is no file {init}; get it, or set init to random")
+        raise InputError(f"{where}: init: {missing(init)}; get it, or set init to random")
     if is_file(init):
         look_into(find(init))
 
 
 def _read_table(path: Path) -> list[Run]:
     if not is_file(path):
-        raise InputError(f"runs.tables: there is no file {path}")
+        raise InputError(f"runs.tables: {missing(path)}")
     if not re.fullmatch(NAME, path.stem):
         raise InputError(f"runs.tables: {path}: the name of a table {NAME_RULE}; rename the file")
     if path.stem.casefold() in RESERVED:

@@ -20,7 +20,7 @@ from clip_wsss.core.arguments import at_least, output
 from clip_wsss.core.csvs import guarded
 from clip_wsss.core.errors import InputError, failed, stopped
 from clip_wsss.core.files import check_target, write_rows
-from clip_wsss.core.images import read_label
+from clip_wsss.core.images import Colour, class_colours, contradiction, read_label
 from clip_wsss.core.processes import parallel_map
 from clip_wsss.data.check import FEW
 from clip_wsss.data.datasets import some
@@ -92,22 +92,27 @@ def score_folders(
         workers: processes; they change nothing but the time.
 
     Raises:
-        InputError: other images or sizes in one folder, a mask that cannot be read, or a value that
-            is not a class.
+        InputError: other images or sizes in one folder, a mask that cannot be read, a value that is
+            not a class, or palettes of a folder that contradict each other.
     """
     names = _ids(Path(labels), Path(truth), ids, common)
     classes = ("background", *vocabulary.classes)
     read = partial(_count, Path(labels), Path(truth), vocabulary, ignore, unlabelled)
     with parallel_map(min(workers, len(names))) as mapped:
-        progress = tqdm(mapped(read, names), total=len(names), desc="score", disable=None)
-        counts = pd.concat(
-            [
-                pd.DataFrame(dict(zip(("truth", "prediction", "pixels"), one, strict=True))).assign(
-                    id=name
-                )
-                for name, one in zip(names, progress, strict=True)
-            ]
-        )
+        found = [*tqdm(mapped(read, names), total=len(names), desc="score", disable=None)]
+    for folder, colours in zip(
+        (labels, truth), zip(*(one[1:] for one in found), strict=True), strict=True
+    ):
+        if problem := contradiction(zip(names, colours, strict=True)):
+            raise InputError(f"{folder}: the palettes of its masks {problem}")
+    counts = pd.concat(
+        [
+            pd.DataFrame(dict(zip(("truth", "prediction", "pixels"), one, strict=True))).assign(
+                id=name
+            )
+            for name, (one, *_) in zip(names, found, strict=True)
+        ]
+    )
     if counts.empty:
         raise InputError(f"{truth}: holds no pixel that counts; look at --ignore")
     if not counts["truth"].any():
@@ -179,8 +184,8 @@ def _count(
     ignore: int | None,
     unlabelled: bool,
     name: str,
-) -> Sparse:
-    """The counts of an image."""
+) -> tuple[Sparse, dict[int, Colour], dict[int, Colour]]:
+    """The counts of an image, and the colours of the classes in its labels and in its truth."""
     said, right = labels / f"{name}.png", truth / f"{name}.png"
     label, mask = (read_label(path, vocabulary.colours) for path in (said, right))
     if label.shape != mask.shape:
@@ -194,7 +199,10 @@ def _count(
     _check_values(label, said, classes, allowed, remedy)
     if ignore not in (None, IGNORE):  # what counting leaves out is 255
         mask = np.where(mask == ignore, np.uint8(IGNORE), mask)
-    return count_label(mask, label, classes)
+    ours, theirs = (
+        class_colours(path, np.unique(one).tolist()) for path, one in ((said, label), (right, mask))
+    )
+    return count_label(mask, label, classes), ours, theirs
 
 
 def _check_values(

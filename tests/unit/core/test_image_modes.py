@@ -487,3 +487,20 @@ def test_every_cut_of_every_format_is_one_line(tmp_path):
             path.write_bytes(whole[:length])
             with suppress(InputError):  # a cut that leaves the picture whole is none
                 read_rgb(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_numbers_from_0_to_1_that_were_saved_as_bytes_are_refused(tmp_path, mode):
+    # FAULTS 7
+    values = np.random.default_rng(0).integers(0, 2, (8, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(values).convert("L" if mode == "L" else "RGB").convert(mode)
+    if mode == "L":
+        picture = Image.fromarray(values[..., 0])
+    picture.save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: holds 0 and 1 only of 255, as numbers from 0"):
+        read_rgb(tmp_path / "a.png")
+    for fine in (values * 0, values * 2):
+        Image.fromarray(fine).save(tmp_path / "a.png")
+        assert read_rgb(tmp_path / "a.png").max() == fine.max()
+    Image.fromarray(values[..., 0] * 255).convert("1").save(tmp_path / "a.png")
+    assert read_rgb(tmp_path / "a.png").max() == 255

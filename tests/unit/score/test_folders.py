@@ -10,7 +10,7 @@ from PIL import Image
 
 from clip_wsss import cli
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.images import voc_palette
+from clip_wsss.core.images import read_label, voc_palette
 from clip_wsss.data.vocabulary import make_vocabulary
 from clip_wsss.export import export_masks
 from clip_wsss.score.folders import score_folders
@@ -139,6 +139,24 @@ def test_what_macos_writes_beside_files_is_no_image(folders):
         for name in ("._a.png", ".DS_Store"):
             (folder / name).write_bytes(b"\0\5\x16\7")
     assert score_folders(*folders, WORDS).iou == pytest.approx(IOU)
+
+
+@pytest.mark.parametrize("place", ["labels", "my truth"])
+def test_palettes_that_contradict_each_other_are_refused(folders, place):
+    """As of a writer that keeps the colours that occur, and their places."""
+    # FAULTS 2
+    red, green = (200, 0, 0), (0, 200, 0)
+    for name, colours in (("a", (red, green)), ("b", (green, red))):
+        path = Path(place) / f"{name}.png"
+        values = np.zeros_like(read_label(path))
+        values[0, :2] = 1, 2
+        mask = Image.fromarray(values, "P")
+        mask.putpalette([0, 0, 0, *colours[0], *colours[1]])
+        mask.save(path)
+    with pytest.raises(
+        InputError, match=rf"{place}: the palettes of its masks contradict each oth"
+    ):
+        score_folders(*folders, WORDS)
 
 
 def test_the_command(folders, capsys):
