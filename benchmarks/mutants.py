@@ -83,7 +83,7 @@ TESTS = {
     "both_sides'",
     "masks/write.py": "masks/test_masks.py",
     "models/last_block.py": "models/test_last_block.py",
-    "models/layers.py": "models/test_layers_products.py models/test_last_block.py",
+    "models/layers.py": "models/test_layers.py models/test_last_block.py",
     "score/bootstrap.py": "score/test_bootstrap.py -k 'not covers'",
     "score/breakdown.py": "score/test_breakdown.py",
     "score/calibration.py": "score/test_calibration.py",

@@ -25,7 +25,6 @@ KEYS = {  # what a segmentor's file holds, and whether it must
 }
 LOADER = ("batch_size", "num_workers")
 MAKES_LABELS = "WeCLIP"  # the type of a model for labels: online
-IGNORE = 255  # of masks, as `clip_wsss.data.vocabulary` has it
 INTERVAL = 500  # updates between checkpoints where a Python file does not say
 # MMEngine imports what a dotted name says, and then calls it.
 _REGISTERED = re.compile(r"[A-Za-z_][\w-]*")
@@ -197,9 +196,9 @@ def _check_model(model: dict[str, Any], path: str | Path) -> None:
                 f"{path}: {where}.sampler: is not used here, where the confidence decides which "
                 "pixels count; remove it"
             )
-        if where != "model" and value.get("ignore_index", IGNORE) != IGNORE:
+        if where != "model" and value.get("ignore_index", 255) != 255:
             raise InputError(
-                f"{path}: {where}.ignore_index: must be {IGNORE} or left out; got "
+                f"{path}: {where}.ignore_index: must be 255 or left out; got "
                 f"{value['ignore_index']!r}"
             )
     prepare = model.get("data_preprocessor") or {}

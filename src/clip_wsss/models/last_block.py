@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_wsss.models.layers import FrozenBlock, Product, activate, attend_head_by_head
+from clip_wsss.models.layers import FrozenBlock, FrozenLinear, activate, attend_head_by_head
 from clip_wsss.models.tower import Clip, Grid
 
 
@@ -165,9 +165,9 @@ class LastBlock(FrozenBlock):
     def __init__(self, block: Any, norm: Any):
         super().__init__(block)
         self.norm = norm
-        self.from_joined = Product(self.joined.weight.T)
+        self.from_joined = FrozenLinear(self.joined.weight.T)
         self.from_first, self.from_second = (
-            Product(one.weight.T) for one in (self.first, self.second)
+            FrozenLinear(one.weight.T) for one in (self.first, self.second)
         )
 
     @torch.no_grad()

@@ -120,7 +120,7 @@ def can_pack(weight: Tensor) -> bool:
     )
 
 
-class Product:
+class FrozenLinear:
     """x W^T + b of frozen tensors, without gradients: (..., in) -> (..., out).
 
     On a CPU the matrix lies as oneDNN wants it on this processor: no product lays it out again, and
@@ -163,10 +163,10 @@ class FrozenBlock:
         attn, (first, activation, second) = block.attn, block.mlp
         self.ln_1, self.ln_2, self.heads = block.ln_1, block.ln_2, attn.num_heads
         self.activation = activation
-        self.projected = Product(attn.in_proj_weight, attn.in_proj_bias)
-        self.joined = Product(attn.out_proj.weight, attn.out_proj.bias)
-        self.first = Product(first.weight, first.bias)
-        self.second = Product(second.weight, second.bias)
+        self.projected = FrozenLinear(attn.in_proj_weight, attn.in_proj_bias)
+        self.joined = FrozenLinear(attn.out_proj.weight, attn.out_proj.bias)
+        self.first = FrozenLinear(first.weight, first.bias)
+        self.second = FrozenLinear(second.weight, second.bias)
 
     def qkv(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `packed_heads`."""

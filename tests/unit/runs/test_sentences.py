@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.models.sentences import Sentences
@@ -25,6 +26,7 @@ def test_every_template_with_every_word(tmp_path):
     class Asked:
         def encode_texts(self, texts):
             asked.extend(text for item in texts for text in item)
+            return torch.eye(len(texts))
 
     vocabulary = read_vocabulary(config.dataset.vocabulary)
     for template, names in (("a photo of a {}.", "plain"), ("a clean origami {}.", "clip-es")):

@@ -7,7 +7,7 @@ from clip_cases import make_openai_state_dict, random_clip, small_config
 from torch import nn
 
 from clip_wsss.models import layers
-from clip_wsss.models.layers import Product, can_pack, fold_quick_gelu
+from clip_wsss.models.layers import FrozenLinear, can_pack, fold_quick_gelu
 
 
 def streams(tmp_path, precision, monkeypatch, packed=True):
@@ -41,13 +41,13 @@ def test_the_same_bits_every_time(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
-def test_a_product_is_a_linear_map(monkeypatch, packed, biased):
+def test_it_is_a_linear_map(monkeypatch, packed, biased):
     if not packed:
         monkeypatch.setattr(layers, "can_pack", lambda weight: False)
     generator = torch.Generator().manual_seed(0)
     weight, x = (torch.randn(5, 7, generator=generator) for _ in range(2))
     bias, residual = torch.randn(7, generator=generator), torch.randn(5, 7, generator=generator)
-    product = Product(weight.T, bias if biased else None)  # (7, 5), not contiguous
+    product = FrozenLinear(weight.T, bias if biased else None)  # (7, 5), not contiguous
     x = x[:, :5]
     wanted = x @ weight + (bias if biased else 0)
     assert (product.packed is not None) == packed
