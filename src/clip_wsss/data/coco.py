@@ -136,7 +136,8 @@ def rasterise(picture: AnnotatedImage) -> np.ndarray:
 def check_boxes(picture: AnnotatedImage) -> None:
     """Compare the bounds of regions with the bbox [x, y, width, height] of their annotation.
 
-    Nothing is compared where a bbox is missing or empty, or no four numbers.
+    Nothing is compared where a bbox is missing or empty, or no four numbers; then run lengths must
+    not be much more of one piece when they are read along the rows.
 
     Args:
         picture: one that `rasterise` draws.
@@ -152,6 +153,11 @@ def check_boxes(picture: AnnotatedImage) -> None:
         try:
             x, y, width, height = map(float, one.box)
         except (TypeError, ValueError, OverflowError):
+            if _along_rows(one.region, picture.height, picture.width):
+                raise InputError(
+                    f"{picture.file}: run lengths of object {one.id} seem to go along the rows, "
+                    "but must go down the columns (give its bbox, if they do)"
+                ) from None
             continue
         drawn = _bounds(one.region, picture.height, picture.width)
         if drawn is None or width <= 0 or height <= 0:
@@ -179,6 +185,18 @@ def _bounds(region: Any, height: int, width: int) -> np.ndarray | None:
         return None
     points = np.concatenate(polygons).reshape(-1, 2)
     return np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(float)
+
+
+def _along_rows(region: Any, height: int, width: int) -> bool:
+    """Whether run lengths have a far shorter outline if they go along the rows."""
+    if not isinstance(region, Mapping):
+        return False
+    drawn = decode_region(region, height, width)
+
+    def outline(mask: np.ndarray) -> int:
+        return int((mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum())
+
+    return outline(drawn) > 4 * outline(drawn.T.reshape(height, width))
 
 
 def _agree(one: np.ndarray, other: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ from stand_ins import coco_object, square
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.data.annotations import read_labels, read_xml
-from clip_wsss.data.coco import check_boxes, rasterise, read_pictures
+from clip_wsss.data.coco import AnnotatedImage, Instance, check_boxes, rasterise, read_pictures
 
 CLASSES = ("person", "dog", "cat")
 
@@ -243,6 +243,28 @@ def test_polygons_in_percent_are_refused(tmp_path):
         read(95, 300)
     for fine in ((90, 300), (101, 300), (95, 200), (95, 300, 2)):
         assert read(*fine)
+
+
+def test_run_lengths_along_the_rows_are_refused():
+    # FAULTS 9
+    rows, columns = np.mgrid[:90, :120]
+    disc = (rows - 40) ** 2 + (columns - 60) ** 2 < 30**2
+    tower = columns // 10 == 4  # from top to bottom
+
+    def region(mask):  # of pixels in the order of their bytes
+        flat = mask.ravel()
+        starts = np.flatnonzero(np.diff(flat)) + 1
+        counts = np.diff([0, *starts, flat.size]).tolist()
+        return {"size": [90, 120], "counts": [0] * bool(flat[0]) + counts}
+
+    def drawn(mask):
+        one = Instance(0, False, region(mask), 1)
+        return AnnotatedImage("a.png", 90, 120, (one,))
+
+    with pytest.raises(InputError, match="run lengths of object 1 seem to go along the rows; they"):
+        check_boxes(drawn(disc))
+    for mask in (disc, tower, tower | disc, columns < 7):
+        check_boxes(drawn(mask.T))
 
 
 def test_coco_json_that_says_less(tmp_path):
