@@ -24,6 +24,7 @@ from clip_wsss.core.devices import torch_device
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.memory import out_of_memory
 from clip_wsss.core.resources import find, is_file
+from clip_wsss.core.spelling import unknown
 from clip_wsss.models.frozen import Images
 from clip_wsss.models.hub import in_hub_cache, reach_hub
 from clip_wsss.models.layers import attend_head_by_head, mean_map
@@ -250,8 +251,10 @@ def check_family(name: str, where: str) -> None:
     """Refuse a network of timm by its name, before it is built.
 
     Raises:
-        InputError: it is of another family than ViT and EVA.
+        InputError: timm does not have it, or it is of another family than ViT and EVA.
     """
+    if not timm.is_model(name.partition(".")[0]):
+        raise InputError(f"{where}: {unknown('model of timm', name, timm.list_models())}")
     family = timm.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2]
     if family not in FAMILIES:
         raise InputError(

@@ -31,7 +31,8 @@ NOTES = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no 
 
 
 SMALLER_TOWER = "close other programs, or name a smaller model"
-PREFIXES = ("module.", "model.", "clip.")  # of whole checkpoints: of several GPUs, of Lightning
+# Of whole checkpoints: of torch.compile, of several GPUs, of Lightning.
+PREFIXES = ("_orig_mod.", "module.", "model.", "clip.")
 _Load = TypeVar("_Load", bound=Callable[..., Any])
 
 

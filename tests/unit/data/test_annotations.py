@@ -261,7 +261,7 @@ def test_run_lengths_along_the_rows_are_refused():
         one = Instance(0, False, region(mask), 1)
         return AnnotatedImage("a.png", 90, 120, (one,))
 
-    with pytest.raises(InputError, match="run lengths of object 1 seem to go along the rows; they"):
+    with pytest.raises(InputError, match="run lengths of object 1 seem to go along the rows, but"):
         check_boxes(drawn(disc))
     for mask in (disc, tower, tower | disc, columns < 7):
         check_boxes(drawn(mask.T))

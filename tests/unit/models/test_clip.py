@@ -303,7 +303,7 @@ class TestRefusals:
         }.items():
             refused(files | {"weights": str(tmp_path / name)}, said)
 
-    @pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
+    @pytest.mark.parametrize("prefix", ["module.", "model.", "module.model.", "_orig_mod."])
     def test_a_prefix_that_all_names_have_is_none_of_theirs(self, files, tmp_path, state, prefix):
         named = {prefix + name: value for name, value in state.items()}
         torch.save({"state_dict": named}, tmp_path / "lightning.ckpt")

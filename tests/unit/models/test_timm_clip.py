@@ -200,6 +200,16 @@ def refused(entry, match, **options):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["vit_base", "hf-hub:a/b", "../x"])
+def test_a_model_that_timm_lacks_is_one_line(made, tmp_path, name):
+    # FAULTS 31
+    config = config_of("token")
+    config["vision_cfg"]["timm_model_name"] = name
+    (tmp_path / "other.json").write_text(json.dumps(config))
+    entry = made("token")[1] | {"architecture": str(tmp_path / "other.json")}
+    refused(entry, "unknown model of timm")
+
+
 def test_what_cannot_be_is_refused_in_one_line(made, tmp_path):
     entry = made("token")[1]
     rounded = {"resize": "bilinear", "round": "float16"}
