@@ -265,7 +265,8 @@ def _look(dataset: Dataset, use: Use, name: str) -> _Look:
         if imported is not None and imported[1] is not None:
             label, confidence = imported
             of_classes = confidence[(label > 0) & (label < IGNORE)]
-            surest.append((float(confidence.max()), float(of_classes.max(initial=0))))
+            counted = confidence[label < IGNORE]
+            surest.append((float(counted.max(initial=0)), float(of_classes.max(initial=0))))
     bare = set()
     for folder in use.regions if size is not None else ():
         regions = attempt(lambda one, where, shape: read_regions(where, one, shape), folder, size)
@@ -297,7 +298,7 @@ def _classes(pixels: Mapping[int, int], first: int = 1) -> frozenset[int]:
 def _background(
     of: str, masks: Sequence[Mapping[int, int]], pairs: Sequence[tuple[frozenset, Mapping]]
 ) -> tuple[list[str], list[str]]:
-    """Errors and warnings of masks that hold no background, or barely any.
+    """Errors and warnings of masks of which most hold no background, or barely any.
 
     Where every pixel shows a class, or nothing but classes was drawn, that is right. So it is an
     error only if all masks hold 1, and most fit the labels when 1 is subtracted.
@@ -307,10 +308,14 @@ def _background(
         masks: pixels by value.
         pairs: classes of an image, by its labels, and its mask's pixels by value.
     """
-    most = max((mask.get(0, 0) / sum(mask.values()) for mask in masks), default=1)
-    if most > BARELY:
+    masks = [mask for mask in masks if set(mask) != {IGNORE}]  # which are said themselves
+    shares = [mask.get(0, 0) / sum(mask.values()) for mask in masks]
+    most, above = max(shares, default=1), sum(share > BARELY for share in shares)
+    if 2 * above >= len(shares):
         return [], []
-    line = f"{of}holds 0 (background)" + (f" in more than {most:.1%} of its pixels" if most else "")
+    apart = f"but {above} of {len(shares)} " if above else ""
+    line = f"{of}{apart}holds 0 (background)"
+    line += f" in more than {min(most, BARELY):.1%} of its pixels" if most else ""
     fit, fit_less = (
         sum(_classes(mask, first) == shown for shown, mask in pairs) for first in (1, 2)
     )

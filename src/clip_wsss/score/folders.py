@@ -287,6 +287,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "in both folders",
             file=sys.stderr,
         )
+    if not both:
+        print(
+            f"warning: {options.labels}: holds no class, but 0 and 255 only, in every image in "
+            f"which {options.truth} has one",
+            file=sys.stderr,
+        )
+    if options.labels.resolve() == options.truth.resolve():
+        print("warning: this folder was compared with itself", file=sys.stderr)
     if options.csv is not None:
         try:
             write_rows(options.csv, ((guarded(name), *figures) for name, *figures in table))

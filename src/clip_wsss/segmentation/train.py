@@ -453,7 +453,8 @@ def _try_training(entry: dict, classes: int, sizes: Sequence[Sequence[int]]) -> 
             _initialise(model, path)
             if isinstance(init, Path):
                 load_initial(model, init)
-            if Path(path).suffix != ".py":  # those of the zoo serve several models
+            # Those of the zoo serve several models, and makers of labels may bring parameters.
+            if Path(path).suffix != ".py" and entry.get("labels") != "online":
                 _check_custom_keys(model, segmentor.optim_wrapper, path)
         accumulate = segmentor.optim_wrapper.get("accumulative_counts", 1)
         iterations = entry["iterations"] * accumulate

@@ -415,6 +415,37 @@ def test_masks_without_a_background_may_be_right(fuller):
     )
 
 
+def test_background_and_ignored_that_are_exchanged_are_said(fuller):
+    """Though the border of one image is wide."""
+    # FAULTS 1
+    alone, both = rows(0, *11 * [255]), rows(0, *11 * [255])
+    alone[6:9], both[6:9], both[9:12] = 1, 1, 2
+    write_masks(fuller, "SegmentationClass", alone, both)
+    wide = alone.copy()
+    wide[:4] = 0
+    fuller.mask("a", wide)
+    errors, (line,) = about_background(fuller.check())
+    assert errors == []
+    assert line.startswith(
+        "split train: no mask but 1 of 4 holds 0 (background) in more than 10.0% of its pixels, an"
+    )
+    assert line.endswith("(ignored); if another value is the background, write 0 in its place")
+
+
+def test_confidences_of_ignored_pixels_count_nowhere(own, tmp_path):
+    # FAULTS 4
+    for name in "abc":
+        mask = box(DOG)
+        mask[0] = 255
+        (tmp_path / f"{name}.png").write_bytes(encode_label(mask))
+        confidence = np.where(mask == 255, 255, 80).astype(np.uint8)
+        (tmp_path / "conf").mkdir(exist_ok=True)
+        (tmp_path / "conf" / f"{name}.png").write_bytes(encode_grey(confidence))
+    use = Use(labels=True, imports=[(str(tmp_path), str(tmp_path / "conf"))], mu=0.95)
+    (line,) = own.check({"train": use})["errors"]
+    assert line.startswith("split train: no imported confidence is above 0.314, so that no pixel ")
+
+
 def test_masks_without_a_class_are_an_error(own):
     for name in "abc":
         own.mask(name, box(255))  # white for the object, as binary masks have it

@@ -141,6 +141,21 @@ def test_what_macos_writes_beside_files_is_no_image(folders):
     assert score_folders(*folders, WORDS).iou == pytest.approx(IOU)
 
 
+def test_a_score_that_says_nothing_is_said_to(folders, capsys):
+    # FAULTS 1
+    Path("words.yaml").write_text("{classes: [cat, dog], names: {}, backgrounds: {}}")
+    options = ["--vocabulary", "words.yaml"]
+    assert cli.main(["score", "my truth", "my truth", *options, "--allow-255"]) == 0
+    assert capsys.readouterr().err.endswith("warning: this folder was compared with itself\n")
+    for path in Path("labels").glob("*.png"):
+        Image.fromarray(np.zeros_like(read_label(path))).save(path)
+    assert cli.main(["score", "labels", "my truth", *options]) == 0
+    assert capsys.readouterr().err.endswith(
+        "warning: labels: holds no class, but 0 and 255 only, in every image in which my truth has "
+        "one\n"
+    )
+
+
 @pytest.mark.parametrize("place", ["labels", "my truth"])
 def test_palettes_that_contradict_each_other_are_refused(folders, place):
     """As of a writer that keeps the colours that occur, and their places."""
