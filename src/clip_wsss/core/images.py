@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -105,7 +105,8 @@ def read_rgb(path: str | os.PathLike, stored: bool = False) -> np.ndarray:
         deep = _deep(image)
         image.load()
         if image.format == "JPEG":
-            _check_end(path)
+            with open(path, "rb") as file:
+                _check_end(file, path)
         if image.format == "PNG":  # whose EXIF may lie behind the pixels
             _check_orientation(image, str(path), stored)
         return _bright_rgb(image, str(path), deep)
@@ -122,7 +123,7 @@ def jpeg_damage(path: str | os.PathLike) -> str | None:
     data = read_bytes(path, "no such image")
     if not data.startswith(START):
         return None
-    _check_end(path)
+    _check_end(io.BytesIO(data), path)
     import cv2
 
     try:
@@ -143,16 +144,14 @@ def jpeg_damage(path: str | os.PathLike) -> str | None:
     return next((line for line in lines if "JPEG" in line), None)
 
 
-def _check_end(path: str | os.PathLike) -> None:
+def _check_end(file: BinaryIO, path: str | os.PathLike) -> None:
     """Refuse a JPEG that ends in zeros, which a decoder takes for pixels."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - ZEROS))
-        if file.read() != bytes(ZEROS):
-            return
-        file.seek(0)
-        whole = file.read().rstrip(b"\0").endswith(END)  # some cameras fill up behind it
-    if not whole:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - ZEROS))
+    if file.read() != bytes(ZEROS):
+        return
+    file.seek(0)
+    if not file.read().rstrip(b"\0").endswith(END):  # some cameras fill up behind it
         raise InputError(f"{path}: ends in zeros, as after a power cut; replace the file")
 
 

@@ -180,12 +180,9 @@ class FrozenClip(Images, TextEncoder):
     def _last(self) -> LastBlock | None:
         """The last block, if it is as CLIP has it."""
         visual, block = self.visual, self.visual.transformer.resblocks[-1]
-        known = is_ordinary(block) and visual.ln_post.weight is not None
-        return (
-            LastBlock(block, None if visual.final_ln_after_pool else visual.ln_post)
-            if known
-            else None
-        )
+        if not is_ordinary(block) or visual.ln_post.weight is None:
+            return None
+        return LastBlock(block, None if visual.final_ln_after_pool else visual.ln_post)
 
     def _before_last(
         self, batch: Tensor, maps: int, by_head: int, last_only: bool

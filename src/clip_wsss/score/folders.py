@@ -194,26 +194,27 @@ def _count(
             f"{mask.shape[0]} (width x height); make it at the size of the ground truth"
         )
     classes = 1 + len(vocabulary.classes)
-    _check_values(mask, right, classes, ignore, "--ignore names a value that is left out")
+    shown = _check_values(mask, right, classes, ignore, "--ignore names a value that is left out")
     allowed, remedy = (IGNORE, "") if unlabelled else (None, "--allow-255 counts 255 as a miss")
-    _check_values(label, said, classes, allowed, remedy)
+    ours = class_colours(said, _check_values(label, said, classes, allowed, remedy))
+    theirs = class_colours(right, [value for value in shown if value != ignore])
     if ignore not in (None, IGNORE):  # what counting leaves out is 255
         mask = np.where(mask == ignore, np.uint8(IGNORE), mask)
-    ours, theirs = (
-        class_colours(path, np.unique(one).tolist()) for path, one in ((said, label), (right, mask))
-    )
     return count_label(mask, label, classes), ours, theirs
 
 
 def _check_values(
     label: np.ndarray, path: Path, classes: int, other: int | None, remedy: str
-) -> None:
-    strange = [v for v in np.unique(label).tolist() if v >= classes and v != other]
+) -> list[int]:
+    """The values of labels, none of which is beyond the classes."""
+    values = np.unique(label).tolist()
+    strange = [v for v in values if v >= classes and v != other]
     if strange:
         raise InputError(
             f"{path}: holds the value {strange[0]}, but there are {classes - 1} classes (0 to "
             f"{classes - 1}); correct it or --vocabulary{'; ' * bool(remedy)}{remedy}"
         )
+    return values
 
 
 def _rows(score: FolderScore) -> list[tuple[str, ...]]:
