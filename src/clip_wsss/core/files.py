@@ -264,6 +264,17 @@ def _begins(path: Path, begin: str) -> bool:
         return file.read(len(begin.encode())) == begin.encode()
 
 
+def content_sha256(path: str | os.PathLike) -> str:
+    """As `sha256`, of a list or a CSV without a byte order mark and as if its lines ended in LF.
+
+    Editors of other systems change both, and no reader here sees them.
+    """
+    if (path := Path(path)).suffix not in (".txt", ".csv") or path.is_dir():
+        return sha256(path)
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    return hashlib.sha256(data).hexdigest()
+
+
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file, in hexadecimal; of a folder, of the lines "<hash>  <name>" of its files.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +12,8 @@ from typing import Any
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.resources import find, is_file, missing
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE)
 
 
 def has_texts(model: Mapping[str, Any]) -> bool:
@@ -104,6 +107,12 @@ def architecture_json(path: str) -> Any:
     for key in ("vision_cfg", "text_cfg", "vision_config"):
         if not isinstance(inner, dict) or not isinstance(inner.get(key, {}), dict):
             raise InputError(f"models.architecture: {path}: {key} must be a mapping; correct it")
+        for name, value in {"embed_dim": inner.get("embed_dim"), **inner.get(key, {})}.items():
+            if isinstance(value, str) and _NUMBER.fullmatch(value):
+                raise InputError(
+                    f"models.architecture: {path}: {name} must be a number; got the text "
+                    f'"{value}"; take its quotes away'
+                )
     return config
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import sha256
+from clip_wsss.core.files import content_sha256
 from clip_wsss.core.resources import find, is_file, missing
 from clip_wsss.data.lists import IMAGE_SUFFIXES, is_picture
 from clip_wsss.models.code import architecture_json
@@ -50,14 +50,14 @@ def file_identity(name: str) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """`sha256` of a file, read once while it does not change."""
+    """`content_sha256` of a file, read once while it does not change."""
     state = path.stat()
     return _digest(path, state.st_size, state.st_mtime_ns)
 
 
 @cache
 def _digest(path: Path, size: int, changed: int) -> str:
-    return sha256(path)
+    return content_sha256(path)
 
 
 def folder_digest(

@@ -6,7 +6,7 @@ A sidecar is JSON:
      "stamp": {"stage", "key", "code", "numerics", "settings"},
      "outputs": {name: SHA-256},
      "files": {name: path of that output, relative to the sidecar},
-     "inputs": {name: SHA-256, of several files that of their hashes},
+     "inputs": {name: SHA-256, of several files that of their hashes; line ends do not count},
      "device": what the job ran on, or null}
 
 It holds no time and no place, so the same job writes the same bytes. The settings in the stamp are
@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clip_wsss.core.errors import InputError
-from clip_wsss.core.files import sha256, write_json
+from clip_wsss.core.files import content_sha256, sha256, write_json
 
 FORMAT = 1
 FIELDS = {"format", "stamp", "outputs", "files", "inputs", "device"}
@@ -192,9 +192,9 @@ def _digests(inputs: Inputs) -> dict[str, str]:
     found = {}
     for name, files in inputs.items():
         if isinstance(files, str | os.PathLike):
-            found[name] = sha256(files)
+            found[name] = content_sha256(files)
         else:
-            found[name] = combined([sha256(file) for file in files])
+            found[name] = combined([content_sha256(file) for file in files])
     return found
 
 

@@ -51,6 +51,7 @@ class FolderScore:
         iou: of every class by name, background first; NaN without ground truth.
         intervals: of every class.
         unlabelled: share of the counted pixels whose label is 255.
+        ignored: share of the ground truth's pixels that are left out.
         apart: in how many images the labels show classes, but none of those of the ground truth,
             and how many show a class in both.
     """
@@ -61,6 +62,7 @@ class FolderScore:
     iou: dict[str, float]
     intervals: dict[str, Interval]
     unlabelled: float
+    ignored: float
     apart: tuple[int, int]
 
 
@@ -101,7 +103,7 @@ def score_folders(
     with parallel_map(min(workers, len(names))) as mapped:
         found = [*tqdm(mapped(read, names), total=len(names), desc="score", disable=None)]
     for folder, colours in zip(
-        (labels, truth), zip(*(one[1:] for one in found), strict=True), strict=True
+        (labels, truth), zip(*(one[2:] for one in found), strict=True), strict=True
     ):
         if problem := contradiction(zip(names, colours, strict=True)):
             raise InputError(f"{folder}: the palettes of its masks {problem}")
@@ -123,6 +125,7 @@ def score_folders(
     # Images without a counted pixel are drawn by no resample, as in the tables.
     sums = tally(counts, sorted(counts["id"].unique()), len(classes))
     values, samples = tally_iou(sums.sum(axis=0)), resampled_iou(sums, resamples, seed)
+    counted = counts["pixels"].sum()
     missing = counts["pixels"][counts["prediction"] == IGNORE].sum()
     return FolderScore(
         images=len(names),
@@ -130,7 +133,8 @@ def score_folders(
         interval=interval(nan_mean(samples)),
         iou=dict(zip(classes, values.tolist(), strict=True)),
         intervals=dict(zip(classes, map(interval, samples.T), strict=True)),
-        unlabelled=float(missing / counts["pixels"].sum()),
+        unlabelled=float(missing / counted),
+        ignored=float(1 - counted / sum(pixels for _, pixels, *_ in found)),
         apart=_apart(counts),
     )
 
@@ -184,8 +188,8 @@ def _count(
     ignore: int | None,
     unlabelled: bool,
     name: str,
-) -> tuple[Sparse, dict[int, Colour], dict[int, Colour]]:
-    """The counts of an image, and the colours of the classes in its labels and in its truth."""
+) -> tuple[Sparse, int, dict[int, Colour], dict[int, Colour]]:
+    """The counts of an image, its pixels, and the colours of classes in labels and truth."""
     said, right = labels / f"{name}.png", truth / f"{name}.png"
     label, mask = (read_label(path, vocabulary.colours) for path in (said, right))
     if label.shape != mask.shape:
@@ -200,7 +204,7 @@ def _count(
     theirs = class_colours(right, [value for value in shown if value != ignore])
     if ignore not in (None, IGNORE):  # what counting leaves out is 255
         mask = np.where(mask == ignore, np.uint8(IGNORE), mask)
-    return count_label(mask, label, classes), ours, theirs
+    return count_label(mask, label, classes), mask.size, ours, theirs
 
 
 def _check_values(
@@ -277,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{hidden} {what} not shown, and not in the mIoU")
     print(
         f"{score.images} images, 95 % intervals over images, {100 * score.unlabelled:.2f} % of the "
-        "pixels unlabelled (255)"
+        f"pixels unlabelled (255), {100 * score.ignored:.2f} % of the ground truth ignored"
         + ("; intervals over so few images mean little" if score.images < FEW else "")
     )
     apart, both = score.apart
@@ -292,6 +296,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(
             f"warning: {options.labels}: holds no class, but 0 and 255 only, in every image in "
             f"which {options.truth} has one",
+            file=sys.stderr,
+        )
+    if score.ignored > 1 / 2:
+        print(
+            f"warning: {options.truth}: {score.ignored:.1%} of its pixels are {options.ignore} and "
+            "left out; the background must be 0",
             file=sys.stderr,
         )
     if options.labels.resolve() == options.truth.resolve():

@@ -331,6 +331,21 @@ def test_the_parts_of_a_model_config_are_mappings(config, tmp_path, content, key
         Graph(loaded, runs.read_runs(loaded))
 
 
+@pytest.mark.parametrize(
+    ("width", "layers", "key"),
+    [("8", 4, "embed_dim"), (8, "4", "layers"), (8, " 1e-5", "layers"), (8, "-.5", "layers")],
+)
+def test_numbers_of_a_model_config_are_no_texts(config, tmp_path, width, layers, key):
+    # FAULTS 31
+    content = {"embed_dim": width, "vision_cfg": {"timm_model_name": "x1", "layers": layers}}
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    config["models"]["demo"]["architecture"] = str(tmp_path / "own.json")
+    config["runs"]["tables"] = ["config/runs/ladder.tsv"]
+    loaded = load_config(config)
+    with pytest.raises(InputError, match=rf"own\.json: {key} must be a number; got the"):
+        Graph(loaded, runs.read_runs(loaded))
+
+
 def test_a_tilde_is_the_home(config, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     config["dataset"].update(root="~/data", splits={"pseudo": "~/l.txt"})

@@ -44,6 +44,24 @@ def test_what_is_written(job):
     assert check(path, STAMP) == read_sidecar(path)
 
 
+def test_line_ends_of_lists_do_not_count(tmp_path):
+    """Editors of other systems change them, and a byte order mark; nothing is made again."""
+    inputs = {"list": tmp_path / "train.txt", "labels": [tmp_path / "labels.csv"]}
+    for path in (inputs["list"], *inputs["labels"]):
+        path.write_bytes(b"a,1\nb,2\n")
+    write_sidecar(tmp_path / "sidecar.json", STAMP, {}, inputs)
+    assert read_sidecar(tmp_path / "sidecar.json")["inputs"]["list"] == sha("a,1\nb,2\n")
+    for name in ("train.txt", "labels.csv"):
+        for data, same in (
+            (b"a,1\r\nb,2\r\n", True),
+            (b"\xef\xbb\xbfa,1\nb,2\n", True),
+            (b"a,1\nb,3\n", False),
+            (b"a,1\nb,2\n", True),
+        ):
+            (tmp_path / name).write_bytes(data)
+            assert current(tmp_path / "sidecar.json", STAMP, inputs) is same
+
+
 def test_the_bytes_name_no_place(job, tmp_path):
     path, inputs = job
     before = path.read_bytes()

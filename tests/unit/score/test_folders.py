@@ -66,6 +66,24 @@ def test_labels_that_share_no_class_with_the_truth_are_said(folders, capsys):
     assert score_folders(*folders, WORDS, ids=["a"]).apart == (0, 0)
 
 
+def test_a_truth_of_which_most_is_ignored_is_said(folders, capsys):
+    """Such as that of which the values of background and ignored are exchanged."""
+    Path("words.yaml").write_text("{classes: [cat, dog], names: {}, backgrounds: {}}")
+    command = ["score", "labels", "my truth", "--vocabulary", "words.yaml"]
+    write("my truth", {"a": [[255, 255, 1, 0], [0, 0, 1, 1]], "b": [[255, 255, 255, 2]]})
+    for last, share in (([[255, 255, 0, 2]], 4), ([[255, 255, 255, 2]], 5)):
+        write("my truth", {"b": last})
+        assert score_folders(*folders, WORDS).ignored == pytest.approx(share / 12)
+        assert cli.main(command) == 0
+        assert f", {100 * share / 12:.2f} % of the ground truth ignored" in capsys.readouterr().out
+    write("my truth", {"a": [[255, 255, 1, 255], [0, 0, 1, 1]]})
+    assert cli.main(command) == 0
+    assert "of its pixels" not in capsys.readouterr().err
+    write("my truth", {"a": [[255, 255, 1, 255], [255, 0, 1, 1]]})
+    assert cli.main(command) == 0
+    assert "my truth: 58.3% of its pixels are 255 and left out; the" in capsys.readouterr().err
+
+
 def test_a_truth_of_255_may_count_and_labels_of_255_are_missed(folders):
     with pytest.raises(InputError, match=r"a.png: holds the value 255, .*; --ignore names a value"):
         score_folders(*folders, WORDS, ignore=None)
@@ -181,7 +199,7 @@ def test_the_command(folders, capsys):
     assert cli.main([*same, "--list", "list.txt"]) == 0
     out = capsys.readouterr().out
     assert (
-        "2 images, 95 % intervals over images, 0.00 % of the pixels unlabelled (255); inter" in out
+        "0.00 % of the pixels unlabelled (255), 8.33 % of the ground truth ignored; interv" in out
     )
     assert "; intervals over so few images mean little\n" in out
     table = list(csv.reader(Path("out/table.csv").read_text().splitlines()))
