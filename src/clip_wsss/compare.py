@@ -37,7 +37,8 @@ from clip_wsss.tables.write import INDEX_FORMAT, percent
 TITLE = "# B - A: what"
 
 STAGE_COLUMNS = (
-    "run", "same_as", "stage", "images", "a", "a_scoring", "b", "b_scoring",
+    "run", "same_as", "stage", "images", "other_truth",
+    "a", "a_images", "a_scoring", "b", "b_images", "b_scoring",
     "difference", "low", "high", "more_than_noise", "changed",
 )  # fmt: skip
 CLASS_COLUMNS = (
@@ -194,8 +195,30 @@ class Comparison:
     @property
     def changed(self) -> pd.DataFrame:
         """The lines of `stages` that are not the same on both sides."""
-        same = (self.stages["difference"] == 0) & (self.stages["low"] == 0)
-        return self.stages[~(same & (self.stages["high"] == 0) & (self.stages["changed"] == ""))]
+        same = (self.stages[["difference", "low", "high", "other_truth"]] == 0).all(axis=1)
+        for side in ("a", "b"):
+            same &= self.stages[f"{side}_images"] == self.stages["images"]
+        return self.stages[~(same & (self.stages["changed"] == ""))]
+
+    @property
+    def notes(self) -> list[str]:
+        """What makes differences of the stages say less: other images, other ground truth."""
+        found = self.stages.dropna(subset="difference")
+        keys = ["a_images", "b_images", "images", "other_truth"]
+        lines = []
+        for (a, b, both, other), rows in found.groupby(keys, sort=False):
+            where = ", ".join(dict.fromkeys(rows["stage"]))
+            if not a == b == both:
+                lines.append(
+                    f"{where}: A was scored on {a:.0f} images and B on {b:.0f}: their figures are "
+                    f"of these, B - A of the {both:.0f} in common"
+                )
+            if other:
+                lines.append(
+                    f"{where}: the ground truth differs in {other:.0f} of {both:.0f} images, and "
+                    "B - A is of that, too"
+                )
+        return lines
 
     def write(self, folder: Path) -> None:
         """Write comparison.md, stages.csv and classes.csv."""
@@ -215,6 +238,7 @@ class Comparison:
             lines += [f"- {title}: {markdown_text(', '.join(items))}"] if items else []
         changed = self.changed
         same = len(self.stages) - len(changed)
+        lines += [f"- {markdown_text(note)}" for note in self.notes]
         lines += [f"- the same on both sides: {same} of {len(self.stages)} figures", ""]
         if len(changed):
             lines += _markdown(
@@ -284,13 +308,18 @@ def _stage_line(one: Figure | None, other: Figure | None, gap: Difference | None
     values = [
         cell
         for figure in (one, other)
-        for cell in ((percent(figure.value), figure.scoring) if figure else (np.nan, ""))
+        for cell in (
+            (percent(figure.value), len(figure.ids), figure.scoring)
+            if figure
+            else (np.nan, None, "")
+        )
     ]
     numbers: tuple = (np.nan, np.nan, np.nan, "")
     if gap:
         ends = (gap.value, gap.interval.low, gap.interval.high)
         numbers = (*map(percent, ends), "yes" if gap.more_than_noise else "no")
-    return (gap.images if gap else None, *values, *numbers)
+    images = (gap.images, gap.other_truth) if gap else (None, None)
+    return (*images, *values, *numbers)
 
 
 def _class_lines(one: Figure, other: Figure, gap: Difference) -> list[tuple]:
@@ -308,7 +337,9 @@ def _stage_cells(row: dict) -> list[str]:
     sides = []
     for side in ("a", "b"):
         oracle = " (oracle)" if row[f"{side}_scoring"] == "oracle" else ""
-        sides.append("" if np.isnan(row[side]) else f"{row[side]:.1f}{oracle}")
+        other = row[f"{side}_images"] != row["images"] and not np.isnan(row["difference"])
+        images = f" ({row[f'{side}_images']:.0f} images)" if other else ""
+        sides.append("" if np.isnan(row[side]) else f"{row[side]:.1f}{oracle}{images}")
     both = all(sides)
     gap = _gap(row) if not np.isnan(row["difference"]) else "not comparable" if both else ""
     return [row["run"], row["stage"], *sides, gap, row["more_than_noise"], row["changed"]]

@@ -120,10 +120,39 @@ def test_only_common_images_are_compared(tmp_path):
     fewer = counts[counts["id"] >= "i03"].reset_index(drop=True)
     write_measurement(tmp_path / "b" / file, "mask", fewer)
     sign(plan(tmp_path / "b", runs))
-    row = compare(old, new).stages.set_index("stage").loc["mask"]
-    assert row["images"] == 9
+    found = compare(old, new)
+    row = found.stages.set_index("stage").loc["mask"]
+    assert row[["images", "a_images", "b_images", "other_truth"]].tolist() == [9, 12, 9, 0]
+    assert found.changed["stage"].tolist() == ["mask"]
+    text = found.text()
+    assert "- the same on both sides: 2 of 3 figures\n" in text
+    line = "A was scored on 12 images and B on 9: their figures are of these, B - A of the 9 in com"
+    assert f"- mask: {line}" in text
+    assert "(12 images)" in text
+    assert "(9 images)" not in text  # which are those in common
     assert row["difference"] == row["low"] == row["high"] == 0  # where both are, they are the same
     assert row["a"] != row["b"]
+
+
+def test_another_ground_truth_is_said(tmp_path):
+    """Three times as many true pixels count in four images of one side, and no method changed."""
+    runs = [run("crf", None, affinity="caa", masks="crf")]
+    old, new = write(tmp_path / "a", runs), write(tmp_path / "b", runs)
+    assert "ground truth" not in compare(old, new).text()
+    file = score(plan("", runs), "crf", "mask")
+    counts = pd.read_parquet((tmp_path / "a" / file).with_name("counts.parquet"))
+    some = counts["id"] < "i04"
+    counts.loc[some, "pixels"] *= 3
+    write_measurement(tmp_path / "b" / file, "mask", counts)
+    sign(plan(tmp_path / "b", runs))
+    found = compare(old, new)
+    assert found.stages.set_index("stage")["other_truth"].to_dict() == {
+        "initial": 0, "refined": 0, "mask": 4,
+    }  # fmt: skip
+    assert (
+        "- mask: the ground truth differs in 4 of 12 images, and B - A is of that" in found.text()
+    )
+    assert found.changed["stage"].tolist() == ["mask"]
 
 
 def test_common_images_are_compared_at_the_power_of_the_maps(tmp_path):

@@ -20,7 +20,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.finished import NOTHING, Finished
 from clip_wsss.core.maps import ImageMaps, load_npz, write_maps
 from clip_wsss.core.memory import TooLargeError, check_memory, fitting, out_of_memory
-from clip_wsss.core.progress import over_images
+from clip_wsss.core.progress import log_resumed, over_images
 from clip_wsss.data.bad_images import left_out
 from clip_wsss.data.datasets import some
 
@@ -92,6 +92,8 @@ def write_pass(
     for id_ in ids:
         if data := kept.get(id_):
             found[id_] = _unpacked(id_, data)
+    if found:
+        log_resumed("maps", f"{len(found)} finished images")
     results = compute_pass(
         dataset, ids, clip, texts, cams, batch, towers, frozenset(found), readers
     )

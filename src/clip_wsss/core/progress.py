@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 log_ = logging.getLogger(__name__)
 _LINE = re.compile(r": (\d+) images in (\d+\.\d+) s$", re.MULTILINE)
+_RESUMED = re.compile(r" (goes on from .+|nothing was computed)$", re.MULTILINE)
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ", re.MULTILINE)
 T = TypeVar("T")
 
@@ -33,6 +34,16 @@ def over_images(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 def log_images(what: str, number: int, begun: float) -> None:
     """Leave in the log how long a number of images took, since a `time.perf_counter()`."""
     log_.info("%s: %d images in %.3f s", what, number, time.perf_counter() - begun)
+
+
+def log_resumed(what: str, done: str) -> None:
+    """Leave in the log that a job goes on from what an earlier one, which was stopped, has done."""
+    log_.info("%s: goes on from %s", what, done)
+
+
+def resumed(log: Path) -> bool:
+    """Whether a log says that its job did not do all of its work."""
+    return _RESUMED.search(_text(log)) is not None
 
 
 def in_loops(logs: Iterable[Path]) -> tuple[int, float] | None:

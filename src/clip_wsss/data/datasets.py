@@ -16,6 +16,7 @@ import numpy as np
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import check_file, is_note, other_case
 from clip_wsss.core.images import image_size, read_fraction, read_label, read_rgb
+from clip_wsss.core.spelling import LOOK_ALIKE, look_alike
 from clip_wsss.data.annotations import coco_images, read_labels, read_xml, xml_size
 from clip_wsss.data.coco import check_boxes, rasterise
 from clip_wsss.data.lists import IMAGE_SUFFIXES, check_id, is_picture, read_ids
@@ -144,6 +145,10 @@ class Dataset:
                     f"{self.image_folder / name}: no such image, but {other} is there; save it as "
                     f"one of {', '.join(IMAGE_SUFFIXES)}"
                 )
+            if look_alike(name, self._files):
+                raise InputError(
+                    f"{self.image_folder / name}: no such image, but {LOOK_ALIKE}; copy its name"
+                )
             raise InputError(
                 f"{self.image_folder / name}: no such image ({', '.join(IMAGE_SUFFIXES)}); add the "
                 "file or take its line out of the list"
@@ -231,6 +236,8 @@ class Dataset:
             where = f"{self.settings['labels']}, image {name}"
             row = self._labels.get(name)
             if row is None:
+                if look_alike(name, self._labels):
+                    raise InputError(f"{where}: has no row, but {LOOK_ALIKE}; copy the file's name")
                 raise InputError(f"{where}: has no row; add its labels, or leave the image out")
             found = row
             if not found and not negatives:

@@ -25,7 +25,7 @@ from clip_wsss.core.maps import ImageMaps, background_scores, read_maps, read_sk
 from clip_wsss.core.memory import TooLargeError, fitting, out_of_memory
 from clip_wsss.core.methods import in_one_line, method
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.core.progress import over_images
+from clip_wsss.core.progress import log_resumed, over_images
 from clip_wsss.data.bad_images import left_out
 from clip_wsss.masks.context import MaskContext
 
@@ -312,7 +312,9 @@ def _done(images: Sequence[ImageMaps], kept: Finished, batch: int = 1) -> frozen
     """Images of the batches that an earlier job finished whole."""
     parts = ([image.id for image in images[i : i + batch]] for i in range(0, len(images), batch))
     whole = (part for part in parts if all(kept.get(id_) for id_ in part))
-    return frozenset(id_ for part in whole for id_ in part)
+    if done := frozenset(id_ for part in whole for id_ in part):
+        log_resumed("masks", f"{len(done)} finished images")
+    return done
 
 
 def _merged(

@@ -245,7 +245,7 @@ def _cost(results: Results) -> dict | None:
         "Seconds of all jobs of a stage summed, and elapsed: those in which at least one of them "
         "ran. Start-up is what no loop over images took: imports, opening files; seconds an image "
         "are those of the loops. Jobs that ran side by side shared the machine, which is in their "
-        "seconds."
+        "seconds; what a job had done before it was stopped and resumed is not."
     )
     if len(devices := table["device"].unique()) == 1:
         caption, table = f"{devices[0]}. {caption}", table.drop(columns="device")

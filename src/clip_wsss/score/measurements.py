@@ -103,7 +103,8 @@ class Figure:
         power: background power of a map, else None.
         scoring: fixed, or oracle where the power was chosen by the ground truth.
         info: the first JSON.
-        ids: the images that have counted pixels, sorted.
+        ids: the n images that have counted pixels, sorted.
+        truth: (n, C) pixels of their ground truth.
         seed_iou: (S, C) IoU in [0, 1] of each seed, NaN without ground truth.
         seed_rates: (S, C, 3) precision, recall and confusion ratio, see `tally_rates`.
         class_samples: (R, C) resampled IoU.
@@ -119,6 +120,7 @@ class Figure:
     scoring: str
     info: dict = field(repr=False)
     ids: tuple[str, ...] = field(repr=False)
+    truth: np.ndarray = field(repr=False)
     seed_iou: np.ndarray = field(repr=False)
     seed_rates: np.ndarray = field(repr=False)
     class_samples: np.ndarray = field(repr=False)
@@ -187,6 +189,7 @@ class Difference:
         value: difference of the mIoUs.
         interval: its 95 % interval, paired.
         images: the images that both have, on which it was computed.
+        other_truth: those of them of which the ground truth differs, so that it is of that, too.
         seeds: whether the interval covers the spread over seeds too: both have several.
         class_values: (C,) differences of the IoUs.
         class_intervals: one a class.
@@ -196,6 +199,7 @@ class Difference:
     value: float
     interval: Interval
     images: int
+    other_truth: int
     seeds: bool
     class_values: np.ndarray
     class_intervals: tuple[Interval, ...]
@@ -290,6 +294,7 @@ class Reader:
             scoring=scoring,
             info=infos[0],
             ids=ids,
+            truth=sums[0][..., 0] + sums[0][..., 2],
             seed_iou=whole,
             seed_rates=np.stack([tally_rates(one.sum(axis=0)) for one in sums]),
             class_samples=over_seeds(samples, self.seed),
@@ -359,6 +364,7 @@ def difference(first: Figure, second: Figure) -> Difference | None:
         value=first.value - second.value,
         interval=interval(first.samples - second.samples),
         images=len(first.ids),
+        other_truth=int((first.truth != second.truth).any(axis=1).sum()),
         seeds=min(len(first.files), len(second.files)) > 1,
         class_values=first.class_iou - second.class_iou,
         class_intervals=tuple(interval(column) for column in classes.T),

@@ -38,6 +38,7 @@ from clip_wsss.core.errors import MEMORY, InputError, kind_and_words, of_machine
 from clip_wsss.core.files import sha256, write_bytes
 from clip_wsss.core.memory import fitting, out_of_memory
 from clip_wsss.core.processes import end_with_parent
+from clip_wsss.core.progress import log_resumed
 from clip_wsss.core.ranks import have_whole_batches
 from clip_wsss.core.resources import find, is_file
 from clip_wsss.core.spelling import unknown
@@ -142,7 +143,8 @@ def train(
     if needs_texts is not None and texts is None:
         online_module("data").write_fixed_texts(needs_texts, device, work_dir / TEXTS)
 
-    resume = latest_checkpoint(work_dir)
+    if resume := latest_checkpoint(work_dir):
+        log_resumed("training", resume.stem)
     if gpus == 1:
         try:
             _fit(settings, work_dir, resume)

@@ -3,9 +3,7 @@
 `seconds` are those of all jobs summed, `elapsed_seconds` those in which at least one of them ran
 (jobs run side by side), by the last times in their logs. `startup_seconds` are those of `seconds`
 that no loop over images took: the processes' start, their imports, opening files. Seconds an image
-are of the loops, which the logs have (`clip_wsss.core.progress`). The last line, of the stage
-`all`, is all jobs together.
-
+are
 No two runs take the same time, so this is a table of its own beside those of figures.
 """
 
@@ -19,7 +17,7 @@ import pandas as pd
 from clip_wsss.core.csvs import markdown_table, write_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
-from clip_wsss.core.progress import ended, in_loops
+from clip_wsss.core.progress import ended, in_loops, resumed
 from clip_wsss.core.shards import shard_pattern
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.plan import Plan
@@ -29,7 +27,7 @@ from clip_wsss.runs.table import Run
 ALL = "all"  # the stage of the last line
 Span = tuple[float, float]  # seconds since 1970
 COLUMNS = (
-    *("stage", "folder", "run", "jobs", "images", "seconds", "elapsed_seconds"),
+    *("stage", "folder", "run", "jobs", "resumed", "images", "seconds", "elapsed_seconds"),
     *("startup_seconds", "seconds_an_image", "peak_memory_mb", "device"),
 )
 
@@ -72,6 +70,7 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
                     "folder": folder,
                     "run": run.name,
                     "jobs": len(jobs),
+                    "resumed": sum(map(resumed, logs)),
                     "images": images,
                     "seconds": round(seconds, 1),
                     "elapsed_seconds": elapsed(spans),
@@ -82,7 +81,8 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
                 }
             )
     if lines:
-        whole = {"stage": ALL, "jobs": sum(line["jobs"] for line in lines), "device": device}
+        whole: dict = {"stage": ALL, "device": device}
+        whole |= {key: sum(line[key] for line in lines) for key in ("jobs", "resumed")}
         whole["seconds"] = round(sum(line["seconds"] for line in lines), 1)
         whole["elapsed_seconds"] = elapsed(all_spans)
         whole["peak_memory_mb"] = pd.Series([line["peak_memory_mb"] for line in lines]).max()

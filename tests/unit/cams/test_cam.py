@@ -416,7 +416,8 @@ def test_bad_image_fails_or_is_listed(job, tmp_path):
         assert skipped == {"a": "a.jpg: truncated"}
 
 
-def test_finished_images_survive_a_crash(job, tmp_path):
+def test_finished_images_survive_a_crash(job, tmp_path, caplog):
+    caplog.set_level("INFO")
     dataset, read = job[0], []
 
     def image(name):
@@ -432,9 +433,11 @@ def test_finished_images_survive_a_crash(job, tmp_path):
         write_pass(*job, paths, batch=2, kept=kept)
     read.clear()
     dataset.bad = {}
+    assert "goes on" not in caplog.text
     with finished(paths["cam"], "plan", str) as kept:
         write_pass(*job, paths, batch=2, kept=kept)
     assert read == order[-2:]  # the batch of the bad image
+    assert "maps: goes on from 4 finished images" in caplog.text  # for the costs
     for name, path in paths.items():
         assert path.read_bytes() == whole[name].read_bytes()
     assert len([*paths["cam"].parent.iterdir()]) == len(paths)

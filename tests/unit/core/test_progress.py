@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from clip_wsss.core.progress import ended, in_loops, over_images
+from clip_wsss.core.progress import ended, in_loops, log_resumed, over_images, resumed
 
 
 def test_a_log_says_how_long_the_images_took(tmp_path, monkeypatch, caplog):
@@ -29,6 +29,20 @@ def test_logs_that_do_not_say_it(tmp_path):
     for logs in ([tmp_path / "old.log"], [tmp_path / "none.log"], []):
         assert in_loops(logs) is None
     assert ended(tmp_path / "old.log") is None is ended(tmp_path / "none.log")
+
+
+def test_what_went_on_from_an_earlier_job_says_so(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "clip_wsss.core.progress")
+    log_resumed("training", "iter_10")
+    assert caplog.messages == ["training: goes on from iter_10"]
+    for line, wanted in (
+        (caplog.messages[0], True),
+        ("inputs, settings and code are unchanged: nothing was computed", True),
+        ("training: 10 images in 1.000 s", False),
+    ):
+        (tmp_path / "a.log").write_text(f"2026-01-01 00:00:00,000 INFO {line}\n2026 INFO made x\n")
+        assert resumed(tmp_path / "a.log") is wanted
+    assert not resumed(tmp_path / "none.log")
 
 
 def test_the_end_of_a_log(tmp_path):

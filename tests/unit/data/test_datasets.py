@@ -402,6 +402,17 @@ def test_masks_and_xml_of_the_turned_image_are_said_to_be(folder):
         dataset.size("a")
 
 
+def test_names_that_look_the_same_are_said_to(images, tmp_path):
+    """As macOS stores an accent, and as a keyboard types it."""
+    (tmp_path / "images/two.JPEG").rename(tmp_path / "images/cafe\u0301.jpg")
+    (tmp_path / "labels.csv").write_text("image,labels\none,cat\ncaf\xe9.jpg,dog\n", "utf-8")
+    problems = open_dataset(images).problems("all")
+    assert problems.keys() == {"cafe\u0301", "caf\xe9"}
+    line = "one of that look is made of other characters (Unicode NFC and NFD); copy"
+    assert f"caf\xe9: no such image, but {line} its name" in problems["caf\xe9"]
+    assert f"cafe\u0301: has no row, but {line} the file's name" in problems["cafe\u0301"]
+
+
 def test_images_without_a_class(folder, images, tmp_path):
     folder.write("Annotations/a.xml", xml())
     assert folder.open(negatives="background").labels("a") == []

@@ -202,6 +202,16 @@ def test_a_kill_in_a_shard_costs_the_image_in_hand_alone(shard, tmp_path):
     assert killing(shard, out, "another plan", 9) == (0, "c a b")
 
 
+def test_the_log_says_that_a_job_went_on(shard, tmp_path, caplog):
+    # FAULTS 15: the seconds before the kill are in no cost
+    dataset, _, maps = shard
+    caplog.set_level("INFO")
+    killing(shard, tmp_path / "000.zip", "plan", 3)
+    with finished(tmp_path / "000.zip", "plan", lambda id_: "1") as kept:
+        write_shard(dataset, maps, PLAIN, tmp_path / "000.zip", kept=kept)
+    assert "masks: goes on from 2 finished images" in caplog.text
+
+
 def test_unknown_refinement_is_refused(shard, tmp_path):
     dataset, _, maps = shard
     with pytest.raises(

@@ -345,8 +345,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(trained):
 
 
 @pytest.mark.parametrize("updates", [1, 3, 4, 5])
-def test_a_killed_training_ends_like_an_unbroken_one(trained, monkeypatch, updates):
+def test_a_killed_training_ends_like_an_unbroken_one(trained, monkeypatch, updates, caplog):
     """Killed in the middle of an update; a checkpoint is written every 2."""
+    caplog.set_level("INFO", "clip_wsss.core.progress")
 
     def kill(self, runner, batch_idx, data_batch=None):
         if runner.iter == 2 * updates + 1:
@@ -369,7 +370,9 @@ def test_a_killed_training_ends_like_an_unbroken_one(trained, monkeypatch, updat
         lambda self, runner, **more: (seen.append(runner.iter), count(self, runner, **more)),
     )
     assert run(trained, "killed") == sha256(trained.root / "out/checkpoint.pth")
-    assert seen[0] == {1: 0, 3: 4, 4: 8, 5: 4}[updates]
+    first = {1: 0, 3: 4, 4: 8, 5: 4}[updates]
+    assert seen[0] == first
+    assert (f"training: goes on from iter_{first}" in caplog.messages) is bool(first)  # for costs
     assert (trained.root / "killed/log.csv").read_bytes() == (
         trained.root / "out/log.csv"
     ).read_bytes()

@@ -611,7 +611,8 @@ def test_costs(tmp_path):
     for shard, seconds in (("0001of0002", 1.5), ("0002of0002", 0.5)):
         log = made.root / f"logs/maps/{one}-7/{shard}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(f"INFO maps: 5 images in {seconds:.3f} s\n")  # without its time
+        line = "INFO maps: goes on from 3 finished images\n" if shard.startswith("0002") else ""
+        log.write_text(f"{line}INFO maps: 5 images in {seconds:.3f} s\n")  # without its time
     write_costs(made, tmp_path / "out")
     table = pd.read_csv(tmp_path / "out/cost.csv").set_index("stage")
     assert table.index.tolist() == ["maps", "score", "inference", "segmentation", "all"]
@@ -626,8 +627,9 @@ def test_costs(tmp_path):
     assert table.loc["score", "run"] == "plain"
     assert table.loc[["score", "segmentation"], "seconds_an_image"].isna().all()
     assert table["device"].nunique() == 1
+    assert table["resumed"].tolist() == [1, 0, 0, 0, 1]
     text = (tmp_path / "out/cost.md").read_text()
-    assert f"| maps | maps/{one}-7 | plain | 2 | 10 | 5.0 |  | 3.0 | 0.2 |" in text
+    assert f"| maps | maps/{one}-7 | plain | 2 | 1 | 10 | 5.0 |  | 3.0 | 0.2 |" in text
     for cut in ("", head, "s\n1\n", "s\tmax_rss\n-\t9\n"):
         (made.root / "benchmarks/score.tsv").write_text(cut)
         with pytest.raises(InputError, match=r"benchmarks/score\.tsv: no benchmark .*; remove it"):
