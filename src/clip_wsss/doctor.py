@@ -13,9 +13,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clip_wsss.core.devices import device_name
 from clip_wsss.core.resources import find, project
 from clip_wsss.runs.config import read_config
-from clip_wsss.runs.provenance import commit, device_name, versions
+from clip_wsss.runs.provenance import commit, versions
 
 GIGABYTE = 1e9
 

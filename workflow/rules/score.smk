@@ -40,7 +40,6 @@ for name, split, stages, words in [
                 measured=unseen([PLAN.measurement(*one) for one in measured]),
                 dataset=unseen(DATASET.model_dump()),
                 split=unseen(split),
-                device=unseen(COMPUTE.device),
             message:
                 f"scores: {words} ({len(measured)})"
             script:

@@ -36,4 +36,4 @@ with job(snakemake.log[0], 1, reads, makes) as work:
         data = open_dataset(here(p.dataset, read.images))
         measure(data, p.split, measurements, snakemake.threads)
         for one, own, _, provenance in missing:
-            write_provenance(provenance, own, one["lineage"], p.device, work.started)
+            write_provenance(provenance, own, one["lineage"], started=work.started)

@@ -1,10 +1,12 @@
-"""Which GPU a job takes where several jobs run side by side."""
+"""Which GPU a job takes where several jobs run side by side, and what it is called."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import re
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +41,26 @@ def torch_device(device: str | torch.device) -> torch.device:
     if device.type == "cuda" and device.index is None:
         take_free_gpu()
     return device
+
+
+def device_name(device: str) -> str:
+    """Return the model of the GPU that this process uses, or of its processor.
+
+    Args:
+        device: cpu, cuda, cuda:<number>, or auto: the GPU where torch, which the process then has
+            loaded, sees one.
+    """
+    torch = sys.modules.get("torch")
+    if device != "cpu" and torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device if ":" in device else None)
+    if device not in ("cpu", "auto"):
+        return device
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def take_free_gpu() -> None:

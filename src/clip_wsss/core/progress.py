@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 log_ = logging.getLogger(__name__)
 _LINE = re.compile(r": (\d+) images in (\d+\.\d+) s$", re.MULTILINE)
+_DEVICE = re.compile(r" ran on (.+)$", re.MULTILINE)
 _RESUMED = re.compile(r" (goes on from .+|nothing was computed)$", re.MULTILINE)
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ", re.MULTILINE)
 T = TypeVar("T")
@@ -39,6 +40,16 @@ def log_images(what: str, number: int, begun: float) -> None:
 def log_resumed(what: str, done: str) -> None:
     """Leave in the log that a job goes on from what an earlier one, which was stopped, has done."""
     log_.info("%s: goes on from %s", what, done)
+
+
+def log_device(device: str) -> None:
+    """Leave in the log which processor or GPU a job ran on."""
+    log_.info("ran on %s", device)
+
+
+def devices_of(logs: Iterable[Path]) -> list[str]:
+    """What some jobs ran on, each once; a log may say nothing."""
+    return [*dict.fromkeys(device for log in logs for device in _DEVICE.findall(_text(log)))]
 
 
 def resumed(log: Path) -> bool:

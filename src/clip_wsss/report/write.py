@@ -74,7 +74,7 @@ def write_report(plan: Plan, dataset: Dataset, out: Path, provenance: dict[str, 
         plan: of the results.
         dataset: the images and their ground truth.
         out: the HTML file.
-        provenance: what made the results (commit, versions, device, times, …): texts, numbers,
+        provenance: what made the results (commit, versions, times, …): texts, numbers,
             lists, or dicts of these.
 
     Raises:
@@ -138,7 +138,12 @@ def _context(results: Results, provenance: dict[str, Any]) -> dict[str, Any]:
         "warnings": _warnings(results),
         "remarks": _remarks(results),
         "provenance": _facts(
-            {**provenance, "seeds": _seeds(results), "time_of_all_jobs": _time(results)}
+            {
+                **provenance,
+                "seeds": _seeds(results),
+                "device_of_all_jobs": _devices(results),
+                "time_of_all_jobs": _time(results),
+            }
         ),
         "root": f"{results.root.parent.name}/{results.root.name}",
         "files": [
@@ -247,7 +252,7 @@ def _cost(results: Results) -> dict | None:
         "are those of the loops. Jobs that ran side by side shared the machine, which is in their "
         "seconds; what a job had done before it was stopped and resumed is not."
     )
-    if len(devices := table["device"].unique()) == 1:
+    if len(devices := table["device"].dropna().unique()) == 1:
         caption, table = f"{devices[0]}. {caption}", table.drop(columns="device")
     return report_tables.plain_table(table, "cost", caption)
 
@@ -255,6 +260,13 @@ def _cost(results: Results) -> dict | None:
 def _costs(results: Results) -> pd.DataFrame:
     path = results.root / "tables/cost.csv"
     return read_csv(path) if path.is_file() else pd.DataFrame()
+
+
+def _devices(results: Results) -> str | None:
+    """What all jobs ran on."""
+    table = _costs(results)
+    found = None if table.empty else table[table["stage"] == ALL].iloc[-1]["device"]
+    return found if report_tables.there(found) else None
 
 
 def _time(results: Results) -> str | None:

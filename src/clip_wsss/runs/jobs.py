@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_wsss.core.devices import device_name
 from clip_wsss.core.errors import INTERRUPTED, InputError, failed, leave_out_warnings, of_machine
 from clip_wsss.core.processes import end_with_parent
+from clip_wsss.core.progress import log_device
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.sidecar import Inputs
 
@@ -48,11 +50,7 @@ class Made:
 
     def record(self) -> None:
         """Write the sidecar."""
-        device = None
-        if self.device is not None:
-            from clip_wsss.runs.provenance import device_name
-
-            device = device_name(self.device)
+        device = None if self.device is None else device_name(self.device)
         sidecar.write_sidecar(
             Path(self.sidecar), self.stamp, self.outputs, self.inputs, device=device
         )
@@ -160,6 +158,9 @@ def job(
         for made in missing:
             made.record()
             logging.info("made %s", made.sidecar)
+        if missing:
+            asked = next((made.device for made in missing if made.device is not None), "cpu")
+            log_device(device_name(asked))
         if makes and not missing:
             logging.info("inputs, settings and code are unchanged: nothing was computed")
     except InputError as error:

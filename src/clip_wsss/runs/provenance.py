@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import clip_wsss
+from clip_wsss.core.devices import device_name
 from clip_wsss.core.files import sha256, write_json
 from clip_wsss.core.resources import checkout
 from clip_wsss.runs.settings import Config
@@ -42,7 +43,7 @@ def write_provenance(
     path: Path,
     inputs: Sequence[Path],
     settings: dict,
-    device: str = "auto",
+    device: str = "cpu",
     started: float | None = None,
     root: Path = Path(),
 ) -> None:
@@ -52,7 +53,7 @@ def write_provenance(
         path: the JSON to write.
         inputs: files that it was computed from, or folders (every file below them counts).
         settings: what the config said, model and data set included.
-        device: cpu, cuda or auto, as in the config.
+        device: what it ran on: cpu, or cuda or auto as in the config.
         started: when the job began, in seconds since the epoch.
         root: folder of the project; paths are written relative to it.
 
@@ -75,12 +76,11 @@ def write_provenance(
 
 
 def summary(config: Config) -> dict[str, Any]:
-    """Return what a report says of its own making: commit, config, versions, device and time."""
+    """Return what a report says of its own making: commit, config, versions and time."""
     return {
         **commit(),
         "config_sha256": _hash(portable(config.model_dump())),
         "versions": versions(),
-        "device": device_name(config.compute.device),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -174,25 +174,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found | {"clip-wsss": clip_wsss.__version__}
-
-
-def device_name(device: str) -> str:
-    """Return the model of the GPU or processor, without loading torch.
-
-    Args:
-        device: cpu, cuda, or auto: the GPU where there is one.
-    """
-    if device != "cpu":
-        try:
-            query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-            done = subprocess.run(query, capture_output=True, text=True, check=True)
-            return done.stdout.splitlines()[0].strip()
-        except (OSError, subprocess.CalledProcessError, IndexError):
-            if device != "auto":
-                return device
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -17,11 +17,10 @@ import pandas as pd
 from clip_wsss.core.csvs import markdown_table, write_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
-from clip_wsss.core.progress import ended, in_loops, resumed
+from clip_wsss.core.progress import devices_of, ended, in_loops, resumed
 from clip_wsss.core.shards import shard_pattern
 from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.plan import Plan
-from clip_wsss.runs.provenance import device_name
 from clip_wsss.runs.table import Run
 
 ALL = "all"  # the stage of the last line
@@ -45,10 +44,10 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
     numbers: dict[str | None, int] = {
         key: len(dataset.ids(split)) for key, split in splits.items() if split is not None
     }
-    device = device_name(config.compute.device)
     benchmarks = plan.root / "benchmarks"
     lines, seen = [], set()
     all_spans: list[Span | None] = []
+    all_devices: list[str] = []
     for run in plan.graph.runs:
         for stage, split, folder, pattern in _places(plan, run):
             files = sorted(benchmarks.glob(f"{glob.escape(folder)}{pattern}"))
@@ -64,6 +63,7 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
             loops = in_loops(logs)
             spans = [_span(log, job) for log, job in zip(logs, jobs["s"], strict=True)]
             all_spans += spans
+            all_devices += (devices := devices_of(logs))
             lines.append(
                 {
                     "stage": stage,
@@ -77,11 +77,11 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
                     "startup_seconds": round(max(seconds - loops[1], 0), 1) if loops else None,
                     "seconds_an_image": round(loops[1] / loops[0], 4) if loops else None,
                     "peak_memory_mb": jobs["max_rss"].max(),
-                    "device": device,
+                    "device": "; ".join(devices),
                 }
             )
     if lines:
-        whole: dict = {"stage": ALL, "device": device}
+        whole: dict = {"stage": ALL, "device": "; ".join(dict.fromkeys(all_devices))}
         whole |= {key: sum(line[key] for line in lines) for key in ("jobs", "resumed")}
         whole["seconds"] = round(sum(line["seconds"] for line in lines), 1)
         whole["elapsed_seconds"] = elapsed(all_spans)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,3 +67,24 @@ def test_parts_of_a_gpu_have_names_of_their_own():
     assert devices._names(["MIG-1", " MIG-2"], ["u", "u"]) == ["MIG-1", "MIG-2"]
     assert devices._names(["0", "1"], ["u", "v"]) == ["u", "v"]
     assert devices._names([""], ["u"]) == ["u"]
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "name"),
+    [
+        ("auto", True, "current"),
+        ("cuda", True, "current"),
+        ("cuda:1", True, "cuda:1"),
+        ("cpu", True, None),
+        ("auto", False, None),  # hidden from the process, or torch has no CUDA
+        ("cuda", False, "cuda"),
+    ],
+)
+def test_the_name_of_what_a_process_runs_on(monkeypatch, device, there, name):
+    cuda = SimpleNamespace(is_available=lambda: there, get_device_name=lambda one: one or "current")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    processor = devices.device_name("cpu")
+    assert processor not in ("current", "cpu", "")
+    assert devices.device_name(device) == (name or processor)
+    monkeypatch.delitem(sys.modules, "torch")
+    assert devices.device_name("auto") == processor, "without torch nothing ran on a GPU"

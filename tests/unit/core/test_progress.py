@@ -6,7 +6,15 @@ from datetime import datetime
 
 import pytest
 
-from clip_wsss.core.progress import ended, in_loops, log_resumed, over_images, resumed
+from clip_wsss.core.progress import (
+    devices_of,
+    ended,
+    in_loops,
+    log_device,
+    log_resumed,
+    over_images,
+    resumed,
+)
 
 
 def test_a_log_says_how_long_the_images_took(tmp_path, monkeypatch, caplog):
@@ -43,6 +51,16 @@ def test_what_went_on_from_an_earlier_job_says_so(tmp_path, caplog):
         (tmp_path / "a.log").write_text(f"2026-01-01 00:00:00,000 INFO {line}\n2026 INFO made x\n")
         assert resumed(tmp_path / "a.log") is wanted
     assert not resumed(tmp_path / "none.log")
+
+
+def test_what_jobs_ran_on(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "clip_wsss.core.progress")
+    logs = [tmp_path / name for name in "abcd"]
+    for log, device in zip(logs, ("A 1 (x)", "B", "A 1 (x)"), strict=False):
+        log_device(device)
+        log.write_text(f"2026-01-01 00:00:00,000 INFO {caplog.messages[-1]}\n2026 INFO made x\n")
+    assert devices_of(logs) == ["A 1 (x)", "B"]
+    assert devices_of(logs[3:]) == []
 
 
 def test_the_end_of_a_log(tmp_path):

@@ -370,6 +370,7 @@ def test_costs_are_shown_with_their_sum(made, tmp_path):
     finally:
         path.unlink()
     assert "time of all jobs</dt><dd>1.6 minutes elapsed, 2.5 minutes summed" in html
+    assert "device of all jobs</dt><dd>A</dd>" in html
     assert '<button type="button">startup seconds' in html
     assert ">12.5</td>" in html
     assert 'id="cost"' in html

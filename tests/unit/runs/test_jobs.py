@@ -5,14 +5,20 @@ import json
 import logging
 import os
 import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from clip_wsss.core.archives import encode_image, write_archive
+from clip_wsss.core.devices import device_name
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.processes import parallel_map
+from clip_wsss.core.progress import devices_of
 from clip_wsss.runs.jobs import Made, job
 
 STAMP = {"stage": "masks", "key": "abc", "code": "1", "numerics": {}}
@@ -45,7 +51,8 @@ def test_outputs_are_made_once_and_kept_while_nothing_changes(tmp_path, made):
     assert json.loads((tmp_path / "masks.json").read_text())["stamp"] == STAMP
     assert not work(tmp_path, made, b"other")
     assert (tmp_path / "masks.zip").read_bytes() == b"masks"
-    assert "nothing was computed" in (tmp_path / "job.log").read_text()
+    assert "nothing was computed" in (log := (tmp_path / "job.log").read_text())
+    assert "ran on" not in log, "nothing ran"
 
 
 @pytest.mark.parametrize("change", ["input", "output", "stamp", "sidecar"])
@@ -62,6 +69,20 @@ def test_a_change_of_anything_makes_them_again(tmp_path, made, change):
         made = Made(made.sidecar, stamp, made.outputs, made.inputs)
     assert work(tmp_path, made)
     assert (tmp_path / "masks.zip").read_bytes() == b"masks"
+
+
+@pytest.mark.parametrize("device", [None, "cpu", "auto"])
+def test_the_log_says_what_a_job_ran_on(tmp_path, made, monkeypatch, device):
+    # FAULTS 15: the table of costs may be made elsewhere, and masks and scores use no GPU.
+    torch = SimpleNamespace(cuda=SimpleNamespace(
+        is_available=lambda: True, get_device_name=lambda one: f"a GPU ({one})"))  # fmt: skip
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    with job(tmp_path / "job.log", makes=[replace(made, device=device)]):
+        made.outputs["masks"].write_text("masks")
+    wanted = "a GPU (None)" if device == "auto" else device_name("cpu")
+    assert devices_of([tmp_path / "job.log"]) == [wanted]
+    recorded = json.loads(Path(made.sidecar).read_text())["device"]
+    assert recorded == (None if device is None else wanted)
 
 
 def test_a_failed_job_leaves_no_sidecar(tmp_path, made):
