@@ -24,7 +24,7 @@ either gets a test with a known answer, or is named here with its reason:
 - `//` before a cast to int, and when a k-means ends: it is at rest before;
 - a dimension counted from the other end; which constant keys and values are shifted by on the way
   back through the last block;
-- the power that labels, which have none, are read again at;
+- the power that labels, which have none, are read again at; `repr=False` of fields;
 - -1 for the mIoU of a power without ground truth: then no power has any;
 - `fillna(0)` and `predicted`'s `fill_value` of the breakdown: times no pixel, or under no hit;
 - `MUS` of the calibration: which points the report shows;

@@ -169,6 +169,7 @@ def test_common_images_are_compared_at_the_power_of_the_maps(tmp_path):
     assert found.value == wanted[0].value - wanted[1].value > 0.1
     assert found.images == 9
     assert not found.seeds, "one of each"
+    assert reader.figure("initial", files["a"]).power == 1, "unless another is said"
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys):

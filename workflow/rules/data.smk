@@ -5,7 +5,7 @@
 
 SOURCE_OF_DATA = DATASET.source
 LISTS = ROOT / "ImageSets/Segmentation"
-SOURCES = PLAN.config.sources.model_dump(exclude_none=True) if PLAN.config.sources else {}
+SOURCES = PLAN.config.sources.model_dump() if PLAN.config.sources else {}
 ARCHIVES = {
     "voc12": ["voc2012", "sbd"],
     "coco14": ["coco2014-annotations", "coco2014-train", "coco2014-val"],

@@ -44,9 +44,9 @@ class Source:
 def find_source(name: str, settings: Mapping) -> Source:
     """The source called `name`, after the replacements of the config's `sources` block.
 
-    A replacement may give `path` (a file or folder), `url`, `mirrors` and `md5`; another `url`
-    still has to serve the file of the registry unless it comes with an `md5` of its own (null:
-    unchecked).
+    A replacement may give `path` (a file or folder), `url`, `mirrors` and `md5`; what is null is as
+    in the registry, but `md5`: without one the file is not checked. Another `url` has to serve the
+    file of the registry unless it comes with an `md5` of its own.
 
     Raises:
         InputError: no such source, or one without an address and without a local copy.
@@ -57,13 +57,16 @@ def find_source(name: str, settings: Mapping) -> Source:
             raise InputError(f"sources.replace: {unknown('source', given, entries)}")
     entry, replacement = entries[name], settings["replace"].get(name) or {}
     path = replacement.get("path")
-    address = replacement.get("url", entry["url"])
+    address = replacement.get("url") or entry["url"]
+    md5 = replacement.get("md5", "registry")
     if path is None and address is None:
         raise InputError(
             f"sources.replace.{name}.path: {entry['title']}: there is no address to download from;"
             " name a local copy, a folder or an archive"
         )
-    mirrors = replacement.get("mirrors", [] if "url" in replacement else entry["mirrors"])
+    mirrors = replacement.get("mirrors")
+    if mirrors is None:
+        mirrors = [] if replacement.get("url") else entry["mirrors"]
     file = _file_name(entry["url"] or address or str(path))
     if address is not None and not file:
         raise InputError(
@@ -74,8 +77,8 @@ def find_source(name: str, settings: Mapping) -> Source:
         path=None if path is None else Path(path),
         urls=() if address is None else (address, *mirrors),
         file=file,
-        size=None if "md5" in replacement else entry["size"],
-        md5=replacement.get("md5", entry["md5"]),
+        size=entry["size"] if md5 == "registry" else None,
+        md5=entry["md5"] if md5 == "registry" else md5,
         most=LARGER * entry["size"] if entry["size"] else UNSIZED,
     )
 

@@ -23,7 +23,7 @@ from clip_wsss.core.resources import find
 from clip_wsss.models.sentences import Sentences
 from clip_wsss.models.timm_clip import TimmClip
 from clip_wsss.models.tower import MAX_PATCHES
-from clip_wsss.models.weights import Weights, load_into, read_weights
+from clip_wsss.models.weights import Weights, check_scale, load_into, read_weights
 
 PREFIX = "vision_model."
 
@@ -58,6 +58,7 @@ def load_jina(model: dict[str, Any], dtype: torch.dtype, device: str | torch.dev
     }
     if not state or scale is None:
         raise InputError(f"{weights.source}: must hold {PREFIX}* and logit_scale, as Jina CLIP's")
+    check_scale(scale, weights.source)
     own = network.state_dict()
     for key in ("pos_embed", "patch_embed.proj.weight"):  # timm's filter would resize them
         if key not in state or state[key].shape != own[key].shape:

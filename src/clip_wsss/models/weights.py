@@ -30,6 +30,7 @@ ROWS = "token_embedding.rows"  # in a compact file: the vocabulary ids of the st
 NOTES = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no weights: JIT's own
 
 
+MOST_SCALE = 10  # logarithm of a logit scale: 22,026; CLIP trains with at most 100
 SMALLER_TOWER = "close other programs, or name a smaller model"
 # Of whole checkpoints: of torch.compile, of several GPUs, of Lightning.
 PREFIXES = ("_orig_mod.", "module.", "model.", "clip.")
@@ -191,6 +192,15 @@ def no_floats(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
     return None
 
 
+def check_scale(stored: torch.Tensor, source: str) -> None:
+    """Refuse a logit scale that is not stored as a logarithm: a softmax of it is 0 or 1."""
+    if float(stored) > MOST_SCALE:
+        raise InputError(
+            f"{source}: logit_scale must be a logarithm, at most {MOST_SCALE} (CLIP's is 4.6); got "
+            f"{float(stored):g}; store its logarithm"
+        )
+
+
 def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> None:
     """Copy a state dict into a model, every tensor of it and nothing else.
 
@@ -235,6 +245,8 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
     if empty:
         more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
         raise InputError(f"{weights.source}: {empty[0]} is all zero{more}; get the file again")
+    if "logit_scale" in kept:
+        check_scale(kept["logit_scale"], weights.source)
     model.load_state_dict(state)
 
 

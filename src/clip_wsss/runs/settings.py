@@ -140,8 +140,8 @@ class Replacement(Settings):
     path: Location | None = Field(None, description="an archive, or its unpacked folder")
     url: Text | None = Field(None, description="of the same file")
     mirrors: list[Text] | None = Field(None, description="tried where url fails")
-    md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = Field(
-        None, description="of another file"
+    md5: Annotated[str, Field(pattern="^([0-9a-fA-F]{32}|registry)$")] | None = Field(
+        "registry", description="of another file; null: unchecked; `registry`: of the same file"
     )
 
 

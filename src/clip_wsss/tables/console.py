@@ -19,14 +19,12 @@ def lines(table: str | Path) -> Iterator[str]:
     shown = [stage for stage in STAGES if any(row[stage] == row[stage] for row in rows)]
     if not shown:
         return
-    oracle = {row["run"] for row in rows if row["scoring"] == "oracle"}
     cells = [["run", *shown, "difference"]]
     for row in rows:
         change = ""
         if row["difference"] == row["difference"]:
             said = [] if row["more_than_noise"] == "yes" else ["noise"]
-            of_maps = str(row["difference_of"]).startswith(("initial", "refined"))
-            said += ["oracle"] if of_maps and {row["run"], row["base"]} & oracle else []
+            said += ["oracle"] if "oracle" in str(row["difference_of"]) else []
             words = f" ({', '.join(said)})" if said else ""
             change = f"{round(row['difference'], 1) + 0.0:+} to {row['base']}{words}"
         values = [f"{row[stage]:.1f}" if row[stage] == row[stage] else "" for stage in shown]

@@ -20,6 +20,7 @@ from clip_wsss.acquire.archives import open_members
 from clip_wsss.acquire.download import acquire, fetch, read_receipt
 from clip_wsss.acquire.registry import Source, check_split, find_source, ids_digest
 from clip_wsss.core.errors import InputError
+from clip_wsss.runs.settings import Sources
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -236,6 +237,26 @@ def test_replacements():
     assert (other.md5, other.size) == (None, None)
     local = find_source("sbd", settings(sbd={"path": "/data/sbd"}))
     assert local.path == Path("/data/sbd")
+
+
+@pytest.mark.parametrize(
+    ("said", "md5", "size"),
+    [
+        ({}, "82b4d87ceb2ed10f6038a1cba92111cb", True),
+        ({"md5": "registry"}, "82b4d87ceb2ed10f6038a1cba92111cb", True),
+        ({"md5": None}, None, False),
+        ({"md5": "a" * 32}, "a" * 32, False),
+    ],
+)
+def test_a_null_checksum_of_a_config_is_unchecked(said, md5, size):
+    """Also where the config has been written out with its defaults, and is read again."""
+    given = {"registry": str(REGISTRY), "replace": {"sbd": {"path": "/data/sbd.tgz", **said}}}
+    plain = Sources(**given).model_dump()
+    for one in (plain, Sources(**plain).model_dump()):
+        found = find_source("sbd", one)
+        assert (found.md5, found.size is not None) == (md5, size)
+        official = find_source("sbd", {**one, "replace": {}})
+        assert (found.urls, found.file) == (official.urls, official.file)
 
 
 def test_registry_with_a_gap(tmp_path):

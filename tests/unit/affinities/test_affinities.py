@@ -75,6 +75,11 @@ def context(maps, tower=None, image=None, areas=None, texts=None, grid=GRID, **o
     return MapContext("x", rgb, keys, foreground, background, look, maps, towers)
 
 
+def test_the_sizes_of_a_context():
+    own = context(random(2, *GRID), image=np.zeros((24, 33, 3), np.uint8))
+    assert (own.size, own.grid) == ((24, 33), GRID)
+
+
 # ---- sources ---------------------------------------------------------------------------------
 
 
@@ -147,6 +152,23 @@ def test_caa_at_its_defaults_is_what_it_was():
     mean = tower.maps["qk"].mean(dim=0, dtype=torch.float64)
     wanted = propagate(maps, mean, box_masks(maps, 0.4, "full"), 3, 2)
     assert torch.equal(caa(context(maps, tower), CaaSettings()), wanted)
+
+
+@pytest.mark.parametrize("mask", ["boxes", "superpixels", "none"])
+@pytest.mark.parametrize(("rounds", "power"), [(3, 2), (0, 1), (1, 3)])
+def test_images_together_equal_their_slow_twin(mask, rounds, power):
+    """Images of one, three and two classes; a GPU is given them at once."""
+    areas = np.full((5, N), PATCH**2 / 5)
+    contexts = [
+        context(random(count, *GRID, seed=count), FakeTower(seed=count), areas=areas)
+        for count in (1, 3, 2)
+    ]
+    own = CaaSettings(mask=mask, sinkhorn=rounds, power=power)
+    together = caa.batch(contexts, own)
+    alone = torch.cat([caa(one, own) for one in contexts])
+    assert together.dtype == torch.float64
+    assert alone.std() > 0.01
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-14)
 
 
 # ---- masks -----------------------------------------------------------------------------------

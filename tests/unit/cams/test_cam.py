@@ -1,5 +1,8 @@
 """The fast path of CAMs equals its slow twin; many variants from one pass; bad images."""
 
+import io
+import math
+import os
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +15,7 @@ from gradcam_twin import Twin, refined, scaled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clip_wsss.cams import backward, context
+from clip_wsss.cams import backward, context, passes
 from clip_wsss.cams.backward import PassImage, WantedCam, class_maps, fitting_batch
 from clip_wsss.cams.gradcam import GradCamSettings, gradcam
 from clip_wsss.cams.passes import CamVariant, compute_pass, read_text_features, write_pass
@@ -197,8 +200,8 @@ def test_batch_does_not_matter(clip):
 def test_saturated_scores_stay_finite(tmp_path, target, logit_scale, precision):
     """exp(200) overflows float32; exp(12) makes every probability 0 or 1."""
     config = small_config()
-    state = make_openai_state_dict(config, 2, logit_scale=logit_scale)
-    clip = random_clip(tmp_path, config, state, precision=precision)
+    clip = random_clip(tmp_path, config, make_openai_state_dict(config, 2), precision=precision)
+    clip.logit_scale = math.exp(logit_scale)  # which no file may hold
     generator = torch.Generator().manual_seed(0)
     images = photographs(generator, 2, (1, 5)).copy()
     images[1] = 0  # an image without any structure
@@ -441,6 +444,18 @@ def test_finished_images_survive_a_crash(job, tmp_path, caplog):
     for name, path in paths.items():
         assert path.read_bytes() == whole[name].read_bytes()
     assert len([*paths["cam"].parent.iterdir()]) == len(paths)
+
+
+def test_what_is_kept_of_a_crash_runs_no_code():
+    # FAULTS 21
+    class Trap:
+        def __reduce__(self):
+            return os.abort, ()
+
+    data = io.BytesIO()
+    np.savez(data, size=[1, 1], keys=np.array([Trap()], object), scaled_down=False)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        passes._unpacked("a", data.getvalue())
 
 
 def test_an_image_without_a_class_has_no_map(job, tmp_path):

@@ -3,6 +3,8 @@
 import importlib
 import os
 import signal
+from contextlib import suppress
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ from clip_wsss.core.images import encode_grey, write_label
 from clip_wsss.core.maps import ImageMaps, background_scores, upsample_maps, write_maps
 from clip_wsss.core.methods import registered
 from clip_wsss.core.processes import parallel_map, process_context
+from clip_wsss.masks import write
 from clip_wsss.masks.context import MaskContext
 from clip_wsss.masks.write import (
     labels_and_confidence,
@@ -200,6 +203,18 @@ def test_a_kill_in_a_shard_costs_the_image_in_hand_alone(shard, tmp_path):
     assert sorted(file.name for file in out.parent.iterdir()) == ["000.zip", "begun"]
     assert killing(shard, out, "plan", 2)[0] == -signal.SIGKILL
     assert killing(shard, out, "another plan", 9) == (0, "c a b")
+
+
+def test_of_a_batch_of_which_one_image_is_left_all_are_made_again(tmp_path):
+    """A batch gives the same bytes as a whole alone, so its images are kept together."""
+    with suppress(InputError), finished(tmp_path / "000.zip", "plan", str) as kept:
+        for id_ in "acd":
+            kept.add(id_, b"made")
+        raise InputError("stopped")
+    with finished(tmp_path / "000.zip", "plan", str) as kept:
+        images = [SimpleNamespace(id=id_) for id_ in "abcde"]
+        assert write._done(images, kept, 2) == {"c", "d"}
+        assert write._done(images, kept) == {"a", "c", "d"}
 
 
 def test_the_log_says_that_a_job_went_on(shard, tmp_path, caplog):

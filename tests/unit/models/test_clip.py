@@ -189,6 +189,14 @@ class TestRefusals:
         state = {**state, "visual.proj": change(state["visual.proj"])}
         refused(write_model(tmp_path, texts_config(), state), line)
 
+    def test_a_logit_scale_that_is_no_logarithm(self, tmp_path, state):
+        """Of 100 itself a softmax is 0 or 1 everywhere: every map would be zero."""
+        state = {**state, "logit_scale": torch.tensor(100.0)}
+        files = write_model(tmp_path, texts_config(), state)
+        refused(files, r"model\.pt: logit_scale must be a logarithm, at most 10 .*; got 100; store")
+        state["logit_scale"] = torch.tensor(10.0)
+        assert load_clip(write_model(tmp_path, texts_config(), state)).logit_scale > 22_000
+
     def test_openai_format_with_gelu(self, tmp_path, state):
         config = texts_config() | {"quick_gelu": False}
         files = write_model(tmp_path, config, state)

@@ -32,7 +32,20 @@ def test_measured_rows_in_columns(tmp_path):
             "fixed",
         ],
         ["2", "measured", "crf", 63.9, none, 70, none, none, -0.04, "no", "mask", "fixed"],
-        ["or", "measured", "plain", 63.68, none, none, none, none, 2, "yes", "initial", "oracle"],
+        [
+            "or",
+            "measured",
+            "plain",
+            63.68,
+            none,
+            none,
+            none,
+            none,
+            2,
+            "yes",
+            "initial oracle - initial",
+            "oracle",
+        ],
         [
             "to",
             "measured",
@@ -44,10 +57,25 @@ def test_measured_rows_in_columns(tmp_path):
             none,
             0,
             "no",
-            "refined - initial",
+            "refined - initial oracle",
             "fixed",
         ],
         ["mask", "measured", "or", 63.68, none, 70, none, none, 1, "yes", "mask", "oracle"],
+        # Its mask is its headline and fixed; the map in common with its base is not.
+        [
+            "on",
+            "measured",
+            "2",
+            63.68,
+            none,
+            70,
+            none,
+            none,
+            1,
+            "no",
+            "refined oracle - refined",
+            "fixed",
+        ],
         ["CLIP-ES", "quoted", "", 50, none, 70, none, none, none, none, none, none],
     ]
     columns += ["difference", "more_than_noise", "difference_of", "scoring"]
@@ -61,6 +89,7 @@ def test_measured_rows_in_columns(tmp_path):
         "or        63.7        +2.0 to plain (oracle)",
         "to        63.7        +0.0 to or (noise, oracle)",
         "mask      63.7  70.0  +1.0 to or",
+        "on        63.7  70.0  +1.0 to 2 (noise, oracle)",
     ]
 
 
