@@ -43,7 +43,6 @@ def write_provenance(
     path: Path,
     inputs: Sequence[Path],
     settings: dict,
-    device: str = "cpu",
     started: float | None = None,
     root: Path = Path(),
 ) -> None:
@@ -53,7 +52,6 @@ def write_provenance(
         path: the JSON to write.
         inputs: files that it was computed from, or folders (every file below them counts).
         settings: what the config said, model and data set included.
-        device: what it ran on: cpu, or cuda or auto as in the config.
         started: when the job began, in seconds since the epoch.
         root: folder of the project; paths are written relative to it.
 
@@ -67,7 +65,7 @@ def write_provenance(
         "config": {"sha256": _hash(values), "values": values},
         "inputs": hash_inputs(inputs, root),
         "versions": versions(),
-        "device": device_name(device),
+        "device": device_name("cpu"),  # scoring uses no GPU
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "finished": now.isoformat(timespec="seconds"),
         "seconds": None if started is None else round(now.timestamp() - started, 3),

@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if score.ignored > 1 / 2:
         print(
             f"warning: {options.truth}: {score.ignored:.1%} of its pixels are {options.ignore} and "
-            "left out; the background must be 0",
+            "left out; if they are the background, make them 0",
             file=sys.stderr,
         )
     if options.labels.resolve() == options.truth.resolve():

@@ -3,7 +3,10 @@
 `seconds` are those of all jobs summed, `elapsed_seconds` those in which at least one of them ran
 (jobs run side by side), by the last times in their logs. `startup_seconds` are those of `seconds`
 that no loop over images took: the processes' start, their imports, opening files. Seconds an image
-are
+are of the loops, which the logs have (`clip_wsss.core.progress`). `resumed` of the jobs went on
+from what one that was stopped had done: its time is lost with it, and counted nowhere. `device` is
+what the jobs ran on, by their logs. The last line, of the stage `all`, is all jobs together.
+
 No two runs take the same time, so this is a table of its own beside those of figures.
 """
 

@@ -30,7 +30,7 @@ def test_the_file(tmp_path):
     (tmp_path / "cams/1.npz").write_text("maps")
     settings = {"cam": {"target": "softmax"}, "dataset": {"root": str(tmp_path / "data/demo")}}
     out = tmp_path / "metrics/initial.provenance.json"
-    write_provenance(out, [tmp_path / "cams/1.npz"], settings, "cpu", time.time() - 2, tmp_path)
+    write_provenance(out, [tmp_path / "cams/1.npz"], settings, time.time() - 2, tmp_path)
     record = json.loads(out.read_text())
     assert record["commit"] == commit()["commit"]  # of the suite, wherever it runs
     assert record["config"]["values"]["dataset"] == {"root": "data/demo"}

@@ -81,7 +81,7 @@ def test_a_truth_of_which_most_is_ignored_is_said(folders, capsys):
     assert "of its pixels" not in capsys.readouterr().err
     write("my truth", {"a": [[255, 255, 1, 255], [255, 0, 1, 1]]})
     assert cli.main(command) == 0
-    assert "my truth: 58.3% of its pixels are 255 and left out; the" in capsys.readouterr().err
+    assert "my truth: 58.3% of its pixels are 255 and left out; if" in capsys.readouterr().err
 
 
 def test_a_truth_of_255_may_count_and_labels_of_255_are_missed(folders):
