@@ -75,11 +75,6 @@ def context(maps, tower=None, image=None, areas=None, texts=None, grid=GRID, **o
     return MapContext("x", rgb, keys, foreground, background, look, maps, towers)
 
 
-def test_the_sizes_of_a_context():
-    own = context(random(2, *GRID), image=np.zeros((24, 33, 3), np.uint8))
-    assert (own.size, own.grid) == ((24, 33), GRID)
-
-
 # ---- sources ---------------------------------------------------------------------------------
 
 

@@ -446,6 +446,11 @@ def test_finished_images_survive_a_crash(job, tmp_path, caplog):
     assert len([*paths["cam"].parent.iterdir()]) == len(paths)
 
 
+def test_the_size_of_a_context_is_its_images():
+    image = np.zeros((24, 33, 3), np.uint8)
+    assert context.MapContext("x", image, (), None, None, None).size == (24, 33)
+
+
 def test_what_is_kept_of_a_crash_runs_no_code():
     # FAULTS 21
     class Trap:
