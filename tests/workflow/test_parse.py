@@ -44,6 +44,18 @@ def test_an_unknown_name_in_a_row_stops_before_any_job(project, cells, line):
     assert "Traceback" not in result.text
 
 
+@pytest.mark.parametrize("place", ["results", "results/demo"])
+def test_a_file_in_the_place_of_the_results_is_said(project, place):
+    # FAULTS 29
+    path = project.folder / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    result = project.snakemake("-n")
+    assert result.code != 0
+    assert f"error: {place}: is a file where results must lie; move or rename it" in result.text
+    assert "Traceback" not in result.text
+
+
 def test_the_plan_of_the_demo_is_small(project):
     result = project.snakemake("-n")
     assert result.code == 0, result.text

@@ -188,15 +188,21 @@ def test_a_check_that_runs_again_makes_nothing_else_again(edited):
 
 def test_without_the_checks_report_what_is_current_stays(edited):
     report = edited.folder / "results/demo/data/check.json"
+    log = edited.folder / "results/demo/logs/data-check.log"
     content, state = report.read_bytes(), report.stat()
-    report.unlink()  # as in a clone whose results were made before there was a check
+    report.unlink()  # as when a check is killed
     try:
+        assert edited.snakemake("-n").jobs == {"check": 1}
+        assert edited.snakemake("-n").jobs == {"check": 1}, "and it is not forgotten"
+        log.rename(log.with_suffix(".kept"))  # as in a clone that has results and no logs
         assert edited.snakemake("-n").nothing_to_do
         mu(edited)
         assert edited.snakemake("-n").jobs == {"check": 1, **TRAINED, **LAST}
     finally:
         report.write_bytes(content)
         os.utime(report, ns=(state.st_atime_ns, state.st_mtime_ns))
+        if not log.exists():
+            log.with_suffix(".kept").rename(log)
 
 
 # ---- a real run says it --------------------------------------------------------------------

@@ -66,9 +66,14 @@ ROOT = Path(DATASET.root)
 RESULTS = PLAN.root
 CHECKED = RESULTS / CHECK
 UNCHECKED = False  # whether the report is still to be made, below results that are there
+STOPPED = False  # whether that is since a check was stopped, or found errors
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"
 GPU = int(COMPUTE.device != "cpu")
+
+for folder in (*reversed(RESULTS.parents), RESULTS):
+    if (PLAN.store / folder).exists() and not (PLAN.store / folder).is_dir():
+        raise WorkflowError(f"{folder}: is a file where results must lie; move or rename it")
 
 if workflow.is_main_process and (PLAN.store / RESULTS).is_dir():
     # Results rest below an `ancient` input only if it is there. So an empty report stands for the
@@ -76,6 +81,7 @@ if workflow.is_main_process and (PLAN.store / RESULTS).is_dir():
     if not (PLAN.store / CHECKED).exists():
         write_json(PLAN.store / CHECKED, {})
     UNCHECKED = (PLAN.store / CHECKED).stat().st_size < 4
+    STOPPED = UNCHECKED and (PLAN.store / LOGS / "data-check.log").exists()
 
 
 wildcard_constraints:

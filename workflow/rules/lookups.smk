@@ -99,11 +99,11 @@ def fresh(products):
     def look(wildcards):
         made = products(wildcards)
         forced(lambda wildcards: made)(wildcards)
-        if not any(map(PLAN.wanted, made)) and not {"--touch", "-t"} & set(sys.argv):
-            return ancient(CHECKED)
-        if UNCHECKED:
+        touch = bool({"--touch", "-t"} & set(sys.argv))
+        wanted = touch or any(map(PLAN.wanted, made))
+        if UNCHECKED and (wanted or STOPPED):
             workflow.dag.forcefiles.add(in_storage(CHECKED))
-        return CHECKED
+        return CHECKED if wanted else ancient(CHECKED)
 
     return look
 

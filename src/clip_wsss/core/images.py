@@ -118,7 +118,7 @@ def jpeg_damage(path: str | os.PathLike) -> str | None:
     It says so on the process's standard error, which is read here; so not for use beside threads.
 
     Raises:
-        InputError: the file cannot be read, or ends in zeros.
+        InputError: the file cannot be read, is truncated or ends in zeros.
     """
     data = read_bytes(path, "no such image")
     if not data.startswith(START):
@@ -133,7 +133,7 @@ def jpeg_damage(path: str | os.PathLike) -> str | None:
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
         try:
-            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+            small = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
         except cv2.error:  # too large for it
             return None
         finally:
@@ -141,6 +141,9 @@ def jpeg_damage(path: str | os.PathLike) -> str | None:
             os.close(own)
         said.seek(0)
         lines = said.read().decode(errors="replace").splitlines()
+    if small is None:  # cut off, or of a kind that OpenCV does not know
+        with open_image(path, True) as image:
+            image.load()
     return next((line for line in lines if "JPEG" in line), None)
 
 

@@ -83,7 +83,8 @@ def read_weights(path: Path) -> Weights:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         if out_of_memory(error):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        ended = "the file ends early; get it again"  # an EOFError has no words
+        reason = (str(error).strip().splitlines() or [ended])[0]
         with path.open("rb") as file:
             pointer = file.read(30).startswith(b"version https://git-lfs")
         if pointer:

@@ -400,7 +400,10 @@ def _try_parts(
             return build(*args, **kwargs)
         except Exception as error:  # MMEngine's registries pass on whatever a class raises
             reason = one_line(error)
-            raise InputError(f"{path}: {where}: cannot be built ({reason})") from None
+            raise InputError(
+                f"{path}: {where}: cannot be built ({reason}); look for a setting that is wrong or "
+                "missing"
+            ) from None
 
     for place, step in enumerate(pipeline):
         made(f"train_pipeline.{place}", TRANSFORMS.build, step)

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -176,6 +177,15 @@ def damaged(how):
     if how == "zeros":
         return data[:middle] + bytes(1024) + data[middle + 1024 :]
     return data[:middle] + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("left", [0.05, 0.5, 0.999])
+def test_a_jpeg_that_is_cut_off_is_refused(own, left):
+    # FAULTS 7, 26: else the job of its maps would be the first to say so
+    data = damaged("padded")[:-4096]
+    own.write("JPEGImages/b.jpg", data[: int(left * len(data))])
+    (line,) = own.check(size="image", masks=None)["errors"]
+    assert re.search(r"JPEGImages/b\.jpg: not a whole image \(", line)
 
 
 @pytest.mark.parametrize("how", ["zeros", "cut"])

@@ -189,6 +189,13 @@ class TestRefusals:
         state = {**state, "visual.proj": change(state["visual.proj"])}
         refused(write_model(tmp_path, texts_config(), state), line)
 
+    @pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.safetensors"])
+    def test_an_empty_file(self, tmp_path, state, name):
+        files = write_model(tmp_path, texts_config(), state)
+        (tmp_path / name).write_bytes(b"")
+        line = rf"{name}: the weights cannot be read \((the file ends early; get it again|.*header)"
+        refused(files | {"weights": str(tmp_path / name)}, line)
+
     def test_a_logit_scale_that_is_no_logarithm(self, tmp_path, state):
         """Of 100 itself a softmax is 0 or 1 everywhere: every map would be zero."""
         state = {**state, "logit_scale": torch.tensor(100.0)}
