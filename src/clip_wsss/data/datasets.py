@@ -16,7 +16,7 @@ import numpy as np
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import check_file, is_note, other_case
 from clip_wsss.core.images import image_size, read_fraction, read_label, read_rgb
-from clip_wsss.core.spelling import LOOK_ALIKE, look_alike
+from clip_wsss.core.spelling import LOOK_ALIKE, looks
 from clip_wsss.data.annotations import coco_images, read_labels, read_xml, xml_size
 from clip_wsss.data.coco import check_boxes, rasterise
 from clip_wsss.data.lists import IMAGE_SUFFIXES, check_id, is_picture, read_ids
@@ -145,7 +145,7 @@ class Dataset:
                     f"{self.image_folder / name}: no such image, but {other} is there; save it as "
                     f"one of {', '.join(IMAGE_SUFFIXES)}"
                 )
-            if look_alike(name, self._files):
+            if looks([name]) <= self._looks_of_files:
                 raise InputError(
                     f"{self.image_folder / name}: no such image, but {LOOK_ALIKE}; copy its name"
                 )
@@ -236,7 +236,7 @@ class Dataset:
             where = f"{self.settings['labels']}, image {name}"
             row = self._labels.get(name)
             if row is None:
-                if look_alike(name, self._labels):
+                if looks([name]) <= self._looks_of_labels:
                     raise InputError(f"{where}: has no row, but {LOOK_ALIKE}; copy the file's name")
                 raise InputError(f"{where}: has no row; add its labels, or leave the image out")
             found = row
@@ -404,6 +404,15 @@ class Dataset:
     def _labels(self) -> dict[str, list[str]]:
         read = _read_labels if self._copied else read_labels
         return read(self.settings["labels"], self.vocabulary.classes)
+
+    # Once for all images that are missing, which may be thousands.
+    @cached_property
+    def _looks_of_files(self) -> frozenset[str]:
+        return looks(self._files)
+
+    @cached_property
+    def _looks_of_labels(self) -> frozenset[str]:
+        return looks(self._labels)
 
 
 def _length(file: Path | None) -> int | None:
