@@ -243,7 +243,7 @@ def test_what_was_changed_by_hand_is_not_compared(tmp_path):
     for path in (file, file.with_name("counts.parquet"), tmp_path / "b/tables/runs.json"):
         before = path.read_bytes()
         path.write_bytes(before + b" ")
-        line = rf"{re.escape(str(path))}: changed since the job that made it; make it again: snake"
+        line = rf"{re.escape(str(path))}: changed since the job that made it; make it again: rm "
         with pytest.raises(InputError, match=line):
             compare(old, new)
         path.write_bytes(before)

@@ -5,6 +5,7 @@
 # is in the key already or decides no bytes.
 
 import hashlib
+import itertools
 import os
 import re
 import sys

@@ -281,6 +281,15 @@ def predicted_files(predicted, name):
     return [update(RESULTS / folder / name) for folder in folders]
 
 
+def unused(name):
+    """What the log and the benchmark of a job are called that adds to what others of it have made.
+
+    Theirs say what that took, so they stay: a later job has a number behind its name.
+    """
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    return next(one for one in names if not (PLAN.store / BENCHMARKS / f"{one}.tsv").exists())
+
+
 def trained(predicted):
     """A function of the wildcards that gives the trainings that they are made by."""
     return lambda wildcards: [PLAN.training(node.parents[0], seed) for node, seed in predicted]

@@ -29,9 +29,9 @@ for name, split, stages, words in [
                 provenance=scored(measured, "provenance.json"),
                 sidecar=scored(measured, "sidecar.json"),
             log:
-                LOGS / f"{name}.log",
+                LOGS / f"{unused(name)}.log",
             benchmark:
-                BENCHMARKS / f"{name}.tsv"
+                BENCHMARKS / f"{unused(name)}.tsv"
             threads: COMPUTE.workers
             resources:
                 **needs("score"),

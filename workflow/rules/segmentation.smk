@@ -53,9 +53,9 @@ for share, predicted in enumerate(PLAN.shares(PLAN.predicted if PLAN.val else []
                 shown=predicted_files(predicted, "shown.zip"),
                 sidecar=predicted_files(predicted, "val.json"),
             log:
-                LOGS / f"inference-{share}.log",
+                LOGS / f"{unused(f'inference-{share}')}.log",
             benchmark:
-                BENCHMARKS / f"inference-{share}.tsv"
+                BENCHMARKS / f"{unused(f'inference-{share}')}.tsv"
             threads: threads_of_inference(predicted)
             resources:
                 **needs("inference"),
@@ -91,9 +91,9 @@ for share, labelled in enumerate(PLAN.shares(PLAN.labelled), start=1):
                 labels=predicted_files(labelled, "labels.zip"),
                 sidecar=predicted_files(labelled, "labels.json"),
             log:
-                LOGS / f"labels-{share}.log",
+                LOGS / f"{unused(f'labels-{share}')}.log",
             benchmark:
-                BENCHMARKS / f"labels-{share}.tsv"
+                BENCHMARKS / f"{unused(f'labels-{share}')}.tsv"
             threads: threads_of_inference(labelled)
             resources:
                 **needs("inference"),

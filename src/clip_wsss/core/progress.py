@@ -1,6 +1,7 @@
-"""Progress over images, which leaves in the job's log how long they took.
+"""What a job leaves in its log for the cost table, and how it is read there.
 
-That is without the start of the process and its imports, which Snakemake's benchmarks count too.
+The time that images took is without the start of the process and its imports, which Snakemake's
+benchmarks count too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +20,8 @@ from tqdm import tqdm
 log_ = logging.getLogger(__name__)
 _LINE = re.compile(r": (\d+) images in (\d+\.\d+) s$", re.MULTILINE)
 _DEVICE = re.compile(r" ran on (.+)$", re.MULTILINE)
-_RESUMED = re.compile(r" (goes on from .+|nothing was computed)$", re.MULTILINE)
+_MADE = re.compile(r" INFO made (.+)$", re.MULTILINE)
+_RESUMED = re.compile(r" goes on from .+$", re.MULTILINE)
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ", re.MULTILINE)
 T = TypeVar("T")
 
@@ -42,38 +45,45 @@ def log_resumed(what: str, done: str) -> None:
     log_.info("%s: goes on from %s", what, done)
 
 
+def log_made(sidecar: str | Path) -> None:
+    """Leave in the log that a job has made what a sidecar speaks of."""
+    log_.info("made %s", sidecar)
+
+
 def log_device(device: str) -> None:
     """Leave in the log which processor or GPU a job ran on."""
     log_.info("ran on %s", device)
 
 
-def devices_of(logs: Iterable[Path]) -> list[str]:
-    """What some jobs ran on, each once; a log may say nothing."""
-    return [*dict.fromkeys(device for log in logs for device in _DEVICE.findall(_text(log)))]
+@dataclass(frozen=True)
+class JobLog:
+    """What the log of a job says.
+
+    Attributes:
+        made: the sidecars of what it made.
+        devices: what it ran on, each once.
+        resumed: whether an earlier job, which was stopped, had done a part of its work.
+        loops: images and seconds of its loops over images; None: no line of a loop.
+        ended: when its last line was written, in seconds since 1970; None: no line says it.
+    """
+
+    made: tuple[Path, ...]
+    devices: tuple[str, ...]
+    resumed: bool
+    loops: tuple[int, float] | None
+    ended: float | None
 
 
-def resumed(log: Path) -> bool:
-    """Whether a log says that its job did not do all of its work."""
-    return _RESUMED.search(_text(log)) is not None
-
-
-def in_loops(logs: Iterable[Path]) -> tuple[int, float] | None:
-    """Images and seconds of the loops of some jobs; None where a log has no line of a loop."""
-    images, seconds = 0, 0.0
-    for log in logs:
-        found = _LINE.findall(_text(log))
-        if not found:
-            return None
-        images += sum(int(number) for number, _ in found)
-        seconds += sum(float(taken) for _, taken in found)
-    return (images, seconds) if images else None
-
-
-def ended(log: Path) -> float | None:
-    """When the last line of a log was written, in seconds since 1970; None where none says it."""
-    times = _TIME.findall(_text(log))
-    return datetime.fromisoformat(times[-1].replace(",", ".")).timestamp() if times else None
-
-
-def _text(log: Path) -> str:
-    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+def read_log(log: Path) -> JobLog:
+    """Read the log of a job."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    loops, times = _LINE.findall(text), _TIME.findall(text)
+    end = datetime.fromisoformat(times[-1].replace(",", ".")).timestamp() if times else None
+    images = sum(int(number) for number, _ in loops)
+    return JobLog(
+        made=tuple(map(Path, _MADE.findall(text))),
+        devices=tuple(dict.fromkeys(_DEVICE.findall(text))),
+        resumed=_RESUMED.search(text) is not None,
+        loops=(images, sum(float(taken) for _, taken in loops)) if images else None,
+        ended=end,
+    )

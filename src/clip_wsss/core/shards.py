@@ -1,5 +1,6 @@
 """How the images of a split are shared out over jobs."""
 
+import re
 from collections.abc import Sequence
 
 
@@ -8,9 +9,9 @@ def shard_names(count: int) -> list[str]:
     return [f"{number:04d}of{count:04d}" for number in range(1, count + 1)]
 
 
-def shard_pattern(count: int) -> str:
-    """A glob pattern of the names of the shards; there may be files of another number of shards."""
-    return f"*of{count:04d}"
+def is_shard(name: str) -> bool:
+    """Whether a name is that of a shard, of however many."""
+    return re.fullmatch(r"\d{4,}of\d{4,}", name) is not None
 
 
 def shard_ids(ids: Sequence[str], name: str) -> list[str]:

@@ -252,6 +252,8 @@ def _cost(results: Results) -> dict | None:
         "are those of the loops. Jobs that ran side by side shared the machine, which is in their "
         "seconds; what a job had done before it was stopped and resumed is not."
     )
+    if untimed := int(table[table["stage"] == ALL].iloc[-1]["untimed"]):
+        caption += f" {untimed} files are of jobs that are not known, so their time is in no sum."
     if len(devices := table["device"].dropna().unique()) == 1:
         caption, table = f"{devices[0]}. {caption}", table.drop(columns="device")
     return report_tables.plain_table(table, "cost", caption)
@@ -278,7 +280,8 @@ def _time(results: Results) -> str | None:
     words = f"{whole['seconds'] / 60:.1f} minutes summed"
     if report_tables.there(whole["elapsed_seconds"]):
         words = f"{whole['elapsed_seconds'] / 60:.1f} minutes elapsed, {words}"
-    return words
+    untimed = int(whole["untimed"])
+    return f"{words}, without that of {untimed} files" if untimed else words
 
 
 def _skipped(results: Results) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from clip_wsss.core.devices import device_name
 from clip_wsss.core.errors import INTERRUPTED, InputError, failed, leave_out_warnings, of_machine
 from clip_wsss.core.processes import end_with_parent
-from clip_wsss.core.progress import log_device
+from clip_wsss.core.progress import log_device, log_made
 from clip_wsss.runs import sidecar
 from clip_wsss.runs.sidecar import Inputs
 
@@ -157,7 +157,7 @@ def job(
         yield Work(started, frozenset(Path(made.sidecar) for made in missing))
         for made in missing:
             made.record()
-            logging.info("made %s", made.sidecar)
+            log_made(made.sidecar)
         if missing:
             asked = next((made.device for made in missing if made.device is not None), "cpu")
             log_device(device_name(asked))

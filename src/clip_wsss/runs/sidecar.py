@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ FORMAT = 1
 FIELDS = {"format", "stamp", "outputs", "files", "inputs", "device"}
 PLAIN = {"format", "device"}
 COMPARED = ("stage", "key", "code", "numerics")
+_RUN = "run the config of these results again"
 
 Inputs = Mapping[str, Path | Sequence[Path]]
 
@@ -72,7 +74,7 @@ def read_sidecar(path: Path) -> dict:
     try:
         text = Path(path).read_bytes()
     except OSError:
-        raise InputError(f"{path}: missing, so {_remedy(path)}") from None
+        raise InputError(f"{path}: missing, so make it again: {_RUN}") from None
     return parse_sidecar(text, path)
 
 
@@ -209,4 +211,5 @@ def _plain(value: object) -> object:
 
 
 def _remedy(path: str | Path) -> str:
-    return f"make it again: snakemake --cores all --forcerun {path}"
+    # Of a file that is gone every way to start a run sees that it is to be made, with any options.
+    return f"make it again: rm {shlex.quote(str(path))}, and then {_RUN}"

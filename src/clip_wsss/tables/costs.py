@@ -1,4 +1,9 @@
-"""What every stage took, from Snakemake's benchmark files and the logs of the jobs.
+"""What every stage took, from the logs of the jobs and Snakemake's benchmark files.
+
+A log says what its job made, so a job counts while something of it is in use, once, under the first
+run that uses it: jobs of earlier settings do not, and what a new row added is a line of its own.
+`untimed` are files of the runs that no timed job is known to have made, as after a `dvc pull`, or
+where a job that ran again found nothing to do: what they took is in none of the sums.
 
 `seconds` are those of all jobs summed, `elapsed_seconds` those in which at least one of them ran
 (jobs run side by side), by the last times in their logs. `startup_seconds` are those of `seconds`
@@ -10,92 +15,120 @@ what the jobs ran on, by their logs. The last line, of the stage `all`, is all j
 No two runs take the same time, so this is a table of its own beside those of figures.
 """
 
-import glob
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from clip_wsss.core.csvs import markdown_table, write_csv
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
-from clip_wsss.core.progress import devices_of, ended, in_loops, resumed
-from clip_wsss.core.shards import shard_pattern
+from clip_wsss.core.progress import JobLog, read_log
+from clip_wsss.core.shards import is_shard
 from clip_wsss.data.datasets import open_dataset
-from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.plan import Plan, Product
+from clip_wsss.runs.stages import GROUP_OF, TRAINED
 from clip_wsss.runs.table import Run
 
 ALL = "all"  # the stage of the last line
 Span = tuple[float, float]  # seconds since 1970
 COLUMNS = (
-    *("stage", "folder", "run", "jobs", "resumed", "images", "seconds", "elapsed_seconds"),
-    *("startup_seconds", "seconds_an_image", "peak_memory_mb", "device"),
+    *("stage", "folder", "run", "jobs", "resumed", "untimed", "images"),
+    *("seconds", "elapsed_seconds", "startup_seconds", "seconds_an_image"),
+    *("peak_memory_mb", "device"),
 )
 
 
+@dataclass(frozen=True)
+class Job:
+    """A job that was timed.
+
+    Attributes:
+        folder: of its log, which all shards of a stage share; or the name of its log.
+        log: what its log says.
+        seconds: that it took.
+        memory: its peak in MB; NaN of one that ended before Snakemake looked at it.
+    """
+
+    folder: str
+    log: JobLog
+    seconds: float
+    memory: float
+
+    @property
+    def span(self) -> Span | None:
+        """When it began and ended: its log's last line is one of its last acts."""
+        end = self.log.ended
+        return None if end is None else (end - self.seconds, end)
+
+
 def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
-    """Write `cost.csv` and `cost.md`: a line a folder of a stage, of maps a line a pass, and all.
+    """Write `cost.csv` and `cost.md`: a line for the jobs of a folder, of the untimed, and of all.
 
     Args:
-        plan: of the results; Snakemake's benchmark files lie below `benchmarks/` in their folder.
-            What several runs share is listed under the first of them.
+        plan: of the results; Snakemake's benchmark files lie below `benchmarks/` in their folder,
+            the logs below `logs/`.
         out_dir: where the table goes; None: `tables` in the results folder.
+
+    Raises:
+        InputError: a benchmark file is none.
     """
     config = plan.config
     dataset, splits = open_dataset(config.dataset.model_dump()), config.dataset.splits.model_dump()
     numbers: dict[str | None, int] = {
         key: len(dataset.ids(split)) for key, split in splits.items() if split is not None
     }
-    benchmarks = plan.root / "benchmarks"
-    lines, seen = [], set()
-    all_spans: list[Span | None] = []
-    all_devices: list[str] = []
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    jobs: dict[tuple[str, str], list[Job]] = {}
+    makers, seen = _makers(plan), set()
     for run in plan.graph.runs:
-        for stage, split, folder, pattern in _places(plan, run):
-            files = sorted(benchmarks.glob(f"{glob.escape(folder)}{pattern}"))
-            if (stage, folder) in seen or not files:
-                continue  # without a file it was made before, or elsewhere
-            seen.add((stage, folder))
-            jobs = pd.concat([_read(file) for file in files])
-            images, seconds = numbers.get(split), jobs["s"].sum()
-            logs = [
-                plan.root / "logs" / file.relative_to(benchmarks).with_suffix(".log")
-                for file in files
-            ]
-            loops = in_loops(logs)
-            spans = [_span(log, job) for log, job in zip(logs, jobs["s"], strict=True)]
-            all_spans += spans
-            all_devices += (devices := devices_of(logs))
-            lines.append(
-                {
-                    "stage": stage,
-                    "folder": folder,
-                    "run": run.name,
-                    "jobs": len(jobs),
-                    "resumed": sum(map(resumed, logs)),
-                    "images": images,
-                    "seconds": round(seconds, 1),
-                    "elapsed_seconds": elapsed(spans),
-                    "startup_seconds": round(max(seconds - loops[1], 0), 1) if loops else None,
-                    "seconds_an_image": round(loops[1] / loops[0], 4) if loops else None,
-                    "peak_memory_mb": jobs["max_rss"].max(),
-                    "device": "; ".join(devices),
-                }
-            )
-    if lines:
-        whole: dict = {"stage": ALL, "device": "; ".join(dict.fromkeys(all_devices))}
-        whole |= {key: sum(line[key] for line in lines) for key in ("jobs", "resumed")}
-        whole["seconds"] = round(sum(line["seconds"] for line in lines), 1)
-        whole["elapsed_seconds"] = elapsed(all_spans)
-        whole["peak_memory_mb"] = pd.Series([line["peak_memory_mb"] for line in lines]).max()
-        lines.append(whole)
-    table = pd.DataFrame(lines, columns=list(COLUMNS)).astype({"images": "Int64"})
+        for stage, split, product in _products(plan, run):
+            if product.sidecar in seen:
+                continue
+            seen.add(product.sidecar)
+            job = makers.get(product.sidecar)
+            key = stage, job.folder if job else ""
+            first = {"stage": stage, "folder": key[1], "untimed": 0}
+            line = lines.setdefault(key, first)
+            if job is None:
+                line["untimed"] += 1
+            elif job not in jobs.setdefault(key, []):
+                line |= {"run": line.get("run", run.name), "images": numbers.get(split)}
+                jobs[key].append(job)
+    every = [job for own in jobs.values() for job in own]
+    rows = [line | _sums(jobs.get(key, [])) for key, line in lines.items()] if every else []
+    if every:
+        whole = {"stage": ALL, "untimed": sum(line["untimed"] for line in rows)} | _sums(every)
+        del whole["startup_seconds"], whole["seconds_an_image"]
+        rows.append(whole)
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"images": "Int64"})
     out_dir = plan.root / "tables" if out_dir is None else Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_csv(table, out_dir / "cost.csv")
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *table.astype(object).fillna("").to_numpy()]
-    write_text(out_dir / "cost.md", markdown_table(rows))
+    cells = [COLUMNS, ["---"] * len(COLUMNS), *table.astype(object).fillna("").to_numpy()]
+    write_text(out_dir / "cost.md", markdown_table(cells))
+
+
+def _sums(jobs: Sequence[Job]) -> dict[str, Any]:
+    """What some jobs took together."""
+    found: dict[str, Any] = {"jobs": len(jobs), "resumed": sum(job.log.resumed for job in jobs)}
+    if not jobs:
+        return found
+    seconds = sum(job.seconds for job in jobs)
+    loops = [job.log.loops for job in jobs if job.log.loops is not None]
+    images, taken = (sum(column) for column in zip(*loops, strict=True)) if loops else (0, 0.0)
+    known = len(loops) == len(jobs)
+    return found | {
+        "seconds": round(seconds, 1),
+        "elapsed_seconds": elapsed([job.span for job in jobs]),
+        "startup_seconds": round(max(seconds - taken, 0), 1) if known else None,
+        "seconds_an_image": round(taken / images, 4) if known else None,
+        "peak_memory_mb": pd.Series([job.memory for job in jobs]).max(),
+        "device": "; ".join(dict.fromkeys(one for job in jobs for one in job.log.devices)),
+    }
 
 
 def elapsed(spans: Sequence[Span | None]) -> float | None:
@@ -110,49 +143,79 @@ def elapsed(spans: Sequence[Span | None]) -> float | None:
     return round(total, 1)
 
 
-def _span(log: Path, seconds: float) -> Span | None:
-    """When a job began and ended: its log's last line is one of its last acts."""
-    end = ended(log)
-    return None if end is None or math.isnan(seconds) else (end - seconds, end)
+def _makers(plan: Plan) -> dict[Path, Job]:
+    """The last job that made what a sidecar speaks of, for those whose job is known and timed.
 
-
-def _places(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, str, str]]:
-    """Yield stage, split of its images, folder and file pattern of the benchmarks of a run.
-
-    What one job does for several runs (ranked texts, the passes of the maps, inference, scores) is
-    one line; what was added later ran as another job.
+    The results may have been moved since, so a sidecar is looked up by the end of its path.
     """
+    wanted = {
+        product.sidecar.relative_to(plan.root).parts: product.sidecar
+        for run in plan.graph.runs
+        for _, _, product in _products(plan, run)
+    }
+    lengths, logs = sorted({len(parts) for parts in wanted}), plan.root / "logs"
+    found: dict[Path, tuple[float, Path, JobLog]] = {}
+    for path in sorted(logs.rglob("*.log")):
+        log = read_log(path)
+        for made in log.made:
+            for parts in (made.parts[-length:] for length in lengths):
+                ended = -math.inf if log.ended is None else log.ended
+                sidecar = wanted.get(parts)
+                if sidecar is not None and (sidecar not in found or found[sidecar][0] <= ended):
+                    found[sidecar] = ended, path, log
+    jobs = {path: _job(plan, path, log) for _, path, log in found.values()}
+    return {sidecar: job for sidecar, (_, path, _) in found.items() if (job := jobs[path])}
+
+
+def _job(plan: Plan, path: Path, log: JobLog) -> Job | None:
+    """The job of a log; None where it was not timed."""
+    own = path.relative_to(plan.root / "logs").with_suffix("")
+    benchmark = plan.root / "benchmarks" / own.with_name(f"{own.name}.tsv")
+    if not benchmark.is_file():
+        return None
+    folder = own.parent if is_shard(own.name) else own
+    return Job(folder.as_posix(), log, *_read(benchmark))
+
+
+def _products(plan: Plan, run: Run) -> Iterator[tuple[str, str | None, Product]]:
+    """Yield stage, split of its images and files of all that a run is made of."""
     graph, path = plan.graph, plan.graph.paths[run.name]
-    shards = f"/{shard_pattern(plan.config.compute.shards)}.tsv"
     if plan.tags is not None:
-        yield "tags", "pseudo", "tags", shards
-    if path.get("texts") in plan.ranking.nodes:
-        yield "texts", "prompts", "texts", "/*.tsv"
-    passes = [name for name, one in graph.passes.items() if path.get("cam") in one.nodes]
-    for folder in sorted((plan.root / "benchmarks/maps").glob("*")):
-        if folder.name.partition("-")[0] in ["new", *passes] and passes:
-            yield "maps", "pseudo", f"maps/{folder.name}", shards
-    if "masks" in path:
-        yield "masks", "pseudo", path["masks"].folder, shards
-    if "segmentation" in path:
+        for made in plan.tags.inputs["scores"]:
+            if isinstance(made, Product):
+                yield "tags", "pseudo", made
+        yield "tags", "pseudo", plan.tags
+        if plan.tag_score is not None:
+            yield "score", "score", plan.tag_score
+    if (texts := path.get("texts")) in plan.ranking.nodes:
+        for node in (*texts.parents, texts):
+            for made in plan.products(node):
+                yield "texts", "prompts", made
+    for stage, group in (("maps", "cam"), ("maps", "affinity"), ("masks", "masks")):
+        for made in plan.products(path[group]) if group in path else []:
+            yield stage, "pseudo", made
+    if (training := path.get("segmentation")) is not None:
         for seed in run.seeds:
-            yield "segmentation", None, graph.training(path["segmentation"], seed), ".tsv"
-    if "inference" in path:
-        yield "inference", "val", "inference", "-*.tsv"
-    scores = {"segmentation": "score_predictions", "labels": "score_labels"}
-    for stage in graph.scores(run):
-        if stage == "labels":
-            yield "inference", "score", "labels", "-*.tsv"
-        yield (
-            "score",
-            "val" if stage == "segmentation" else "score",
-            scores.get(stage, "score"),
-            ".tsv",
-        )
+            yield "segmentation", None, plan.training(training, seed)
+    scored = graph.scores(run)
+    if (inference := path.get("inference")) is not None:
+        for seed in run.seeds:
+            if plan.config.dataset.splits.val is not None:
+                yield "inference", "val", plan.predictions(inference, seed, "val")
+            if "labels" in scored:
+                yield "inference", "score", plan.predictions(inference, seed, "labels")
+    for stage in scored:
+        split = "val" if stage == "segmentation" else "score"
+        node = path[GROUP_OF.get(stage, "inference")]
+        for one in run.seeds if stage in TRAINED else (None,):
+            yield "score", split, plan.score(stage, node, one)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path) -> tuple[float, float]:
     """Read a benchmark file; short jobs end before their memory is looked at, which is NaN.
+
+    Returns:
+        Seconds, and MB.
 
     Raises:
         InputError: it is none, as after a power cut.
@@ -166,4 +229,4 @@ def _read(path: Path) -> pd.DataFrame:
         raise InputError(
             f"{path}: no benchmark of Snakemake; remove it, and the cost of its job is unknown"
         ) from None
-    return table
+    return float(table["s"].sum()), float(table["max_rss"].max())

@@ -1,15 +1,13 @@
-from fnmatch import fnmatch
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_wsss.core.shards import shard_ids, shard_names, shard_pattern
+from clip_wsss.core.shards import is_shard, shard_ids, shard_names
 
 
 def test_names():
     assert shard_names(2) == ["0001of0002", "0002of0002"]
-    assert all(fnmatch(name, shard_pattern(2)) for name in shard_names(2))
-    assert not any(fnmatch(name, shard_pattern(2)) for name in shard_names(3))
+    assert all(map(is_shard, [*shard_names(2), *shard_names(10_000)[-2:]]))
+    assert not any(map(is_shard, ["seed0", "1of2", "0001of0002.zip", "x0001of0002"]))
 
 
 @given(st.integers(0, 60), st.integers(1, 20))

@@ -359,17 +359,21 @@ def test_provenance_names_what_is_known(made, html):
     assert f"score/segmentation/{path['inference'].name}/seed1/score.json" in html
 
 
-def test_costs_are_shown_with_their_sum(made, tmp_path):
+@pytest.mark.parametrize("untimed", [0, 7])
+def test_costs_are_shown_with_their_sum(made, tmp_path, untimed):
     path = made.root / "tables/cost.csv"
     path.write_text(
-        "stage,seconds,elapsed_seconds,startup_seconds,peak_memory_mb,device\n"
-        "cams,90.5,90.5,12.5,,A\nmasks,59.5,40,,812.25,A\nall,150,96,,812.25,A\n"
+        "stage,untimed,seconds,elapsed_seconds,startup_seconds,peak_memory_mb,device\n"
+        "cams,0,90.5,90.5,12.5,,A\nmasks,0,59.5,40,,812.25,A\n"
+        f"all,{untimed},150,96,,812.25,A\n"
     )
     try:
         html = report_of(made, tmp_path / "r.html")
     finally:
         path.unlink()
     assert "time of all jobs</dt><dd>1.6 minutes elapsed, 2.5 minutes summed" in html
+    assert ("summed, without that of 7 files</dd>" in html) is bool(untimed)
+    assert ("7 files are of jobs that are not known" in html) is bool(untimed)
     assert "device of all jobs</dt><dd>A</dd>" in html
     assert '<button type="button">startup seconds' in html
     assert ">12.5</td>" in html

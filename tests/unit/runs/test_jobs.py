@@ -18,7 +18,7 @@ from clip_wsss.core.archives import encode_image, write_archive
 from clip_wsss.core.devices import device_name
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.processes import parallel_map
-from clip_wsss.core.progress import devices_of
+from clip_wsss.core.progress import read_log
 from clip_wsss.runs.jobs import Made, job
 
 STAMP = {"stage": "masks", "key": "abc", "code": "1", "numerics": {}}
@@ -80,7 +80,8 @@ def test_the_log_says_what_a_job_ran_on(tmp_path, made, monkeypatch, device):
     with job(tmp_path / "job.log", makes=[replace(made, device=device)]):
         made.outputs["masks"].write_text("masks")
     wanted = "a GPU (None)" if device == "auto" else device_name("cpu")
-    assert devices_of([tmp_path / "job.log"]) == [wanted]
+    said = read_log(tmp_path / "job.log")
+    assert (said.devices, said.made) == ((wanted,), (Path(made.sidecar),))
     recorded = json.loads(Path(made.sidecar).read_text())["device"]
     assert recorded == (None if device is None else wanted)
 

@@ -88,7 +88,9 @@ def test_another_plan_is_refused_in_one_line(job, field):
     stamp = STAMP | {field: "other"}
     with pytest.raises(InputError, match=f"made with {field} .*, and the plan has") as caught:
         check(path, stamp)
-    assert str(caught.value).endswith(f"snakemake --cores all --forcerun {path}")
+    assert str(caught.value).endswith(
+        f"make it again: rm {path}, and then run the config of these results again"
+    )
     assert "\n" not in str(caught.value)
     assert not current(path, stamp, inputs)
 

@@ -179,7 +179,7 @@ def test_the_power_of_a_run_without_masks_is_the_evaluation_s(tmp_path):
 
 def test_a_missing_measurement_is_named(tmp_path):
     with pytest.raises(
-        InputError, match=r"score/.*sidecar\.json: missing, so make it again: snake"
+        InputError, match=r"score/.*sidecar\.json: missing, so make it again: run the config"
     ):
         write_tables(plan(tmp_path, ladder()))
 
@@ -578,67 +578,113 @@ def test_that_labels_are_predicted_is_said():
     assert of_tags("x", None).endswith("; there are no true ones to score them by")
 
 
-def test_costs(tmp_path):
+TIMED = "s\th:m:s\tmax_rss\tmax_vms\n"
+
+
+@pytest.fixture
+def costs(tmp_path):
+    """Writes the log and the benchmark of a job, and reads the table of costs."""
     settings = content()
     lists = tmp_path / "data/ImageSets/Segmentation"
     lists.mkdir(parents=True)
     for split, number in (("train", 10), ("val", 4)):
         (lists / f"{split}.txt").write_text("\n".join(map(str, range(number))))
     settings["dataset"]["root"] = str(tmp_path / "data")
-    made = plan(tmp_path / "results", ladder(), load_config(settings))
-    path, graph = made.graph.paths["cgl"], made.graph
-    one = next(name for name, one in graph.passes.items() if path["cam"] in one.nodes)
-    head = "s\th:m:s\tmax_rss\tmax_vms\n"
-    for name, seconds, memory in (
-        (f"maps/{one}-7/0001of0002", 3.0, "900.5"),
-        (f"maps/{one}-7/0001of0003", 8.0, "999.0"),  # of an earlier number of shards
-        (f"maps/{one}-7/0002of0002", 2.0, "-"),
-        (graph.training(path["segmentation"], 1), 40, "1200"),
-        ("inference-1", 8, "1100"),
-        ("score", 2.5, "300"),
-        ("segmentation/of-no-row/seed0", 99, "1"),
-    ):
-        file = made.root / f"benchmarks/{name}.tsv"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{head}{seconds}\t0:00:03\t{memory}\t1\n")
-    log = made.root / "logs/inference-1.log"
-    log.parent.mkdir(parents=True)
-    log.write_text(
-        "2026-01-01 00:00:00,000 INFO predicting: 10 images in 1.250 s\n"
-        "2026-01-01 00:00:01,000 INFO predicting: 2 images in 0.250 s\n"
-        "2026-01-01 00:00:01,000 INFO ran on a GPU\n"
-    )
-    (log.parent / "score.log").write_text("2026-01-01 00:00:00,000 INFO ran on a processor\n")
-    for shard, seconds in (("0001of0002", 1.5), ("0002of0002", 0.5)):
-        log = made.root / f"logs/maps/{one}-7/{shard}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        line = "INFO maps: goes on from 3 finished images\n" if shard.startswith("0002") else ""
-        line += f"INFO ran on GPU {shard[3]}\nINFO maps: 5 images in {seconds:.3f} s\n"
-        log.write_text(line)  # without its time
-    write_costs(made, tmp_path / "out")
-    table = pd.read_csv(tmp_path / "out/cost.csv").set_index("stage")
-    assert table.index.tolist() == ["maps", "score", "inference", "segmentation", "all"]
-    assert table.loc["maps", ["run", "jobs", "images", "seconds"]].tolist() == ["plain", 2, 10, 5]
-    assert table.loc["maps", ["seconds_an_image", "peak_memory_mb"]].tolist() == [0.2, 900.5]
+    return Costs(plan(tmp_path / "results", ladder(), load_config(settings)))
+
+
+class Costs:
+    def __init__(self, made):
+        self.plan, self.graph, self.root = made, made.graph, made.root
+
+    def job(self, name, made, seconds=None, memory="9", lines=("ran on X",), at="00:00:00"):
+        """A job that made some products; its log is elsewhere than the results."""
+        log, file = self.root / f"logs/{name}.log", self.root / f"benchmarks/{name}.tsv"
+        made = [f"made elsewhere/{one.sidecar.relative_to(self.root)}" for one in made]
+        text = "".join(f"2026-01-01 {at},000 INFO {line}\n" for line in [*lines, *made])
+        for path in (log, file):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(text)
+        if seconds is not None:
+            file.write_text(f"{TIMED}{seconds}\t0:00:03\t{memory}\t1\n")
+
+    def node(self, run, group):
+        return self.graph.paths[run][group]
+
+    def predictions(self, run, seed=0):
+        return self.plan.predictions(self.node(run, "inference"), seed, "val")
+
+    def table(self, folder=None):
+        write_costs(self.plan, folder)
+        table = pd.read_csv((folder or self.root / "tables") / "cost.csv")
+        return table.astype(object).where(table.notna(), None)
+
+
+def test_costs(costs, tmp_path):
+    one = "maps/clip-7"
+    shards = costs.plan.products(costs.node("cgl", "cam"))
+    for shard, seconds, memory in zip(shards, (3, 2), ("900.5", "-"), strict=True):
+        name, half = shard.files[0].stem, seconds / 2
+        resumed = ("maps: goes on from 3 finished images",) * (seconds == 2)
+        lines = (f"maps: 5 images in {half:.3f} s", f"ran on GPU {seconds}", *resumed)
+        costs.job(f"{one}/{name}", [shard], seconds, memory, lines, f"00:00:0{seconds}")
+    costs.job(f"{one}/0001of0003", [], 8)  # of an earlier number of shards
+    training = costs.plan.training(costs.node("cgl", "segmentation"), 1)
+    costs.job(costs.graph.training(costs.node("cgl", "segmentation"), 1), [training], 40, "1200")
+    costs.job("segmentation/of-no-row/seed0", [], 99)
+    costs.job("inference-1", [costs.predictions("cgl", 1)], 8, "1100", (
+        "predicting: 10 images in 1.250 s", "predicting: 2 images in 0.250 s", "ran on a GPU",
+    ))  # fmt: skip
+    costs.job("score", [costs.plan.score("mask", costs.node("crf", "masks"))], 2.5, "300")
+    table = costs.table(tmp_path / "out").set_index("folder")
+    maps, predicted, every = table.loc[one], table.loc["inference-1"], table.iloc[-1]
+    assert maps[["stage", "run", "jobs", "resumed"]].tolist() == ["maps", "softmax", 2, 1]
+    assert maps[["images", "seconds", "elapsed_seconds"]].tolist() == [10, 5, 3]
+    assert maps[["seconds_an_image", "peak_memory_mb"]].tolist() == [0.25, 900.5]
     # Without the 6.5 seconds in which the job of 8 started.
-    assert table.loc["inference", ["seconds", "seconds_an_image"]].tolist() == [8, 0.125]
-    assert table.loc["inference", ["startup_seconds", "elapsed_seconds"]].tolist() == [6.5, 8]
-    assert table.loc["all", ["jobs", "seconds", "peak_memory_mb"]].tolist() == [5, 55.5, 1200]
-    assert pd.isna(table.loc["all", "elapsed_seconds"])  # the log of the maps is missing
+    assert predicted[["seconds", "startup_seconds"]].tolist() == [8, 6.5]
+    assert predicted[["seconds_an_image", "run", "images"]].tolist() == [0.125, "cgl", 4]
+    assert every[["stage", "jobs", "resumed", "seconds"]].tolist() == ["all", 5, 1, 55.5]
+    assert every[["elapsed_seconds", "peak_memory_mb"]].tolist() == [43, 1200]
     # FAULTS 15: not of the whole job, which started too.
-    assert table.loc["score", "run"] == "plain"
-    assert table.loc[["score", "segmentation"], "seconds_an_image"].isna().all()
+    for folder in ("score", "segmentation/" + training.sidecar.parent.parent.name + "/seed1"):
+        assert table.loc[folder, "seconds_an_image"] is None is table.loc[folder, "startup_seconds"]
     # Of the jobs, and not of the machine that makes the table.
-    assert table["device"].fillna("").tolist() == [
-        "GPU 1; GPU 2", "a processor", "a GPU", "", "GPU 1; GPU 2; a processor; a GPU",
-    ]  # fmt: skip
-    assert table["resumed"].tolist() == [1, 0, 0, 0, 1]
+    assert maps["device"] == "GPU 3; GPU 2"
+    assert set(every["device"].split("; ")) == {"GPU 3", "GPU 2", "X", "a GPU"}
     text = (tmp_path / "out/cost.md").read_text()
-    assert f"| maps | maps/{one}-7 | plain | 2 | 1 | 10 | 5.0 |  | 3.0 | 0.2 |" in text
-    for cut in ("", head, "s\n1\n", "s\tmax_rss\n-\t9\n"):
-        (made.root / "benchmarks/score.tsv").write_text(cut)
+    assert f"| maps | {one} | softmax | 2 | 1 | 0 | 10 | 5.0 | 3.0 | 2.5 | 0.25 |" in text
+    for cut in ("", TIMED, "s\n1\n", "s\tmax_rss\n-\t9\n"):
+        (costs.root / "benchmarks/score.tsv").write_text(cut)
         with pytest.raises(InputError, match=r"benchmarks/score\.tsv: no benchmark .*; remove it"):
-            write_costs(made, tmp_path / "out")
+            costs.table()
+
+
+def test_costs_of_what_a_later_job_added_are_a_line_of_their_own(costs):
+    first, second = costs.predictions("cgl", 0), costs.predictions("cgl", 1)
+    costs.job("inference-1", [first], 20, at="00:01:00")
+    costs.job("inference-1-2", [second], 3, at="00:02:00")
+    table = costs.table().set_index("folder")
+    assert table.loc[["inference-1", "inference-1-2"], "seconds"].tolist() == [20, 3]
+    assert table.iloc[-1][["jobs", "seconds", "elapsed_seconds"]].tolist() == [2, 23, 23]
+    # A job of which nothing is in use any more is no cost of these results.
+    costs.job("inference-1-3", [first], 5, at="00:03:00")
+    assert costs.table().set_index("folder").iloc[-1][["jobs", "seconds"]].tolist() == [2, 8]
+    costs.job("inference-1-4", [], 7, lines=["nothing was computed"], at="00:04:00")
+    assert costs.table().iloc[-1][["jobs", "seconds"]].tolist() == [2, 8]
+
+
+def test_costs_that_nobody_knows_are_counted(costs):
+    assert costs.table().empty
+    first, second = costs.predictions("cgl", 0), costs.predictions("cgl", 1)
+    costs.job("inference-1", [first], 20)
+    costs.job("inference-2", [second])  # not timed
+    table = costs.table()
+    own = table[table["stage"] == "inference"].set_index("folder")
+    assert own.loc["inference-1", ["jobs", "untimed", "seconds"]].tolist() == [1, 0, 20]
+    # With that of the other run, which no job has made.
+    assert own.loc[None, ["jobs", "untimed", "seconds"]].tolist() == [0, 2, None]
+    assert table.iloc[-1]["untimed"] == table["untimed"][:-1].sum() > 1
 
 
 def test_elapsed_time_counts_jobs_side_by_side_once_and_no_pause():
@@ -647,23 +693,12 @@ def test_elapsed_time_counts_jobs_side_by_side_once_and_no_pause():
     assert elapsed([]) == 0
 
 
-def test_costs_of_shared_stages_stand_once_under_the_first_run(tmp_path):
-    settings = content()
-    lists = tmp_path / "data/ImageSets/Segmentation"
-    lists.mkdir(parents=True)
-    for split in ("train", "val"):
-        (lists / f"{split}.txt").write_text("a")
-    settings["dataset"]["root"] = str(tmp_path / "data")
-    made = plan(tmp_path, ladder(), load_config(settings))
-    for node in made.graph.nodes("masks"):
-        for shard in made.graph.shards:
-            file = tmp_path / f"benchmarks/{node.folder}/{shard}.tsv"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("s\tmax_rss\n1\t1\n")
-    write_costs(made)
-    table = pd.read_csv(tmp_path / "tables/cost.csv")
-    table = table.astype(object).where(table.notna(), None)
-    assert table[["stage", "run", "jobs"]].to_numpy().tolist() == [
+def test_costs_of_shared_stages_stand_once_under_the_first_run(costs):
+    for node in costs.graph.nodes("masks"):
+        for shard in costs.plan.products(node):
+            costs.job(f"{node.folder}/{shard.files[0].stem}", [shard], 1)
+    table = costs.table()
+    assert table.loc[table["jobs"] > 0, ["stage", "run", "jobs"]].values.tolist() == [
         ["masks", "crf", 2],
         ["all", None, 2],
     ]
