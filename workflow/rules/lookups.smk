@@ -32,6 +32,11 @@ def settings_of(stage):
     return unseen(lambda wildcards: GRAPH.node(stage, wildcards.node).settings)
 
 
+def image_files(*splits):
+    """Parameter: for the sidecar, what the images are that a job reads, or its shard of them."""
+    return unseen(lambda wildcards: GRAPH.image_files(*splits, shard=wildcards.get("shard")))
+
+
 def lineage_of(stage):
     """Parameter: the settings of the node in the wildcards and of all stages before it."""
     return unseen(lambda wildcards: GRAPH.node(stage, wildcards.node).lineage())

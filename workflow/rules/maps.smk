@@ -32,6 +32,7 @@ for name, passes in rules_of("maps", GRAPH.passes.values()).items():
             stamp=PLAN.pass_stamp(passes[0][0]),
             passes=unseen([PLAN.variants(*one) for one in passes]),
             reads=stamps(texts_of_maps(passes)),
+            images=image_files(SPLITS.pseudo),
             dataset=unseen(DATASET.model_dump()),
             split=unseen(SPLITS.pseudo),
             compute=unseen(COMPUTE.model_dump()),

@@ -27,6 +27,7 @@ rule masks:
         lineage=lineage_of("masks"),
         seen=unseen(seen_by_masks),
         reads=stamps(read_by_masks),
+        images=image_files(SPLITS.pseudo),
         dataset=unseen(DATASET.model_dump()),
         compute=unseen(COMPUTE.model_dump()),
         split=unseen(SPLITS.pseudo),

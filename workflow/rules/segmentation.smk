@@ -27,6 +27,7 @@ rule segmentation:
         entry=settings_of("segmentation"),
         lineage=lineage_of("segmentation"),
         reads=stamps(read_by_training),
+        images=image_files(SPLITS.pseudo),
         dataset=unseen(DATASET.model_dump()),
         compute=unseen(COMPUTE.model_dump()),
     message:

@@ -22,6 +22,7 @@ if PLAN.tags is not None:
             stamp=PLAN.tags.stamp,
             settings=unseen(GRAPH.tags.settings),
             lineage=unseen(GRAPH.tags.lineage()),
+            images=image_files(*GRAPH.tags.settings["splits"]),
             dataset=unseen(PLAN.config.dataset.model_dump()),
             compute=unseen(COMPUTE.model_dump()),
         message:

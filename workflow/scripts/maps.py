@@ -11,7 +11,9 @@ for one in p.passes:
     inputs = {"lists": list(read.images), "texts": own}
     for node, stamp in zip(one["nodes"], one["stamps"], strict=True):
         sidecar, out[node] = next(both)
-        makes.append(Made(sidecar, stamp, {"maps": out[node]}, inputs, p.compute["device"]))
+        makes.append(
+            Made(sidecar, stamp | p.images, {"maps": out[node]}, inputs, p.compute["device"])
+        )
     jobs.append((one, own, out, makes[-len(out) :]))
 reads = [(*pair, ["features"]) for pair in zip(read.sidecars, p.reads, strict=True)]
 threads = p.compute["threads"]

@@ -5,7 +5,7 @@ from clip_wsss.runs.jobs import Made, here, job
 p, read, made = snakemake.params, snakemake.input, snakemake.output
 inputs = {"lists": list(read.images), "maps": list(read.maps)}
 inputs |= {"texts": list(read.texts)} if read.texts else {}
-stamp = {**p.stamp, "settings": p.lineage}
+stamp = {**p.stamp, **p.images, "settings": p.lineage}
 device = p.compute["device"] if "towers" in (p.seen or {}) else None
 outputs = Made(made.sidecar, stamp, {"masks": made.masks}, inputs, device)
 names = [["maps"]] * len(read.maps) + [["features"]] * len(read.texts)

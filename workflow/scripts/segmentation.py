@@ -10,7 +10,8 @@ online = p.entry["labels"] == "online"
 inputs = {} if online else {"masks": list(read.masks)}
 inputs |= {"texts": list(read.texts)} if online or "text_head" in p.entry else {}
 inputs["lists"] = list(read.images)
-outputs = Made(made.sidecar, {**p.stamp, "settings": p.lineage}, files, inputs, p.compute["device"])
+stamp = {**p.stamp, **p.images, "settings": p.lineage}
+outputs = Made(made.sidecar, stamp, files, inputs, p.compute["device"])
 reads = list(zip(read.sidecars, p.reads, strict=True))
 made_of = len(read.masks)  # of which everything counts; of texts
 reads[made_of:] = [(*pair, ["features"]) for pair in reads[made_of:]]

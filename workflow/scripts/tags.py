@@ -3,7 +3,7 @@
 from clip_wsss.runs.jobs import Made, here, job
 
 p, read, made = snakemake.params, snakemake.input, snakemake.output
-device, stamp = p.compute["device"], p.stamp | {"settings": p.lineage}
+device, stamp = p.compute["device"], p.stamp | p.images | {"settings": p.lineage}
 inputs = {"lists": list(read.images)}
 whole = Made(made.sidecar, stamp, {"scores": made.scores}, inputs, device)
 with job(snakemake.log[0], p.compute["threads"], makes=[whole]):

@@ -162,15 +162,15 @@ class Dataset:
         stat = os.stat(self.image_folder / self._files[name])
         return f"{stat.st_size} {stat.st_mtime_ns}"
 
-    def state(self, split: str, truth: bool = False) -> str:
-        """Digest of the ids of a split and the bytes of each one's image, or of its ground truth.
+    def state(self, names: Sequence[str], truth: bool = False) -> str:
+        """Digest of some ids and the bytes of each one's image, or of its ground truth.
 
         Not of what the files hold, since it is asked for by every plan: one that is put in the
         place of another has mostly another length, and `touch` changes none.
         """
         labels = self.root / "Annotations" if self._xml_labels else None
         lines = []
-        for name in self.ids(split):
+        for name in names:
             image = self.image_folder / self._files[name] if name in self._files else None
             files = [self.mask_path(name)] if truth else [image, labels and labels / f"{name}.xml"]
             lines.append(" ".join([name, *(str(_length(file)) for file in files)]))

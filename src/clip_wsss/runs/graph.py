@@ -22,9 +22,9 @@ from clip_wsss.core.methods import methods_of
 from clip_wsss.core.names import asks_for_towers, models_of, named_by
 from clip_wsss.core.segmentors import read_segmentor_file
 from clip_wsss.core.settings import Settings, differing
-from clip_wsss.core.shards import shard_names
+from clip_wsss.core.shards import shard_ids, shard_names
 from clip_wsss.core.spelling import unknown
-from clip_wsss.data.datasets import open_dataset
+from clip_wsss.data.datasets import Dataset, open_dataset
 from clip_wsss.data.vocabulary import read_vocabulary
 from clip_wsss.labels.online import resolved
 from clip_wsss.models.code import check_files, code_of, has_texts
@@ -80,7 +80,7 @@ class Graph:
 
     def __init__(self, config: Config, runs: Sequence[Run]):
         self.config, self.runs = config, list(runs)
-        self._states: dict[tuple[str, bool], str] = {}
+        self._states: dict[tuple, str] = {}
         self.vocabulary = read_vocabulary(config.dataset.vocabulary)
         self.settings = {run.name: run_settings(config, run) for run in self.runs}
         self.tags = self._tags()
@@ -287,7 +287,7 @@ class Graph:
 
         Without the images, so that one that is replaced costs itself alone.
         """
-        ids = "\n".join(open_dataset(self.config.dataset.model_dump()).ids(split))
+        ids = "\n".join(self._dataset.ids(split))
         return hashlib.sha256(ids.encode()).hexdigest()
 
     def truth(self, split: str | None) -> dict[str, str]:
@@ -295,17 +295,30 @@ class Graph:
         masks = self.config.dataset.masks
         if masks is None or split is None or not self._own:
             return {} if masks is None else {"truth": masks}
-        return {"truth": masks, "truth_files": self._state(split, True)}
+        return {"truth": masks, "truth_files": self._state((split,), truth=True)}
 
     def state(self, split: str) -> str | None:
         """What the images and the ground truth of a split of the user's own data are."""
-        return f"{self._state(split, False)} {self.truth(split)}" if self._own else None
+        return f"{self._state((split,))} {self.truth(split)}" if self._own else None
 
-    def _state(self, split: str, truth: bool) -> str:
-        if (split, truth) not in self._states:
-            dataset = open_dataset(self.config.dataset.model_dump())
-            self._states[split, truth] = dataset.state(split, truth)
-        return self._states[split, truth]
+    def image_files(self, *splits: str | None, shard: str | None = None) -> dict[str, str]:
+        """What the images of splits of the user's own data are, or those of one shard of all."""
+        return {"images": self._state(splits, shard=shard)} if self._own else {}
+
+    def _state(
+        self, splits: Sequence[str | None], truth: bool = False, shard: str | None = None
+    ) -> str:
+        key = tuple(splits), truth, shard
+        if key not in self._states:
+            dataset = self._dataset
+            ids = [*dict.fromkeys(id_ for split in splits if split for id_ in dataset.ids(split))]
+            own = ids if shard is None else shard_ids(ids, shard)
+            self._states[key] = dataset.state(own, truth)
+        return self._states[key]
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return open_dataset(self.config.dataset.model_dump())
 
     def _path(self, settings: RunSettings) -> dict[str, Node]:
         """The nodes of a run by group."""

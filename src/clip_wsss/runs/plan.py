@@ -40,7 +40,7 @@ from clip_wsss.runs.nodes import (
     words_of,
 )
 from clip_wsss.runs.settings import Config, DatasetSettings, Texts
-from clip_wsss.runs.sidecar import COMPARED, combined, read_sidecar
+from clip_wsss.runs.sidecar import combined, read_sidecar, same
 from clip_wsss.runs.stages import GROUP_OF, MAP_STAGES, TRAINED
 from clip_wsss.runs.table import read_runs
 
@@ -299,7 +299,8 @@ class Plan:
             inputs["maps"] = [self.shard(node.parents[0], shard)] if maps else []
         if texts or node.stage != "masks":
             inputs["texts"] = texts
-        return Product(self.sidecar(file), (file,), self.stamp(node), inputs)
+        images = self.graph.image_files(self.config.dataset.splits.pseudo, shard=shard)
+        return Product(self.sidecar(file), (file,), self.stamp(node) | images, inputs)
 
     def training(self, node: Node, seed: int) -> Product:
         """A training."""
@@ -311,7 +312,8 @@ class Plan:
             inputs["masks"] = self.masks_read(node)
         if needs_texts(node):
             inputs["texts"] = self.texts_read(node)
-        return Product(folder / "checkpoint.json", files, self.stamp(node), inputs)
+        stamp = self.stamp(node) | self.graph.image_files(self.config.dataset.splits.pseudo)
+        return Product(folder / "checkpoint.json", files, stamp, inputs)
 
     def masks_read(self, training: Node) -> list[Product]:
         """The masks that a training reads; none if it makes its labels itself."""
@@ -340,13 +342,17 @@ class Plan:
         }
         if split == "labels":
             inputs["texts"] = self.texts_read(node.parents[0])
-        return Product(self.sidecar(files[0]), files, self.inference_stamp(node, split), inputs)
+        others = [self.shown["split"]] if split == "val" else []
+        images = self.graph.image_files(self.split_of(split), *others)
+        stamp = self.inference_stamp(node, split) | images
+        return Product(self.sidecar(files[0]), files, stamp, inputs)
 
     def features(self, node: Node) -> Product:
         """The image features that rank templates."""
         file = self.root / node.folder / "image_features.npz"
         lists = self.images_of(self.config.dataset.splits.prompts)
-        return Product(self.sidecar(file), (file,), self.stamp(node), {"lists": lists})
+        stamp = self.stamp(node) | self.graph.image_files(self.config.dataset.splits.prompts)
+        return Product(self.sidecar(file), (file,), stamp, {"lists": lists})
 
     def texts(self, texts: Node) -> Product:
         """Ranked texts."""
@@ -377,7 +383,8 @@ class Plan:
         lists = dict.fromkeys(
             path for split in node.settings["splits"] for path in self.lists_of(split)
         )
-        return Product(self.sidecar(file), (file,), self.stamp(node), {"lists": [*lists]})
+        stamp = self.stamp(node) | self.graph.image_files(*node.settings["splits"], shard=shard)
+        return Product(self.sidecar(file), (file,), stamp, {"lists": [*lists]})
 
     @cached_property
     def tag_score(self) -> Product | None:
@@ -494,12 +501,13 @@ class Plan:
     def ranked(self, node: Node) -> dict[str, Any]:
         """What the job that makes features or ranked texts is asked for, beside the files."""
         features = node.parents[0] if node.stage == "texts" else node
+        (product,) = self.products(node)
         return {
             "name": node.name,
             "ranked_by": features.name if node.stage == "texts" else None,
             "model": features.settings,
             "entry": node.settings,
-            "stamp": self.stamp(node) | {"settings": node.lineage()},
+            "stamp": product.stamp | {"settings": node.lineage()},
         }
 
     def products(self, node: Node) -> list[Product]:
@@ -854,7 +862,7 @@ class Plan:
             made = self._record(self.store / product.sidecar)["stamp"]
         except InputError:
             return False
-        return all(made.get(field) == product.stamp[field] for field in COMPARED)
+        return same(made, product.stamp)
 
     @staticmethod
     def _record(path: Path) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 A sidecar is JSON:
 
     {"format": 1,
-     "stamp": {"stage", "key", "code", "numerics", "settings"},
+     "stamp": {"stage", "key", "code", "numerics", "settings", "images"},
      "outputs": {name: SHA-256},
      "files": {name: path of that output, relative to the sidecar},
      "inputs": {name: SHA-256, of several files that of their hashes; line ends do not count},
      "device": what the job ran on, or null}
 
 It holds no time and no place, so the same job writes the same bytes. The settings in the stamp are
-for its reader; the other four fields decide whether the outputs fit.
+for its reader; stage, key, code and numerics decide whether the outputs fit. `images` says what the
+user's own images were: where they are others the job runs again, but what it made can be read
+without them.
 """
 
 from __future__ import annotations
@@ -138,6 +140,11 @@ def _checked(path: Path, stamp: dict, names: Sequence[str] | None) -> dict:
     return record
 
 
+def same(made: Mapping, stamp: Mapping) -> bool:
+    """Whether a job need not run again for its stamp, and that of what it has made."""
+    return all(made.get(field) == _plain(stamp.get(field)) for field in (*COMPARED, "images"))
+
+
 def check_bytes(record: dict, path: str | Path, data: bytes) -> None:
     """Make sure that an output is what its sidecar says, wherever both are kept.
 
@@ -172,6 +179,8 @@ def current(
     try:
         record = _checked(path, stamp, None)
     except InputError:
+        return False
+    if not same(record["stamp"], stamp):
         return False
     if outputs is not None and record["files"] != _files(path, outputs):
         return False

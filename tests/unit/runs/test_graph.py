@@ -19,6 +19,7 @@ from clip_wsss.runs.fingerprint import module_files
 from clip_wsss.runs.graph import Graph
 from clip_wsss.runs.nodes import cam_of
 from clip_wsss.runs.plan import Plan
+from clip_wsss.runs.sidecar import same
 from clip_wsss.runs.table import read_runs
 
 ROOT = Path(__file__).parents[3]
@@ -234,6 +235,51 @@ def test_ground_truth_of_ones_own_counts_by_its_bytes(graph, tmp_path):
         assert check != before, "it costs itself alone, and is looked at again"
     (root / "SegmentationClass/b.png").write_bytes(b"22")
     assert stamps(plan())[0][1] != val
+
+
+def test_images_of_ones_own_that_were_replaced_make_stale_what_was_made_of_them(graph, tmp_path):
+    # FAULTS 5: figures of images that are gone.
+    root = tmp_path / "own"
+    ids = {"train": ["a", "b"], "val": ["c"]}
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, names in ids.items():
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names))
+        for name in names:
+            for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+                (root / folder).mkdir(exist_ok=True)
+                (root / folder / f"{name}.{suffix}").write_bytes(b"1")
+    own = {"source": "folder", "root": str(root), "masks": None}
+
+    def change(content):
+        content["dataset"].update(own)
+        content["dataset"]["splits"].update(score=None)
+        content["compute"]["shards"] = 2
+
+    def made():
+        plan = Plan(graph(FULL.replace("photo", "sharpest"), change))
+        path = plan.graph.paths["full"]
+        found = {f"{stage} {one.files[0].stem[:4]}": one for stage in ("cam", "affinity", "masks")
+                 for one in plan.products(path[stage])}  # fmt: skip
+        found["features"] = plan.features(path["texts"].parents[0])
+        found["training"] = plan.training(path["segmentation"], 0)
+        found["val"] = plan.predictions(path["inference"], 0, "val")
+        return {name: one.stamp for name, one in found.items()}
+
+    first = made()
+    for file in root.rglob("*.*"):
+        file.touch()
+    assert made() == first
+    for name, others in (
+        ("a", {"cam 0001", "affinity 0001", "masks 0001", "features", "training", "val"}),
+        ("b", {"cam 0002", "affinity 0002", "masks 0002", "features", "training", "val"}),
+        ("c", {"val"}),
+    ):
+        for file in (f"JPEGImages/{name}.jpg", f"Annotations/{name}.xml"):
+            (root / file).write_bytes(b"22")
+            second = made()
+            assert {key for key in first if not same(first[key], second[key])} == others
+            assert {key for key in first if first[key] != second[key]} == others
+            (root / file).write_bytes(b"1")
 
 
 def test_the_check_knows_the_largest_mu_of_trainings_on_imported_confidences(graph, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
-from clip_wsss.runs.sidecar import check, current, read_sidecar, write_sidecar
+from clip_wsss.runs.sidecar import check, current, plan, read_sidecar, write_sidecar
 
 STAMP = {
     "stage": "cam",
@@ -93,6 +93,18 @@ def test_another_plan_is_refused_in_one_line(job, field):
     )
     assert "\n" not in str(caught.value)
     assert not current(path, stamp, inputs)
+
+
+def test_other_images_are_for_the_job_to_see_and_not_for_readers(job):
+    path, inputs = job
+    stamp = STAMP | {"images": "2"}
+    assert not current(path, stamp, inputs)
+    assert plan(stamp, inputs) == plan(STAMP, inputs), "finished images of a shard are kept"
+    check(path, stamp)
+    outputs = {"maps": path.parent / "maps", "log": path.parent / "log"}
+    write_sidecar(path, stamp, outputs, inputs)
+    assert current(path, stamp, inputs)
+    assert not current(path, STAMP | {"images": "3"}, inputs)
 
 
 def test_the_sidecar_of_another_shard_is_refused(tmp_path):
