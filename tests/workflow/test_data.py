@@ -234,3 +234,29 @@ def test_missing_list_of_ones_own_stops_before_any_job(project, tmp_path):
     assert "vla.txt: no such list of images" in result.text
     assert "(there: train, val)" in result.text
     assert "Traceback" not in result.text
+
+
+@pytest.mark.long
+def test_what_was_made_of_an_image_that_was_replaced_is_made_again(project, tmp_path):
+    # FAULTS 5: its shard is, and the others are not.
+    models = {"vit-b-16": project.config["models"]["demo"]}
+    own_data(project, "folder", tmp_path / "own")
+    project.config["models"] = models
+    project.config["evaluation"] = {"bootstrap": 20, "panels": 2}
+    project.config["compute"].update(device="cpu", shards=2, workers=1, threads=1)
+    project.write_runs("name\ttexts\tcam\taffinity\tmasks\nonly\tphoto\tsoftmax\t-\tcrf\n")
+    assert project.snakemake().code == 0
+    results = project.folder / "results/folder"
+    before = {path: path.read_bytes() for path in results.glob("*/*/*of0002.*")}
+    name = stand_ins.VOC_TRAIN[1]
+    image = tmp_path / f"own/VOCdevkit/VOC2012/JPEGImages/{name}.jpg"
+    os.utime(image)
+    assert project.snakemake("-n").nothing_to_do
+    other = image.with_name("unused.jpg").read_bytes()
+    image.write_bytes(other + b"\0" * (len(other) == image.stat().st_size))
+    result = project.snakemake()
+    again = {"check": 1, "maps": 1, "masks": 1, "score": 1, "tables": 1, "report": 1}
+    assert result.executed == again, result.text
+    changed = {path.name for path, data in before.items() if path.read_bytes() != data}
+    assert changed == {f"0002of0002.{kind}" for kind in ("npz", "zip", "json")}
+    assert project.snakemake("-n").nothing_to_do
