@@ -61,6 +61,7 @@ TESTS = {
     "affinities": "affinities masks/test_refine.py -k 'not refused'",
     "cams": "cams -k 'twin or saturated or keeps or method or background_words or one_forward'",
     "core/confidence.py": "core/test_confidence.py",
+    "core/progress.py": "core/test_progress.py",
     "core/maps.py": "core/test_maps.py masks/test_masks.py -k 'not without_torch and not batches'",
     "labels": "labels segmentation/test_ssr_training.py segmentation/test_weclip_parity.py -k "
     "'cmpa or gradcam or affinity or tower or clusters or losses_reach or boxes or online_labels "
@@ -93,7 +94,9 @@ TESTS = {
     "score/measurements.py": "test_compare.py tables/test_tables.py -k 'figures_are or intervals "
     "or seeds or oracle or power or missing_measurement or only_common or gain or itself'",
     "score/metrics.py": "score/test_metrics.py score/test_confusion.py",
+    "runs/sidecar.py": "runs/test_sidecar.py runs/test_jobs.py",
     "segmentation/losses.py": "segmentation/test_segmentation_losses.py",
+    "tables/costs.py": "tables/test_tables.py -k 'costs or elapsed'",
 }
 SWAPPED = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,

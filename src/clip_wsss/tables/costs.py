@@ -102,8 +102,7 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
     rows = [line | _sums(jobs.get(key, [])) for key, line in lines.items()] if every else []
     if every:
         whole = {"stage": ALL, "untimed": sum(line["untimed"] for line in rows)} | _sums(every)
-        del whole["startup_seconds"], whole["seconds_an_image"]
-        rows.append(whole)
+        rows.append(whole | {"startup_seconds": None, "seconds_an_image": None})
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"images": "Int64"})
     out_dir = plan.root / "tables" if out_dir is None else Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -119,13 +118,13 @@ def _sums(jobs: Sequence[Job]) -> dict[str, Any]:
         return found
     seconds = sum(job.seconds for job in jobs)
     loops = [job.log.loops for job in jobs if job.log.loops is not None]
-    images, taken = (sum(column) for column in zip(*loops, strict=True)) if loops else (0, 0.0)
-    known = len(loops) == len(jobs)
+    if len(loops) == len(jobs):
+        images, taken = (sum(column) for column in zip(*loops, strict=True))
+        found["startup_seconds"] = round(max(seconds - taken, 0), 1)
+        found["seconds_an_image"] = round(taken / images, 4)
     return found | {
         "seconds": round(seconds, 1),
         "elapsed_seconds": elapsed([job.span for job in jobs]),
-        "startup_seconds": round(max(seconds - taken, 0), 1) if known else None,
-        "seconds_an_image": round(taken / images, 4) if known else None,
         "peak_memory_mb": pd.Series([job.memory for job in jobs]).max(),
         "device": "; ".join(dict.fromkeys(one for job in jobs for one in job.log.devices)),
     }

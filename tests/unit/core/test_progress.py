@@ -50,7 +50,8 @@ def test_a_log_says_what_was_made_and_on_what(log):
 
 def test_the_end_of_a_log(tmp_path):
     log = tmp_path / "a.log"
-    log.write_text("2026-01-01 00:00:00,000 INFO a\n2026-01-01 00:01:00,500 INFO b\n  more\n")
+    times = ("00:00:00,000", "00:00:30,000", "00:01:00,500")
+    log.write_text("".join(f"2026-01-01 {time} INFO a\n" for time in times) + "  more\n")
     assert read_log(log).ended == datetime(2026, 1, 1, 0, 1, 0, 500_000).timestamp()
 
 

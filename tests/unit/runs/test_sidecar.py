@@ -171,9 +171,11 @@ def test_changed_inputs_make_a_job_again(job, tmp_path):
     assert check(path, STAMP), "whoever reads the outputs does not need their inputs"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', "inputs"])
 def test_what_is_no_sidecar_is_refused(job, text):
     path, inputs = job
+    if text == "inputs":
+        text = json.dumps(read_sidecar(path) | {text: []})
     path.write_text(text)
     with pytest.raises(InputError, match="not a sidecar of format 1; make it again"):
         read_sidecar(path)

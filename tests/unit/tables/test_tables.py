@@ -670,8 +670,20 @@ def test_costs_of_what_a_later_job_added_are_a_line_of_their_own(costs):
     # A job of which nothing is in use any more is no cost of these results.
     costs.job("inference-1-3", [first], 5, at="00:03:00")
     assert costs.table().set_index("folder").iloc[-1][["jobs", "seconds"]].tolist() == [2, 8]
+    # Nor is one whose log does not say when it ended, where another does.
+    costs.job("inference-0", [first], 4)
+    text = (costs.root / "logs/inference-0.log").read_text()
+    (costs.root / "logs/inference-9.log").write_text(text.replace("2026-01-01 00:00:00,000 ", " "))
+    (costs.root / "logs/inference-0.log").unlink()
+    (costs.root / "benchmarks/inference-0.tsv").rename(costs.root / "benchmarks/inference-9.tsv")
     costs.job("inference-1-4", [], 7, lines=["nothing was computed"], at="00:04:00")
     assert costs.table().iloc[-1][["jobs", "seconds"]].tolist() == [2, 8]
+
+
+def test_no_job_starts_in_less_than_no_time(costs):
+    """Snakemake's clock and ours are not one."""
+    costs.job("inference-1", [costs.predictions("cgl")], 1, lines=["predicting: 4 images in 1.5 s"])
+    assert costs.table().set_index("folder").loc["inference-1", "startup_seconds"] == 0
 
 
 def test_costs_that_nobody_knows_are_counted(costs):
