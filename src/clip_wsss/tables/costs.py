@@ -133,7 +133,7 @@ def _sums(jobs: Sequence[Job]) -> dict[str, Any]:
 def elapsed(spans: Sequence[Span | None]) -> float | None:
     """Seconds in which at least one of some jobs ran; None where one does not say when."""
     total, until = 0.0, float("-inf")
-    for span in sorted(spans, key=lambda span: span or (0, 0)):
+    for span in sorted(spans, key=lambda span: span or ()):
         if span is None:
             return None
         start, end = span

@@ -636,6 +636,8 @@ def test_costs(costs, tmp_path):
         "predicting: 10 images in 1.250 s", "predicting: 2 images in 0.250 s", "ran on a GPU",
     ))  # fmt: skip
     costs.job("score", [costs.plan.score("mask", costs.node("crf", "masks"))], 2.5, "300")
+    predicted = costs.plan.score("segmentation", costs.node("cgl", "inference"), 1)
+    costs.job("score_predictions", [predicted], 0, "3")
     table = costs.table(tmp_path / "out").set_index("folder")
     maps, predicted, every = table.loc[one], table.loc["inference-1"], table.iloc[-1]
     assert maps[["stage", "run", "jobs", "resumed"]].tolist() == ["maps", "softmax", 2, 1]
@@ -644,7 +646,8 @@ def test_costs(costs, tmp_path):
     # Without the 6.5 seconds in which the job of 8 started.
     assert predicted[["seconds", "startup_seconds"]].tolist() == [8, 6.5]
     assert predicted[["seconds_an_image", "run", "images"]].tolist() == [0.125, "cgl", 4]
-    assert every[["stage", "jobs", "resumed", "seconds"]].tolist() == ["all", 5, 1, 55.5]
+    assert every[["stage", "jobs", "resumed", "seconds"]].tolist() == ["all", 6, 1, 55.5]
+    assert table.loc[["score", "score_predictions"], "images"].tolist() == [10, 4]
     assert every[["elapsed_seconds", "peak_memory_mb"]].tolist() == [43, 1200]
     # FAULTS 15: not of the whole job, which started too.
     for folder in ("score", "segmentation/" + training.sidecar.parent.parent.name + "/seed1"):
@@ -696,7 +699,10 @@ def test_costs_that_nobody_knows_are_counted(costs):
     assert own.loc["inference-1", ["jobs", "untimed", "seconds"]].tolist() == [1, 0, 20]
     # With that of the other run, which no job has made.
     assert own.loc[None, ["jobs", "untimed", "seconds"]].tolist() == [0, 2, None]
-    assert table.iloc[-1]["untimed"] == table["untimed"][:-1].sum() > 1
+    own = costs.plan
+    products = [own.texts_files, own.maps, own.masks, own.trainings, own.val, own.labels]
+    every = {one.sidecar for some in (*products, own.scores) for one in some}
+    assert table.iloc[-1]["untimed"] == table["untimed"][:-1].sum() == len(every) - 1
 
 
 def test_elapsed_time_counts_jobs_side_by_side_once_and_no_pause():
