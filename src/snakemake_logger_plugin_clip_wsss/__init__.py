@@ -44,7 +44,7 @@ INTERRUPTED = "Terminating processes on user request"  # how Snakemake answers C
 REASONS = [  # how Snakemake begins a reason -> in words
     ("Missing output", "not made yet"),
     ("Forced", "made by other settings, code or inputs"),
-    ("Params have changed", "other settings or code"),
+    ("Params have changed", "other settings, data or code"),
     ("Updated input", "a newer input"),
     ("Input files updated", "after another job"),
     ("Incomplete", "was interrupted"),

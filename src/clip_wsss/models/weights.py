@@ -89,6 +89,8 @@ def read_weights(path: Path) -> Weights:
             pointer = file.read(30).startswith(b"version https://git-lfs")
         if pointer:
             reason = "a pointer of Git LFS; get the file itself with `git lfs pull`"
+        elif path.suffix == ".json":
+            reason = "JSON, such as an index of weights in parts; name a file of all weights"
         elif (other := _other_kind(path)) is not None:
             reason = other
         elif isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it

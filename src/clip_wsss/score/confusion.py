@@ -11,8 +11,10 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from clip_wsss.data.datasets import some
 from clip_wsss.data.vocabulary import IGNORE
 
+EXCHANGED = 0.5  # IoU of labels with pixels of another class
 Sparse = tuple[np.ndarray, np.ndarray, np.ndarray]  # truth, prediction, pixels of the filled cells
 
 
@@ -48,6 +50,31 @@ def iou(confusion: np.ndarray) -> np.ndarray:
     hit = np.diagonal(confusion).astype(np.float64)
     truth = confusion.sum(axis=1)
     return over_union(hit, truth, confusion[:, : len(hit)].sum(axis=0))
+
+
+def exchanged(confusion: np.ndarray) -> list[tuple[int, int, float]]:
+    """Find classes that are labelled where the ground truth has another, or the background.
+
+    Args:
+        confusion: that of `confusion_matrix`.
+
+    Returns:
+        Truth, label and the IoU of the pixels of the one with those of the other, where that is at
+        least `EXCHANGED`: no fault of labels does that, but values or colours that are others.
+        Labels of the background are no class: whoever misses all of a class gives it.
+    """
+    pixels = confusion[:, : len(confusion)].astype(np.float64)
+    union = confusion.sum(axis=1)[:, np.newaxis] + pixels.sum(axis=0) - pixels
+    ratio = np.divide(pixels, union, out=np.zeros_like(pixels), where=union > 0)
+    np.fill_diagonal(ratio, 0)
+    ratio[:, 0] = 0
+    return [(int(i), int(j), float(ratio[i, j])) for i, j in np.argwhere(ratio >= EXCHANGED)]
+
+
+def exchanged_words(pairs: Sequence[Sequence]) -> str:
+    """What `exchanged` has found, with the classes' names, in words."""
+    words = some([f"{label} where {truth} is (IoU {ratio:.0%})" for truth, label, ratio in pairs])
+    return f"{words}, as if values or colours of classes were others than in the ground truth"
 
 
 def over_union(hit: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:

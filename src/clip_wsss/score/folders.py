@@ -28,14 +28,22 @@ from clip_wsss.data.lists import is_picture, read_ids
 from clip_wsss.data.vocabulary import IGNORE, Vocabulary, duplicates, open_vocabulary
 from clip_wsss.runs.settings import MOST_RESAMPLES
 from clip_wsss.score.bootstrap import (
+    HIT,
     Interval,
     interval,
     nan_mean,
+    none_hit,
     resampled_iou,
     tally,
     tally_iou,
 )
-from clip_wsss.score.confusion import Sparse, count_label
+from clip_wsss.score.confusion import (
+    Sparse,
+    confusion_matrix,
+    count_label,
+    exchanged,
+    exchanged_words,
+)
 
 HEAD = ("class", "iou", "low", "high")  # of the CSV
 
@@ -52,6 +60,8 @@ class FolderScore:
         intervals: of every class.
         unlabelled: share of the counted pixels whose label is 255.
         ignored: share of the ground truth's pixels that are left out.
+        exchanged: classes that are labelled where others are: class of the ground truth, label, and
+            the IoU of the two, if at least one half.
         apart: in how many images the labels show classes, but none of those of the ground truth,
             and how many show a class in both.
     """
@@ -63,6 +73,7 @@ class FolderScore:
     intervals: dict[str, Interval]
     unlabelled: float
     ignored: float
+    exchanged: list[tuple[str, str, float]]
     apart: tuple[int, int]
 
 
@@ -135,6 +146,10 @@ def score_folders(
         intervals=dict(zip(classes, map(interval, samples.T), strict=True)),
         unlabelled=float(missing / counted),
         ignored=float(1 - counted / sum(pixels for _, pixels, *_ in found)),
+        exchanged=[
+            (classes[i], classes[j], ratio)
+            for i, j, ratio in exchanged(confusion_matrix(counts, len(classes)))
+        ],
         apart=_apart(counts),
     )
 
@@ -290,6 +305,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"warning: in {apart} of {both} images that show a class in both the labels show none "
             f"of the ground truth's; class number n of {options.vocabulary} must have the value n "
             "in both folders",
+            file=sys.stderr,
+        )
+    elif score.exchanged:
+        words = exchanged_words(score.exchanged)
+        print(f"warning: {options.labels}: the labels show {words}", file=sys.stderr)
+    elif both and none_hit(score.iou):
+        print(
+            f"warning: every class has an IoU below {HIT:.0%}: none is found, or values are others "
+            "in one folder",
             file=sys.stderr,
         )
     if not both:

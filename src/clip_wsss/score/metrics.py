@@ -37,6 +37,7 @@ from clip_wsss.score.confusion import (
     confusion_matrix,
     count_label,
     count_sweep,
+    exchanged,
     iou,
     mean_iou,
 )
@@ -57,7 +58,8 @@ class Measurement:
             IoU), oracle (power and mIoU of the best), maps (how many the scored images have),
             zero_maps (of these zero all over), zero_classes (those whose maps all are),
             scaled_down (images that were, for their maps); of labels: miou, iou (class -> IoU),
-            unlabelled (share of the counted pixels that are predicted 255), of pseudo masks
+            unlabelled (share of the counted pixels that are predicted 255), exchanged (class of
+            the truth, label, IoU of these two, see `confusion.exchanged`), of pseudo masks
             unsure (images without a labelled pixel of a confidence of `SURE` or more). Of both
             without_truth: the classes that have none, which the mIoU is without.
         counts: Parquet of id, truth, prediction, for maps power, and pixels.
@@ -262,6 +264,9 @@ def _write(
         result["miou"], result["iou"] = _scores(dataset, counts)
         unlabelled = counts["pixels"][counts["prediction"] == IGNORE].sum()
         result["unlabelled"] = float(unlabelled / max(counts["pixels"].sum(), 1))
+        names = ("background", *dataset.vocabulary.classes)
+        pairs = exchanged(confusion_matrix(counts, len(names)))
+        result["exchanged"] = [[names[i], names[j], ratio] for i, j, ratio in pairs]
         if one.stage == "mask":
             result["unsure"] = sum(part.unsure for part in parts)
     there = set(counts["truth"])

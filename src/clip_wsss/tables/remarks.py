@@ -13,6 +13,7 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.data.check import FEW
 from clip_wsss.data.datasets import some
 from clip_wsss.score.bootstrap import HIT, none_hit
+from clip_wsss.score.confusion import exchanged_words
 from clip_wsss.tables.layout import TITLES
 
 OF_SPLIT = "all"  # stages, of a remark about the split
@@ -34,6 +35,8 @@ def remarks_of(info: Mapping[str, Any]) -> list[str]:
         )
     if info.get("unlabelled"):
         found.append(f"{info['unlabelled']:.2%} of the pixels are unlabelled")
+    if info.get("exchanged"):
+        found.append(f"the labels show {exchanged_words(info['exchanged'])}")
     if "miou" in info and none_hit(info["iou"]):
         found.append(
             f"every class has an IoU below {HIT:.0%}: none is found, or values are shifted"

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from clip_wsss.core.maps import background_scores
-from clip_wsss.score.confusion import confusion_matrix, count_label, count_sweep, iou, miou
+from clip_wsss.score.confusion import (
+    confusion_matrix,
+    count_label,
+    count_sweep,
+    exchanged,
+    exchanged_words,
+    iou,
+    miou,
+)
 
 POWERS = (1, 2, 3.5, 10)
 
@@ -111,3 +119,17 @@ def test_counts_add_up_over_images():
     one = frame(count_label(np.array([[0, 1]], np.uint8), np.array([[0, 0]], np.uint8), 2))
     both = pd.concat([one, one.assign(id="b")])
     np.testing.assert_array_equal(confusion_matrix(both, 2), [[2, 0, 0], [2, 0, 0]])
+
+
+def test_labels_of_one_class_where_another_is():
+    # Truth background 20, a 10, b 10; the last column is unlabelled.
+    pixels = np.array([[10, 10, 0, 0], [6, 1, 1, 2], [0, 3, 7, 0]])
+    # background labelled a: 10 of 20 + 14 - 10; a labelled background is a miss, and no exchange.
+    assert exchanged(pixels) == []
+    pixels[0, :2] = 8, 12
+    assert exchanged(pixels) == [(0, 1, 12 / (20 + 16 - 12))]
+    swapped = np.array([[0, 0, 0, 0], [0, 0, 2, 2], [10, 9, 0, 0]])
+    assert exchanged(swapped) == [(1, 2, 0.5)]
+    assert exchanged(np.zeros((3, 4), np.int64)) == []
+    names = [("cat", "dog", 0.754), ("dog", "cat", 0.5)]
+    assert exchanged_words(names).startswith("dog where cat is (IoU 75%), cat where dog is (IoU 50")

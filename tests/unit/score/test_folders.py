@@ -66,6 +66,29 @@ def test_labels_that_share_no_class_with_the_truth_are_said(folders, capsys):
     assert score_folders(*folders, WORDS, ids=["a"]).apart == (0, 0)
 
 
+def test_classes_that_are_labelled_where_others_are_are_said(folders, capsys):
+    # FAULTS 2: of two swapped classes that one image shows, the class is right in every image.
+    Path("words.yaml").write_text("{classes: [cat, dog, cow], names: {}, backgrounds: {}}")
+    command = ["score", "labels", "my truth", "--vocabulary", "words.yaml"]
+    write("my truth", {"a": [[1, 1, 2, 2], [0, 0, 0, 0]], "b": [[1, 0, 0, 2]]})
+    write("labels", {"a": [[2, 2, 1, 1], [0, 0, 0, 0]], "b": [[2, 2, 0, 0]]})
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err.endswith(
+        "warning: labels: the labels show dog where cat is (IoU 75%), cat where dog is (IoU 67%), "
+        "as if values or colours of classes were others than in the ground truth\n"
+    )
+    words = make_vocabulary({"classes": ["cat", "dog"], "names": {}, "backgrounds": {}}, "words")
+    found = score_folders(*folders, words).exchanged
+    assert found == [("cat", "dog", 3 / 4), ("dog", "cat", 2 / 3)]
+    # Each of the two is in both, in other places.
+    write("labels", {"a": [[0, 0, 0, 0], [2, 2, 1, 1]], "b": [[0, 0, 0, 0]]})
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err.endswith(
+        "warning: every class has an IoU below 1%: none is found, or values are others in one "
+        "folder\n"
+    )
+
+
 def test_a_truth_of_which_most_is_ignored_is_said(folders, capsys):
     """Such as that of which the values of background and ignored are exchanged."""
     Path("words.yaml").write_text("{classes: [cat, dog], names: {}, backgrounds: {}}")

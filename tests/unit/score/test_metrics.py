@@ -263,7 +263,7 @@ def test_a_class_that_is_only_predicted_has_no_iou(settings, tmp_path):
     assert json.loads((tmp_path / "m.json").read_text()) == found
     assert list(found) == [
         "stage", "dataset", "split", "images", "seed", "precision", "skipped",
-        "miou", "iou", "unlabelled", "without_truth",
+        "miou", "iou", "unlabelled", "exchanged", "without_truth",
     ]  # fmt: skip
     assert found["iou"] == {"background": 0.0, "cat": None, "dog": None}
     assert found["without_truth"] == ["cat", "dog"]

@@ -361,7 +361,15 @@ def test_what_makes_a_figure_say_less_is_said(tmp_path):
     write_measurement(file, "initial", maps, **zero, without_truth=["cat"])
     file = tmp_path / score(made, "seg", "mask")
     iou = {"background": 0.9, "cat": None, "dog": 0.009}
-    write_measurement(file, "mask", draw(0.5, 0), unsure=4, skipped=["x"], iou=iou)
+    write_measurement(
+        file,
+        "mask",
+        draw(0.5, 0),
+        unsure=4,
+        exchanged=[["dog", "cat", 0.75]],
+        skipped=["x"],
+        iou=iou,
+    )
     write_logs(made, pixels=[5, 0, 0])
     sign(made, logs=False)
     write_tables(made)
@@ -372,6 +380,8 @@ def test_what_makes_a_figure_say_less_is_said(tmp_path):
         "of dog are.",
         "- initial CAM of plain, seg: 3 of 12 images were scaled down for their maps.",
         "- pseudo mask of seg: 4 of 12 masks have no pixel of a confidence of 0.95 or more.",
+        "- pseudo mask of seg: the labels show cat where dog is (IoU 75%), as if values or colours "
+        "of classes were others than in the ground truth.",
         "- pseudo mask of seg: every class has an IoU below 1%: none is found, or values are "
         "shifted.",
         "- pseudo mask of seg: 1 images were left out: x.",
