@@ -34,7 +34,6 @@ from clip_wsss.runs.config import GROUPS, read_yaml
 from clip_wsss.runs.graph import Graph
 from clip_wsss.runs.nodes import Node
 from clip_wsss.runs.plan import Plan, make_plan
-from clip_wsss.runs.sidecar import check
 from clip_wsss.runs.table import Run
 
 MODULES = {  # commands that have a module of their own, and what they do
@@ -204,7 +203,7 @@ def _export(plan: Plan, options: argparse.Namespace) -> int:
         for split, name in splits.items():
             for seed in run.seeds:
                 product = plan.predictions(path["inference"], seed, split)
-                check(product.sidecar, product.stamp)
+                plan.check(product)
                 archives = product.files[:1] if split == "val" else product.files
                 made[f"{name}/seed{seed}"] = partial(export_masks, archives)
     make_output(out)
@@ -229,7 +228,7 @@ def _checked(plan: Plan, node: Node) -> list[Path]:
     """The shards of a node, made as the plan says and whole."""
     products = [plan.shard(node, shard) for shard in plan.graph.shards]
     for product in products:
-        check(product.sidecar, product.stamp)
+        plan.check(product)
     return [product.files[0] for product in products]
 
 

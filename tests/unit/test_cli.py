@@ -1,7 +1,9 @@
 """The command clip-wsss: folders of stages, plain files of a run, and what no run uses."""
 
+import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,9 @@ from PIL import Image
 
 import clip_wsss
 from clip_wsss import cli, pictures
+from clip_wsss.core.errors import InputError
 from clip_wsss.runs.jobs import job
+from clip_wsss.runs.plan import Product
 from clip_wsss.runs.sidecar import write_sidecar
 
 HEADER = "name\ttexts\tcam\taffinity\tmasks\tsegmentation\tinference\tseed\n"
@@ -37,10 +41,20 @@ def project(tmp_path, monkeypatch):
     synthetic.write_dataset(Path("data"), 6, 4)
     made = synthetic.Synthetic(plan, plan.dataset)
     synthetic.write_results(made)
-    for product in (*plan.maps, *plan.masks, *plan.val):
-        named = {path.stem: path for path in product.files if path.is_file()}
-        write_sidecar(product.sidecar, product.stamp, named, {})
+    for product in (*plan.maps, *plan.masks, *plan.trainings, *plan.val):
+        sign(product)
     return made
+
+
+def sign(product):
+    """Write the sidecar of a product, with its inputs as far as they are there."""
+    named = {path.stem: path for path in product.files if path.is_file()}
+    inputs = {
+        name: [one.files[0] if isinstance(one, Product) else one for one in some]
+        for name, some in product.inputs.items()
+    }
+    there = {name: paths for name, paths in inputs.items() if all(map(Path.exists, paths))}
+    write_sidecar(product.sidecar, product.stamp, named, there)
 
 
 def call(capsys, *arguments):
@@ -198,9 +212,8 @@ def test_final_labels_as_a_plain_folder(project, capsys):
     plan = cli._plan("my.yaml")
     made = synthetic.Synthetic(plan, plan.dataset)
     synthetic.write_results(made)
-    for product in (*plan.maps, *plan.masks, *plan.val, *plan.labels):
-        named = {path.stem: path for path in product.files if path.is_file()}
-        write_sidecar(product.sidecar, product.stamp, named, {})
+    for product in (*plan.maps, *plan.masks, *plan.trainings, *plan.val, *plan.labels):
+        sign(product)
     code, out, error = call(capsys, "export", "weclip", "--out", "mine")
     assert code == 0, error
     assert "predictions/seed3, final-labels/seed3" in out
@@ -262,6 +275,41 @@ def test_a_changed_archive_is_not_exported(project, capsys):
     code, _, error = call(capsys, "export", "crf", "--out", "mine")
     assert code == 1
     assert f"{archive.name}: changed since the job that made it" in error
+
+
+def test_what_was_made_of_other_labels_or_images_is_not_exported(project, capsys):
+    # FAULTS 5
+    (listed,) = project.plan.lists_of("train")[:1]
+    text = listed.read_text()
+    listed.write_bytes(text.replace("\n", "\r\n").encode())  # which is the same
+    assert call(capsys, "export", "seg", "--out", "mine")[0] == 0
+    listed.write_text("\n".join(reversed(text.split())))
+    code, _, error = call(capsys, "export", "seg", "--out", "mine", "--overwrite")
+    assert code == 1
+    assert error.startswith("error: results/demo/cam/")
+    assert error.endswith(
+        ".json: its lists, labels or images have changed since; run the config of these results "
+        "again\n"
+    )
+
+
+def test_what_follows_from_maps_of_other_images_is_not_read(project):
+    plan = project.plan
+    node = plan.graph.paths["seg"]["masks"]
+    (mask, *_), (maps, *_) = plan.products(node), plan.products(node.parents[0])
+    plan.check(mask)
+    for product in (maps, mask):
+        kept = product.sidecar.read_text()
+        record = json.loads(kept)
+        record["stamp"]["images"] = "of others"
+        product.sidecar.write_text(json.dumps(record))
+        with pytest.raises(InputError, match=f"^{re.escape(str(mask.sidecar))}: its lists, lab"):
+            plan.check(mask)
+        product.sidecar.write_text(kept)
+    record["stamp"]["images"] = "of others"
+    mask.sidecar.write_text(json.dumps(record))
+    plan.dataset.image_folder.rename("elsewhere")
+    plan.check(mask)  # the images are not here, so nobody knows
 
 
 @pytest.mark.parametrize("command", ["export", "masks", "compare", "parity"])

@@ -145,6 +145,8 @@ def read_yaml(path: str | os.PathLike) -> Any:
     except Exception as error:  # PyYAML's constructors raise whatever they stumble over
         problem = one_line(getattr(error, "problem", None) or error)
         mark = getattr(error, "problem_mark", None)
+        if "another document" in problem:
+            problem = "holds two documents; keep one, without the `---` between them"
         where = f" in line {mark.line + 1}" if mark else ""
         raise InputError(f"{path}: not YAML that can be used{where} ({problem})") from None
     if isinstance(content, dict) and TEMPLATE in content:

@@ -40,7 +40,8 @@ from clip_wsss.runs.nodes import (
     words_of,
 )
 from clip_wsss.runs.settings import Config, DatasetSettings, Texts
-from clip_wsss.runs.sidecar import combined, read_sidecar, same
+from clip_wsss.runs.sidecar import RUN, combined, read_sidecar, same
+from clip_wsss.runs.sidecar import check as check_sidecar
 from clip_wsss.runs.stages import GROUP_OF, MAP_STAGES, TRAINED
 from clip_wsss.runs.table import read_runs
 
@@ -830,6 +831,35 @@ class Plan:
             return any((self.store / path).is_file() for path in product.files)
         if not self.fits(product) or any(map(self._emptied, product.files)):
             return True
+        return self._of_other_inputs(product)
+
+    def check(self, product: Product) -> None:
+        """Make sure that a command may read a product.
+
+        Raises:
+            InputError: its sidecar does not fit the plan, or its files not it (`sidecar.check`), or
+                it was made of lists, labels or images that are others now, as far as they are here.
+        """
+        check_sidecar(self.store / product.sidecar, product.stamp)
+        if self._outdated(product):
+            raise InputError(
+                f"{product.sidecar}: its lists, labels or images have changed since; {RUN}"
+            )
+
+    def _outdated(self, product: Product) -> bool:
+        """Whether a product, or one that it is made from, is of other inputs than are here."""
+        if not (self.store / product.sidecar).is_file():
+            return False
+        made = self._record(self.store / product.sidecar)["stamp"].get("images")
+        if made != product.stamp.get("images") and self.dataset.image_folder.is_dir():
+            return True
+        inputs = [one for some in product.inputs.values() for one in some]
+        return self._of_other_inputs(product) or any(
+            self._outdated(one) for one in inputs if isinstance(one, Product)
+        )
+
+    def _of_other_inputs(self, product: Product) -> bool:
+        """Whether the inputs of a product that are there are others than its sidecar says."""
         made = self._record(self.store / product.sidecar)["inputs"]
         for name, inputs in product.inputs.items():
             digests = [one for one in map(self._digest, inputs) if one is not None]

@@ -31,7 +31,7 @@ FORMAT = 1
 FIELDS = {"format", "stamp", "outputs", "files", "inputs", "device"}
 PLAIN = {"format", "device"}
 COMPARED = ("stage", "key", "code", "numerics")
-_RUN = "run the config of these results again"
+RUN = "run the config of these results again"
 
 Inputs = Mapping[str, Path | Sequence[Path]]
 
@@ -76,7 +76,7 @@ def read_sidecar(path: Path) -> dict:
     try:
         text = Path(path).read_bytes()
     except OSError:
-        raise InputError(f"{path}: missing, so make it again: {_RUN}") from None
+        raise InputError(f"{path}: missing, so make it again: {RUN}") from None
     return parse_sidecar(text, path)
 
 
@@ -221,4 +221,4 @@ def _plain(value: object) -> object:
 
 def _remedy(path: str | Path) -> str:
     # Of a file that is gone every way to start a run sees that it is to be made, with any options.
-    return f"make it again: rm {shlex.quote(str(path))}, and then {_RUN}"
+    return f"make it again: rm {shlex.quote(str(path))}, and then {RUN}"

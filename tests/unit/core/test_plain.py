@@ -83,7 +83,7 @@ def test_a_word_is_read_in_one_way_or_refused(read, word, file, cell):
         ("a: !!str 3\n", "tags are not used here"),
         ("a: !!set {x}\n", "tags are not used here"),
         ("!own\na: 1\n", "tags are not used here"),
-        ("a: 1\n---\nb: 2\n", "but found another document"),
+        ("a: 1\n---\nb: 2\n", "in line 2 (holds two documents; keep one, without the `---`"),
         ("a:\n\t- 1\n", "cannot start any token"),
         ("a: *b\n", "undefined alias"),
         ("? [a]\n: 1\n", "a key must be a word"),
