@@ -61,8 +61,8 @@ TESTS = {
     "affinities": "affinities masks/test_refine.py -k 'not refused'",
     "cams": "cams -k 'twin or saturated or keeps or method or background_words or one_forward'",
     "core/confidence.py": "core/test_confidence.py",
-    "core/progress.py": "core/test_progress.py",
     "core/maps.py": "core/test_maps.py masks/test_masks.py -k 'not without_torch and not batches'",
+    "core/progress.py": "core/test_progress.py",
     "labels": "labels segmentation/test_ssr_training.py segmentation/test_weclip_parity.py -k "
     "'cmpa or gradcam or affinity or tower or clusters or losses_reach or boxes or online_labels "
     "or twelve or filter or pseudo_label or final_labels or prototypes or its_place'",
@@ -85,6 +85,7 @@ TESTS = {
     "masks/write.py": "masks/test_masks.py",
     "models/last_block.py": "models/test_last_block.py",
     "models/layers.py": "models/test_layers.py models/test_last_block.py",
+    "runs/sidecar.py": "runs/test_sidecar.py runs/test_jobs.py",
     "score/bootstrap.py": "score/test_bootstrap.py -k 'not covers'",
     "score/breakdown.py": "score/test_breakdown.py",
     "score/calibration.py": "score/test_calibration.py",
@@ -94,7 +95,6 @@ TESTS = {
     "score/measurements.py": "test_compare.py tables/test_tables.py -k 'figures_are or intervals "
     "or seeds or oracle or power or missing_measurement or only_common or gain or itself'",
     "score/metrics.py": "score/test_metrics.py score/test_confusion.py",
-    "runs/sidecar.py": "runs/test_sidecar.py runs/test_jobs.py",
     "segmentation/losses.py": "segmentation/test_segmentation_losses.py",
     "tables/costs.py": "tables/test_tables.py -k 'costs or elapsed'",
 }

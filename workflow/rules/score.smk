@@ -11,6 +11,7 @@ for name, split, stages, words in [
     measured = [one for one in PLAN.measured if one[0] in stages]
     masks = [one for one in measured if one[0] == "mask"]
     if measured:
+        free = unused(name)
 
         rule:
             name:
@@ -29,9 +30,9 @@ for name, split, stages, words in [
                 provenance=scored(measured, "provenance.json"),
                 sidecar=scored(measured, "sidecar.json"),
             log:
-                LOGS / f"{unused(name)}.log",
+                LOGS / f"{free}.log",
             benchmark:
-                BENCHMARKS / f"{unused(name)}.tsv"
+                BENCHMARKS / f"{free}.tsv"
             threads: COMPUTE.workers
             resources:
                 **needs("score"),

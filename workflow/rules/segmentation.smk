@@ -40,6 +40,7 @@ rule segmentation:
 # of all trainings and leaves predictions as they are that would come out the same.
 for share, predicted in enumerate(PLAN.shares(PLAN.predicted if PLAN.val else []), start=1):
     if predicted:
+        free = unused(f"inference-{share}")
 
         rule:
             name:
@@ -54,9 +55,9 @@ for share, predicted in enumerate(PLAN.shares(PLAN.predicted if PLAN.val else []
                 shown=predicted_files(predicted, "shown.zip"),
                 sidecar=predicted_files(predicted, "val.json"),
             log:
-                LOGS / f"{unused(f'inference-{share}')}.log",
+                LOGS / f"{free}.log",
             benchmark:
-                BENCHMARKS / f"{unused(f'inference-{share}')}.tsv"
+                BENCHMARKS / f"{free}.tsv"
             threads: threads_of_inference(predicted)
             resources:
                 **needs("inference"),
@@ -77,6 +78,7 @@ for share, predicted in enumerate(PLAN.shares(PLAN.predicted if PLAN.val else []
 # The labels that a training which makes its own gives the scored images in the end, in such shares.
 for share, labelled in enumerate(PLAN.shares(PLAN.labelled), start=1):
     if labelled:
+        free = unused(f"labels-{share}")
 
         rule:
             name:
@@ -92,9 +94,9 @@ for share, labelled in enumerate(PLAN.shares(PLAN.labelled), start=1):
                 labels=predicted_files(labelled, "labels.zip"),
                 sidecar=predicted_files(labelled, "labels.json"),
             log:
-                LOGS / f"{unused(f'labels-{share}')}.log",
+                LOGS / f"{free}.log",
             benchmark:
-                BENCHMARKS / f"{unused(f'labels-{share}')}.tsv"
+                BENCHMARKS / f"{free}.tsv"
             threads: threads_of_inference(labelled)
             resources:
                 **needs("inference"),

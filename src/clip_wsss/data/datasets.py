@@ -3,7 +3,6 @@
 A data set is only ever read from here: the user's folder is never written to.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -162,19 +161,19 @@ class Dataset:
         stat = os.stat(self.image_folder / self._files[name])
         return f"{stat.st_size} {stat.st_mtime_ns}"
 
-    def state(self, names: Sequence[str], truth: bool = False) -> str:
-        """Digest of some ids and the bytes of each one's image, or of its ground truth.
+    def lengths(self, split: str, truth: bool = False) -> dict[str, str]:
+        """By id of a split, in words, the bytes of its image and XML, or of its ground truth.
 
-        Not of what the files hold, since it is asked for by every plan: one that is put in the
+        Not what the files hold, since it is asked for by every plan: one that is put in the
         place of another has mostly another length, and `touch` changes none.
         """
         labels = self.root / "Annotations" if self._xml_labels else None
-        lines = []
-        for name in names:
+        found = {}
+        for name in self.ids(split):
             image = self.image_folder / self._files[name] if name in self._files else None
             files = [self.mask_path(name)] if truth else [image, labels and labels / f"{name}.xml"]
-            lines.append(" ".join([name, *(str(_length(file)) for file in files)]))
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+            found[name] = " ".join([name, *(str(_length(file)) for file in files)])
+        return found
 
     def image(self, name: str) -> np.ndarray:
         """The image, (H, W, 3) uint8 RGB.

@@ -89,8 +89,6 @@ def read_weights(path: Path) -> Weights:
             pointer = file.read(30).startswith(b"version https://git-lfs")
         if pointer:
             reason = "a pointer of Git LFS; get the file itself with `git lfs pull`"
-        elif path.suffix == ".json":
-            reason = "JSON, such as an index of weights in parts; name a file of all weights"
         elif (other := _other_kind(path)) is not None:
             reason = other
         elif isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
@@ -255,6 +253,8 @@ def load_into(model: torch.nn.Module, weights: Weights, architecture: str) -> No
 
 def _other_kind(path: Path) -> str | None:
     """What a file is that is called otherwise."""
+    if path.suffix == ".json":
+        return "JSON, such as an index of weights in parts; name a file of all weights"
     with path.open("rb") as file:
         first = file.read(9)
     if zipfile.is_zipfile(path):

@@ -80,6 +80,7 @@ class Graph:
 
     def __init__(self, config: Config, runs: Sequence[Run]):
         self.config, self.runs = config, list(runs)
+        self._known: dict[tuple[str, bool], dict[str, str]] = {}
         self._states: dict[tuple, str] = {}
         self.vocabulary = read_vocabulary(config.dataset.vocabulary)
         self.settings = {run.name: run_settings(config, run) for run in self.runs}
@@ -287,7 +288,7 @@ class Graph:
 
         Without the images, so that one that is replaced costs itself alone.
         """
-        ids = "\n".join(self._dataset.ids(split))
+        ids = "\n".join(self.unlabelled.ids(split))
         return hashlib.sha256(ids.encode()).hexdigest()
 
     def truth(self, split: str | None) -> dict[str, str]:
@@ -310,14 +311,23 @@ class Graph:
     ) -> str:
         key = tuple(splits), truth, shard
         if key not in self._states:
-            dataset = self._dataset
-            ids = [*dict.fromkeys(id_ for split in splits if split for id_ in dataset.ids(split))]
-            own = ids if shard is None else shard_ids(ids, shard)
-            self._states[key] = dataset.state(own, truth)
+            lengths: dict[str, str] = {}
+            for split in filter(None, splits):
+                lengths |= self._lengths(split, truth)
+            lines = [*lengths.values()]
+            own = lines if shard is None else shard_ids(lines, shard)
+            self._states[key] = hashlib.sha256("\n".join(own).encode()).hexdigest()
         return self._states[key]
 
+    def _lengths(self, split: str, truth: bool) -> dict[str, str]:
+        """Those of the data set, looked at once a plan: every shard is a part of them."""
+        if (split, truth) not in self._known:
+            self._known[split, truth] = self.unlabelled.lengths(split, truth)
+        return self._known[split, truth]
+
     @cached_property
-    def _dataset(self) -> Dataset:
+    def unlabelled(self) -> Dataset:
+        """The images before labels are predicted, if they are."""
         return open_dataset(self.config.dataset.model_dump())
 
     def _path(self, settings: RunSettings) -> dict[str, Node]:

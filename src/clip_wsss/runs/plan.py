@@ -757,10 +757,10 @@ class Plan:
         """The images."""
         return open_dataset(self.dataset_settings.model_dump())
 
-    @cached_property
+    @property
     def unlabelled(self):
         """The images before labels are predicted, if they are."""
-        return open_dataset(self.config.dataset.model_dump())
+        return self.graph.unlabelled
 
     def variants(self, one: Pass, nodes: list[Node]) -> dict[str, Any]:
         """What a pass is asked for, in words that its script understands.

@@ -250,6 +250,7 @@ def _write(
     kept = [name for name in ids if name in images]
     result = _result(dataset, split, one, kept, skipped)
     counts = _table([(name, images[name]) for name in kept])
+    names = ("background", *dataset.vocabulary.classes)
     if one.stage in MAP_STAGES:
         result |= _follows_of_maps(dataset, one, counts)
         made, zero = np.sum([part.maps for part in parts], axis=0).T
@@ -264,13 +265,11 @@ def _write(
         result["miou"], result["iou"] = _scores(dataset, counts)
         unlabelled = counts["pixels"][counts["prediction"] == IGNORE].sum()
         result["unlabelled"] = float(unlabelled / max(counts["pixels"].sum(), 1))
-        names = ("background", *dataset.vocabulary.classes)
         pairs = exchanged(confusion_matrix(counts, len(names)))
         result["exchanged"] = [[names[i], names[j], ratio] for i, j, ratio in pairs]
         if one.stage == "mask":
             result["unsure"] = sum(part.unsure for part in parts)
     there = set(counts["truth"])
-    names = ("background", *dataset.vocabulary.classes)
     result["without_truth"] = [name for place, name in enumerate(names) if place not in there]
     if one.confidence is not None:
         _write_parquet(one.confidence, calibration.table())

@@ -16,7 +16,7 @@ No two runs take the same time, so this is a table of its own beside those of fi
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from clip_wsss.core.errors import InputError
 from clip_wsss.core.files import write_text
 from clip_wsss.core.progress import JobLog, read_log
 from clip_wsss.core.shards import is_shard
-from clip_wsss.data.datasets import open_dataset
 from clip_wsss.runs.plan import Plan, Product
 from clip_wsss.runs.stages import GROUP_OF, TRAINED
 from clip_wsss.runs.table import Run
@@ -76,28 +75,26 @@ def write_costs(plan: Plan, out_dir: Path | None = None) -> None:
     Raises:
         InputError: a benchmark file is none.
     """
-    config = plan.config
-    dataset, splits = open_dataset(config.dataset.model_dump()), config.dataset.splits.model_dump()
+    splits, dataset = plan.config.dataset.splits.model_dump(), plan.unlabelled
     numbers: dict[str | None, int] = {
         key: len(dataset.ids(split)) for key, split in splits.items() if split is not None
     }
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     jobs: dict[tuple[str, str], list[Job]] = {}
-    makers, seen = _makers(plan), set()
+    used: dict[Path, tuple[str, str, str | None]] = {}  # sidecar -> first run, stage, split
     for run in plan.graph.runs:
         for stage, split, product in _products(plan, run):
-            if product.sidecar in seen:
-                continue
-            seen.add(product.sidecar)
-            job = makers.get(product.sidecar)
-            key = stage, job.folder if job else ""
-            first = {"stage": stage, "folder": key[1], "untimed": 0}
-            line = lines.setdefault(key, first)
-            if job is None:
-                line["untimed"] += 1
-            elif job not in jobs.setdefault(key, []):
-                line |= {"run": line.get("run", run.name), "images": numbers.get(split)}
-                jobs[key].append(job)
+            used.setdefault(product.sidecar, (run.name, stage, split))
+    makers = _makers(plan, used)
+    for sidecar, (name, stage, split) in used.items():
+        job = makers.get(sidecar)
+        key = stage, job.folder if job else ""
+        line = lines.setdefault(key, {"stage": stage, "folder": key[1], "untimed": 0})
+        if job is None:
+            line["untimed"] += 1
+        elif job not in jobs.setdefault(key, []):
+            line |= {"run": line.get("run", name), "images": numbers.get(split)}
+            jobs[key].append(job)
     every = [job for own in jobs.values() for job in own]
     rows = [line | _sums(jobs.get(key, [])) for key, line in lines.items()] if every else []
     if every:
@@ -142,26 +139,21 @@ def elapsed(spans: Sequence[Span | None]) -> float | None:
     return round(total, 1)
 
 
-def _makers(plan: Plan) -> dict[Path, Job]:
+def _makers(plan: Plan, sidecars: Iterable[Path]) -> dict[Path, Job]:
     """The last job that made what a sidecar speaks of, for those whose job is known and timed.
 
     The results may have been moved since, so a sidecar is looked up by the end of its path.
     """
-    wanted = {
-        product.sidecar.relative_to(plan.root).parts: product.sidecar
-        for run in plan.graph.runs
-        for _, _, product in _products(plan, run)
-    }
+    wanted = {sidecar.relative_to(plan.root).parts: sidecar for sidecar in sidecars}
     lengths, logs = sorted({len(parts) for parts in wanted}), plan.root / "logs"
     found: dict[Path, tuple[float, Path, JobLog]] = {}
     for path in sorted(logs.rglob("*.log")):
         log = read_log(path)
-        for made in log.made:
-            for parts in (made.parts[-length:] for length in lengths):
-                ended = -math.inf if log.ended is None else log.ended
-                sidecar = wanted.get(parts)
-                if sidecar is not None and (sidecar not in found or found[sidecar][0] <= ended):
-                    found[sidecar] = ended, path, log
+        ended = -math.inf if log.ended is None else log.ended
+        tails = (wanted.get(made.parts[-length:]) for made in log.made for length in lengths)
+        for sidecar in filter(None, tails):
+            if sidecar not in found or found[sidecar][0] <= ended:
+                found[sidecar] = ended, path, log
     jobs = {path: _job(plan, path, log) for _, path, log in found.values()}
     return {sidecar: job for sidecar, (_, path, _) in found.items() if (job := jobs[path])}
 
